@@ -1,0 +1,1 @@
+"""Flatness measures of checkpoints, side by side."""

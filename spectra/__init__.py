@@ -1,0 +1,1 @@
+"""Hessian and Fisher spectra of PyTorch checkpoints."""

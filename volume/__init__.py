@@ -1,0 +1,1 @@
+"""Basin volumes of a checkpoint, and how far they can be trusted."""
