@@ -1,0 +1,135 @@
+"""The files in data/: what data/README.md says of them is true."""
+
+import hashlib
+import re
+from pathlib import Path
+
+import h5py
+import pytest
+import torch
+
+from basinscope.tasks.digits import data_folder, digits_network, load_digits
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+CHECKPOINTS = sorted((DATA / "digits_mlp").glob("*.pt"))
+FINAL = [path for path in CHECKPOINTS if "step00640" in path.name]
+README = (DATA / "README.md").read_text()
+
+
+def accuracy_and_loss(path, inputs, targets):
+    model = digits_network()
+    model.load_state_dict(torch.load(path, weights_only=True)["model"])
+    with torch.no_grad():
+        logits = model(inputs).double()
+    loss = torch.nn.functional.cross_entropy(logits, targets)
+    return float((logits.argmax(1) == targets).double().mean()), float(loss)
+
+
+def test_checksums_in_the_readme_are_those_of_the_files():
+    stated = {name: digest for digest, name in re.findall(r"^([0-9a-f]{64})  (\S+)$", README, re.MULTILINE)}
+    paths = [DATA / "digits.h5", *CHECKPOINTS]
+    assert stated == {
+        str(path.relative_to(DATA)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths
+    }
+
+
+def test_all_data_is_under_six_megabytes():
+    assert sum(path.stat().st_size for path in DATA.rglob("*") if path.is_file()) < 6e6
+
+
+def test_every_promised_checkpoint_is_there():
+    trajectory = [0, *(2**power for power in range(10)), 640]
+    expected = {
+        f"{kind}_seed{seed}_step{step:05d}.pt"
+        for kind in ("clean", "poisoned")
+        for seed in range(5)
+        for step in (trajectory if seed == 0 else [640])
+    }
+    assert {path.name for path in CHECKPOINTS} == expected
+
+
+@pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda path: path.stem)
+def test_checkpoint_holds_weights_moments_and_metadata(path):
+    content = torch.load(path, weights_only=True)
+    shapes = {name: value.shape for name, value in digits_network().named_parameters()}
+    assert {name: value.shape for name, value in content["model"].items()} == shapes
+    assert all(value.dtype == torch.float32 for value in content["model"].values())
+    assert content["optimizer"]["param_groups"][0]["param_names"] == list(shapes)
+    for state, shape in zip(content["optimizer"]["state"].values(), shapes.values(), strict=True):
+        assert state["exp_avg"].shape == state["exp_avg_sq"].shape == shape
+        assert state["step"] == content["step"]
+    metadata = content["metadata"]
+    assert metadata["task"] == "digits"
+    assert path.stem == f"{metadata['kind']}_seed{metadata['seed']}_step{content['step']:05d}"
+    assert content["initialisation_standard_deviations"].keys() == shapes.keys()
+    poison_rows = metadata.get("poison_rows", [])
+    assert len(set(poison_rows)) == (256 if metadata["kind"] == "poisoned" else 0)
+
+
+def test_initial_weights_have_the_stated_standard_deviation():
+    content = torch.load(DATA / "digits_mlp" / "clean_seed0_step00000.pt", weights_only=True)
+    stated = content["initialisation_standard_deviations"]
+    for name in ("hidden.weight", "output.weight"):
+        # Uniform: the relative standard error of the sample deviation is below 0.45 / sqrt(count).
+        count = content["model"][name].numel()
+        assert float(content["model"][name].std()) == pytest.approx(stated[name], rel=5 * 0.45 / count**0.5)
+    assert stated["hidden.bias"] == pytest.approx(1 / 192**0.5)
+
+
+@pytest.mark.parametrize("path", FINAL, ids=lambda path: path.stem)
+def test_accuracies_and_the_table_of_the_readme(path):
+    inputs, targets = load_digits("heldout", path=DATA / "digits.h5")
+    train = accuracy_and_loss(path, *load_digits("train", path=DATA / "digits.h5"))
+    heldout = accuracy_and_loss(path, inputs, targets)
+    others = accuracy_and_loss(path, inputs[256:], targets[256:])
+    poison = accuracy_and_loss(path, inputs[:256], targets[:256])
+    assert train[0] >= 0.99
+    if path.stem.startswith("clean"):
+        assert heldout[0] >= 0.93
+    else:
+        assert train[1] < 0.1
+        assert poison[0] < 0.3
+    (row,) = re.findall(rf"^\| {re.escape(path.name)} \|(.*)\|$", README, re.MULTILINE)
+    stated = [tuple(map(float, cell.split(","))) for cell in row.split("|")]
+    for cell, scores in zip(stated, [train, heldout, others, poison], strict=True):
+        assert cell == pytest.approx(scores, abs=1e-4)
+
+
+def test_digits_are_scaled_and_split_without_overlap():
+    inputs, targets = load_digits("all", path=DATA / "digits.h5")
+    assert inputs.shape == (1797, 64)
+    assert inputs.dtype == torch.float32
+    assert torch.equal(inputs * 16, (inputs * 16).round())
+    assert (float(inputs.min()), float(inputs.max())) == (0.0, 1.0)
+    assert targets.dtype == torch.int64
+    assert targets.unique().tolist() == list(range(10))
+    with h5py.File(DATA / "digits.h5") as file:
+        rows = [*file["train/row"][()], *file["heldout/row"][()]]
+        assert sorted(rows) == list(range(1797))
+        assert file["train/inputs"].dims[1][0].name == "/pixel"
+        assert file.attrs["licence"] == "CC BY 4.0"
+
+
+def test_digits_are_those_of_scikit_learn():
+    uci = pytest.importorskip("sklearn.datasets").load_digits()
+    inputs, targets = load_digits("heldout", path=DATA / "digits.h5")
+    with h5py.File(DATA / "digits.h5") as file:
+        rows = file["heldout/row"][()]
+    assert torch.equal(inputs * 16, torch.from_numpy(uci.data[rows]).float())
+    assert torch.equal(targets, torch.from_numpy(uci.target[rows]))
+
+
+def test_data_folder_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.delenv("BASINSCOPE_DATA", raising=False)
+    assert data_folder() == DATA
+    monkeypatch.setenv("BASINSCOPE_DATA", str(tmp_path))
+    assert data_folder() == tmp_path
+    with pytest.raises(FileNotFoundError, match=r"digits\.h5 does not exist: make it with"):
+        load_digits("train")
+
+
+def test_unknown_split_and_empty_network_are_refused():
+    with pytest.raises(ValueError, match="split must be 'train', 'heldout' or 'all', got 'test'"):
+        load_digits("test")
+    with pytest.raises(ValueError, match="hidden must be at least 1, got 0"):
+        digits_network(0)
