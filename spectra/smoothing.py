@@ -178,7 +178,8 @@ def _spread(centres: Array, masses: Array, coordinate: Array, width: float) -> A
     index = np.rint((centres - coordinate[0]) / spacing).astype(np.int64)[:, None] + window
     distance = (coordinate[index] - centres[:, None]) / width
     heights = masses[:, None] * np.exp(-0.5 * distance**2) / (width * math.sqrt(2.0 * math.pi))
-    return np.bincount(index.ravel(), weights=heights.ravel(), minlength=len(coordinate))
+    total: Array = np.bincount(index.ravel(), weights=heights.ravel(), minlength=len(coordinate))
+    return total
 
 
 def _grid(low: float, high: float, width: float) -> Array:
@@ -191,7 +192,9 @@ def _grid(low: float, high: float, width: float) -> Array:
             f"width must leave a grid of at most {MOST_POINTS} points, got {width:.3g} for a support of "
             f"{high - low:.3g}, which needs {points}"
         )
-    return low + spacing * (np.arange(points) - (REACH * POINTS_PER_WIDTH + 1))
+    first = low - spacing * (REACH * POINTS_PER_WIDTH + 1)
+    coordinate: Array = first + spacing * np.arange(points, dtype=np.float64)
+    return coordinate
 
 
 def _default_width(low: float, high: float) -> float:

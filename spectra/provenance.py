@@ -1,0 +1,65 @@
+"""Where a result comes from: checkpoint, task, command, time and library versions."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+
+PACKAGES = ("basinscope", "torch", "numpy", "scipy", "h5py")
+
+
+def now() -> str:
+    """The time in UTC to the second, ISO 8601.
+
+    Returns:
+        A text such as ``2025-01-31T12:00:00+00:00``.
+    """
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of this package, of the libraries that decide numbers, and of Python.
+
+    Returns:
+        Version by name; ``unknown`` for a package that is used without being installed.
+
+    >>> sorted(library_versions())
+    ['basinscope', 'h5py', 'numpy', 'python', 'scipy', 'torch']
+    """
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "unknown"
+    return versions
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a result was made from and with.
+
+    Attributes:
+        checkpoint: path of the checkpoint file.
+        checkpoint_sha256: SHA-256 of its bytes, in hexadecimal.
+        task: name of the task that made the landscape.
+        cost: name of the per-sample cost.
+        dtype: of the parameters while products were computed, such as ``float32``.
+        device: where products were computed, such as ``cpu``.
+        command: the command line, one line for each run that added to the result.
+        created: time of the first run in UTC, ISO 8601.
+        versions: version of each library and of Python, by name.
+    """
+
+    checkpoint: str
+    checkpoint_sha256: str
+    task: str = ""
+    cost: str = ""
+    dtype: str = ""
+    device: str = ""
+    command: str = ""
+    created: str = field(default_factory=now)
+    versions: Mapping[str, str] = field(default_factory=library_versions)
