@@ -178,7 +178,8 @@ def _spread(centres: Array, masses: Array, coordinate: Array, width: float) -> A
     index = np.rint((centres - coordinate[0]) / spacing).astype(np.int64)[:, None] + window
     distance = (coordinate[index] - centres[:, None]) / width
     heights = masses[:, None] * np.exp(-0.5 * distance**2) / (width * math.sqrt(2.0 * math.pi))
-    total: Array = np.bincount(index.ravel(), weights=heights.ravel(), minlength=len(coordinate))
+    total = np.zeros_like(coordinate)
+    np.add.at(total, index, heights)
     return total
 
 
