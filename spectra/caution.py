@@ -1,0 +1,88 @@
+"""Sentences on why a spectral sum is not to be trusted, and the rules for negative eigenvalues."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from spectra.density import SpectralDensity
+
+Array = NDArray[np.float64]
+
+_RULES: dict[str, Callable[[Array], Array]] = {
+    "raise": lambda x: x,
+    "clip": lambda x: np.maximum(x, 0.0),
+    "abs": np.abs,
+}
+
+
+def negative_rule(name: str) -> Callable[[Array], Array]:
+    """The map applied to eigenvalues under a rule for negative ones.
+
+    Args:
+        name: ``raise`` (leave as they are), ``clip`` (at zero) or ``abs``.
+
+    Returns:
+        An elementwise function.
+
+    Raises:
+        ValueError: if the name is none of these.
+
+    >>> negative_rule("clip")(np.array([-1.0, 2.0]))
+    array([0., 2.])
+    """
+    if name not in _RULES:
+        raise ValueError(f"negative must be one of {', '.join(_RULES)}; got {name!r}")
+    return _RULES[name]
+
+
+def _mass(density: SpectralDensity, threshold: float) -> str:
+    nodes, masses = density.measure()
+    count = float(masses[nodes <= threshold].sum())
+    return f"about {count:.3g} of {density.size} eigenvalues"
+
+
+def not_positive_definite(density: SpectralDensity, shift: float) -> str:
+    """The sentence for a shift inside the negative eigenvalues."""
+    return (
+        f"the {density.operator} plus {shift:.3g} is not positive definite: {_mass(density, -shift)} lie at or below "
+        f"{-shift:.3g} (smallest node {density.support[0]:.3g}), so its log-determinant does not exist; use a shift "
+        f"above {-density.support[0]:.3g}, or state a rule for negative eigenvalues (clip or abs)"
+    )
+
+
+def for_shift(density: SpectralDensity, shift: float, negative: str) -> tuple[str, ...]:
+    """Why a function with a singularity at ``-shift`` is not to be trusted on this density.
+
+    Args:
+        density: where the function is integrated.
+        shift: distance of the singularity from zero, unit of the eigenvalues.
+        negative: the rule for negative eigenvalues in force.
+
+    Returns:
+        Sentences; empty if nothing speaks against it.
+    """
+    found = []
+    lowest = density.support[0]
+    if lowest <= -shift:
+        rule = "" if negative == "raise" else f"; they were taken by the rule '{negative}'"
+        found.append(
+            f"shift {shift:.3g} is inside the negative eigenvalues: {_mass(density, -shift)} lie at or below "
+            f"{-shift:.3g} (smallest node {lowest:.3g}){rule}"
+        )
+    elif negative != "raise" and lowest < 0.0:
+        found.append(f"{_mass(density, 0.0)} are negative and were taken by the rule '{negative}'")
+    # The footnote of the primer: c must be large against the resolution of SLQ near zero. What matters is
+    # the distance from the singularity to the spectrum's edge when negative eigenvalues come closer to it.
+    resolution = density.resolution(max(-shift, min(lowest, 0.0)) if lowest < 0.0 else 0.0)
+    distance = shift + min(lowest, 0.0)
+    if 0.0 < distance < resolution:
+        found.append(
+            f"shift {shift:.3g} leaves {distance:.3g} to the lowest eigenvalue, below the quadrature's resolution "
+            f"{resolution:.3g} there: more steps, or a larger shift"
+        )
+    return tuple(found)

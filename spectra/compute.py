@@ -1,0 +1,277 @@
+"""From a landscape to its spectrum: routes, blocks of probes, resumption."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from spectra.deflation import KrylovSpace, krylov_space
+from spectra.dense import dense_spectrum
+from spectra.density import SpectralDensity
+from spectra.gauss_newton import JacobianSandwich
+from spectra.gram import gram_spectrum
+from spectra.lanczos import lanczos
+from spectra.landscape import Landscape
+from spectra.operators import SymmetricOperator
+from spectra.probes import draw_probes
+from spectra.quadrature import Array, Tridiagonal, from_rules, no_runs
+from spectra.routes import KRYLOV_BLOCK, KRYLOV_EXTRA, Plan, make_operator, plan_route
+from spectra.spectrum import Spectrum, SpectrumSettings
+
+OnBlock = Callable[[Spectrum], None]
+Progress = Callable[[int, int, str], None]
+# Ritz pairs count as eigenvalues when their residual is below this share of themselves.
+CONVERGED = 1e-3
+
+
+def compute_spectrum(
+    landscape: Landscape,
+    settings: SpectrumSettings | None = None,
+    *,
+    resume: Spectrum | None = None,
+    on_block: OnBlock | None = None,
+    progress: Progress | None = None,
+) -> Spectrum:
+    """The spectrum of a curvature of the landscape at its anchor.
+
+    Args:
+        landscape: model, data and cost.
+        settings: what to compute; default the Hessian by 8 probes of 64 steps, deflated.
+        resume: an earlier, partial result of the same landscape and settings (its probes may be fewer); what it
+            holds is kept as it is.
+        on_block: called with the partial result after each block of probes, to store it.
+        progress: called as ``progress(done, total, what)`` in operator-vector products.
+
+    Returns:
+        The complete spectrum.
+
+    Raises:
+        ValueError: if the settings do not fit the landscape or the memory, or ``resume`` is not of this landscape.
+
+    >>> import torch
+    >>> from spectra.costs import mean_squared_error
+    >>> model, x = torch.nn.Linear(1, 1, bias=False), torch.tensor([[1.0], [2.0]])
+    >>> landscape = Landscape(model, mean_squared_error, (x, torch.zeros(2, 1)))
+    >>> round(compute_spectrum(landscape).density.trace().value, 5)  # 2 mean(x^2)
+    5.0
+    """
+    settings = settings or SpectrumSettings()
+    if settings.layers != "*":
+        landscape = landscape.restricted(settings.layers)
+    if resume is not None:
+        settings = replace(settings, strategy=resume.strategy or settings.strategy)
+        _check_same(landscape, resume)
+    run = _Run(landscape, settings, resume, on_block, progress)
+    spectrum = run.whole()
+    if settings.per_layer:
+        spectrum = run.layers(spectrum)
+    return spectrum
+
+
+def _check_same(landscape: Landscape, resume: Spectrum) -> None:
+    if resume.data_sha256 != landscape.batches.sha256:
+        raise ValueError("the result to resume is of other data: its digest differs from this landscape's")
+    if tuple(name for name, _ in resume.parameters) != landscape.parameters.names:
+        raise ValueError("the result to resume is of other parameters than this landscape's")
+
+
+@dataclass
+class _Run:
+    """One computation: where it stands, and whom to tell."""
+
+    landscape: Landscape
+    settings: SpectrumSettings
+    resume: Spectrum | None
+    on_block: OnBlock | None
+    progress: Progress | None
+    done: int = 0
+    total: int = 0
+
+    def whole(self) -> Spectrum:
+        """The spectrum of all parameters."""
+        operator = make_operator(self.landscape, self.settings)
+        plan = plan_route(operator, self.settings)
+        if self.resume is not None and self.resume.density.exact:
+            return self.resume
+        if self.settings.per_layer:
+            self._count_layers(operator)
+        self.total += plan.products
+        start = self.resume.density if self.resume is not None else None
+
+        def report(density: SpectralDensity, ritz: tuple[Array, Array]) -> Spectrum:
+            spectrum = self._spectrum(operator, plan, density, ritz)
+            if self.on_block is not None:
+                self.on_block(spectrum)
+            return spectrum
+
+        return self._density(operator, plan, start, report, "spectrum")
+
+    def layers(self, spectrum: Spectrum) -> Spectrum:
+        """The same for each layer's diagonal block."""
+        operator = make_operator(self.landscape, replace(self.settings, strategy="auto"))
+        known: Mapping[str, SpectralDensity] = self.resume.layers if self.resume is not None else {}
+        for layer, names in self.landscape.parameters.layers().items():
+            block = operator.restricted(names)
+            plan = plan_route(block, replace(self.settings, engine=_layer_engine(self.settings.engine)))
+
+            def report(
+                density: SpectralDensity, _: tuple[Array, Array], layer: str = layer, base: Spectrum = spectrum
+            ) -> Spectrum:
+                partial = replace(base, layers={**base.layers, layer: density}, products=self.done)
+                if self.on_block is not None:
+                    self.on_block(partial)
+                return partial
+
+            found = known.get(layer)
+            if found is not None and (found.exact or found.runs.probes >= self.settings.probes):
+                spectrum = replace(spectrum, layers={**spectrum.layers, layer: found})
+                self._tell(plan.products, layer)
+                continue
+            spectrum = self._density(block, plan, found, report, layer)
+        return spectrum
+
+    def _count_layers(self, operator: SymmetricOperator) -> None:
+        for names in self.landscape.parameters.layers().values():
+            self.total += plan_route(
+                operator.restricted(names), replace(self.settings, engine=_layer_engine(self.settings.engine))
+            ).products
+
+    def _density(
+        self,
+        operator: SymmetricOperator,
+        plan: Plan,
+        start: SpectralDensity | None,
+        report: Callable[[SpectralDensity, tuple[Array, Array]], Spectrum],
+        what: str,
+    ) -> Spectrum:
+        nothing = (np.empty(0), np.empty(0))
+        if plan.route in ("dense", "gram"):
+            density = dense_spectrum(operator) if plan.route == "dense" else gram_spectrum(_sandwich(operator))
+            self._tell(plan.products, what)
+            values = density.deflation.nodes[np.argsort(-np.abs(density.deflation.nodes), kind="stable")][:32]
+            return report(density, (values, np.zeros(len(values))))
+        if plan.route == "pyhessian":
+            return report(self._by_pyhessian(operator), nothing)
+        space = self._krylov(operator, plan, what)
+        density = SpectralDensity(
+            operator.size, no_runs(min(self.settings.steps, operator.size)), operator=operator.name
+        )
+        if space is not None:
+            density = replace(density, deflation=space.deflation())
+        if start is not None:
+            # The stored part is kept to the last bit; the rebuilt basis only projects further probes.
+            density = start
+            self._tell(start.runs.probes * start.runs.steps, what)
+        ritz = _converged(space) if space is not None else nothing
+        spectrum = report(density, ritz) if density.runs.probes >= self.settings.probes else None
+        while density.runs.probes < self.settings.probes:
+            density = density.with_runs(self._block(operator, plan, space, density.runs.probes, what))
+            spectrum = report(density, ritz)
+        assert spectrum is not None
+        return spectrum
+
+    def _krylov(self, operator: SymmetricOperator, plan: Plan, what: str) -> KrylovSpace | None:
+        if plan.depth == 0:
+            return None
+        starts = draw_probes(
+            operator.size,
+            KRYLOV_BLOCK,
+            seed=self.settings.seed,
+            stream=f"krylov/{what}",
+            dtype=operator.dtype,
+            device=operator.device,
+        )
+        return krylov_space(
+            operator,
+            starts,
+            plan.depth,
+            extra=KRYLOV_EXTRA,
+            progress=lambda count: self._tell(count, f"{what}: deflation"),
+        )
+
+    def _block(
+        self, operator: SymmetricOperator, plan: Plan, space: KrylovSpace | None, first: int, what: str
+    ) -> Tridiagonal:
+        count = min(self.settings.block - first % self.settings.block, self.settings.probes - first)
+        probes = draw_probes(
+            operator.size,
+            count,
+            seed=self.settings.seed,
+            first=first,
+            stream=f"probes/{what}",
+            dtype=operator.dtype,
+            device=operator.device,
+        )
+        if space is not None:
+            probes = space.complement(probes)
+        return lanczos(
+            operator,
+            probes,
+            self.settings.steps,
+            reorthogonalise=plan.reorthogonalise,
+            progress=lambda count: self._tell(count, f"{what}: probes"),
+        ).tridiagonal
+
+    def _by_pyhessian(self, operator: SymmetricOperator) -> SpectralDensity:
+        from spectra.pyhessian import pyhessian_density
+
+        if self.settings.operator != "hessian":
+            raise ValueError(f"PyHessian computes the Hessian only, not the {operator.name}")
+        steps = min(self.settings.steps, operator.size)
+        nodes, weights = pyhessian_density(self.landscape, self.settings.probes, steps, seed=self.settings.seed)
+        self._tell(self.settings.probes * steps, "PyHessian")
+        return SpectralDensity(operator.size, from_rules(nodes, weights), operator=operator.name)
+
+    def _spectrum(
+        self, operator: SymmetricOperator, plan: Plan, density: SpectralDensity, ritz: tuple[Array, Array]
+    ) -> Spectrum:
+        landscape = self.landscape
+        layout = landscape.parameters
+        facts = (self.resume.cost, self.resume.gradient_norm) if self.resume is not None else self._facts()
+        return Spectrum(
+            density=density,
+            settings=self.settings,
+            route=plan.route,
+            strategy=getattr(operator, "strategy", "") if plan.route in ("slq", "dense") else "",
+            notes=tuple(dict.fromkeys((*plan.notes, *operator.notes))),
+            cost=facts[0],
+            gradient_norm=facts[1],
+            samples=landscape.total_weight,
+            parameters=tuple((n, tuple(s)) for n, s in zip(layout.names, layout.shapes, strict=True)),
+            data_sha256=landscape.batches.sha256,
+            products=self.done,
+            eigenvalues=ritz[0],
+            residuals=ritz[1],
+            layers=self.resume.layers if self.resume is not None else {},
+        )
+
+    def _facts(self) -> tuple[float, float]:
+        if not hasattr(self, "_known_facts"):
+            norm = float(self.landscape.gradient().double().norm())
+            self._known_facts = (self.landscape.cost(), norm)
+        return self._known_facts
+
+    def _tell(self, count: int, what: str) -> None:
+        self.done += count
+        if self.progress is not None:
+            self.progress(self.done, self.total, what)
+
+
+def _layer_engine(engine: str) -> str:
+    """PyHessian knows no layers; exact routes apply to them as to the whole."""
+    return "auto" if engine == "pyhessian" else engine
+
+
+def _sandwich(operator: SymmetricOperator) -> JacobianSandwich:
+    assert isinstance(operator, JacobianSandwich)
+    return operator
+
+
+def _converged(space: KrylovSpace) -> tuple[Array, Array]:
+    values, residuals = space.ritz()
+    kept = residuals <= CONVERGED * np.abs(values)
+    # Beyond the first that has not converged, larger ones may be missing.
+    count = int(np.argmin(kept)) if not kept.all() else len(kept)
+    return values[:count], residuals[:count]

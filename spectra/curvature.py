@@ -1,0 +1,218 @@
+"""Curvature of a landscape: one product rule a batch, in several ways, the fastest right one chosen."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from spectra.batches import Batch
+from spectra.landscape import Landscape, kept_or_rebuilt
+from spectra.operators import Restricted, SymmetricOperator
+from spectra.parameters import Patterns
+from spectra.randomness import generator
+
+Product = Callable[[Tensor], Tensor]
+Linearised = tuple[Tensor, Callable[[Tensor], Tensor]]
+DEFAULT_MEMORY = 4 * 2**30
+# Bytes a strategy holds or works with, in units of what one forward pass saves (measured on a
+# transformer, a ResNet and an MLP): a graph of the gradient, a linearised gradient, one vmapped tangent.
+_GRAPH, _LINEARISED, _TANGENT = 4, 16, 4
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """One way to compute a batch's products.
+
+    Attributes:
+        name: what ``strategy=`` and the notes call it.
+        build: prepares a batch; the product it returns is linear, (k, n) -> (k, n).
+        linearised: holds a linearised program, which is large.
+        batched: works on all k vectors at once, so that they are chunked by memory.
+    """
+
+    name: str
+    build: Callable[[Batch], Product]
+    linearised: bool = False
+    batched: bool = False
+
+
+class Curvature(SymmetricOperator):
+    """A curvature matrix of a landscape at theta, summed over its batches.
+
+    The first strategy of ``strategies`` is the core, right on nearly every model; the others are tried against it
+    on the first batch: dropped where they fail or differ on a random vector, else the fastest is kept.
+    """
+
+    def __init__(
+        self,
+        landscape: Landscape,
+        *,
+        theta: Tensor | None = None,
+        strategy: str = "auto",
+        memory: int = DEFAULT_MEMORY,
+    ) -> None:
+        """Prepares nothing yet; the first product does.
+
+        Args:
+            landscape: what is differentiated.
+            theta: (n,) where; default its anchor.
+            strategy: a strategy's name, or ``auto``.
+            memory: bytes that kept graphs and blocks of vectors may take.
+
+        Raises:
+            ValueError: if there is no strategy of that name.
+        """
+        self.landscape, self.memory = landscape, memory
+        self.theta = landscape.theta if theta is None else theta.detach().to(landscape.theta)
+        self.size, self.dtype, self.device = landscape.size, landscape.dtype, landscape.device
+        self._strategies = {one.name: one for one in self.strategies()}
+        if strategy != "auto" and strategy not in self._strategies:
+            raise ValueError(f"strategy must be auto or one of {', '.join(self._strategies)}; got {strategy!r}")
+        self.strategy = strategy
+        self.notes = landscape.notes
+        self._products: Callable[[], Iterator[Product]] | None = None
+        self._traced: tuple[int, Linearised] | None = None
+        self._chunk = 1
+
+    @abstractmethod
+    def strategies(self) -> list[Strategy]:
+        """The ways to compute products, the core first."""
+
+    @abstractmethod
+    def again(self, landscape: Landscape) -> Curvature:
+        """The same curvature at the anchor of another landscape."""
+
+    def restricted(self, patterns: Patterns) -> SymmetricOperator:
+        """The diagonal block of the parameters that match; at the anchor only they are differentiated."""
+        if torch.equal(self.theta, self.landscape.theta):
+            return self.again(self.landscape.restricted(patterns))
+        return Restricted(self, self.landscape.parameters.positions(patterns).to(self.device))
+
+    def matmat(self, vectors: Tensor) -> Tensor:
+        """``V H`` for rows V (k, n), as (k, n), summed over batches."""
+        vectors = self._checked(vectors)
+        if self._products is None:
+            self._prepare(vectors)
+        assert self._products is not None
+        total = self.landscape.l2 * vectors
+        for product in self._products():
+            for start in range(0, len(vectors), self._chunk):
+                part = slice(start, start + self._chunk)
+                total[part] += product(vectors[part])
+        return total
+
+    def _prepare(self, vectors: Tensor) -> None:
+        first = next(self.landscape.iterate())
+        held = self._saved_bytes(first)
+        if self.strategy == "auto":
+            chosen = self._choose(first, vectors, held)
+        else:
+            chosen = self._strategies[self.strategy]
+        self.strategy = chosen.name
+        self._chunk = self._chunk_of(chosen, held)
+        batches = (
+            sum(1 for _ in self.landscape.iterate()) if self.landscape.batches.kept else self.landscape.batches.count
+        )
+        need = held * batches * (_LINEARISED if chosen.linearised else _GRAPH)
+        keep = need <= self.memory and self.landscape.batches.kept
+        if not keep:
+            self._note(
+                f"graphs of {need / 1e9:.2g} GB pass the memory of {self.memory / 1e9:.2g} GB: rebuilt for each block"
+            )
+        self._products = kept_or_rebuilt(chosen.build, self.landscape, keep)
+        if not chosen.linearised:
+            self._traced = None
+
+    def _saved_bytes(self, batch: Batch) -> int:
+        return self.landscape.evaluation.saved_bytes(self.landscape.leaves(self.theta), batch.inputs)
+
+    def _chunk_of(self, strategy: Strategy, held: int) -> int:
+        if not strategy.batched:
+            return 2**30
+        return max(1, int(self.memory / 2 / max(_TANGENT * held + self.size * self.theta.element_size(), 1)))
+
+    def _choose(self, batch: Batch, vectors: Tensor, held: int) -> Strategy:
+        """Times the strategies on the first batch and keeps the fastest that agrees with the core."""
+        core, *others = self._strategies.values()
+        product = core.build(batch)
+        probe = torch.randn(self.size, generator=generator(0, "verify", device=self.device), device=self.device)
+        probe = probe.to(self.dtype).unsqueeze(0)
+        truth = product(probe)
+        best, best_time = core, self._seconds_per_vector(core, product, vectors, held)
+        del product
+        for one in others:
+            if not self._worth_trying(one, held):
+                continue
+            try:
+                product = one.build(batch)
+                error = float((product(probe) - truth).norm() / truth.norm().clamp_min(torch.finfo(self.dtype).tiny))
+                if not error <= tolerance(self.dtype):
+                    self._note(f"{one.name} differs from {core.name} by {error:.2g} and is not used")
+                    continue
+                taken = self._seconds_per_vector(one, product, vectors, held)
+            except Exception as problem:  # any failure of a fast path is a reason to step back from it
+                self._note(f"{one.name} fails here ({type(problem).__name__}) and is not used")
+                continue
+            if taken < best_time:
+                best, best_time = one, taken
+        return best
+
+    def _seconds_per_vector(self, strategy: Strategy, product: Product, vectors: Tensor, held: int) -> float:
+        block = vectors[: self._chunk_of(strategy, held) if strategy.batched else 2]
+        _synchronise(self.device)
+        start = time.perf_counter()
+        product(block)
+        _synchronise(self.device)
+        return (time.perf_counter() - start) / len(block)
+
+    def linearised(self, batch: Batch, trace: Callable[[], Linearised]) -> Linearised:
+        """The linearised program of a batch: traced once, shared by the strategies that use it."""
+        if self._traced is None or self._traced[0] != batch.number:
+            self._traced = None
+            self._traced = (batch.number, trace())
+        return self._traced[1]
+
+    def _worth_trying(self, strategy: Strategy, held: int) -> bool:
+        if strategy.linearised and held * _LINEARISED > self.memory:
+            return False
+        # vmapped convolutions run as grouped ones, which the CPU does slowly.
+        convolutional = any(isinstance(m, nn.modules.conv._ConvNd) for m in self.landscape.model.modules())
+        return not (strategy.batched and convolutional and self.device.type == "cpu")
+
+    def _note(self, sentence: str) -> None:
+        self.notes = (*self.notes, sentence)
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """Relative difference up to which two strategies count as equal: rounding, with room for cancellation."""
+    return max(100.0 * torch.finfo(dtype).eps, 1e-11)
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def linearize(function: Callable[[Tensor], Tensor], theta: Tensor) -> Linearised:
+    """``torch.func.linearize`` at theta: the value and the linear map to its tangents."""
+    with warnings.catch_warnings():
+        # torch's constant folding warns of attributes that it then finds.
+        warnings.filterwarnings("ignore", message="Attempted to insert a get_attr Node")
+        value, tangent = torch.func.linearize(function, theta)
+    return value, tangent
+
+
+def flat_cost(landscape: Landscape, batch: Batch) -> Callable[[Tensor], Tensor]:
+    """A batch's share of the cost as a function of the flat theta, for ``torch.func``."""
+
+    def cost(theta: Tensor) -> Tensor:
+        tensors: Mapping[str, Tensor] = landscape.parameters.unflatten(theta)
+        return landscape.batch_cost(landscape.evaluation(tensors, batch.inputs), batch)
+
+    return cost

@@ -1,0 +1,301 @@
+"""The spectral density: what Lanczos found, kept raw, and the spectral sums read from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spectra import caution
+from spectra.estimate import Estimate, from_samples
+from spectra.quadrature import Tridiagonal, logarithm_error_bound, no_runs
+from spectra.smoothing import CumulativeDensity, SmoothedDensity, cumulative, smooth
+
+Array = NDArray[np.float64]
+Function = Callable[[Array], Array]
+
+
+@dataclass(frozen=True)
+class Deflation:
+    """The part of the spectrum that is known without probes: ``tr Q^T f(H) Q`` for a basis Q.
+
+    Attributes:
+        nodes: (d,) points at which f is evaluated; eigenvalues where the part is exact.
+        weights: (d,) non-negative masses, summing to ``captured``; all one where exact.
+        captured: number of columns of Q: dimensions of parameter space taken out of the sampling.
+        coarse_nodes: (e,) the same from fewer Lanczos steps, for the truncation error; empty if exact.
+        coarse_weights: (e,) masses of the coarse nodes.
+    """
+
+    nodes: Array
+    weights: Array
+    captured: int
+    coarse_nodes: Array = field(default_factory=lambda: np.empty(0))
+    coarse_weights: Array = field(default_factory=lambda: np.empty(0))
+
+    def integrate(self, function: Function) -> float:
+        """``sum_j weight_j f(node_j)``."""
+        return _weighted(self.nodes, self.weights, function)
+
+    def truncation(self, function: Function) -> float:
+        """Difference to the coarse rule, 0 where the part is exact."""
+        if len(self.coarse_nodes) == 0:
+            return 0.0
+        return abs(self.integrate(function) - _weighted(self.coarse_nodes, self.coarse_weights, function))
+
+
+def _weighted(nodes: Array, weights: Array, function: Function) -> float:
+    """The weighted sum over the nodes that carry weight, so that a function may be infinite elsewhere."""
+    used = weights > 0.0
+    return float(weights[used] @ function(nodes[used])) if used.any() else 0.0
+
+
+_NOTHING = Deflation(np.empty(0), np.empty(0), 0)
+
+
+@dataclass(frozen=True)
+class SpectralDensity:
+    """Eigenvalue density of a symmetric operator, as stochastic Lanczos quadrature sees it.
+
+    ``tr f(H) = sum_j deflation weight_j f(node_j) + (size - captured) * mean over probes of sum_j w_j f(t_j)``.
+    An exact spectrum is the case with all dimensions captured and no probes.
+
+    Attributes:
+        size: number of parameters n.
+        runs: the Lanczos coefficients of the probes (in the complement of the deflated space).
+        deflation: the part known without probes.
+        operator: name of the curvature, for messages.
+    """
+
+    size: int
+    runs: Tridiagonal
+    deflation: Deflation = _NOTHING
+    operator: str = "hessian"
+
+    @classmethod
+    def from_eigenvalues(
+        cls, eigenvalues: Array, size: int | None = None, operator: str = "hessian", *, rest: float = 0.0
+    ) -> SpectralDensity:
+        """The exact density of known eigenvalues, padded with zeros up to ``size``.
+
+        Args:
+            eigenvalues: (k,) eigenvalues, in any order.
+            size: number of parameters; those beyond k have the eigenvalue ``rest``. Default k.
+            operator: name of the curvature.
+            rest: the eigenvalue of the others.
+
+        Returns:
+            A density without statistical or truncation error.
+
+        Raises:
+            ValueError: if ``size`` is below k.
+
+        >>> SpectralDensity.from_eigenvalues(np.array([1.0, 3.0]), size=5).trace().value
+        4.0
+        """
+        values = np.sort(np.asarray(eigenvalues, dtype=np.float64))
+        size = len(values) if size is None else size
+        if size < len(values):
+            raise ValueError(f"size must be at least the number of eigenvalues {len(values)}, got {size}")
+        weights = np.ones(len(values))
+        if size > len(values):
+            values, weights = np.append(values, rest), np.append(weights, float(size - len(values)))
+        order = np.argsort(values, kind="stable")
+        return cls(size, no_runs(), Deflation(values[order], weights[order], size), operator)
+
+    @property
+    def exact(self) -> bool:
+        """Whether every dimension is captured without sampling."""
+        return self.deflation.captured == self.size and len(self.deflation.coarse_nodes) == 0
+
+    @property
+    def complement(self) -> int:
+        """Number of dimensions that the probes sample."""
+        return self.size - self.deflation.captured
+
+    @cached_property
+    def _rule(self) -> tuple[Array, Array]:
+        return self.runs.quadrature()
+
+    @cached_property
+    def _coarse_rule(self) -> tuple[Array, Array]:
+        return self.runs.quadrature(max(1, (self.runs.steps + 1) // 2))
+
+    @property
+    def nodes(self) -> Array:
+        """(probes, steps) Ritz values, ascending in each row."""
+        return self._rule[0]
+
+    @property
+    def weights(self) -> Array:
+        """(probes, steps) quadrature weights, each row summing to one."""
+        return self._rule[1]
+
+    @cached_property
+    def support(self) -> tuple[float, float]:
+        """Smallest and largest node that carries weight: inner bounds of the spectrum's ends."""
+        nodes, _ = self.measure()
+        return float(nodes[0]), float(nodes[-1])
+
+    @property
+    def magnitude(self) -> float:
+        """Largest absolute node, the scale against which shifts are judged."""
+        return max(abs(self.support[0]), abs(self.support[1]))
+
+    def measure(self) -> tuple[Array, Array]:
+        """All nodes ascending with their masses, averaged over probes; the masses sum to ``size``."""
+        parts = [(self.deflation.nodes, self.deflation.weights)]
+        if self.runs.probes:
+            scale = self.complement / self.runs.probes
+            parts.append((self.nodes.ravel(), self.weights.ravel() * scale))
+        nodes, masses = (np.concatenate(side) for side in zip(*parts, strict=True))
+        kept = masses > 0.0
+        nodes, masses = nodes[kept], masses[kept]
+        order = np.argsort(nodes, kind="stable")
+        return nodes[order], masses[order]
+
+    def integrate(self, function: Function, *, cautions: tuple[str, ...] = (), bound: float | None = None) -> Estimate:
+        """``tr f(H)`` with its statistical and its truncation error.
+
+        Args:
+            function: applied to an array of eigenvalues, elementwise.
+            cautions: sentences to attach to the estimate.
+            bound: a known bound on the quadrature's error per unit of mass; the smaller of it and
+                the difference between all steps and half of them is reported.
+
+        Returns:
+            The estimate, in the unit of f.
+
+        >>> SpectralDensity.from_eigenvalues(np.array([1.0, 2.0])).integrate(np.square).value
+        5.0
+        """
+        known = self.deflation.integrate(function)
+        truncation = self.deflation.truncation(function)
+        if self.runs.probes == 0:
+            return Estimate(known, 0.0, truncation, cautions=cautions)
+        samples = self._per_probe(self._rule, function)
+        if np.any(self.runs.lengths > self._coarse_rule[0].shape[1]):
+            halved = self._per_probe(self._coarse_rule, function)
+            change = abs(float(np.mean(samples - halved)))
+            truncation += self.complement * (change if bound is None else min(change, bound))
+        return from_samples(known + self.complement * samples, truncation_error=truncation, cautions=cautions)
+
+    def _per_probe(self, rule: tuple[Array, Array], function: Function) -> Array:
+        return np.array([_weighted(n, w, function) for n, w in zip(*rule, strict=True)])
+
+    def trace(self) -> Estimate:
+        """``tr H``, unit of the cost (per squared unit of the parameters)."""
+        return self.integrate(lambda x: x)
+
+    def moment(self, order: int) -> Estimate:
+        """``tr H^order``; exact quadrature for ``order < 2 * steps``."""
+        if order < 0:
+            raise ValueError(f"order must be non-negative, got {order}")
+        return self.integrate(lambda x: x**order)
+
+    def frobenius_norm(self) -> Estimate:
+        """``|H|_F = sqrt(tr H^2)``, the error carried by the delta method."""
+        return self.moment(2).transform(lambda x: math.sqrt(max(x, 0.0)), lambda x: 0.5 / math.sqrt(max(x, 1e-300)))
+
+    def logdet(self, shift: float, *, negative: str = "raise", relative: bool = False) -> Estimate:
+        r"""``log det(H + shift I)``, or ``log det(I + H / shift)`` when ``relative``, in nats.
+
+        Args:
+            shift: c, unit of the eigenvalues; positive unless H is known to be positive definite.
+            negative: what to do with nodes at or below ``-shift``: ``raise``, ``clip`` (eigenvalues below
+                zero count as zero) or ``abs`` (their absolute value counts). Whatever is chosen is stated
+                in the cautions, with the mass concerned.
+            relative: subtract ``size * log(shift)``.
+
+        Returns:
+            The estimate. Its cautions say if the shift is below the resolution of the quadrature near zero
+            (the primer's footnote) or inside the negative eigenvalues: then it is not to be trusted.
+
+        Raises:
+            ValueError: if ``shift`` is not finite, or H + shift I is not positive definite and
+                ``negative`` is ``raise``, or ``negative`` is unknown.
+
+        >>> density = SpectralDensity.from_eigenvalues(np.array([1.0, 3.0]))
+        >>> round(density.logdet(1.0).value, 6) == round(math.log(8.0), 6)
+        True
+        """
+        rule = caution.negative_rule(negative)
+        if not math.isfinite(shift) or (relative and shift <= 0.0):
+            raise ValueError(f"shift must be finite{' and positive' if relative else ''}, got {shift}")
+        indefinite = self.support[0] + shift <= 0.0
+        if indefinite and negative == "raise":
+            raise ValueError(caution.not_positive_definite(self, shift))
+        offset = math.log(shift) if relative else 0.0
+        smooth = negative == "raise" or self.support[0] >= 0.0
+        bound = logarithm_error_bound(*self.support, shift, self.runs.steps) if smooth else None
+        return self.integrate(
+            lambda x: np.log(rule(x) + shift) - offset,
+            cautions=caution.for_shift(self, shift, negative),
+            bound=bound,
+        )
+
+    def effective_dimension(self, shift: float) -> Estimate:
+        """MacKay's effective dimension ``sum_i l_i / (l_i + shift)``, dimensionless.
+
+        Args:
+            shift: unit of the eigenvalues, positive. For a Hessian of the mean cost over N samples with
+                prior precision a, ``shift = a / N``.
+
+        Returns:
+            The estimate; a pole at ``-shift`` inside the spectrum is stated in its cautions.
+
+        Raises:
+            ValueError: if ``shift`` is not positive and finite.
+        """
+        if not (math.isfinite(shift) and shift > 0.0):
+            raise ValueError(f"shift must be positive and finite, got {shift}")
+        return self.integrate(lambda x: x / (x + shift), cautions=caution.for_shift(self, shift, "raise"))
+
+    def mass_below(self, threshold: float = 0.0) -> Estimate:
+        """Number of eigenvalues below ``threshold``.
+
+        A step function converges slowly: eigenvalues within ``resolution(threshold)`` of the threshold may
+        be counted on either side, which the truncation error shows only in part.
+        """
+        return self.integrate(lambda x: (x < threshold).astype(np.float64))
+
+    def resolution(self, at: float = 0.0) -> float:
+        """Distance between the neighbouring nodes around ``at``: detail below it is not seen.
+
+        The median over probes; outside of a probe's nodes the distance to the nearest one. Zero for an
+        exact spectrum. Unit of the eigenvalues.
+        """
+        if self.runs.probes == 0 or self.complement == 0:
+            return 0.0
+        gaps = []
+        for row, length in zip(self.nodes, self.runs.lengths, strict=True):
+            if length < self.runs.steps:
+                return 0.0
+            position = int(np.searchsorted(row, at))
+            inside = 0 < position < len(row)
+            gaps.append(row[position] - row[position - 1] if inside else float(np.min(np.abs(row - at))))
+        return float(np.median(gaps))
+
+    def smooth(
+        self,
+        width: float | None = None,
+        *,
+        scale: str = "symlog",
+        linear_scale: float | None = None,
+        limits: tuple[float, float] | None = None,
+    ) -> SmoothedDensity:
+        """Gaussian-smoothed view on a grid, with a band over probes; see :func:`spectra.smoothing.smooth`."""
+        return smooth(self, width, scale=scale, linear_scale=linear_scale, limits=limits)
+
+    def cumulative(self) -> CumulativeDensity:
+        """Fraction of eigenvalues at or below each node; see :func:`spectra.smoothing.cumulative`."""
+        return cumulative(self)
+
+    def with_runs(self, runs: Tridiagonal) -> SpectralDensity:
+        """The same density with further probes appended."""
+        joined = runs if self.runs.probes == 0 else self.runs.joined(runs)
+        return replace(self, runs=joined)

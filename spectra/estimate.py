@@ -1,0 +1,145 @@
+"""An estimate is a value with its two errors: the statistical one and the quadrature's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A stochastic quantity with the evidence it rests on.
+
+    Attributes:
+        value: the estimate, in the unit of the quantity.
+        standard_error: standard error of ``value`` over probes; 0 for an exact value, inf where
+            one probe leaves nothing to compare with.
+        truncation_error: bound or estimate of the error of the quadrature (finitely many Lanczos
+            steps), which more probes do not reduce.
+        samples: (probes,) what each probe alone says of the quantity; empty for an exact value.
+        cautions: sentences on why the value is not to be trusted; empty if nothing speaks against it.
+    """
+
+    value: float
+    standard_error: float = 0.0
+    truncation_error: float = 0.0
+    samples: Array = field(default_factory=lambda: np.empty(0))
+    cautions: tuple[str, ...] = ()
+
+    @property
+    def trusted(self) -> bool:
+        """Whether nothing speaks against the value."""
+        return not self.cautions
+
+    @property
+    def exact(self) -> bool:
+        """Whether the value carries neither statistical nor quadrature error."""
+        return self.standard_error == 0.0 and self.truncation_error == 0.0
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Confidence interval: Student t over probes, widened by the truncation error.
+
+        Args:
+            level: coverage aimed at, in (0, 1).
+
+        Returns:
+            Lower and upper end, in the unit of the value.
+
+        Raises:
+            ValueError: if ``level`` is not in (0, 1).
+
+        >>> exact = Estimate(2.0)
+        >>> exact.interval()
+        (2.0, 2.0)
+        """
+        if not 0.0 < level < 1.0:
+            raise ValueError(f"level must lie in (0, 1), got {level}")
+        half = self.truncation_error
+        if self.standard_error > 0.0:
+            freedom = max(len(self.samples) - 1, 1)
+            half += float(stats.t.ppf(0.5 + level / 2.0, freedom)) * self.standard_error
+        return self.value - half, self.value + half
+
+    def transform(self, function: Callable[[float], float], derivative: Callable[[float], float]) -> Estimate:
+        """The estimate of ``function(value)``, its errors carried to first order (delta method)."""
+        slope = abs(derivative(self.value))
+        centre = function(self.value)
+        return Estimate(
+            value=centre,
+            standard_error=slope * self.standard_error,
+            truncation_error=slope * self.truncation_error,
+            samples=centre + derivative(self.value) * (self.samples - self.value),
+            cautions=self.cautions,
+        )
+
+
+def from_samples(samples: Array, *, truncation_error: float = 0.0, cautions: tuple[str, ...] = ()) -> Estimate:
+    """The mean of independent samples with its jackknife standard error (for a mean, s / sqrt(p)).
+
+    Args:
+        samples: (probes,) independent unbiased samples; at least one.
+        truncation_error: quadrature error of the mean, in its unit.
+        cautions: sentences on why the value is not to be trusted.
+
+    Returns:
+        The estimate; with a single sample its standard error is inf and a caution says so.
+
+    Raises:
+        ValueError: if there is no sample.
+
+    >>> from_samples(np.array([1.0, 3.0])).value
+    2.0
+    """
+    count = len(samples)
+    if count == 0:
+        raise ValueError("an estimate needs at least one sample, got none")
+    error = float(np.std(samples, ddof=1) / np.sqrt(count)) if count > 1 else float("inf")
+    if count == 1:
+        cautions = (*cautions, "one probe only: the statistical error is unknown; use at least two probes")
+    return Estimate(float(np.mean(samples)), error, truncation_error, samples, cautions)
+
+
+def difference(first: Estimate, second: Estimate) -> Estimate:
+    """``first - second`` for two estimates made with common probes (common random numbers).
+
+    The samples are paired by probe, so what the probes share cancels from the standard error.
+
+    Args:
+        first: estimate for one checkpoint.
+        second: the same quantity for another checkpoint, same seed and number of probes; or an
+            exact value, on either side.
+
+    Returns:
+        The estimate of the difference; truncation errors and cautions of both add up.
+
+    Raises:
+        ValueError: if both are sampled and their numbers of probes differ.
+
+    >>> difference(Estimate(3.0), Estimate(1.0)).value
+    2.0
+    """
+    truncation = first.truncation_error + second.truncation_error
+    cautions = tuple(dict.fromkeys(first.cautions + second.cautions))
+    if len(first.samples) == 0 or len(second.samples) == 0:
+        error = float(np.hypot(first.standard_error, second.standard_error))
+        samples = first.samples - second.value if len(first.samples) else first.value - second.samples
+        return Estimate(first.value - second.value, error, truncation, samples, cautions)
+    if len(first.samples) != len(second.samples):
+        raise ValueError(
+            "common probes are needed for a difference: expected the same number in both, got "
+            f"{len(first.samples)} and {len(second.samples)}"
+        )
+    paired = from_samples(first.samples - second.samples)
+    return Estimate(
+        first.value - second.value,
+        paired.standard_error,
+        truncation,
+        paired.samples,
+        tuple(dict.fromkeys(cautions + paired.cautions)),
+    )

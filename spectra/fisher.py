@@ -1,0 +1,99 @@
+"""Fisher matrices: exact, with sampled targets, and the empirical one, which is a different matrix."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from spectra.batches import Batch
+from spectra.costs import cost_name
+from spectra.curvature import DEFAULT_MEMORY
+from spectra.gauss_newton import JacobianSandwich, OutputMap, as_rows
+from spectra.landscape import Landscape
+from spectra.randomness import generator
+
+KINDS = ("exact", "sampled", "empirical")
+
+
+class Fisher(JacobianSandwich):
+    r"""``F = sum_i w_i J_i^T E[s s^T] J_i / sum_i w_i`` with the score s, the cost's gradient in the outputs.
+
+    ``exact``: the expectation over the model's own targets in closed form; equal to the Gauss-Newton matrix for
+    cross-entropy, KL and the squared error as a Gaussian. ``sampled``: the mean over targets drawn from the model,
+    fixed by the seed. ``empirical``: the given targets; not an estimate of the Fisher (Kunstner et al. 2019).
+    All are positive semidefinite. A token of a language model is a sample.
+    """
+
+    definite = True
+
+    def __init__(
+        self,
+        landscape: Landscape,
+        *,
+        kind: str = "exact",
+        draws: int = 1,
+        seed: int = 0,
+        theta: Tensor | None = None,
+        strategy: str = "auto",
+        memory: int = DEFAULT_MEMORY,
+    ) -> None:
+        """Chooses the kind; see ``Curvature`` for the rest.
+
+        Args:
+            landscape: its cost must be a likelihood, except for the empirical Fisher.
+            kind: ``exact``, ``sampled`` or ``empirical``.
+            draws: targets drawn for each sample, for ``sampled``.
+            seed: of those draws, which also depend on how the data is split into batches.
+            theta: (n,) where; default the landscape's anchor.
+            strategy: see ``Curvature``.
+            memory: see ``Curvature``.
+
+        Raises:
+            ValueError: for an unknown kind, fewer than one draw, or a cost that is no likelihood.
+        """
+        if kind not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
+        if draws < 1:
+            raise ValueError(f"draws must be at least 1, got {draws}")
+        if kind != "empirical" and landscape.likelihood is None:
+            raise ValueError(
+                f"the {kind} Fisher needs a cost that is a likelihood (cross_entropy, mean_squared_error or "
+                f"kl_from_anchor), got {cost_name(landscape.cost_function)}; the empirical Fisher and Gauss-Newton do not"
+            )
+        super().__init__(landscape, theta=theta, strategy=strategy, memory=memory)
+        self.kind, self.draws, self.seed = kind, draws, seed
+        self.name = "fisher" if kind == "exact" else f"{kind}-fisher"
+
+    def again(self, landscape: Landscape) -> Fisher:
+        """The same kind of Fisher of another landscape, with the same draws."""
+        return Fisher(landscape, kind=self.kind, draws=self.draws, seed=self.seed, memory=self.memory)
+
+    def output_map(self, outputs: Tensor, batch: Batch) -> OutputMap:
+        """``t -> w E[s (s . t)]`` for each sample."""
+        weights = self.output_weights(outputs, batch)
+        if self.kind == "exact":
+            likelihood = self.landscape.likelihood
+            assert likelihood is not None
+            rows = as_rows(outputs, len(weights), self.landscape)
+            return lambda tangents: likelihood.hessian_product(rows, tangents) * weights
+        scores = self.scores(outputs, batch)
+
+        def curvature(tangents: Tensor) -> Tensor:
+            along = (scores * tangents.unsqueeze(1)).sum(-1, keepdim=True)
+            return (scores * along).mean(1) * weights
+
+        return curvature
+
+    def scores(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """(draws, samples, K) gradients of the samples' costs in the outputs, at sampled or given targets."""
+        if self.kind == "sampled":
+            likelihood = self.landscape.likelihood
+            assert likelihood is not None
+            rows = as_rows(outputs, len(self.landscape.sample_costs(outputs, batch)[0]), self.landscape)
+            stream = generator(self.seed, "sampled-fisher", batch.number, device=self.device)
+            return likelihood.sample_scores(rows, self.draws, stream)
+        with torch.enable_grad():
+            leaf = outputs.detach().requires_grad_()
+            costs, _ = self.landscape.sample_costs(leaf, batch)
+            (slope,) = torch.autograd.grad(costs.sum(), leaf)
+        return as_rows(slope, len(costs), self.landscape).unsqueeze(0)

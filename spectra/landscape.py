@@ -1,0 +1,303 @@
+"""The landscape: model, data and cost as a function of the flat parameter vector theta."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from spectra.batches import Batch, Batches
+from spectra.costs import KLFromAnchor, Likelihood, PerSampleCost, cost_name
+from spectra.evaluation import Evaluation
+from spectra.parameters import ParameterLayout, Patterns, matches, select_parameters
+from spectra.randomness import preserved_random_state
+
+Result = TypeVar("Result")
+MERGED_ROWS = 4096
+MERGED_BYTES = 256 * 2**20
+
+
+class Landscape:
+    r"""The cost of a model on data as a function of its parameters, ``C(theta) = sum_i w_i c_i / sum_i w_i + l2/2 |theta|^2``.
+
+    Costs are summed in float64 and averaged over samples, so the split into batches does not matter. The user's
+    model is left as found. It is evaluated in eval mode (batch norm with its running statistics, no dropout) unless
+    ``mode`` says ``train``.
+
+    Attributes:
+        model: the user's model.
+        cost_function: the per-sample cost.
+        parameters: layout of the differentiated parameters, in the order of theta.
+        theta: (n,) the anchor.
+        batches: the data as read.
+        total_weight: sum of the samples' weights.
+        l2: coefficient of the penalty ``l2 / 2 |theta|^2``.
+        anchor_cost: cost at the anchor.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        cost: PerSampleCost,
+        batches: Any,
+        *,
+        theta: Tensor | None = None,
+        parameters: Patterns = "*",
+        l2: float = 0.0,
+        mode: str = "eval",
+        background: Mapping[str, Tensor] | None = None,
+        anchor_bytes: int = 2**30,
+    ) -> None:
+        """Reads the data, and refuses what cannot be trusted.
+
+        Args:
+            model: any module; its trainable parameters that match ``parameters`` are the variables.
+            cost: ``(outputs, targets) -> (samples,)``; see ``spectra.costs``.
+            batches: tensors (inputs, targets[, weights]), or a re-iterable of such batches.
+            theta: (n,) the anchor; default the model's present parameters.
+            parameters: patterns of the names to select.
+            l2: coefficient of the penalty, non-negative.
+            mode: ``eval`` or ``train``.
+            background: values of parameters that are not variables, by name; default the model's own.
+            anchor_bytes: anchor log-probabilities of ``kl_from_anchor`` are kept up to this size, else recomputed.
+
+        Raises:
+            ValueError: for an empty selection, data or model that are not deterministic, a cost that is not finite
+                at the anchor (naming the batch and the value), or a cost of the wrong shape.
+        """
+        if mode not in ("eval", "train"):
+            raise ValueError(f"mode must be eval or train, got {mode!r}")
+        if not (math.isfinite(l2) and l2 >= 0.0):
+            raise ValueError(f"l2 must be finite and non-negative, got {l2}")
+        self.evaluation = Evaluation(model, mode, background or {})
+        self.parameters: ParameterLayout = select_parameters(self.evaluation.model, parameters)
+        self.model, self.cost_function, self.l2, self.mode = model, cost, l2, mode
+        self._anchor_bytes = anchor_bytes
+        found = self.parameters.flatten(dict(self.evaluation.model.named_parameters()))
+        self.theta = found if theta is None else theta.detach().to(found).clone()
+        self.parameters.split(self.theta)
+        self.device = self.theta.device
+        self.batches = batches if isinstance(batches, Batches) else Batches(batches)
+        self._merged: list[Batch] | None = None
+        self._anchors: list[Tensor] | None = None
+        with preserved_random_state(self.device):
+            self._prepare()
+
+    @property
+    def size(self) -> int:
+        """Number of parameters n."""
+        return self.parameters.size
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of theta."""
+        return self.theta.dtype
+
+    @property
+    def likelihood(self) -> Likelihood | None:
+        """The cost as a likelihood, or None for a plain callable."""
+        return self.cost_function if isinstance(self.cost_function, Likelihood) else None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on what was stepped back from."""
+        return self.evaluation.notes
+
+    def _prepare(self) -> None:
+        if self.batches.kept:
+            rows = MERGED_ROWS if self.mode == "eval" else 1
+            self._merged = [b.to(self.device, self.dtype) for b in self._merge(rows)]
+        tensors = self.parameters.unflatten(self.theta)
+        first = next(self._raw_batches())
+        with torch.no_grad():
+            self.evaluation.check_deterministic(tensors, first.inputs)
+        self._cache_anchors(tensors)
+        self.total_weight = 0.0
+        total = 0.0
+        with torch.no_grad():
+            for number, batch in enumerate(self.iterate()):
+                value, weight = self._summed(self.evaluation(tensors, batch.inputs), batch)
+                if not torch.isfinite(value):
+                    raise ValueError(f"the cost at the anchor is not finite: batch {number} gives {float(value)}")
+                total, self.total_weight = total + float(value), self.total_weight + weight
+        if self.total_weight <= 0.0:
+            raise ValueError("the samples' weights sum to zero")
+        self.anchor_cost = total / self.total_weight + self._penalty(self.theta)
+
+    def _merge(self, rows: int) -> list[Batch]:
+        """Small batches joined, as far as what a forward pass saves for backward stays small."""
+        plain = list(self.batches)
+        if len(plain) == 1 or rows == 1:
+            return plain
+        tensors = {k: v.detach().requires_grad_() for k, v in self.parameters.unflatten(self.theta).items()}
+        batch = plain[0].to(self.device, self.dtype)
+        used = self.evaluation.saved_bytes(tensors, batch.inputs)
+        return self.batches.merged(min(rows, int(MERGED_BYTES / max(used / max(batch.rows, 1), 1.0))))
+
+    def _raw_batches(self) -> Iterator[Batch]:
+        if self._merged is not None:
+            return iter(self._merged)
+        return (batch.to(self.device, self.dtype) for batch in self.batches)
+
+    def iterate(self) -> Iterator[Batch]:
+        """The batches as the cost sees them: on the device, merged, anchor log-probabilities as targets."""
+        for number, batch in enumerate(self._raw_batches()):
+            if isinstance(self.cost_function, KLFromAnchor):
+                anchor = self._anchors[number] if self._anchors is not None else self._anchor_of(batch)
+                yield Batch(batch.inputs, anchor, batch.weights, number)
+            else:
+                yield replace(batch, number=number)
+
+    def _anchor_of(self, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            outputs: Tensor = self.evaluation(self.parameters.unflatten(self.theta), batch.inputs)
+            return outputs.log_softmax(-1)
+
+    def _cache_anchors(self, tensors: dict[str, Tensor]) -> None:
+        if not isinstance(self.cost_function, KLFromAnchor):
+            return
+        kept, total = [], 0
+        for batch in self._raw_batches():
+            kept.append(self._anchor_of(batch))
+            total += kept[-1].numel() * kept[-1].element_size()
+            if total > self._anchor_bytes:
+                return
+        self._anchors = kept
+
+    def sample_costs(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Cost of each sample of a batch, (samples,), and the samples' weights or None."""
+        costs = self.cost_function(outputs, batch.targets)
+        if costs.dim() != 1:
+            raise ValueError(
+                f"cost {cost_name(self.cost_function)} must return one value a sample, shape (samples,), got "
+                f"shape {tuple(costs.shape)}; use reduction='none'"
+            )
+        weights = self.likelihood.weights(batch.targets) if self.likelihood is not None else None
+        if batch.weights is not None:
+            given = batch.weights.reshape(-1)
+            weights = given if weights is None else weights * given
+        if weights is not None and weights.shape != costs.shape:
+            raise ValueError(f"weights must have shape {tuple(costs.shape)}, got {tuple(weights.shape)}")
+        return costs, weights
+
+    def batch_cost(self, outputs: Any, batch: Batch) -> Tensor:
+        """What a batch adds to the average over all samples, a scalar to differentiate."""
+        costs, weights = self.sample_costs(outputs, batch)
+        summed = costs.sum() if weights is None else (costs * weights.to(costs)).sum()
+        return summed / self.total_weight
+
+    def _summed(self, outputs: Any, batch: Batch) -> tuple[Tensor, float]:
+        costs, weights = self.sample_costs(outputs, batch)
+        if weights is None:
+            return costs.double().sum(), float(len(costs))
+        if not bool((weights >= 0).all()):
+            raise ValueError("the samples' weights must be non-negative and finite")
+        return (costs.double() * weights.double()).sum(), float(weights.double().sum())
+
+    def _penalty(self, theta: Tensor) -> float:
+        return 0.5 * self.l2 * float(theta.double().square().sum()) if self.l2 else 0.0
+
+    def cost(self, theta: Tensor | None = None) -> float:
+        """The cost at theta (n,), default the anchor; float64 sum, unit of the per-sample cost."""
+        if theta is None:
+            return self.anchor_cost
+        return float(self.costs(theta.unsqueeze(0))[0])
+
+    def costs(self, thetas: Tensor) -> Tensor:
+        """The costs at rows of thetas (k, n), as float64 (k,)."""
+        totals = torch.zeros(len(thetas), dtype=torch.float64, device=self.device)
+        with torch.no_grad():
+            for batch in self.iterate():
+                for row, theta in enumerate(thetas):
+                    outputs = self.evaluation(self.parameters.unflatten(theta.to(self.theta)), batch.inputs)
+                    totals[row] += self._summed(outputs, batch)[0]
+            penalties = 0.5 * self.l2 * thetas.double().square().sum(-1).to(self.device)
+        return totals / self.total_weight + penalties
+
+    def gradient(self, theta: Tensor | None = None) -> Tensor:
+        """Gradient of the cost at theta (n,), default the anchor, in the dtype of theta."""
+        theta = self.theta if theta is None else theta.to(self.theta)
+        total = self.l2 * theta
+        for batch in self.iterate():
+            parts = self.leaves(theta)
+
+            def slope(batch: Batch = batch, parts: dict[str, Tensor] = parts) -> tuple[Tensor | None, ...]:
+                value = self.batch_cost(self.evaluation.outputs(batch.inputs), batch)
+                return torch.autograd.grad(value, list(parts.values()), allow_unused=True)
+
+            total = total + self.flat(self.evaluation.inside(parts, slope), list(parts.values()))
+        return total
+
+    def gradients(self, thetas: Tensor) -> Tensor:
+        """Gradients at rows of thetas (k, n), as (k, n)."""
+        return torch.stack([self.gradient(theta) for theta in thetas])
+
+    def outputs(self, theta: Tensor | None = None) -> list[Tensor]:
+        """The model's outputs at theta (n,), one tensor a batch, without graph."""
+        tensors = self.parameters.unflatten(self.theta if theta is None else theta.to(self.theta))
+        with torch.no_grad():
+            return [self.evaluation(tensors, batch.inputs) for batch in self._raw_batches()]
+
+    def leaves(self, theta: Tensor) -> dict[str, Tensor]:
+        """Theta as new leaf tensors that require gradients, by parameter name."""
+        return {name: part.detach().requires_grad_() for name, part in self.parameters.unflatten(theta).items()}
+
+    def flat(self, parts: tuple[Tensor | None, ...] | list[Tensor | None], like: list[Tensor]) -> Tensor:
+        """Gradients of leaves as one vector (n,); what a cost does not depend on is zero."""
+        rows = (torch.zeros_like(one) if part is None else part for part, one in zip(parts, like, strict=True))
+        return torch.cat([row.reshape(-1).to(self.dtype) for row in rows])
+
+    def restricted(self, patterns: Patterns) -> Landscape:
+        """The same landscape with only those of its parameters that match as variables.
+
+        Raises:
+            ValueError: if none of the landscape's parameters matches, naming some of them.
+        """
+        names = tuple(name for name in self.parameters.names if matches(name, patterns))
+        if not names:
+            offer = ", ".join(self.parameters.names[:6])
+            raise ValueError(f"no parameter of the landscape matches {patterns!r}; it has {offer}")
+        tensors = self.parameters.unflatten(self.theta)
+        theta = torch.cat([tensors[name].reshape(-1).to(self.dtype) for name in names])
+        return self._again(parameters=names, theta=theta, background=tensors)
+
+    def with_cost(self, cost: PerSampleCost) -> Landscape:
+        """The same model, data and anchor under another cost."""
+        return self._again(cost=cost)
+
+    def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Landscape:
+        """A copy in another dtype or on another device; the model is copied."""
+        return self._again(
+            model=copy.deepcopy(self.model).to(device=device, dtype=dtype),
+            theta=self.theta.to(device=device, dtype=dtype),
+            background={k: v.to(device=device, dtype=dtype) for k, v in self.evaluation.background.items()},
+        )
+
+    def _again(self, **changes: Any) -> Landscape:
+        options: dict[str, Any] = {
+            "model": self.model,
+            "cost": self.cost_function,
+            "batches": self.batches,
+            "theta": self.theta,
+            "parameters": self.parameters.names,
+            "background": self.evaluation.background,
+            "l2": self.l2,
+            "mode": self.mode,
+            "anchor_bytes": self._anchor_bytes,
+        }
+        return Landscape(**(options | changes))
+
+
+def kept_or_rebuilt(
+    build: Callable[[Batch], Result], landscape: Landscape, keep: bool
+) -> Callable[[], Iterator[Result]]:
+    """What is built for each batch: kept from the first pass on, or built anew on each pass."""
+    if not keep:
+        return lambda: (build(batch) for batch in landscape.iterate())
+    built = [build(batch) for batch in landscape.iterate()]
+    return lambda: iter(built)

@@ -1,0 +1,186 @@
+"""Which way to a spectrum: exact where that costs no more, else sampling, split between deflation and probes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from spectra.dense import dense_bytes
+from spectra.fisher import Fisher
+from spectra.gauss_newton import GaussNewton, JacobianSandwich
+from spectra.gram import gram_rows
+from spectra.hessian import Hessian
+from spectra.lanczos import basis_bytes
+from spectra.landscape import Landscape
+from spectra.operators import SymmetricOperator
+from spectra.spectrum import SpectrumSettings
+
+KRYLOV_BLOCK = 2
+KRYLOV_EXTRA = 4
+# A quarter of the probes' products goes to the Krylov space: near the best of the splits tried on the digits Hessian
+# and Fisher for the trace and for log-determinants down to a thousandth of the largest eigenvalue (docs/accuracy.md).
+KRYLOV_SHARE = 0.25
+# Above this the eigendecomposition, of order rows^3, is dearer than the products.
+EXACT_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a spectrum will be computed.
+
+    Attributes:
+        route: ``dense``, ``gram``, ``slq`` or ``pyhessian``.
+        depth: block steps of the Krylov space that is deflated; 0 for none.
+        reorthogonalise: ``full`` or ``none``.
+        products: operator-vector products it will take.
+        notes: sentences on why.
+    """
+
+    route: str
+    depth: int
+    reorthogonalise: str
+    products: int
+    notes: tuple[str, ...]
+
+
+def make_operator(landscape: Landscape, settings: SpectrumSettings) -> SymmetricOperator:
+    """The curvature that the settings name.
+
+    Args:
+        landscape: what is differentiated.
+        settings: ``operator``, ``strategy``, ``memory`` and ``seed`` are used.
+
+    Returns:
+        A Hessian, Gauss-Newton or Fisher operator.
+
+    Raises:
+        ValueError: if the cost has no such curvature, or the strategy's name is unknown.
+    """
+    strategy, memory = settings.strategy, settings.memory
+    if settings.operator == "hessian":
+        return Hessian(landscape, strategy=strategy, memory=memory)
+    if settings.operator == "gauss-newton":
+        return GaussNewton(landscape, strategy=strategy, memory=memory)
+    kind = {"fisher": "exact", "sampled-fisher": "sampled", "empirical-fisher": "empirical"}[settings.operator]
+    return Fisher(landscape, kind=kind, seed=settings.seed, strategy=strategy, memory=memory)
+
+
+def plan_route(operator: SymmetricOperator, settings: SpectrumSettings) -> Plan:
+    """Decides the route, and refuses what does not fit the memory.
+
+    Args:
+        operator: the curvature, of size n.
+        settings: what was asked for.
+
+    Returns:
+        The plan, with its reasons in words.
+
+    Raises:
+        ValueError: if a route or ``full`` reorthogonalisation that was asked for does not fit the memory, or the Gram
+            route does not apply.
+    """
+    if settings.engine == "pyhessian":
+        steps = min(settings.steps, operator.size)
+        return Plan("pyhessian", 0, "full", settings.probes * steps, ("computed through PyHessian's own Lanczos",))
+    sampled = _sampled_plan(operator, settings) if settings.engine in ("auto", "slq") else None
+    if settings.engine in ("auto", "gram"):
+        gram = _gram_plan(operator, settings, sampled)
+        if gram is not None:
+            return gram
+    if settings.engine == "dense" or (sampled is not None and settings.engine == "auto"):
+        dense = _dense_plan(operator, settings, sampled)
+        if dense is not None:
+            return dense
+    assert sampled is not None
+    return sampled
+
+
+def _gram_plan(operator: SymmetricOperator, settings: SpectrumSettings, sampled: Plan | None) -> Plan | None:
+    asked = settings.engine == "gram"
+    rows = gram_rows(operator) if isinstance(operator, JacobianSandwich) and (asked or _few_samples(operator)) else None
+    if rows is None:
+        if asked:
+            raise ValueError(
+                f"the Gram route needs a Gauss-Newton or Fisher matrix of a built-in cost, got the {operator.name}"
+            )
+        return None
+    need = rows * operator.size * operator.dtype.itemsize
+    if asked and need > settings.memory:
+        raise ValueError(
+            f"the Gram route holds {rows} rows, {_gigabytes(need)}, past the memory of {_gigabytes(settings.memory)}"
+        )
+    if not asked and (sampled is None or rows > min(sampled.products, EXACT_ROWS) or need > settings.memory):
+        return None
+    reason = "asked for" if asked else f"no more than the {sampled.products if sampled else 0} products of sampling"
+    return Plan("gram", 0, "full", rows, (f"exact by the Gram route: {rows} backward passes, {reason}",))
+
+
+def _few_samples(operator: JacobianSandwich) -> bool:
+    """Whether counting the rows, which costs a forward pass, can be worth it."""
+    return operator.landscape.total_weight <= EXACT_ROWS
+
+
+def _dense_plan(operator: SymmetricOperator, settings: SpectrumSettings, sampled: Plan | None) -> Plan | None:
+    need = dense_bytes(operator.size, operator.dtype)
+    if settings.engine == "dense":
+        if need > settings.memory:
+            raise ValueError(
+                f"the dense route needs {_gigabytes(need)} for {operator.size} parameters, past the memory of "
+                f"{_gigabytes(settings.memory)}"
+            )
+        return Plan("dense", 0, "full", operator.size, ("exact by the dense route, asked for",))
+    assert sampled is not None
+    if operator.size > min(sampled.products, EXACT_ROWS) or need > settings.memory:
+        return None
+    reason = f"its {operator.size} products are no more than the {sampled.products} of sampling"
+    return Plan("dense", 0, "full", operator.size, (f"exact by the dense route: {reason}",))
+
+
+def _sampled_plan(operator: SymmetricOperator, settings: SpectrumSettings) -> Plan:
+    notes = []
+    steps = min(settings.steps, operator.size)
+    block = min(settings.block, settings.probes)
+    need = basis_bytes(operator.size, block, steps, operator.dtype)
+    full = settings.reorthogonalise == "full" or (settings.reorthogonalise == "auto" and need <= settings.memory)
+    if settings.reorthogonalise == "full" and need > settings.memory:
+        raise ValueError(
+            f"full reorthogonalisation of {block} probes and {steps} steps needs {_gigabytes(need)}, past the memory of "
+            f"{_gigabytes(settings.memory)}; use none, a smaller block, or more memory"
+        )
+    if full:
+        notes.append(f"full reorthogonalisation, the basis takes {_gigabytes(need)}")
+    else:
+        notes.append(
+            f"no reorthogonalisation: a basis would take {_gigabytes(need)}; densities stay right, counts of "
+            "eigenvalues do not"
+        )
+    depth, sentence = _depth(operator, settings, steps)
+    notes.append(sentence)
+    krylov = KRYLOV_BLOCK * (depth + KRYLOV_EXTRA) if depth else 0
+    return Plan("slq", depth, "full" if full else "none", krylov + settings.probes * steps, tuple(notes))
+
+
+def _depth(operator: SymmetricOperator, settings: SpectrumSettings, steps: int) -> tuple[int, str]:
+    """Block steps to deflate, and the sentence that says so."""
+    if settings.deflate == 0:
+        return 0, "plain stochastic Lanczos quadrature"
+    automatic = settings.deflate < 0
+    wanted = (
+        int(settings.probes * steps * KRYLOV_SHARE) - KRYLOV_BLOCK * KRYLOV_EXTRA if automatic else settings.deflate
+    )
+    # The basis, the two copies that projecting makes, and half of the space for the probes to sample.
+    fitting = min(settings.memory // 3 // (operator.size * operator.dtype.itemsize), operator.size // 2)
+    depth = min(wanted, fitting - KRYLOV_BLOCK * KRYLOV_EXTRA) // KRYLOV_BLOCK
+    if depth < 1:
+        if not automatic:
+            raise ValueError(
+                f"deflate {settings.deflate} does not fit: at least {KRYLOV_BLOCK}, at most {max(fitting, 0)}"
+            )
+        return 0, "plain stochastic Lanczos quadrature: no room to deflate"
+    sentence = f"a Krylov space of dimension {depth * KRYLOV_BLOCK} is treated exactly, probes sample its complement"
+    if not automatic and depth * KRYLOV_BLOCK < settings.deflate:
+        sentence += f" ({settings.deflate} were asked for; more does not fit)"
+    return depth, sentence
+
+
+def _gigabytes(count: float) -> str:
+    return f"{count / 1e9:.3g} GB"

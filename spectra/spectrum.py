@@ -1,0 +1,113 @@
+"""The spectrum of a checkpoint: what was asked for, what came out, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spectra.density import SpectralDensity
+
+Array = NDArray[np.float64]
+
+OPERATORS = ("hessian", "gauss-newton", "fisher", "sampled-fisher", "empirical-fisher")
+ENGINES = ("auto", "slq", "dense", "gram", "pyhessian")
+
+
+@dataclass(frozen=True)
+class SpectrumSettings:
+    """Everything that decides the numbers of a spectrum, apart from the landscape.
+
+    Attributes:
+        operator: one of ``OPERATORS``.
+        probes: number of probe vectors, each followed for ``steps`` Lanczos steps.
+        steps: Lanczos steps a probe.
+        deflate: dimension of the Krylov space treated without sampling; -1 chooses it, 0 is plain SLQ.
+        engine: ``auto`` (exact routes where they cost no more), ``slq``, ``dense``, ``gram`` or ``pyhessian``.
+        reorthogonalise: ``auto`` (full if the basis fits the memory), ``full`` or ``none``.
+        strategy: how products are computed; ``auto`` times the candidates on the model itself.
+        seed: the one seed that all randomness comes from.
+        block: probes that share each pass over the data, and that a kill loses at most.
+        memory: bytes that graphs and bases may take.
+        layers: patterns of the parameters to differentiate, ``*`` for all.
+        per_layer: also the spectrum of each layer's diagonal block.
+    """
+
+    operator: str = "hessian"
+    probes: int = 8
+    steps: int = 64
+    deflate: int = -1
+    engine: str = "auto"
+    reorthogonalise: str = "auto"
+    strategy: str = "auto"
+    seed: int = 0
+    block: int = 8
+    memory: int = 4 * 2**30
+    layers: str = "*"
+    per_layer: bool = False
+
+    def __post_init__(self) -> None:
+        _member("operator", self.operator, OPERATORS)
+        _member("engine", self.engine, ENGINES)
+        _member("reorthogonalise", self.reorthogonalise, ("auto", "full", "none"))
+        for name, least in (("probes", 1), ("steps", 1), ("block", 1), ("memory", 1), ("deflate", -1), ("seed", 0)):
+            value = getattr(self, name)
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+
+    def as_dict(self) -> dict[str, str | int | bool]:
+        """Plain values by name, for the store."""
+        return asdict(self)
+
+
+def _member(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """The spectrum of one operator at one checkpoint.
+
+    Attributes:
+        density: the eigenvalue density, with ``density.runs.probes`` probes done so far.
+        settings: what was asked for.
+        route: how it was computed: ``dense``, ``gram``, ``slq`` or ``pyhessian``.
+        strategy: how products were computed (fixed when a run is resumed).
+        notes: sentences on choices made and things stepped back from.
+        cost: the cost at the anchor, in its unit.
+        gradient_norm: norm of its gradient there: how stationary the anchor is.
+        samples: number of samples (total weight) of the data.
+        parameters: names and shapes of the parameters differentiated.
+        data_sha256: digest of the data as iterated.
+        products: operator-vector products spent.
+        eigenvalues: (k,) largest eigenvalues by magnitude that converged, descending in magnitude.
+        residuals: (k,) their residual norms ``|H q - l q|``.
+        layers: densities of the layers' diagonal blocks, by layer name; empty unless asked for.
+    """
+
+    density: SpectralDensity
+    settings: SpectrumSettings
+    route: str
+    strategy: str
+    notes: tuple[str, ...]
+    cost: float
+    gradient_norm: float
+    samples: float
+    parameters: tuple[tuple[str, tuple[int, ...]], ...]
+    data_sha256: str
+    products: int
+    eigenvalues: Array = field(default_factory=lambda: np.empty(0))
+    residuals: Array = field(default_factory=lambda: np.empty(0))
+    layers: Mapping[str, SpectralDensity] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every probe that was asked for is done."""
+        layers_done = all(self._done(density) for density in self.layers.values())
+        return self._done(self.density) and layers_done
+
+    def _done(self, density: SpectralDensity) -> bool:
+        return density.exact or density.runs.probes >= self.settings.probes
