@@ -6,7 +6,16 @@ export OMP_NUM_THREADS
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# The peers of the benchmarks have an environment of their own; benchmarks/requirements-no-deps.txt says why.
+BENCH_BIN := .bench-venv/bin
+BENCH_INSTALLED := .bench-venv/.installed
 CHECKPOINT ?= data/digits_mlp/clean_seed0_step00640.pt
+
+define CHECK_PYTHON
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+{ echo "basinscope needs Python 3.11 or newer; '$(PYTHON)' is missing or older: name another as in" \
+"'make PYTHON=python3.11'." >&2; exit 1; }
+endef
 
 .PHONY: demo test test-all check bench clean
 .DELETE_ON_ERROR:
@@ -28,8 +37,9 @@ check: $(INSTALLED)
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
 
-bench: $(INSTALLED)
-	@echo "benchmarks/ holds nothing to run yet"
+bench: $(BENCH_INSTALLED)
+	mkdir -p out
+	$(BENCH_BIN)/python benchmarks/spectra_speed.py --raw out/spectra_speed.json --output out/spectra_speed.md
 
 clean:
 	rm -rf out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
@@ -37,9 +47,17 @@ clean:
 
 # torch goes first, so that nothing else picks another version of it.
 $(INSTALLED): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "basinscope needs Python 3.11 or newer; '$(PYTHON)' is missing or older: name another with 'make PYTHON=python3.11'." >&2; exit 1; }
+	@$(CHECK_PYTHON)
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(BENCH_INSTALLED): pyproject.toml benchmarks/requirements.txt benchmarks/requirements-no-deps.txt
+	@$(CHECK_PYTHON)
+	test -x $(BENCH_BIN)/pip || $(PYTHON) -m venv .bench-venv
+	$(BENCH_BIN)/python -m pip install --quiet torch==2.13.0
+	$(BENCH_BIN)/python -m pip install --quiet -r benchmarks/requirements.txt
+	$(BENCH_BIN)/python -m pip install --quiet --no-deps -r benchmarks/requirements-no-deps.txt
+	$(BENCH_BIN)/python -m pip install --quiet --no-deps -e .
 	touch $@

@@ -1,0 +1,202 @@
+"""Speed of 8 x 50 stochastic Lanczos quadrature beside three other packages, in plain gradients a vector.
+
+Run it with ``make bench``, or in the environment of requirements.txt as
+``python benchmarks/spectra_speed.py --output out/spectra_speed.md``.
+
+Each workload runs in a child process for each number of threads. A round runs every competitor once, in an
+order that rotates from round to round, with a plain gradient (all data in one batch) timed before and after
+each; what is reported is the median over rounds of time / (probes x steps) / gradient. On the two large
+workloads, and for peers on all, a round does not run all 400 products of a competitor, but what determines
+their time:
+
+- where probes run one after another, the building of the operator and one probe of all 50 steps;
+- where moreover every step costs the same (no reorthogonalisation), a fifth of the steps; a tenth for blocks;
+- ours on the large ones: everything up to and including the first block of products (checks, choice of
+  strategy), three more blocks, and the Lanczos iteration of 8 x 50 with products that cost nothing.
+  ``--whole`` runs all of it.
+"""
+
+import argparse
+import gc
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+LEAST_GRADIENT_SECONDS = 0.3
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workloads", nargs="+", default=["mlp", "resnet", "transformer"])
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--probes", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--only", nargs="+", help="run only competitors whose names contain one of these")
+    parser.add_argument("--whole", action="store_true", help="run all products of ours on the large workloads too")
+    parser.add_argument("--output", type=Path, help="also write the tables to this file")
+    parser.add_argument("--raw", type=Path, help="write, or with --tables-only read, the timings as JSON")
+    parser.add_argument("--tables-only", action="store_true", help="make the tables from --raw, run nothing")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def timed(job: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds that a job takes, and what it returns."""
+    start = time.perf_counter()
+    result = job()
+    return time.perf_counter() - start, result
+
+
+def gradient_seconds(workload: Any) -> float:
+    """Mean time of a plain gradient, over as long a time as a short run takes."""
+    from competitors import plain_gradient
+
+    times: list[float] = []
+    while sum(times) < LEAST_GRADIENT_SECONDS or len(times) < 2:
+        times.append(timed(lambda: plain_gradient(workload))[0])
+    return statistics.mean(times)
+
+
+def slq_seconds(competitor: Any, prepared: Any, probes: int, steps: int, whole: bool) -> float:
+    """Seconds of building the operator and all probes and steps, from a part that determines them."""
+    import torch
+
+    build, operator = timed(prepared.build)
+    if whole and not competitor.probes_apart:
+        return build + timed(lambda: prepared.iterate(operator, probes, steps))[0]
+    if prepared.bookkeeping is not None:
+        rows = torch.randn(probes, operator.size)
+        first = timed(lambda: prepared.block_product(operator, rows))[0]
+        later = [timed(lambda: prepared.block_product(operator, rows))[0] for _ in range(3)]
+        lanczos = timed(lambda: prepared.bookkeeping(operator, probes, steps))[0]
+        return build + first + (steps - 1) * statistics.mean(later) + lanczos
+    some_probes = 1 if competitor.probes_apart else probes
+    some_steps = max(2, steps // (5 if competitor.probes_apart else 10)) if competitor.steps_alike else steps
+    part = timed(lambda: prepared.iterate(operator, some_probes, some_steps))[0]
+    return build + part * (probes / some_probes) * (steps / some_steps)
+
+
+def disagreement(workload: Any, prepared: Any, matrix: str) -> float:
+    """Relative difference of one product from double backward."""
+    import torch
+    from competitors import reference_product
+
+    size = sum(parameter.numel() for parameter in workload.model.parameters())
+    vector = torch.randn(size, generator=torch.Generator().manual_seed(1))
+    expected = reference_product(workload, matrix, vector)
+    found = prepared.product(prepared.build(), vector)
+    return float((found - expected).norm() / expected.norm())
+
+
+def entries(workload: Any, only: list[str] | None) -> list[dict[str, Any]]:
+    """All rows of the table for a workload: competitor, matrix and arrangement of the data."""
+    from competitors import COMPETITORS
+
+    return [
+        {"competitor": competitor, "matrix": matrix, "several": several, "rounds": []}
+        for matrix in workload.goals
+        for several in (False, True)
+        for competitor in COMPETITORS
+        if matrix in competitor.matrices and (not only or any(word in competitor.name for word in only))
+    ]
+
+
+def run_entry(entry: dict[str, Any], workload: Any, options: argparse.Namespace) -> None:
+    """One round of one competitor; a failure is kept in its row."""
+    competitor = entry["competitor"]
+    whole = options.whole or workload.name == "mlp"
+    try:
+        prepared = competitor.prepare(workload, entry["several"], entry["matrix"])
+        if "difference" not in entry:
+            entry["difference"] = disagreement(workload, prepared, entry["matrix"])
+            # The first round has warmed up nothing yet: caches, kernels, imports.
+            entry["warm-up"] = slq_seconds(competitor, prepared, options.probes, 2, whole)
+        before = gradient_seconds(workload)
+        seconds = slq_seconds(competitor, prepared, options.probes, options.steps, whole)
+        workload.model.zero_grad(set_to_none=True)
+        entry["rounds"].append([seconds, (before + gradient_seconds(workload)) / 2.0])
+    except Exception as problem:
+        entry["failure"] = f"{type(problem).__name__}: {problem}"
+    workload.model.zero_grad(set_to_none=True)
+    gc.collect()
+
+
+def child(options: argparse.Namespace) -> None:
+    """Measures one workload at one number of threads and prints the timings as JSON."""
+    import torch
+    from models import WORKLOADS
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(options.threads[0])
+    torch.manual_seed(0)
+    workload = WORKLOADS[options.workloads[0]]()
+    rows = entries(workload, options.only)
+    with sdpa_kernel(SDPBackend.MATH):
+        for number in range(options.rounds):
+            shift = number * max(1, len(rows) // options.rounds)
+            for entry in rows[shift:] + rows[:shift]:
+                if "failure" not in entry:
+                    seconds, _ = timed(lambda entry=entry: run_entry(entry, workload, options))
+                    label = f"round {number + 1} of {options.rounds}, {entry['matrix']}, {entry['competitor'].name}"
+                    print(f"{label}: {seconds:.1f} s", file=sys.stderr, flush=True)
+    shown = [entry | {"competitor": entry["competitor"].name} for entry in rows]
+    size = sum(parameter.numel() for parameter in workload.model.parameters())
+    result = {"title": workload.title, "size": size, "goals": workload.goals, "rows": shown}
+    print(json.dumps({"workload": workload.name, "threads": options.threads[0]} | result))
+
+
+def run_child(workload: str, threads: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Runs a child process for a workload and a number of threads."""
+    command = [sys.executable, str(HERE / "spectra_speed.py"), "--child", "--workloads", workload]
+    for name in ("rounds", "probes", "steps"):
+        command += [f"--{name}", str(getattr(options, name))]
+    command += ["--threads", str(threads), *(["--whole"] if options.whole else [])]
+    command += ["--only", *options.only] if options.only else []
+    limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    print(f"{workload}, {threads} thread(s)", file=sys.stderr, flush=True)
+    finished = subprocess.run(command, env=os.environ | limits, stdout=subprocess.PIPE, text=True, check=True)
+    result: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
+    return result
+
+
+def main() -> None:
+    """Runs what the command line asks for and prints the tables."""
+    options = arguments()
+    if options.child:
+        child(options)
+        return
+    from speed_tables import tables
+
+    if options.tables_only:
+        measured = json.loads(options.raw.read_text())
+    else:
+        runs = [run_child(w, threads, options) for w in options.workloads for threads in options.threads]
+        import torch
+
+        about = {"torch": torch.__version__, "python": platform.python_version(), "cores": os.cpu_count()}
+        about |= {"probes": options.probes, "steps": options.steps, "rounds": options.rounds}
+        measured = {"about": about, "runs": runs}
+    if options.raw and not options.tables_only:
+        options.raw.parent.mkdir(parents=True, exist_ok=True)
+        options.raw.write_text(json.dumps(measured))
+    text = tables(measured)
+    print(text)
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
