@@ -7,17 +7,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from spectra.deflation import KrylovSpace, krylov_space
+from spectra.deflation import KrylovSpace
 from spectra.dense import dense_spectrum
 from spectra.density import SpectralDensity
 from spectra.gauss_newton import JacobianSandwich
 from spectra.gram import gram_spectrum
-from spectra.lanczos import lanczos
 from spectra.landscape import Landscape
 from spectra.operators import SymmetricOperator
-from spectra.probes import draw_probes
-from spectra.quadrature import Array, Tridiagonal, from_rules, no_runs
-from spectra.routes import KRYLOV_BLOCK, KRYLOV_EXTRA, Plan, make_operator, plan_route
+from spectra.quadrature import Array, from_rules
+from spectra.routes import Plan, make_operator, plan_route
+from spectra.slq import deflated_space, empty_density, next_probes
 from spectra.spectrum import Spectrum, SpectrumSettings
 
 OnBlock = Callable[[Spectrum], None]
@@ -154,12 +153,10 @@ class _Run:
             return report(density, (values, np.zeros(len(values))))
         if plan.route == "pyhessian":
             return report(self._by_pyhessian(operator), nothing)
-        space = self._krylov(operator, plan, what)
-        density = SpectralDensity(
-            operator.size, no_runs(min(self.settings.steps, operator.size)), operator=operator.name
+        space = deflated_space(
+            operator, self.settings, plan, what, lambda count: self._tell(count, f"{what}: deflation")
         )
-        if space is not None:
-            density = replace(density, deflation=space.deflation())
+        density = empty_density(operator, self.settings, space)
         if start is not None:
             # The stored part is kept to the last bit; the rebuilt basis only projects further probes.
             density = start
@@ -167,52 +164,19 @@ class _Run:
         ritz = _converged(space) if space is not None else nothing
         spectrum = report(density, ritz) if density.runs.probes >= self.settings.probes else None
         while density.runs.probes < self.settings.probes:
-            density = density.with_runs(self._block(operator, plan, space, density.runs.probes, what))
+            runs = next_probes(
+                operator,
+                self.settings,
+                plan,
+                space,
+                density.runs.probes,
+                what,
+                lambda count: self._tell(count, f"{what}: probes"),
+            )
+            density = density.with_runs(runs)
             spectrum = report(density, ritz)
         assert spectrum is not None
         return spectrum
-
-    def _krylov(self, operator: SymmetricOperator, plan: Plan, what: str) -> KrylovSpace | None:
-        if plan.depth == 0:
-            return None
-        starts = draw_probes(
-            operator.size,
-            KRYLOV_BLOCK,
-            seed=self.settings.seed,
-            stream=f"krylov/{what}",
-            dtype=operator.dtype,
-            device=operator.device,
-        )
-        return krylov_space(
-            operator,
-            starts,
-            plan.depth,
-            extra=KRYLOV_EXTRA,
-            progress=lambda count: self._tell(count, f"{what}: deflation"),
-        )
-
-    def _block(
-        self, operator: SymmetricOperator, plan: Plan, space: KrylovSpace | None, first: int, what: str
-    ) -> Tridiagonal:
-        count = min(self.settings.block - first % self.settings.block, self.settings.probes - first)
-        probes = draw_probes(
-            operator.size,
-            count,
-            seed=self.settings.seed,
-            first=first,
-            stream=f"probes/{what}",
-            dtype=operator.dtype,
-            device=operator.device,
-        )
-        if space is not None:
-            probes = space.complement(probes)
-        return lanczos(
-            operator,
-            probes,
-            self.settings.steps,
-            reorthogonalise=plan.reorthogonalise,
-            progress=lambda count: self._tell(count, f"{what}: probes"),
-        ).tridiagonal
 
     def _by_pyhessian(self, operator: SymmetricOperator) -> SpectralDensity:
         from spectra.pyhessian import pyhessian_density

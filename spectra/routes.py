@@ -81,7 +81,7 @@ def plan_route(operator: SymmetricOperator, settings: SpectrumSettings) -> Plan:
     if settings.engine == "pyhessian":
         steps = min(settings.steps, operator.size)
         return Plan("pyhessian", 0, "full", settings.probes * steps, ("computed through PyHessian's own Lanczos",))
-    sampled = _sampled_plan(operator, settings) if settings.engine in ("auto", "slq") else None
+    sampled = sampled_plan(operator, settings) if settings.engine in ("auto", "slq") else None
     if settings.engine in ("auto", "gram"):
         gram = _gram_plan(operator, settings, sampled)
         if gram is not None:
@@ -135,7 +135,19 @@ def _dense_plan(operator: SymmetricOperator, settings: SpectrumSettings, sampled
     return Plan("dense", 0, "full", operator.size, (f"exact by the dense route: {reason}",))
 
 
-def _sampled_plan(operator: SymmetricOperator, settings: SpectrumSettings) -> Plan:
+def sampled_plan(operator: SymmetricOperator, settings: SpectrumSettings) -> Plan:
+    """How sampling will be done: what is deflated, and whether the basis is kept.
+
+    Args:
+        operator: the curvature, of size n.
+        settings: what was asked for.
+
+    Returns:
+        The plan of the ``slq`` route.
+
+    Raises:
+        ValueError: if the basis or the deflation that was asked for does not fit the memory or the size.
+    """
     notes = []
     steps = min(settings.steps, operator.size)
     block = min(settings.block, settings.probes)
@@ -143,8 +155,8 @@ def _sampled_plan(operator: SymmetricOperator, settings: SpectrumSettings) -> Pl
     full = settings.reorthogonalise == "full" or (settings.reorthogonalise == "auto" and need <= settings.memory)
     if settings.reorthogonalise == "full" and need > settings.memory:
         raise ValueError(
-            f"full reorthogonalisation of {block} probes and {steps} steps needs {_gigabytes(need)}, past the memory of "
-            f"{_gigabytes(settings.memory)}; use none, a smaller block, or more memory"
+            f"full reorthogonalisation of {block} probes and {steps} steps needs {_gigabytes(need)}, past the memory "
+            f"of {_gigabytes(settings.memory)}; use none, a smaller block, or more memory"
         )
     if full:
         notes.append(f"full reorthogonalisation, the basis takes {_gigabytes(need)}")

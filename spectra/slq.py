@@ -1,0 +1,102 @@
+"""Stochastic Lanczos quadrature of any symmetric operator, deflated by a block Krylov space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from spectra.deflation import KrylovSpace, krylov_space
+from spectra.density import SpectralDensity
+from spectra.lanczos import lanczos
+from spectra.operators import SymmetricOperator
+from spectra.probes import draw_probes
+from spectra.quadrature import Tridiagonal, no_runs
+from spectra.routes import KRYLOV_BLOCK, KRYLOV_EXTRA, Plan, sampled_plan
+from spectra.spectrum import SpectrumSettings
+
+Tell = Callable[[int], None]
+
+
+def slq_density(
+    operator: SymmetricOperator, settings: SpectrumSettings | None = None, *, stream: str = "spectrum"
+) -> SpectralDensity:
+    """The density of an operator by sampling, whatever its size.
+
+    Args:
+        operator: H, any symmetric operator of size n.
+        settings: probes, steps, deflate, seed, block, memory and reorthogonalise are used.
+        stream: name of the random stream; the same name, seed and size give the same probes.
+
+    Returns:
+        The density, with all probes done.
+
+    Raises:
+        ValueError: if what was asked for does not fit the memory or the size, or a product is not finite.
+
+    Reference:
+        Ubaru, Chen and Saad 2017 for the quadrature; Chen and Hallman 2023 for the deflation.
+
+    >>> import torch
+    >>> from spectra.operators import MatrixOperator
+    >>> density = slq_density(MatrixOperator(torch.eye(40)), SpectrumSettings(probes=2, steps=4))
+    >>> round(density.trace().value, 3)
+    40.0
+    """
+    settings = settings or SpectrumSettings()
+    plan = sampled_plan(operator, settings)
+    space = deflated_space(operator, settings, plan, stream)
+    density = empty_density(operator, settings, space)
+    while density.runs.probes < settings.probes:
+        density = density.with_runs(next_probes(operator, settings, plan, space, density.runs.probes, stream))
+    return density
+
+
+def empty_density(
+    operator: SymmetricOperator, settings: SpectrumSettings, space: KrylovSpace | None
+) -> SpectralDensity:
+    """The density before its first probe: what the Krylov space alone says."""
+    density = SpectralDensity(operator.size, no_runs(min(settings.steps, operator.size)), operator=operator.name)
+    return density if space is None else replace(density, deflation=space.deflation())
+
+
+def deflated_space(
+    operator: SymmetricOperator, settings: SpectrumSettings, plan: Plan, stream: str, tell: Tell | None = None
+) -> KrylovSpace | None:
+    """The Krylov space that the plan deflates, None if it deflates nothing; deterministic in the seed."""
+    if plan.depth == 0:
+        return None
+    starts = draw_probes(
+        operator.size,
+        KRYLOV_BLOCK,
+        seed=settings.seed,
+        stream=f"krylov/{stream}",
+        dtype=operator.dtype,
+        device=operator.device,
+    )
+    return krylov_space(operator, starts, plan.depth, extra=KRYLOV_EXTRA, progress=tell)
+
+
+def next_probes(
+    operator: SymmetricOperator,
+    settings: SpectrumSettings,
+    plan: Plan,
+    space: KrylovSpace | None,
+    first: int,
+    stream: str,
+    tell: Tell | None = None,
+) -> Tridiagonal:
+    """The Lanczos runs of the next block of probes, from number ``first`` to the end of its block."""
+    count = min(settings.block - first % settings.block, settings.probes - first)
+    probes = draw_probes(
+        operator.size,
+        count,
+        seed=settings.seed,
+        first=first,
+        stream=f"probes/{stream}",
+        dtype=operator.dtype,
+        device=operator.device,
+    )
+    if space is not None:
+        probes = space.complement(probes)
+    run = lanczos(operator, probes, settings.steps, reorthogonalise=plan.reorthogonalise, progress=tell)
+    return run.tridiagonal
