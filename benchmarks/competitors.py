@@ -4,6 +4,7 @@ All run inside ``sdpa_kernel(MATH)``: the default attention has no second deriva
 fail on the transformer without this help.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,21 +18,19 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Prepared:
-    """What one competitor does with one workload; ``build`` and ``iterate`` together are timed.
+    """What one competitor does with one workload.
 
     Attributes:
         build: from the model and its data to an operator.
-        iterate: so many probes of so many Lanczos steps of the operator, down to nodes and weights.
-        product: one product of an operator with a flat vector, to check that all compute the same matrix.
-        block_product: products with a block of rows, where all probes share them.
-        bookkeeping: ``iterate`` with products that cost nothing, where that can be told apart.
+        iterate: so many probes of so many Lanczos steps of an operator, down to nodes and weights.
+        products: of an operator with rows (k, n), as (k, n).
+        free: an operator of the same size for ``iterate`` whose products cost next to nothing.
     """
 
     build: Callable[[], Any]
     iterate: Callable[[Any, int, int], None]
-    product: Callable[[Any, Tensor], Tensor]
-    block_product: Callable[[Any, Tensor], Tensor] | None = None
-    bookkeeping: Callable[[Any, int, int], None] | None = None
+    products: Callable[[Any, Tensor], Tensor]
+    free: Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
@@ -42,16 +41,13 @@ class Competitor:
         name: for the table.
         prepare: from workload, whether to use several batches, and matrix.
         matrices: which of ``hessian`` and ``gauss-newton`` it has.
-        probes_apart: its probes run one after another, so that one of them tells the time of all.
-        steps_alike: a step costs the same early and late (no reorthogonalisation), so that some tell the time
-            of all.
+        lockstep: all probes share each product; else they run one after another, and one tells the time of all.
     """
 
     name: str
     prepare: Callable[[Workload, bool, str], Prepared]
     matrices: tuple[str, ...]
-    probes_apart: bool
-    steps_alike: bool
+    lockstep: bool
 
 
 def flat(tensors: Any) -> Tensor:
@@ -63,6 +59,11 @@ def split_like(vector: Tensor, parameters: list[Tensor]) -> list[Tensor]:
     """The inverse of :func:`flat`."""
     pieces = vector.split([parameter.numel() for parameter in parameters])
     return [piece.view_as(parameter) for piece, parameter in zip(pieces, parameters, strict=True)]
+
+
+def one_by_one(product: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
+    """Products with rows from products with vectors."""
+    return lambda operator, rows: torch.stack([product(operator, row) for row in rows])
 
 
 def plain_gradient(workload: Workload) -> None:
@@ -118,7 +119,14 @@ def pyhessian_peer(workload: Workload, several: bool, matrix: str) -> Prepared:
             return flat(operator.dataloader_hv_product(pieces)[1]).detach()
         return flat(pyhessian.utils.hessian_vector_product(operator.gradsH, operator.params, pieces)).detach()
 
-    return Prepared(build, iterate, product)
+    def free(operator: Any) -> Any:
+        other = copy.copy(operator)
+        other.full_dataset = True
+        diagonal = [torch.rand_like(parameter) for parameter in operator.params]
+        other.dataloader_hv_product = lambda vector: (0.0, [d * v for d, v in zip(diagonal, vector, strict=True)])
+        return other
+
+    return Prepared(build, iterate, one_by_one(product), free)
 
 
 def eigenthings_peer(workload: Workload, several: bool, matrix: str) -> Prepared:
@@ -138,7 +146,23 @@ def eigenthings_peer(workload: Workload, several: bool, matrix: str) -> Prepared
         # A grid of two points: the smoothed density is no part of the comparison.
         eigenthings.spectral_density(operator, num_runs=probes, lanczos_steps=steps, num_grid_points=2, seed=0)
 
-    return Prepared(build, iterate, lambda operator, vector: operator.matvec(vector).detach())
+    def free(operator: Any) -> Any:
+        diagonal = torch.rand(operator.size)
+        return eigenthings.LambdaOperator(lambda vector: diagonal * vector, operator.size)
+
+    return Prepared(build, iterate, one_by_one(lambda operator, vector: operator.matvec(vector).detach()), free)
+
+
+class FreeMatrix:
+    """What the recurrences of curvlinops ask of an operator, with products that cost next to nothing."""
+
+    def __init__(self, like: Any) -> None:
+        self.shape, self.device, self.dtype = like.shape, like.device, like.dtype
+        self.diagonal = torch.rand(like.shape[1])
+
+    def __matmul__(self, columns: Tensor) -> Tensor:
+        """A diagonal times a vector or columns."""
+        return self.diagonal.view(-1, *[1] * (columns.dim() - 1)) * columns
 
 
 def build_curvlinops(workload: Workload, several: bool, matrix: str) -> Any:
@@ -169,7 +193,8 @@ def curvlinops_peer(workload: Workload, several: bool, matrix: str) -> Prepared:
     return Prepared(
         lambda: build_curvlinops(workload, several, matrix),
         iterate,
-        lambda operator, vector: operator @ vector,
+        one_by_one(lambda operator, vector: operator @ vector),
+        FreeMatrix,
     )
 
 
@@ -195,7 +220,8 @@ def curvlinops_block_peer(workload: Workload, several: bool, matrix: str) -> Pre
     return Prepared(
         lambda: build_curvlinops(workload, several, matrix),
         iterate,
-        lambda operator, vector: operator @ vector,
+        lambda operator, rows: (operator @ rows.T).T,
+        FreeMatrix,
     )
 
 
@@ -215,7 +241,7 @@ def basinscope_entry(workload: Workload, several: bool, matrix: str) -> Prepared
 
         def __init__(self, like: SymmetricOperator) -> None:
             self.size, self.dtype, self.device = like.size, like.dtype, like.device
-            self.diagonal = torch.rand(like.size, dtype=like.dtype)
+            self.diagonal = torch.rand(like.size)
 
         def matmat(self, vectors: Tensor) -> Tensor:
             return vectors * self.diagonal
@@ -227,30 +253,21 @@ def basinscope_entry(workload: Workload, several: bool, matrix: str) -> Prepared
         return make_operator(Landscape(workload.model, cross_entropy, workload.batches(several)), settings(8, 50))
 
     def iterate(operator: Any, probes: int, steps: int) -> None:
-        density = compute_spectrum(operator.landscape, settings(probes, steps)).density
-        assert density.nodes.shape == (probes, steps)
+        if not isinstance(operator, Free):
+            compute_spectrum(operator.landscape, settings(probes, steps)).density.nodes  # noqa: B018
+            return
+        plan = plan_route(operator, settings(probes, steps))
+        starts = draw_probes(operator.size, probes, seed=0)
+        lanczos(operator, starts, steps, reorthogonalise=plan.reorthogonalise).tridiagonal.quadrature()
 
-    def bookkeeping(operator: Any, probes: int, steps: int) -> None:
-        free = Free(operator)
-        plan = plan_route(free, settings(probes, steps))
-        starts = draw_probes(free.size, probes, seed=0)
-        lanczos(free, starts, steps, reorthogonalise=plan.reorthogonalise).tridiagonal.quadrature()
-
-    return Prepared(
-        build,
-        iterate,
-        lambda operator, vector: operator.matvec(vector),
-        lambda operator, vectors: operator.matmat(vectors),
-        bookkeeping,
-    )
+    return Prepared(build, iterate, lambda operator, rows: operator.matmat(rows), Free)
 
 
 BOTH = ("hessian", "gauss-newton")
-OURS = Competitor("basinscope", basinscope_entry, BOTH, probes_apart=False, steps_alike=False)
-PYHESSIAN = Competitor("PyHessian 0.1", pyhessian_peer, ("hessian",), probes_apart=True, steps_alike=False)
-EIGENTHINGS = Competitor("hessian-eigenthings 1.0a5", eigenthings_peer, BOTH, probes_apart=True, steps_alike=False)
-CURVLINOPS = Competitor("curvlinops 3.0.1", curvlinops_peer, BOTH, probes_apart=True, steps_alike=True)
-CURVLINOPS_BLOCKS = Competitor(
-    "curvlinops 3.0.1, all probes at once", curvlinops_block_peer, BOTH, probes_apart=False, steps_alike=True
+COMPETITORS = (
+    Competitor("basinscope", basinscope_entry, BOTH, lockstep=True),
+    Competitor("PyHessian 0.1", pyhessian_peer, ("hessian",), lockstep=False),
+    Competitor("hessian-eigenthings 1.0a5", eigenthings_peer, BOTH, lockstep=False),
+    Competitor("curvlinops 3.0.1", curvlinops_peer, BOTH, lockstep=False),
+    Competitor("curvlinops 3.0.1, all probes at once", curvlinops_block_peer, BOTH, lockstep=True),
 )
-COMPETITORS = (OURS, PYHESSIAN, EIGENTHINGS, CURVLINOPS, CURVLINOPS_BLOCKS)

@@ -5,15 +5,11 @@ Run it with ``make bench``, or in the environment of requirements.txt as
 
 Each workload runs in a child process for each number of threads. A round runs every competitor once, in an
 order that rotates from round to round, with a plain gradient (all data in one batch) timed before and after
-each; what is reported is the median over rounds of time / (probes x steps) / gradient. On the two large
-workloads, and for peers on all, a round does not run all 400 products of a competitor, but what determines
-their time:
-
-- where probes run one after another, the building of the operator and one probe of all 50 steps;
-- where moreover every step costs the same (no reorthogonalisation), a fifth of the steps; a tenth for blocks;
-- ours on the large ones: everything up to and including the first block of products (checks, choice of
-  strategy), three more blocks, and the Lanczos iteration of 8 x 50 with products that cost nothing.
-  ``--whole`` runs all of it.
+each; what is reported is the median over rounds of time / (probes x steps) / gradient. Where probes run one
+after another, one probe tells the time of all. On the two large workloads a round moreover does not run all
+products, but, for every competitor alike: the building of the operator and its first products (with ours, all
+checks and the choice of a strategy), a few products more, which stand for all others, and its own Lanczos
+iteration of all steps with products that cost next to nothing. ``--whole`` runs everything instead.
 """
 
 import argparse
@@ -43,7 +39,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--probes", type=int, default=8)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--only", nargs="+", help="run only competitors whose names contain one of these")
-    parser.add_argument("--whole", action="store_true", help="run all products of ours on the large workloads too")
+    parser.add_argument("--whole", action="store_true", help="run all products on the large workloads too")
     parser.add_argument("--output", type=Path, help="also write the tables to this file")
     parser.add_argument("--raw", type=Path, help="write, or with --tables-only read, the timings as JSON")
     parser.add_argument("--tables-only", action="store_true", help="make the tables from --raw, run nothing")
@@ -68,23 +64,26 @@ def gradient_seconds(workload: Any) -> float:
     return statistics.mean(times)
 
 
-def slq_seconds(competitor: Any, prepared: Any, probes: int, steps: int, whole: bool) -> float:
+def slq_seconds(entry: Any, prepared: Any, size: int, options: argparse.Namespace, whole: bool) -> float:
     """Seconds of building the operator and all probes and steps, from a part that determines them."""
     import torch
 
+    probes, steps, lockstep = options.probes, options.steps, entry["competitor"].lockstep
     build, operator = timed(prepared.build)
-    if whole and not competitor.probes_apart:
-        return build + timed(lambda: prepared.iterate(operator, probes, steps))[0]
-    if prepared.bookkeeping is not None:
-        rows = torch.randn(probes, operator.size)
-        first = timed(lambda: prepared.block_product(operator, rows))[0]
-        later = [timed(lambda: prepared.block_product(operator, rows))[0] for _ in range(3)]
-        lanczos = timed(lambda: prepared.bookkeeping(operator, probes, steps))[0]
-        return build + first + (steps - 1) * statistics.mean(later) + lanczos
-    some_probes = 1 if competitor.probes_apart else probes
-    some_steps = max(2, steps // (5 if competitor.probes_apart else 10)) if competitor.steps_alike else steps
-    part = timed(lambda: prepared.iterate(operator, some_probes, some_steps))[0]
-    return build + part * (probes / some_probes) * (steps / some_steps)
+    some = probes if lockstep else 1
+    if whole:
+        return build + timed(lambda: prepared.iterate(operator, some, steps))[0] * probes / some
+    rows = torch.randn(some if lockstep else 3, size)
+    first = timed(lambda: prepared.products(operator, rows))[0]
+    later = timed(lambda: prepared.products(operator, rows))[0]
+    free = prepared.free(operator)
+    lanczos = timed(lambda: prepared.iterate(free, some, steps))[0] * probes / some
+    return build + first + later * (probes * steps / len(rows) - 1.0) + lanczos
+
+
+def size_of(workload: Any) -> int:
+    """Number of parameters."""
+    return sum(parameter.numel() for parameter in workload.model.parameters())
 
 
 def disagreement(workload: Any, prepared: Any, matrix: str) -> float:
@@ -92,10 +91,9 @@ def disagreement(workload: Any, prepared: Any, matrix: str) -> float:
     import torch
     from competitors import reference_product
 
-    size = sum(parameter.numel() for parameter in workload.model.parameters())
-    vector = torch.randn(size, generator=torch.Generator().manual_seed(1))
+    vector = torch.randn(size_of(workload), generator=torch.Generator().manual_seed(1))
     expected = reference_product(workload, matrix, vector)
-    found = prepared.product(prepared.build(), vector)
+    found = prepared.products(prepared.build(), vector.unsqueeze(0))[0]
     return float((found - expected).norm() / expected.norm())
 
 
@@ -120,10 +118,8 @@ def run_entry(entry: dict[str, Any], workload: Any, options: argparse.Namespace)
         prepared = competitor.prepare(workload, entry["several"], entry["matrix"])
         if "difference" not in entry:
             entry["difference"] = disagreement(workload, prepared, entry["matrix"])
-            # The first round has warmed up nothing yet: caches, kernels, imports.
-            entry["warm-up"] = slq_seconds(competitor, prepared, options.probes, 2, whole)
         before = gradient_seconds(workload)
-        seconds = slq_seconds(competitor, prepared, options.probes, options.steps, whole)
+        seconds = slq_seconds(entry, prepared, size_of(workload), options, whole)
         workload.model.zero_grad(set_to_none=True)
         entry["rounds"].append([seconds, (before + gradient_seconds(workload)) / 2.0])
     except Exception as problem:
@@ -152,8 +148,7 @@ def child(options: argparse.Namespace) -> None:
                     label = f"round {number + 1} of {options.rounds}, {entry['matrix']}, {entry['competitor'].name}"
                     print(f"{label}: {seconds:.1f} s", file=sys.stderr, flush=True)
     shown = [entry | {"competitor": entry["competitor"].name} for entry in rows]
-    size = sum(parameter.numel() for parameter in workload.model.parameters())
-    result = {"title": workload.title, "size": size, "goals": workload.goals, "rows": shown}
+    result = {"title": workload.title, "size": size_of(workload), "goals": workload.goals, "rows": shown}
     print(json.dumps({"workload": workload.name, "threads": options.threads[0]} | result))
 
 
