@@ -47,6 +47,7 @@ class Provenance:
         checkpoint_sha256: SHA-256 of its bytes, in hexadecimal.
         task: name of the task that made the landscape.
         cost: name of the per-sample cost.
+        cost_unit: its unit.
         dtype: of the parameters while products were computed, such as ``float32``.
         device: where products were computed, such as ``cpu``.
         command: the command line, one line for each run that added to the result.
@@ -58,6 +59,7 @@ class Provenance:
     checkpoint_sha256: str
     task: str = ""
     cost: str = ""
+    cost_unit: str = "cost"
     dtype: str = ""
     device: str = ""
     command: str = ""

@@ -23,6 +23,9 @@ POINTS_PER_WIDTH = 4
 # Default width: what one sees as one feature when the whole support fills a figure.
 WIDTHS_PER_SPAN = 60
 MOST_POINTS = 2**20
+# So many resolutions at zero make the linear part of a symlog axis: the quadrature's nodes there, a
+# resolution apart, then lie within two default widths of each other and hardly show as peaks.
+RESOLUTIONS = 4.0
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,8 @@ def smooth(
         width: standard deviation of the kernel, unit of the coordinate; default a sixtieth of the
             support's span.
         scale: ``linear`` or ``symlog``.
-        linear_scale: for ``symlog``, unit of the eigenvalues; default the larger of the density's resolution
-            at zero and 1e-4 of the largest eigenvalue by magnitude.
+        linear_scale: for ``symlog``, unit of the eigenvalues; default the larger of four times the
+            density's resolution at zero and 1e-4 of the largest eigenvalue by magnitude.
         limits: eigenvalues that the grid covers too, so that densities can be compared on one grid.
 
     Returns:
@@ -209,7 +212,7 @@ def _linear_scale(density: SpectralDensity, asked: float | None) -> float:
     if asked is not None:
         return _positive("linear_scale", asked)
     largest = max(abs(end) for end in density.support)
-    return max(1e-4 * largest, min(density.resolution(0.0), largest)) or 1.0
+    return max(1e-4 * largest, min(RESOLUTIONS * density.resolution(0.0), largest)) or 1.0
 
 
 def _positive(name: str, value: float) -> float:

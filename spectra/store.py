@@ -114,9 +114,7 @@ def _write_provenance(file: h5py.File, provenance: Provenance) -> None:
 def _read_provenance(attributes: Mapping[str, Any]) -> Provenance:
     names = [entry.name for entry in fields(Provenance) if entry.name != "versions"]
     versions = {
-        name.removeprefix("version_"): str(value)
-        for name, value in attributes.items()
-        if name.startswith("version_")
+        name.removeprefix("version_"): str(value) for name, value in attributes.items() if name.startswith("version_")
     }
     return Provenance(**{name: str(attributes[_attribute(name)]) for name in names}, versions=versions)
 

@@ -9,6 +9,10 @@ import h5py
 import torch
 from torch import Tensor, nn
 
+from spectra.checkpoint import Checkpoint, load_into
+from spectra.costs import cross_entropy
+from spectra.landscape import Landscape
+
 Split = Literal["train", "heldout", "all"]
 
 
@@ -96,3 +100,30 @@ def load_digits(split: Split = "train", *, path: Path | None = None) -> tuple[Te
         inputs = [torch.from_numpy(file[name]["inputs"][()]) for name in names]
         targets = [torch.from_numpy(file[name]["targets"][()]) for name in names]
     return torch.cat(inputs).to(torch.float32), torch.cat(targets).to(torch.int64)
+
+
+def digits(checkpoint: Checkpoint) -> Landscape:
+    """The task ``digits``: cross-entropy of the digits network on the 1,024 training rows.
+
+    The L2 term of the training loss is left out, so the checkpoints are stationary only up to its gradient.
+
+    Args:
+        checkpoint: weights of :func:`digits_network`; ``metadata["hidden"]`` is its width, 64 if not given.
+
+    Returns:
+        The landscape around the checkpoint.
+
+    Raises:
+        ValueError: if the checkpoint does not fit the network.
+        FileNotFoundError: if the data is missing.
+
+    Example:
+        >>> from spectra.checkpoint import read_checkpoint
+        >>> folder = data_folder() / "digits_mlp"
+        >>> digits(read_checkpoint(folder / "clean_seed0_step00640.pt")).size
+        4810
+    """
+    hidden = checkpoint.metadata.get("hidden", 64)
+    model = digits_network(hidden if isinstance(hidden, int) else 64)
+    load_into(checkpoint, model)
+    return Landscape(model, cross_entropy, load_digits("train"))

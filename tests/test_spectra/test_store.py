@@ -24,6 +24,7 @@ PROVENANCE = Provenance(
     checkpoint_sha256="ab" * 32,
     task="digits",
     cost="cross-entropy",
+    cost_unit="nat",
     dtype="float32",
     device="cpu",
     command="basinscope spectrum runs/last.pt",
@@ -35,12 +36,8 @@ PROVENANCE = Provenance(
 def density(probes: int = 4, steps: int = 5, seed: int = 0, size: int = 30) -> SpectralDensity:
     generator = np.random.default_rng(seed)
     diagonal, off_diagonal = generator.normal(size=(2, 16, steps))
-    runs = Tridiagonal(
-        diagonal[:probes], np.abs(off_diagonal[:probes]), np.full(probes, steps, dtype=np.int64)
-    )
-    deflation = Deflation(
-        np.array([-1.0, 0.5, 9.0]), np.array([1.0, 0.25, 0.75]), 2, np.array([4.0]), np.array([2.0])
-    )
+    runs = Tridiagonal(diagonal[:probes], np.abs(off_diagonal[:probes]), np.full(probes, steps, dtype=np.int64))
+    deflation = Deflation(np.array([-1.0, 0.5, 9.0]), np.array([1.0, 0.25, 0.75]), 2, np.array([4.0]), np.array([2.0]))
     return SpectralDensity(size, runs, deflation, "hessian")
 
 

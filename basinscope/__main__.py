@@ -1,0 +1,57 @@
+"""The command line's entry: ``basinscope``, or ``python -m basinscope``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+from basinscope.failures import exit_code_of
+from basinscope.plot_command import plot
+from basinscope.show_command import show
+from basinscope.spectrum_command import spectrum
+
+app = typer.Typer(
+    name="basinscope",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (spectrum, show, plot):
+    app.command()(command)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Hessian and Fisher spectra of PyTorch checkpoints, and how far they can be trusted."""
+    if version:
+        print(f"basinscope {metadata.version('basinscope')}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: words after the program's name; default those of this process.
+
+    Returns:
+        Exit code: 0, 2 after a user's error, 130 after an interruption.
+    """
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    run = typer.main.get_command(app)
+    return exit_code_of(
+        lambda: run(args=words, prog_name="basinscope", standalone_mode=False), debug="--debug" in words
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""What was typed, turned into what is meant, or refused in a sentence with the nearest choice."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+_UNITS = {
+    "": 1,
+    "k": 10**3,
+    "m": 10**6,
+    "g": 10**9,
+    "t": 10**12,
+    "ki": 2**10,
+    "mi": 2**20,
+    "gi": 2**30,
+    "ti": 2**40,
+}
+
+
+def nearest(word: str, allowed: Iterable[str]) -> str:
+    """A question that names the allowed words nearest to a wrong one.
+
+    Args:
+        word: what was typed.
+        allowed: what may be typed.
+
+    Returns:
+        Text to end a sentence with; empty if nothing is near.
+
+    >>> nearest("hesian", ["hessian", "fisher"])
+    '; did you mean hessian?'
+    """
+    found = difflib.get_close_matches(word, list(allowed), n=2, cutoff=0.6)
+    return f"; did you mean {' or '.join(found)}?" if found else ""
+
+
+def one_of(name: str, word: str, allowed: Iterable[str]) -> str:
+    """The word if it is allowed.
+
+    Args:
+        name: of the option, for the message.
+        word: what was typed.
+        allowed: what may be typed.
+
+    Returns:
+        The word.
+
+    Raises:
+        ValueError: if it is not allowed, with the nearest that is.
+
+    >>> one_of("--operator", "fisher", ["hessian", "fisher"])
+    'fisher'
+    """
+    allowed = list(allowed)
+    if word not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {word!r}{nearest(word, allowed)}")
+    return word
+
+
+def read_bytes(name: str, text: str) -> int:
+    """A number of bytes such as ``4GB`` (decimal), ``512MiB`` (binary) or ``1000000``.
+
+    Args:
+        name: of the option, for the message.
+        text: what was typed.
+
+    Returns:
+        The number of bytes, at least one.
+
+    Raises:
+        ValueError: if it is no such number.
+
+    >>> read_bytes("--memory", "4GB"), read_bytes("--memory", "1.5 KiB")
+    (4000000000, 1536)
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([kmgt]i?)?b?\s*", text.lower())
+    count = int(float(found[1]) * _UNITS[found[2] or ""]) if found else 0
+    if count < 1:
+        raise ValueError(f"{name} must be a number of bytes such as 4GB or 512MiB; got {text!r}")
+    return count

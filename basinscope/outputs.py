@@ -1,0 +1,56 @@
+"""Where results go, checked before anything is computed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+PLOT_FORMATS = (".png", ".pdf", ".svg")
+
+
+def check_output(path: Path | None, *, overwrite: bool, resume: bool = False) -> None:
+    """Refuse an output that could not be written, or would replace something unasked.
+
+    Args:
+        path: the file to be written, or None.
+        overwrite: whether an existing file may be replaced.
+        resume: whether an existing file is to be continued.
+
+    Raises:
+        FileExistsError: if there is such a file and neither was asked for.
+        FileNotFoundError: if its folder does not exist.
+        PermissionError: if its folder cannot be written to.
+        ValueError: if what is there is not a regular file.
+    """
+    if path is None:
+        return
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        raise ValueError(f"{path} is not a regular file, so it cannot be written")
+    if target.exists() and not (overwrite or resume):
+        raise FileExistsError(f"{path} exists: use --overwrite to replace it or --resume to continue it")
+    folder = target.parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"cannot write {path}: there is no folder {folder}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"cannot write {path}: the folder {folder} is not writable")
+
+
+def check_plot(path: Path | None, *, overwrite: bool) -> None:
+    """Refuse a figure file that could not be written, likewise.
+
+    Args:
+        path: the file to be written, or None.
+        overwrite: whether an existing file may be replaced.
+
+    Raises:
+        ValueError: if its ending names no format that figures are written in.
+        FileExistsError: if there is such a file and it may not be replaced.
+    """
+    if path is None:
+        return
+    if path.suffix.lower() not in PLOT_FORMATS:
+        raise ValueError(f"a plot must end in {', '.join(PLOT_FORMATS)}; got {path}")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists: use --overwrite to replace it")
+    check_output(path, overwrite=overwrite)

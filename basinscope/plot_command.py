@@ -1,0 +1,36 @@
+"""``basinscope plot``: the figure of a stored spectrum."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from basinscope.choices import one_of
+from basinscope.outputs import check_plot
+from basinscope.spectrum_command import DebugOption
+
+SCALES = ("symlog", "linear")
+
+
+def plot(
+    file: Annotated[Path, typer.Argument(help="An HDF5 file that basinscope wrote.", show_default=False)],
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Figure to write: .png, .pdf or .svg.", show_default="FILE with .png"),
+    ] = None,
+    scale: Annotated[str, typer.Option(help=f"Axis of the eigenvalues: {' or '.join(SCALES)}.")] = "symlog",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing figure.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Draw the spectrum that a result file holds."""
+    del debug  # read by main
+    one_of("--scale", scale, SCALES)
+    target = file.with_suffix(".png") if output is None else output
+    check_plot(target, overwrite=overwrite)
+    from spectra.plots import save_figure, spectrum_figure
+    from spectra.store import read_spectrum
+
+    save_figure(spectrum_figure(read_spectrum(file), scale=scale), target)
+    print(f"figure written to {target}")

@@ -1,0 +1,210 @@
+"""The numbers of a spectrum that a researcher reads first, computed from the stored evidence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from spectra.density import SpectralDensity
+from spectra.estimate import Estimate
+from spectra.store import StoredSpectrum
+
+# Shifts by default, as fractions of the largest eigenvalue.
+FRACTIONS = (1e-1, 1e-2, 1e-3)
+
+# What rounding may add to an eigenvalue, in units of machine epsilon times the largest one: a few operations
+# on vectors of norm one, each rounded once.
+ROUNDINGS = 10.0
+
+
+@dataclass(frozen=True)
+class AtShift:
+    """Spectral sums at one shift.
+
+    Attributes:
+        shift: c, unit of the eigenvalues.
+        logdet: ``log det(H + c I)`` in nats, or None where it does not exist.
+        relative_logdet: ``log det(I + H / c)`` in nats, or None likewise.
+        undefined: why it does not exist; empty if it does.
+        effective_dimension: ``sum_i l_i / (l_i + c)``.
+    """
+
+    shift: float
+    logdet: Estimate | None
+    relative_logdet: Estimate | None
+    undefined: str
+    effective_dimension: Estimate
+
+
+@dataclass(frozen=True)
+class Negative:
+    """The part of a spectrum below zero.
+
+    Attributes:
+        count: number of eigenvalues below zero.
+        floor: distance from zero below which a sign cannot be told: resolution or rounding.
+        resolved: number of eigenvalues below ``-floor``.
+        lowest: smallest node, unit of the eigenvalues.
+        meaning: what it says about the checkpoint, a sentence.
+    """
+
+    count: Estimate
+    floor: float
+    resolved: Estimate
+    lowest: float
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is read off a spectrum.
+
+    Attributes:
+        stored: the spectrum and where it comes from.
+        rule: the rule for negative eigenvalues in log-determinants.
+        trace: ``tr H``.
+        frobenius_norm: ``|H|_F``.
+        shifts: sums at each shift, in the order given.
+        negative: the part below zero.
+        resolution: distance between neighbouring quadrature nodes around zero; 0 for an exact spectrum.
+        traces: trace of each layer's diagonal block.
+    """
+
+    stored: StoredSpectrum
+    rule: str
+    trace: Estimate
+    frobenius_norm: Estimate
+    shifts: tuple[AtShift, ...]
+    negative: Negative
+    resolution: float
+    traces: dict[str, Estimate]
+
+    @property
+    def cautions(self) -> dict[str, list[str]]:
+        """Why numbers are not to be trusted: each sentence with the names of the numbers it concerns."""
+        named = {"trace": self.trace, "Frobenius norm": self.frobenius_norm}
+        for at in self.shifts:
+            named[f"effective dimension at {at.shift:.3g}"] = at.effective_dimension
+            if at.logdet is not None:
+                named[f"log det at {at.shift:.3g}"] = at.logdet
+        found: dict[str, list[str]] = {}
+        for name, estimate in named.items():
+            for caution in estimate.cautions:
+                found.setdefault(caution, []).append(name)
+        return found
+
+
+def summarise(stored: StoredSpectrum, *, shifts: Sequence[float] = (), rule: str = "raise") -> Summary:
+    """Read the usual numbers off a spectrum.
+
+    Args:
+        stored: the spectrum and where it comes from.
+        shifts: c of log-determinants and effective dimensions, unit of the eigenvalues; default a tenth, a
+            hundredth and a thousandth of the largest eigenvalue.
+        rule: what log-determinants do with negative eigenvalues: ``raise`` (they are then undefined where
+            these reach beyond the shift), ``clip`` or ``abs``.
+
+    Returns:
+        The summary.
+
+    Raises:
+        ValueError: if a shift is not positive and finite, or the rule is unknown.
+    """
+    density = stored.spectrum.density
+    largest = max(abs(end) for end in density.support)
+    asked = tuple(shifts) or tuple(fraction * largest for fraction in FRACTIONS if largest > 0.0)
+    return Summary(
+        stored=stored,
+        rule=rule,
+        trace=density.trace(),
+        frobenius_norm=density.frobenius_norm(),
+        shifts=tuple(at_shift(density, shift, rule) for shift in asked),
+        negative=_negative(stored),
+        resolution=density.resolution(0.0),
+        traces={name: layer.trace() for name, layer in stored.spectrum.layers.items()},
+    )
+
+
+def at_shift(density: SpectralDensity, shift: float, rule: str) -> AtShift:
+    """The sums at one shift; a log-determinant that does not exist is said to be undefined, and why.
+
+    Args:
+        density: the eigenvalue density.
+        shift: c, positive, unit of the eigenvalues.
+        rule: ``raise``, ``clip`` or ``abs``.
+
+    Returns:
+        The sums.
+
+    Raises:
+        ValueError: if the shift is not positive and finite, or the rule is unknown.
+
+    >>> at_shift(SpectralDensity.from_eigenvalues(np.array([-1.0, 3.0])), 0.5, "raise").logdet is None
+    True
+    """
+    effective = density.effective_dimension(shift)
+    if rule == "raise" and density.support[0] + shift <= 0.0:
+        try:
+            density.logdet(shift)
+        except ValueError as error:
+            return AtShift(shift, None, None, str(error), effective)
+    logdet = density.logdet(shift, negative=rule)
+    return AtShift(shift, logdet, density.logdet(shift, negative=rule, relative=True), "", effective)
+
+
+def _negative(stored: StoredSpectrum) -> Negative:
+    density = stored.spectrum.density
+    lowest, highest = density.support
+    largest = max(abs(lowest), abs(highest))
+    epsilon = float(np.finfo(np.float64 if stored.provenance.dtype == "float64" else np.float32).eps)
+    floor = max(density.resolution(0.0), ROUNDINGS * epsilon * largest)
+    count, resolved = density.mass_below(0.0), density.mass_below(-floor)
+    return Negative(count, floor, resolved, lowest, _meaning(density, resolved.value, floor))
+
+
+def _meaning(density: SpectralDensity, resolved: float, floor: float) -> str:
+    lowest, highest = density.support
+    if lowest >= 0.0:
+        return "no eigenvalue below zero was seen"
+    if density.operator != "hessian":
+        far = lowest < -max(floor, 1e-3 * highest)
+        what = "are more than rounding explains: try --dtype float64" if far else "are rounding"
+        seen = f"those seen, down to {lowest:.3g}, {what}"
+        return f"a {density.operator} matrix has no negative eigenvalue: {seen}"
+    if resolved < 0.5:
+        return f"no eigenvalue is resolvably below zero: those seen are within {floor:.2g} of it"
+    share = 100.0 * resolved / density.size
+    against = f", {100.0 * abs(lowest) / highest:.2g} % of the largest" if highest > 0.0 else ""
+    return (
+        f"about {resolved:.3g} of {density.size} eigenvalues ({share:.2g} %) lie below {-floor:.2g}, "
+        f"the lowest at {lowest:.3g}{against}: directions in which the cost falls, so this is not a minimum"
+    )
+
+
+def json_estimate(estimate: Estimate) -> dict[str, object]:
+    """An estimate in plain values; what is infinite (unknown) or undefined is None.
+
+    Args:
+        estimate: the estimate.
+
+    Returns:
+        Value, both errors, 95 % interval and cautions, by name.
+
+    >>> json_estimate(Estimate(2.0))["interval95"]
+    [2.0, 2.0]
+    """
+    return {
+        "value": finite(estimate.value),
+        "standard_error": finite(estimate.standard_error),
+        "truncation_error": finite(estimate.truncation_error),
+        "interval95": [finite(end) for end in estimate.interval(0.95)],
+        "cautions": list(estimate.cautions),
+    }
+
+
+def finite(value: float) -> float | None:
+    """The value, or None where JSON has no word for it."""
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,160 @@
+"""A summary for reading: a compact table with units and errors, cautions beneath in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from basinscope.summary import Summary
+from spectra.estimate import Estimate
+
+# What a table is laid out for where nobody says how wide the page is.
+PAGE_WIDTH = 110
+SHOWN_EIGENVALUES = 6
+
+
+def page() -> Console:
+    """A console for stdout, as wide as the terminal, or as a page where there is none."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PAGE_WIDTH)
+
+
+def summary_table(summary: Summary, files: Mapping[str, str]) -> Group:
+    """A summary laid out for a terminal.
+
+    Args:
+        summary: the summary.
+        files: where results were written, by kind.
+
+    Returns:
+        Something that a rich console prints.
+    """
+    parts: list[RenderableType] = [_heading(summary), _figures(summary), _sums(summary)]
+    if summary.traces:
+        parts.append(_layers(summary))
+    parts += [Text(f"undefined: {at.undefined}", style="yellow") for at in summary.shifts if at.undefined]
+    for caution, names in summary.cautions.items():
+        parts.append(Text(f"! {', '.join(names)}: {caution}", style="yellow"))
+    parts += [Text(f"note: {note}", style="dim") for note in summary.stored.spectrum.notes]
+    parts += [Text(f"{kind} written to {path}", style="green") for kind, path in files.items()]
+    return Group(*parts)
+
+
+def with_error(value: float, half: float) -> str:
+    """A value with half of its interval, both to the digits that the interval supports.
+
+    Args:
+        value: the value.
+        half: half of an interval around it; 0 for an exact value, inf for an unknown error.
+
+    Returns:
+        Text such as ``12.34 ± 0.56``.
+
+    >>> with_error(1234.5678, 0.0234), with_error(3.2e-7, 1.2e-9), with_error(2.0, 0.0)
+    ('1234.568 ± 0.023', '(3.200 ± 0.012)e-07', '2')
+    """
+    if not (math.isfinite(value) and math.isfinite(half)):
+        return f"{value:.4g} ± unknown"
+    largest = max(abs(value), half)
+    if half == 0.0 or half < 1e-9 * largest:
+        return f"{value:.7g}"
+    exponent = math.floor(math.log10(largest))
+    plain = -3 <= exponent < 6
+    scale = 1.0 if plain else 10.0**exponent
+    decimals = max(0, 1 - math.floor(math.log10(half / scale)))
+    text = f"{value / scale:.{decimals}f} ± {half / scale:.{decimals}f}"
+    return text if plain else f"({text})e{exponent:+03d}"
+
+
+def _interval(estimate: Estimate) -> str:
+    low, high = estimate.interval(0.95)
+    mark = "" if estimate.trusted else " !"
+    return with_error(estimate.value, (high - low) / 2.0) + mark
+
+
+def _heading(summary: Summary) -> RenderableType:
+    spectrum, provenance = summary.stored.spectrum, summary.stored.provenance
+    operator = spectrum.settings.operator.capitalize()
+    title = Text(f"{operator} spectrum of {Path(provenance.checkpoint).name}", style="bold")
+    data = f"{spectrum.samples:,.0f} samples, {provenance.cost} cost, {provenance.dtype}"
+    return Group(title, Text(f"{spectrum.density.size:,} parameters, {data}"), Text(_how(summary)))
+
+
+def _how(summary: Summary) -> str:
+    spectrum = summary.stored.spectrum
+    if spectrum.density.exact:
+        return f"exact, by the {spectrum.route} route, {spectrum.products:,} products"
+    done, asked = spectrum.density.runs.probes, spectrum.settings.probes
+    probes = f"{done} probes" if done >= asked else f"{done} of {asked} probes so far"
+    captured = spectrum.density.deflation.captured
+    deflated = f"{captured} dimensions without sampling, then " if captured else ""
+    return (
+        f"{spectrum.route}: {deflated}{probes} of {spectrum.density.runs.steps} steps, "
+        f"{spectrum.products:,} products by {spectrum.strategy}, seed {spectrum.settings.seed}"
+    )
+
+
+def _figures(summary: Summary) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for name, value, unit in _figure_rows(summary):
+        table.add_row(Text(name), Text(value), Text(unit, style="dim"))
+    return table
+
+
+def _figure_rows(summary: Summary) -> Iterator[tuple[str, str, str]]:
+    spectrum, unit = summary.stored.spectrum, summary.stored.provenance.cost_unit
+    curvature = f"{unit} / parameter²"
+    yield "cost at the checkpoint", f"{spectrum.cost:.6g}", unit
+    yield "gradient norm", f"{spectrum.gradient_norm:.4g}", f"{unit} / parameter"
+    yield "trace", _interval(summary.trace), curvature
+    yield "Frobenius norm", _interval(summary.frobenius_norm), curvature
+    if len(spectrum.eigenvalues):
+        shown = spectrum.eigenvalues[:SHOWN_EIGENVALUES]
+        more = ", …" if len(spectrum.eigenvalues) > len(shown) else ""
+        yield "largest eigenvalues", ", ".join(f"{value:.4g}" for value in shown) + more, curvature
+        if not spectrum.density.exact:
+            yield "their residuals", f"at most {max(spectrum.residuals[: len(shown)]):.1g}", curvature
+    lowest, highest = spectrum.density.support
+    yield "support of the nodes", f"from {lowest:.4g} to {highest:.4g}", curvature
+    if summary.resolution > 0.0:
+        yield "resolution near zero", f"{summary.resolution:.2g}", curvature
+    yield "below zero", summary.negative.meaning, ""
+
+
+def _sums(summary: Summary) -> Padding:
+    curvature = f"{summary.stored.provenance.cost_unit} / parameter²"
+    table = Table(box=None, padding=(0, 3, 0, 0), header_style="bold")
+    for title in (
+        f"shift c ({curvature})",
+        "log det(H + cI) (nat)",
+        "log det(I + H/c) (nat)",
+        "effective dimension",
+    ):
+        table.add_column(title)
+    for at in summary.shifts:
+        logdet = "undefined" if at.logdet is None else _interval(at.logdet)
+        relative = "undefined" if at.relative_logdet is None else _interval(at.relative_logdet)
+        table.add_row(f"{at.shift:.4g}", logdet, relative, _interval(at.effective_dimension))
+    exact = summary.stored.spectrum.density.exact
+    about = "" if exact else "± is half of the 95 % interval over probes, widened by the quadrature's error"
+    rule = "" if summary.rule == "raise" else f"; negative eigenvalues by the rule '{summary.rule}'"
+    caption = Text((about + rule).lstrip("; "), style="dim")
+    return Padding(Group(table, caption) if caption else table, (1, 0, 1, 0))
+
+
+def _layers(summary: Summary) -> Padding:
+    curvature = f"{summary.stored.provenance.cost_unit} / parameter²"
+    table = Table(box=None, padding=(0, 3, 0, 0), header_style="bold")
+    for title in ("layer", "parameters", f"trace ({curvature})", "largest node", "smallest node"):
+        table.add_column(title)
+    for name, layer in summary.stored.spectrum.layers.items():
+        lowest, highest = layer.support
+        trace = _interval(summary.traces[name])
+        table.add_row(Text(name or "(root)"), f"{layer.size:,}", trace, f"{highest:.4g}", f"{lowest:.4g}")
+    return Padding(table, (0, 0, 1, 0))

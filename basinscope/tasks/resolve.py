@@ -1,0 +1,155 @@
+"""Tasks by name: a built-in one, ``package.module:function`` or ``path/to/file.py:function``."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from basinscope.choices import nearest
+
+if TYPE_CHECKING:
+    from spectra.checkpoint import Checkpoint
+    from spectra.landscape import Landscape
+
+Task = Callable[["Checkpoint"], "Landscape"]
+
+BUILT_IN = {"digits": "basinscope.tasks.digits:digits"}
+FORMS = f"a built-in name ({', '.join(BUILT_IN)}), package.module:function or path/to/file.py:function"
+
+
+def task_name(asked: str | None, checkpoint: Checkpoint) -> str:
+    """The task to use: the one asked for, else the one that the checkpoint's metadata names.
+
+    A checkpoint may come from anywhere, so only built-in tasks are taken from it: a name that would run code
+    has to be given by the user.
+
+    Args:
+        asked: what the user gave, or None.
+        checkpoint: its ``metadata["task"]`` is the default.
+
+    Returns:
+        The name.
+
+    Raises:
+        ValueError: if neither names one, or the checkpoint names one that is not built in.
+    """
+    if asked is not None:
+        return asked
+    named = checkpoint.metadata.get("task")
+    if not isinstance(named, str):
+        raise ValueError(f"{checkpoint.path} names no task: give --task, {FORMS}")
+    if named not in BUILT_IN:
+        raise ValueError(
+            f"{checkpoint.path} names the task {named!r}, which is not built in ({', '.join(BUILT_IN)}): "
+            f"give --task {named} if you want that code to run"
+        )
+    return named
+
+
+def resolve_task(name: str) -> Task:
+    """The function that a task's name stands for.
+
+    Args:
+        name: a built-in name, ``package.module:function`` or ``path/to/file.py:function``.
+
+    Returns:
+        A callable from a checkpoint to a landscape.
+
+    Raises:
+        ValueError: if the name has none of the allowed forms, or there is no such module or function, with
+            close names; or the module fails when it is imported.
+        FileNotFoundError: if there is no such file.
+        TypeError: if what is named cannot be called.
+
+    >>> resolve_task("operator:neg")(3)
+    -3
+    """
+    place, colon, function = BUILT_IN.get(name, name).rpartition(":")
+    if not (colon and place and function):
+        raise ValueError(f"task {name!r} is not known: give {FORMS}{nearest(name, BUILT_IN)}")
+    is_file = place.endswith(".py") or "/" in place
+    module = _module_from_file(Path(place)) if is_file else _module_by_name(place, name)
+    found = getattr(module, function, None)
+    if found is None:
+        offer = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise ValueError(f"task {name!r} is not known: {place} has no {function!r}{nearest(function, offer)}")
+    if not callable(found):
+        raise TypeError(f"task {name!r} must be a function, got {type(found).__name__}")
+    task: Task = found
+    return task
+
+
+def make_landscape(name: str, checkpoint: Checkpoint) -> Landscape:
+    """Call a task.
+
+    Args:
+        name: its name, as :func:`resolve_task` takes it.
+        checkpoint: what it is called with.
+
+    Returns:
+        The landscape.
+
+    Raises:
+        ValueError: if the name stands for nothing, or the task fails; what it raised is named.
+        OSError: if the task cannot read a file.
+        MemoryError: if the task runs out of memory.
+        TypeError: if it returns anything but a landscape.
+    """
+    from spectra.landscape import Landscape
+
+    task = resolve_task(name)
+    try:
+        made: Any = task(checkpoint)
+    except (ValueError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise ValueError(f"task {name!r} failed with {type(error).__name__}: {error} (--debug shows where)") from error
+    if not isinstance(made, Landscape):
+        raise TypeError(f"task {name!r} must return a Landscape, got {type(made).__name__}")
+    return made
+
+
+def _module_by_name(place: str, name: str) -> ModuleType:
+    # As `python -m` does, so that a module beside the user is found by the installed command too.
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{place}.".startswith(f"{error.name}."):
+            raise _failed(place, error) from error
+        raise ValueError(f"task {name!r} is not known: there is no module {error.name!r}; give {FORMS}") from error
+    except Exception as error:
+        raise _failed(place, error) from error
+
+
+def _module_from_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise FileNotFoundError(f"task file {path} does not exist")
+    whole = path.resolve()
+    name = f"task_{whole.stem}_{hashlib.sha256(str(whole).encode()).hexdigest()[:8]}"
+    specification = importlib.util.spec_from_file_location(name, whole)
+    if specification is None or specification.loader is None:
+        raise ValueError(f"task file {path} must be a Python file that ends in .py")
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[name] = module
+    # As for a script, so that the file can import what lies beside it.
+    sys.path.insert(0, str(whole.parent))
+    try:
+        specification.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise _failed(str(path), error) from error
+    finally:
+        sys.path.remove(str(whole.parent))
+    return module
+
+
+def _failed(place: str, error: BaseException) -> ValueError:
+    return ValueError(f"{place} cannot be imported: {type(error).__name__}: {error} (--debug shows where)")

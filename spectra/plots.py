@@ -1,0 +1,266 @@
+"""Figures of a spectrum: the density with its band, the largest eigenvalues, the layers.
+
+Figures are made without pyplot, so no window system and no global state is involved.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+from scipy import stats
+
+from spectra.atomic_file import replace_file
+from spectra.density import SpectralDensity
+from spectra.estimate import Estimate
+from spectra.smoothing import SmoothedDensity
+from spectra.spectrum import OPERATORS, Spectrum
+from spectra.store import StoredSpectrum
+
+# Okabe and Ito, Color universal design, 2008.
+BLUE, ORANGE, VERMILLION, GREEN, SKY, GREY = "#0072B2", "#E69F00", "#D55E00", "#009E73", "#56B4E9", "#7F7F7F"
+MOST_LAYERS = 30
+SEMIDEFINITE = tuple(name for name in OPERATORS if name != "hessian")
+# Ten times the epsilon of float32: eigenvalues nearer to zero, against the largest, have no sign.
+ROUNDING = 1e-6
+LEVEL = 0.95
+
+
+def spectrum_figure(stored: StoredSpectrum, *, scale: str = "symlog") -> Figure:
+    """The figure of a spectrum.
+
+    Above, the smoothed density, in eigenvalues per unit of the plotted axis, with a 95 % band over probes;
+    what lies below zero shaded, the resolution around zero marked, converged eigenvalues as ticks. Beneath,
+    the largest eigenvalues by rank (the cumulative density where none converged), and the layers if any.
+
+    Args:
+        stored: the spectrum and where it comes from.
+        scale: ``symlog`` or ``linear`` axis of the eigenvalues.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: if the scale is unknown.
+    """
+    spectrum = stored.spectrum
+    view = spectrum.density.smooth(scale=scale)
+    layered = bool(spectrum.layers)
+    figure = Figure(figsize=(8.0, 7.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(2, 2 if layered else 1, height_ratios=(3, 2))
+    figure.suptitle(_title(stored), fontsize=11)
+    unit = f"{stored.provenance.cost_unit} / parameter²"
+    _density_panel(figure.add_subplot(grid[0, :]), spectrum, view, unit)
+    beneath = figure.add_subplot(grid[1, 0])
+    if len(spectrum.eigenvalues) > 1:
+        _rank_panel(beneath, spectrum, unit)
+    else:
+        _cumulative_panel(beneath, spectrum, view, unit)
+    if layered:
+        _layer_panel(figure.add_subplot(grid[1, 1]), spectrum, unit)
+    return figure
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure in one step, in the format that the file's ending names.
+
+    Args:
+        figure: the figure.
+        path: the file, such as ``spectrum.png``.
+
+    Raises:
+        ValueError: if the ending names no known format.
+        OSError: if the file cannot be written; what was there before is intact.
+    """
+    image = io.BytesIO()
+    figure.savefig(image, format=Path(path).suffix.lstrip(".").lower() or "png", dpi=150)
+    replace_file(path, image.getvalue())
+
+
+def estimator_name(spectrum: Spectrum) -> str:
+    """How a spectrum was estimated, in a few words for a legend."""
+    density = spectrum.density
+    if density.exact:
+        return f"exact, {spectrum.route} route"
+    rows = f"{density.runs.probes} probes × {density.runs.steps} steps"
+    captured = density.deflation.captured
+    deflated = f", {captured} deflated" if captured else ""
+    return f"Lanczos quadrature, {rows}{deflated}"
+
+
+def _title(stored: StoredSpectrum) -> str:
+    spectrum, provenance = stored.spectrum, stored.provenance
+    cost = f"{provenance.cost} cost {spectrum.cost:.3g} {provenance.cost_unit}"
+    operator = f"{spectrum.settings.operator.capitalize()}, n = {spectrum.density.size:,} parameters"
+    return f"{Path(provenance.checkpoint).name}\n{operator}, {cost} on {spectrum.samples:,.0f} samples"
+
+
+def _eigenvalue_axis(axes: Axes, view: SmoothedDensity, unit: str) -> None:
+    if view.scale == "symlog":
+        axes.set_xscale("asinh", linear_width=view.linear_scale)
+        axes.set_xticks(_decades(view))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlim(view.eigenvalues[0], view.eigenvalues[-1])
+    axes.set_xlabel(f"eigenvalue λ ({unit})")
+
+
+def _decades(view: SmoothedDensity) -> list[float]:
+    """Zero and the powers of ten of either sign between the linear scale and the ends of the grid."""
+    ticks = [0.0]
+    for end, sign in ((view.eigenvalues[-1], 1.0), (-view.eigenvalues[0], -1.0)):
+        if end > view.linear_scale:
+            exponents = np.arange(np.ceil(np.log10(view.linear_scale)), np.floor(np.log10(end)) + 1)
+            ticks += [sign * 10.0**exponent for exponent in exponents]
+    return sorted(ticks)
+
+
+def _density_panel(axes: Axes, spectrum: Spectrum, view: SmoothedDensity, unit: str) -> None:
+    density, size = spectrum.density, spectrum.density.size
+    x, counts = view.eigenvalues, view.values * size
+    # A single eigenvalue's kernel peaks at 0.4 / width: a tenth of that is the least worth showing.
+    floor = 0.04 / view.width
+    axes.plot(x, np.maximum(counts, floor / 10), color=BLUE, label=estimator_name(spectrum))
+    if density.runs.probes > 1:
+        half = _quantile(density.runs.probes) * view.standard_error * size
+        low, high = (np.maximum(counts + sign * half, floor / 10) for sign in (-1, 1))
+        axes.fill_between(x, low, high, color=SKY, alpha=0.4, linewidth=0, label="95 % band over probes")
+    resolution = density.resolution(0.0)
+    if _has_negative(density):
+        shade: dict[str, Any] = {"color": VERMILLION, "alpha": 0.45}
+        shade["label"] = _below_zero(density, resolution)
+        axes.fill_between(x, floor / 10, np.maximum(counts, floor / 10), where=x <= 0.0, **shade)
+    if resolution > 0.0:
+        label = f"resolution near zero: ± {resolution:.2g}"
+        axes.axvspan(-resolution, resolution, color=GREY, alpha=0.2, linewidth=0, label=label)
+    _eigenvalue_ticks(axes, spectrum)
+    axes.set_yscale("log")
+    axes.set_ylim(floor, 10.0 * max(counts.max(), 10 * floor))
+    _eigenvalue_axis(axes, view, unit)
+    per = f"unit of asinh(λ / {view.linear_scale:.2g})" if view.scale == "symlog" else unit
+    axes.set_ylabel(f"eigenvalues per {per}")
+    axes.set_title(f"density, smoothed by a Gaussian of {view.width:.2g} such units", fontsize=10)
+    axes.legend(loc="upper right", fontsize=8, framealpha=0.9)
+
+
+def _has_negative(density: SpectralDensity) -> bool:
+    """Whether there are eigenvalues below zero that are not the rounding of a semidefinite matrix."""
+    lowest, highest = density.support
+    return density.operator not in SEMIDEFINITE and lowest < -ROUNDING * max(abs(lowest), abs(highest))
+
+
+def _below_zero(density: SpectralDensity, resolution: float) -> str:
+    below = density.mass_below(0.0).value
+    words = f"below zero: {below:,.0f} of {density.size:,}"
+    if resolution == 0.0:
+        return f"{words} ({100 * below / density.size:.2g} %)"
+    return f"{words}, {density.mass_below(-resolution).value:,.0f} beyond the resolution"
+
+
+def _quantile(probes: int) -> float:
+    """Half width of the 95 % interval in standard errors, Student t over probes."""
+    return float(stats.t.ppf(0.5 + LEVEL / 2.0, probes - 1))
+
+
+def _eigenvalue_ticks(axes: Axes, spectrum: Spectrum) -> None:
+    values = spectrum.eigenvalues
+    if len(values) == 0:
+        return
+    axes.plot(
+        values,
+        np.full(len(values), 0.03),
+        "|",
+        color="black",
+        markersize=9,
+        transform=axes.get_xaxis_transform(),
+        label=f"{len(values)} {_known(spectrum)} eigenvalues",
+    )
+
+
+def _known(spectrum: Spectrum) -> str:
+    return "largest" if spectrum.density.exact else "converged"
+
+
+def _rank_panel(axes: Axes, spectrum: Spectrum, unit: str) -> None:
+    values, ranks = spectrum.eigenvalues, np.arange(1, len(spectrum.eigenvalues) + 1)
+    for chosen, colour, marker, name in (
+        (values >= 0.0, BLUE, "o", "positive"),
+        (values < 0.0, VERMILLION, "v", "negative"),
+    ):
+        if chosen.any():
+            axes.errorbar(
+                ranks[chosen],
+                np.abs(values[chosen]),
+                yerr=np.minimum(spectrum.residuals[chosen], 0.999 * np.abs(values[chosen])),
+                fmt=marker,
+                color=colour,
+                markersize=4 if len(values) <= 100 else 2,
+                elinewidth=1,
+                label=f"{name}, bar: residual norm",
+            )
+    axes.set_yscale("log")
+    axes.set_xlabel("rank by magnitude")
+    axes.set_ylabel(f"|λ| ({unit})")
+    axes.set_title(f"{len(values)} {_known(spectrum)} eigenvalues", fontsize=10)
+    axes.legend(fontsize=8)
+
+
+def _cumulative_panel(axes: Axes, spectrum: Spectrum, view: SmoothedDensity, unit: str) -> None:
+    cumulative = spectrum.density.cumulative()
+    label = estimator_name(spectrum)
+    axes.step(cumulative.nodes, cumulative.fraction, where="post", color=BLUE, label=label)
+    probes = spectrum.density.runs.probes
+    if probes > 1:
+        half = _quantile(probes) * cumulative.standard_error
+        low, high = (np.clip(cumulative.fraction + sign * half, 0.0, 1.0) for sign in (-1, 1))
+        axes.fill_between(
+            cumulative.nodes,
+            low,
+            high,
+            step="post",
+            color=SKY,
+            alpha=0.4,
+            linewidth=0,
+            label="95 % band over probes",
+        )
+    _eigenvalue_axis(axes, view, unit)
+    axes.set_ylim(0.0, 1.02)
+    axes.set_ylabel("fraction at or below")
+    axes.set_title("cumulative density", fontsize=10)
+    axes.legend(loc="lower right", fontsize=8)
+
+
+def _layer_panel(axes: Axes, spectrum: Spectrum, unit: str) -> None:
+    traces = {name: layer.trace() for name, layer in spectrum.layers.items()}
+    shown = sorted(traces, key=lambda name: -abs(traces[name].value))[:MOST_LAYERS]
+    shown = [name for name in traces if name in shown]
+    rows = np.arange(len(shown))
+    values = np.array([traces[name].value for name in shown])
+    halves = np.array([_half(traces[name]) for name in shown])
+    largest = np.array([spectrum.layers[name].support[1] for name in shown])
+    label = "trace, bar: 95 % interval"
+    axes.errorbar(values, rows, xerr=halves, fmt="o", color=BLUE, markersize=4, capsize=2, label=label)
+    axes.plot(largest, rows, "D", color=ORANGE, markersize=4, label="largest node")
+    ends = np.concatenate([values - halves, largest])
+    if np.all(ends > 0.0) and ends.max() > 30.0 * ends.min():
+        axes.set_xscale("log")
+    else:
+        axes.axvline(0.0, color=GREY, linewidth=0.8)
+    axes.set_yticks(rows, [name or "(root)" for name in shown], fontsize=8 if len(shown) < 12 else 5)
+    axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.set_xlabel(f"trace, largest node ({unit})")
+    more = f", {len(shown)} largest of {len(traces)}" if len(shown) < len(traces) else ""
+    axes.set_title(f"layers{more}", fontsize=10)
+    axes.legend(fontsize=8)
+
+
+def _half(estimate: Estimate) -> float:
+    low, high = estimate.interval(LEVEL)
+    half = (high - low) / 2.0
+    return half if np.isfinite(half) else 0.0

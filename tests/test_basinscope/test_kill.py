@@ -1,0 +1,90 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from spectra.store import read_spectrum
+
+ROOT = Path(__file__).resolve().parents[2]
+CHECKPOINT = ROOT / "data" / "digits_mlp" / "clean_seed0_step00640.pt"
+# The strategy is named, so that timing does not choose it anew in each run.
+OPTIONS = ("--engine", "slq", "--probes", "24", "--block", "4", "--steps", "24", "--strategy", "double-backward")
+KILLS = 5
+DEADLINE = 300.0
+
+
+def start(output: Path, *options: str) -> subprocess.Popen[bytes]:
+    words = [sys.executable, "-m", "basinscope", "spectrum", str(CHECKPOINT), "--output", str(output)]
+    return subprocess.Popen([*words, *OPTIONS, *options], cwd=ROOT, stdout=subprocess.DEVNULL)
+
+
+def stamp(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def kill_after_a_block(output: Path, wait: float) -> bool:
+    """Resume, wait for a block to be written and then ``wait`` seconds, and kill; whether it was still running."""
+    before, deadline = stamp(output), time.monotonic() + DEADLINE
+    process = start(output, "--resume")
+    while stamp(output) == before and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    time.sleep(wait)
+    running = process.poll() is None
+    if running:
+        os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    return running
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    found = {}
+
+    def keep(name: str, item: h5py.Group | h5py.Dataset) -> None:
+        for key, value in item.attrs.items():
+            if not isinstance(value, h5py.Reference) and key not in ("DIMENSION_LIST", "REFERENCE_LIST"):
+                found[f"{name}@{key}"] = np.asarray(value).astype(str).tobytes()
+        if isinstance(item, h5py.Dataset):
+            found[name] = item[()].tobytes()
+
+    with h5py.File(path) as file:
+        keep("", file)
+        file.visititems(keep)
+    for key in ("@created", "@command"):
+        del found[key]
+    return found
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_to_the_numbers_of_an_uninterrupted_one(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole.h5", tmp_path / "parts.h5"
+    begin = time.monotonic()
+    assert start(whole).wait(DEADLINE) == 0
+    lasted = time.monotonic() - begin
+
+    generator = np.random.default_rng(0)
+    first = start(parts, "--resume")
+    time.sleep(generator.uniform(0.2, 0.6) * lasted)
+    first.kill()
+    first.wait()
+    kills, done = 1, 0
+    while kills < KILLS:
+        if parts.exists():
+            spectrum = read_spectrum(parts).spectrum
+            assert spectrum.density.runs.probes >= done
+            assert spectrum.density.runs.probes % 4 == 0
+            done = spectrum.density.runs.probes
+        if not kill_after_a_block(parts, generator.uniform(0.0, 0.03)):
+            break
+        kills += 1
+    assert kills >= 3
+    assert start(parts, "--resume").wait(DEADLINE) == 0
+    assert read_spectrum(parts).spectrum.complete
+    assert contents(parts) == contents(whole)
+    # Whatever a kill in the middle of writing left behind is gone.
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["parts.h5", "whole.h5"]
