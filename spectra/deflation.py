@@ -14,7 +14,7 @@ from spectra.operators import SymmetricOperator
 from spectra.quadrature import Array
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class KrylovSpace:
     """An orthonormal basis of a block Krylov space and the operator projected on it.
 
@@ -119,6 +119,8 @@ def krylov_space(
         again = known @ product.T
         product = product - again.T @ known
         coefficients = (columns + again).double().cpu().numpy()
+        if not np.isfinite(coefficients).all():
+            raise ValueError("a product with the operator is not finite; the cost's curvature overflows or is undefined")
         projected[: filled + width, filled : filled + width] = coefficients
         projected[filled : filled + width, : filled + width] = coefficients.T
         filled += width
@@ -142,8 +144,6 @@ def _next_block(product: Tensor, known: Tensor, scale: float) -> tuple[Tensor, A
     roundings = 10.0 * torch.finfo(product.dtype).eps * max(scale, torch.finfo(product.dtype).tiny)
     left, values, right = torch.linalg.svd(product, full_matrices=False)
     kept = values > roundings * product.shape[0] ** 0.5
-    if not bool(torch.isfinite(values).all()):
-        raise ValueError("a product with the operator is not finite; the cost's curvature overflows or is undefined")
     rows = right[kept]
     rows = rows - (rows @ known.T) @ known
     rows = orthonormal_rows(rows)[0] if len(rows) else rows

@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 Function = Callable[[Array], Array]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Deflation:
     """The part of the spectrum that is known without probes: ``tr Q^T f(H) Q`` for a basis Q.
 
@@ -57,7 +57,7 @@ def _weighted(nodes: Array, weights: Array, function: Function) -> float:
 _NOTHING = Deflation(np.empty(0), np.empty(0), 0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SpectralDensity:
     """Eigenvalue density of a symmetric operator, as stochastic Lanczos quadrature sees it.
 

@@ -21,7 +21,7 @@ _RANKS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Eigenpairs:
     """Eigenpairs and how well they are known.
 

@@ -12,7 +12,7 @@ from scipy import stats
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Estimate:
     """A stochastic quantity with the evidence it rests on.
 

@@ -17,7 +17,7 @@ BREAKDOWN_ROUNDINGS = 10.0
 _COLUMNS = 2**20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LanczosRun:
     """What a Lanczos run leaves.
 

@@ -12,7 +12,7 @@ from scipy.linalg import eigh_tridiagonal
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tridiagonal:
     """The tridiagonal matrices of Lanczos runs in lockstep, one a probe.
 
