@@ -36,6 +36,14 @@ class Batch:
         inputs, targets, weights = (_moved(part, device, dtype) for part in (self.inputs, self.targets, self.weights))
         return Batch(inputs, targets, weights, self.number)
 
+    def head(self, rows: int) -> Batch:
+        """Its first rows, where all of its tensors have one leading length; else the whole."""
+        lengths = {len(tensor) if tensor.dim() else 0 for tensor in self.tensors()}
+        if len(lengths) != 1:
+            return self
+        inputs, targets, weights = (_cut(part, rows) for part in (self.inputs, self.targets, self.weights))
+        return Batch(inputs, targets, weights, self.number)
+
     def tensors(self) -> Iterator[Tensor]:
         """All tensors of the batch, in a fixed order."""
         for part in (self.inputs, self.targets, self.weights):
@@ -199,6 +207,16 @@ def _moved(part: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
         return {key: _moved(value, device, dtype) for key, value in part.items()}
     if isinstance(part, tuple | list):
         return tuple(_moved(item, device, dtype) for item in part)
+    return part
+
+
+def _cut(part: Any, rows: int) -> Any:
+    if isinstance(part, Tensor):
+        return part[:rows]
+    if isinstance(part, Mapping):
+        return {key: _cut(value, rows) for key, value in part.items()}
+    if isinstance(part, tuple | list):
+        return tuple(_cut(item, rows) for item in part)
     return part
 
 

@@ -111,7 +111,7 @@ class KLFromAnchor:
         model = F.log_softmax(outputs.reshape(anchor.shape), dim=-1)
         return (anchor.exp() * (anchor - model)).sum(-1)
 
-    def weights(self, targets: Tensor) -> Tensor | None:
+    def weights(self, targets: Tensor) -> Tensor | None:  # noqa: ARG002  # the protocol's signature
         """Each sample counts one."""
         return None
 
@@ -143,11 +143,12 @@ class MeanSquaredError:
         """Cost of each sample, (samples,)."""
         if outputs.shape != targets.shape:
             raise ValueError(
-                f"mean squared error needs targets of the outputs' shape {tuple(outputs.shape)}, got {tuple(targets.shape)}"
+                f"mean squared error needs targets of the outputs' shape {tuple(outputs.shape)}, "
+                f"got {tuple(targets.shape)}"
             )
         return (outputs - targets).reshape(outputs.shape[0], -1).square().mean(-1)
 
-    def weights(self, targets: Tensor) -> Tensor | None:
+    def weights(self, targets: Tensor) -> Tensor | None:  # noqa: ARG002  # the protocol's signature
         """Each sample counts one."""
         return None
 

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from spectra.batches import Batch
+from spectra.confirmation import confirm
 from spectra.landscape import Landscape, kept_or_rebuilt
 from spectra.operators import Restricted, SymmetricOperator
 from spectra.parameters import Patterns
 from spectra.randomness import generator
+from spectra.recording import record
 
 Product = Callable[[Tensor], Tensor]
 Linearised = tuple[Tensor, Callable[[Tensor], Tensor]]
@@ -32,12 +34,15 @@ class Strategy:
     Attributes:
         name: what ``strategy=`` and the notes call it.
         build: prepares a batch; the product it returns is linear, (k, n) -> (k, n).
-        linearised: holds a linearised program, which is large.
+        prepared: preparing a batch costs a product or more, so that it pays only where the batch is kept.
+        linearised: holds a linearised program, which is large, and takes hundreds of gradients to make: never
+            chosen by ``auto``.
         batched: works on all k vectors at once, so that they are chunked by memory.
     """
 
     name: str
     build: Callable[[Batch], Product]
+    prepared: bool = False
     linearised: bool = False
     batched: bool = False
 
@@ -45,8 +50,9 @@ class Strategy:
 class Curvature(SymmetricOperator):
     """A curvature matrix of a landscape at theta, summed over its batches.
 
-    The first strategy of ``strategies`` is the core, right on nearly every model; the others are tried against it
-    on the first batch: dropped where they fail or differ on a random vector, else the fastest is kept.
+    The first strategy of ``strategies`` is the core, right on nearly every model, and itself held against finite
+    differences in float64 on a few rows. The others are tried against it on the first batch: dropped where they fail
+    or differ on a random vector, else the fastest is kept. One that is named is refused where it fails or differs.
     """
 
     def __init__(
@@ -78,11 +84,17 @@ class Curvature(SymmetricOperator):
         self.notes = landscape.notes
         self._products: Callable[[], Iterator[Product]] | None = None
         self._traced: tuple[int, Linearised] | None = None
-        self._chunk = 1
+        self._chunk, self._keep = 1, True
 
     @abstractmethod
     def strategies(self) -> list[Strategy]:
         """The ways to compute products, the core first."""
+
+    @abstractmethod
+    def differentiated(
+        self, landscape: Landscape, theta: Tensor, direction: Tensor
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """The core's derivative along a direction on another landscape, and the function of theta it is that of."""
 
     @abstractmethod
     def again(self, landscape: Landscape) -> Curvature:
@@ -99,6 +111,18 @@ class Curvature(SymmetricOperator):
         vectors = self._checked(vectors)
         if self._products is None:
             self._prepare(vectors)
+        core = next(iter(self._strategies.values()))
+        if self.strategy == core.name:
+            return self._summed(vectors)
+        try:
+            return self._summed(vectors)
+        except Exception as problem:  # a fast path may fail on a batch or a block of another shape
+            self._note(f"{self.strategy} fails here ({type(problem).__name__}) and is no longer used")
+        self.strategy, self._chunk = core.name, self._chunk_of(core, 0)
+        self._products = kept_or_rebuilt(core.build, self.landscape, self._keep)
+        return self._summed(vectors)
+
+    def _summed(self, vectors: Tensor) -> Tensor:
         assert self._products is not None
         total = self.landscape.l2 * vectors
         for product in self._products():
@@ -110,24 +134,77 @@ class Curvature(SymmetricOperator):
     def _prepare(self, vectors: Tensor) -> None:
         first = next(self.landscape.iterate())
         held = self._saved_bytes(first)
+        core = next(iter(self._strategies.values()))
+        kept = self.landscape.batches.kept
+        count = sum(1 for _ in self.landscape.iterate()) if kept else self.landscape.batches.count
+        keep = kept and held * count * _GRAPH <= self.memory
+        probe = torch.cat([self._probe("verify"), self._probe("verify again")])
+        product, truth = self._core_product(core, first, probe)
+        self.notes += confirm(self)
         if self.strategy == "auto":
-            chosen = self._choose(first, vectors, held)
+            chosen = self._choose(first, core, product, (probe, truth), vectors, held, keep)
         else:
             chosen = self._strategies[self.strategy]
-        self.strategy = chosen.name
-        self._chunk = self._chunk_of(chosen, held)
-        batches = (
-            sum(1 for _ in self.landscape.iterate()) if self.landscape.batches.kept else self.landscape.batches.count
-        )
-        need = held * batches * (_LINEARISED if chosen.linearised else _GRAPH)
-        keep = need <= self.memory and self.landscape.batches.kept
+            keep = keep and held * count * (_LINEARISED if chosen.linearised else _GRAPH) <= self.memory
+            self._verify_named(core, chosen, first, probe, truth)
+        del product
         if not keep:
-            self._note(
-                f"graphs of {need / 1e9:.2g} GB pass the memory of {self.memory / 1e9:.2g} GB: rebuilt for each block"
+            need = held * count * (_LINEARISED if chosen.linearised else _GRAPH)
+            reason = (
+                f"graphs of {need / 1e9:.2g} GB pass the memory of {self.memory / 1e9:.2g} GB"
+                if kept
+                else ("the data is not held in memory")
             )
-        self._products = kept_or_rebuilt(chosen.build, self.landscape, keep)
-        if not chosen.linearised:
-            self._traced = None
+            self._note(f"{reason}: graphs are rebuilt for each block")
+        self.strategy, self._chunk = chosen.name, self._chunk_of(chosen, held)
+        self._keep = keep
+        self._products = self._built(core, chosen)
+        self._traced = None
+
+    def _built(self, core: Strategy, chosen: Strategy) -> Callable[[], Iterator[Product]]:
+        """The products of all batches; by the core if the chosen way fails on a later batch."""
+        try:
+            return kept_or_rebuilt(chosen.build, self.landscape, self._keep)
+        except Exception as problem:
+            if chosen is core:
+                raise
+            self._note(f"{chosen.name} fails here ({type(problem).__name__}) and is not used")
+            self.strategy = core.name
+            return kept_or_rebuilt(core.build, self.landscape, self._keep)
+
+    def _probe(self, stream: str) -> Tensor:
+        probe = torch.randn(self.size, generator=generator(0, stream, device=self.device), device=self.device)
+        return probe.to(self.dtype).unsqueeze(0)
+
+    def _core_product(self, core: Strategy, batch: Batch, probe: Tensor) -> tuple[Product, Tensor]:
+        """The core on the first batch and a random vector, its failure told in a sentence."""
+        try:
+            product = core.build(batch)
+            return product, product(probe)
+        except (RuntimeError, NotImplementedError) as problem:
+            if isinstance(problem, torch.OutOfMemoryError):
+                raise
+            reason = str(problem).strip().partition("\n")[0][:200]
+            raise ValueError(
+                f"the {self.name} cannot be computed: the model cannot be differentiated as {core.name} needs "
+                f"({type(problem).__name__}: {reason})"
+            ) from problem
+
+    def _verify_named(self, core: Strategy, chosen: Strategy, batch: Batch, probe: Tensor, truth: Tensor) -> None:
+        """Refuses a strategy that was asked for by name and fails or differs from the core."""
+        if chosen is core:
+            return
+        try:
+            error = _difference(chosen.build(batch), probe, truth)
+        except Exception as problem:
+            raise ValueError(
+                f"strategy {chosen.name} fails on this model ({type(problem).__name__}); use auto or {core.name}"
+            ) from problem
+        if not error <= tolerance(self.dtype):
+            raise ValueError(
+                f"strategy {chosen.name} is wrong on this model: it differs from {core.name} by {error:.2g} of the "
+                f"product's norm; use auto or {core.name}"
+            )
 
     def _saved_bytes(self, batch: Batch) -> int:
         return self.landscape.evaluation.saved_bytes(self.landscape.leaves(self.theta), batch.inputs)
@@ -137,21 +214,24 @@ class Curvature(SymmetricOperator):
             return 2**30
         return max(1, int(self.memory / 2 / max(_TANGENT * held + self.size * self.theta.element_size(), 1)))
 
-    def _choose(self, batch: Batch, vectors: Tensor, held: int) -> Strategy:
+    def _choose(
+        self,
+        batch: Batch,
+        core: Strategy,
+        product: Product,
+        known: tuple[Tensor, Tensor],
+        vectors: Tensor,
+        held: int,
+        keep: bool,
+    ) -> Strategy:
         """Times the strategies on the first batch and keeps the fastest that agrees with the core."""
-        core, *others = self._strategies.values()
-        product = core.build(batch)
-        probe = torch.randn(self.size, generator=generator(0, "verify", device=self.device), device=self.device)
-        probe = probe.to(self.dtype).unsqueeze(0)
-        truth = product(probe)
         best, best_time = core, self._seconds_per_vector(core, product, vectors, held)
-        del product
-        for one in others:
-            if not self._worth_trying(one, held):
+        for one in list(self._strategies.values())[1:]:
+            if not self._worth_trying(one, keep):
                 continue
             try:
                 product = one.build(batch)
-                error = float((product(probe) - truth).norm() / truth.norm().clamp_min(torch.finfo(self.dtype).tiny))
+                error = _difference(product, *known)
                 if not error <= tolerance(self.dtype):
                     self._note(f"{one.name} differs from {core.name} by {error:.2g} and is not used")
                     continue
@@ -165,11 +245,20 @@ class Curvature(SymmetricOperator):
 
     def _seconds_per_vector(self, strategy: Strategy, product: Product, vectors: Tensor, held: int) -> float:
         block = vectors[: self._chunk_of(strategy, held) if strategy.batched else 2]
-        _synchronise(self.device)
-        start = time.perf_counter()
-        product(block)
-        _synchronise(self.device)
-        return (time.perf_counter() - start) / len(block)
+        taken = []
+        for _ in range(2):
+            _synchronise(self.device)
+            start = time.perf_counter()
+            product(block)
+            _synchronise(self.device)
+            taken.append(time.perf_counter() - start)
+        return min(taken) / len(block)
+
+    def recorded(self, batch: Batch) -> Product:
+        """The core's product of a batch, as the operations that depend on the vector."""
+        product = next(iter(self._strategies.values())).build(batch)
+        replay = record(lambda vector: product(vector.unsqueeze(0))[0], self._probe("record")[0])
+        return lambda vectors: torch.stack([replay(vector) for vector in vectors])
 
     def linearised(self, batch: Batch, trace: Callable[[], Linearised]) -> Linearised:
         """The linearised program of a batch: traced once, shared by the strategies that use it."""
@@ -178,8 +267,8 @@ class Curvature(SymmetricOperator):
             self._traced = (batch.number, trace())
         return self._traced[1]
 
-    def _worth_trying(self, strategy: Strategy, held: int) -> bool:
-        if strategy.linearised and held * _LINEARISED > self.memory:
+    def _worth_trying(self, strategy: Strategy, keep: bool) -> bool:
+        if strategy.linearised or (strategy.prepared and not keep):
             return False
         # vmapped convolutions run as grouped ones, which the CPU does slowly.
         convolutional = any(isinstance(m, nn.modules.conv._ConvNd) for m in self.landscape.model.modules())
@@ -192,6 +281,12 @@ class Curvature(SymmetricOperator):
 def tolerance(dtype: torch.dtype) -> float:
     """Relative difference up to which two strategies count as equal: rounding, with room for cancellation."""
     return max(100.0 * torch.finfo(dtype).eps, 1e-11)
+
+
+def _difference(product: Product, vectors: Tensor, truth: Tensor) -> float:
+    """Relative error on a block, the second time: a program that writes into its constants is right only once."""
+    product(vectors)
+    return float((product(vectors) - truth).norm() / truth.norm().clamp_min(torch.finfo(truth.dtype).tiny))
 
 
 def _synchronise(device: torch.device) -> None:

@@ -63,6 +63,13 @@ class Evaluation:
 
         Activation checkpointing runs the model again during the backward pass, which must see the same
         parameters; so the replacement encloses both.
+
+        Args:
+            tensors: parameters by name.
+            function: what to run.
+
+        Returns:
+            What the function returns.
         """
         held = {f"model.{name}": tensor for name, tensor in (self.background | dict(tensors)).items()}
         if self._volatile:
@@ -119,8 +126,8 @@ class Evaluation:
             if not _close(one, two, scale):
                 difference = float((one - two).abs().max())
                 raise ValueError(
-                    f"the model is not deterministic: two calls on the same batch differ by {difference:.3g}; switch off "
-                    "dropout and other randomness, or evaluate in eval mode"
+                    f"the model is not deterministic: two calls on the same batch differ by {difference:.3g}; switch "
+                    "off dropout and other randomness, or evaluate in eval mode"
                 )
 
     def saved_bytes(self, tensors: Mapping[str, Tensor], inputs: Any) -> int:

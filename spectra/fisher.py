@@ -58,7 +58,8 @@ class Fisher(JacobianSandwich):
         if kind != "empirical" and landscape.likelihood is None:
             raise ValueError(
                 f"the {kind} Fisher needs a cost that is a likelihood (cross_entropy, mean_squared_error or "
-                f"kl_from_anchor), got {cost_name(landscape.cost_function)}; the empirical Fisher and Gauss-Newton do not"
+                f"kl_from_anchor), got {cost_name(landscape.cost_function)}; the empirical Fisher and Gauss-Newton "
+                "do not"
             )
         super().__init__(landscape, theta=theta, strategy=strategy, memory=memory)
         self.kind, self.draws, self.seed = kind, draws, seed

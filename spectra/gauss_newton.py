@@ -20,7 +20,8 @@ class JacobianSandwich(Curvature):
     """``sum over batches of J^T B J``; a subclass says what B is.
 
     Core: J by differentiating ``u -> J^T u`` in u (the double-vjp trick), J^T by a backward pass, graphs built once
-    a batch. Fast paths: J by ``torch.func.linearize`` of the model, one vector at a time or vmapped.
+    a batch. Fast paths: the same, recorded and replayed without what does not depend on the vector; and, if asked for,
+    J by ``torch.func.linearize`` of the model, one vector at a time or vmapped.
     """
 
     @abstractmethod
@@ -39,6 +40,7 @@ class JacobianSandwich(Curvature):
         """Double vjp first, then the faster ways."""
         return [
             Strategy("double-vjp", self._double_vjp),
+            Strategy("recorded", self.recorded, prepared=True),
             Strategy("linearize", self._linearize, linearised=True),
             Strategy("linearize-batched", self._linearize_batched, linearised=True, batched=True),
         ]
@@ -49,7 +51,8 @@ class JacobianSandwich(Curvature):
         weights = torch.ones_like(costs) if weights is None else weights.to(costs)
         return (weights / self.landscape.total_weight).detach().unsqueeze(-1)
 
-    def _double_vjp(self, batch: Batch) -> Product:
+    def _dual(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
+        """Leaves, outputs, a dual u in their shape, and ``J^T u`` (n,) with its graph in u."""
         evaluation, landscape = self.landscape.evaluation, self.landscape
         leaves = landscape.leaves(self.theta)
         parts = list(leaves.values())
@@ -60,7 +63,12 @@ class JacobianSandwich(Curvature):
             slopes = torch.autograd.grad(outputs, parts, dual, create_graph=True, allow_unused=True)
             return outputs, dual, landscape.flat(slopes, parts)
 
-        outputs, dual, transposed = evaluation.inside(leaves, prepare)
+        return leaves, *evaluation.inside(leaves, prepare)
+
+    def _double_vjp(self, batch: Batch) -> Product:
+        evaluation, landscape = self.landscape.evaluation, self.landscape
+        leaves, outputs, dual, transposed = self._dual(batch)
+        parts = list(leaves.values())
         curvature = self._shaped_map(outputs, batch)
 
         def product(vectors: Tensor) -> Tensor:
@@ -76,6 +84,21 @@ class JacobianSandwich(Curvature):
             return torch.stack(evaluation.inside(leaves, rows))
 
         return product
+
+    def differentiated(
+        self, landscape: Landscape, theta: Tensor, direction: Tensor
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """``J d`` by the double-vjp trick, of the outputs."""
+        inner = GaussNewton(landscape, theta=theta)
+        found = []
+        for batch in landscape.iterate():
+            leaves, _, dual, transposed = inner._dual(batch)
+
+            def tangent(dual: Tensor = dual, transposed: Tensor = transposed) -> Tensor:
+                return torch.autograd.grad(transposed, dual, direction)[0]
+
+            found.append(landscape.evaluation.inside(leaves, tangent).reshape(-1))
+        return torch.cat(found), lambda theta: torch.cat([one.reshape(-1) for one in landscape.outputs(theta)])
 
     def _model(self, batch: Batch) -> Callable[[Tensor], Tensor]:
         landscape = self.landscape
@@ -146,6 +169,14 @@ class GaussNewton(JacobianSandwich):
 
 def as_rows(outputs: Tensor, samples: int, landscape: Landscape) -> Tensor:
     """Outputs as a matrix (samples, outputs per sample).
+
+    Args:
+        outputs: of any shape.
+        samples: how many values the cost gives for them.
+        landscape: for the message.
+
+    Returns:
+        A view of the outputs.
 
     Raises:
         ValueError: if the number of outputs is not a multiple of the number of samples.

@@ -70,7 +70,8 @@ def _factor(operator: JacobianSandwich, outputs: Tensor, batch: Batch) -> Tensor
     weights = operator.output_weights(outputs, batch).unsqueeze(-1)
     if isinstance(operator, Fisher) and operator.kind != "exact":
         scores = operator.scores(outputs, batch)
-        return (scores / len(scores) ** 0.5).transpose(0, 1) * weights.sqrt()
+        root: Tensor = (scores / len(scores) ** 0.5).transpose(0, 1) * weights.sqrt()
+        return root
     likelihood = operator.landscape.likelihood
     assert likelihood is not None
     factor: Tensor = likelihood.hessian_factor(as_rows(outputs, len(weights), operator.landscape))
@@ -83,7 +84,7 @@ def _rows(operator: JacobianSandwich, batch: Batch, leaves: dict[str, Tensor]) -
     outputs = operator.landscape.evaluation.outputs(batch.inputs)
     factor = _factor(operator, outputs, batch)
     samples, ranks, width = factor.shape
-    found = []
+    found: list[Tensor] = []
     for sample in range(samples):
         for rank in range(ranks):
             cotangent = torch.zeros(samples, width, dtype=outputs.dtype, device=outputs.device)

@@ -23,7 +23,9 @@ MERGED_BYTES = 256 * 2**20
 
 
 class Landscape:
-    r"""The cost of a model on data as a function of its parameters, ``C(theta) = sum_i w_i c_i / sum_i w_i + l2/2 |theta|^2``.
+    r"""The cost of a model on data as a function of its parameters.
+
+    ``C(theta) = sum_i w_i c_i / sum_i w_i + l2/2 |theta|^2``.
 
     Costs are summed in float64 and averaged over samples, so the split into batches does not matter. The user's
     model is left as found. It is evaluated in eval mode (batch norm with its running statistics, no dropout) unless
@@ -116,18 +118,30 @@ class Landscape:
         first = next(self._raw_batches())
         with torch.no_grad():
             self.evaluation.check_deterministic(tensors, first.inputs)
-        self._cache_anchors(tensors)
+        self._cache_anchors()
         self.total_weight = 0.0
         total = 0.0
         with torch.no_grad():
             for number, batch in enumerate(self.iterate()):
                 value, weight = self._summed(self.evaluation(tensors, batch.inputs), batch)
                 if not torch.isfinite(value):
-                    raise ValueError(f"the cost at the anchor is not finite: batch {number} gives {float(value)}")
+                    self._refuse_values(tensors, number, float(value))
                 total, self.total_weight = total + float(value), self.total_weight + weight
         if self.total_weight <= 0.0:
             raise ValueError("the samples' weights sum to zero")
         self.anchor_cost = total / self.total_weight + self._penalty(self.theta)
+
+    def _refuse_values(self, tensors: dict[str, Tensor], number: int, value: float) -> None:
+        """Names the batch as the user numbers it, where merged ones hold several."""
+        for index, batch in enumerate(self.batches if self._merged is not None else ()):
+            moved = batch.to(self.device, self.dtype)
+            if isinstance(self.cost_function, KLFromAnchor):
+                moved = Batch(moved.inputs, self._anchor_of(moved), moved.weights)
+            found, _ = self._summed(self.evaluation(tensors, moved.inputs), moved)
+            if not torch.isfinite(found):
+                number, value = index, float(found)
+                break
+        raise ValueError(f"the cost at the anchor is not finite: batch {number} gives {value}")
 
     def _merge(self, rows: int) -> list[Batch]:
         """Small batches joined, as far as what a forward pass saves for backward stays small."""
@@ -158,7 +172,7 @@ class Landscape:
             outputs: Tensor = self.evaluation(self.parameters.unflatten(self.theta), batch.inputs)
             return outputs.log_softmax(-1)
 
-    def _cache_anchors(self, tensors: dict[str, Tensor]) -> None:
+    def _cache_anchors(self) -> None:
         if not isinstance(self.cost_function, KLFromAnchor):
             return
         kept, total = [], 0
@@ -180,9 +194,9 @@ class Landscape:
         weights = self.likelihood.weights(batch.targets) if self.likelihood is not None else None
         if batch.weights is not None:
             given = batch.weights.reshape(-1)
+            if given.shape != costs.shape:
+                raise ValueError(f"weights must have shape {tuple(costs.shape)}, got {tuple(given.shape)}")
             weights = given if weights is None else weights * given
-        if weights is not None and weights.shape != costs.shape:
-            raise ValueError(f"weights must have shape {tuple(costs.shape)}, got {tuple(weights.shape)}")
         return costs, weights
 
     def batch_cost(self, outputs: Any, batch: Batch) -> Tensor:
@@ -255,6 +269,12 @@ class Landscape:
     def restricted(self, patterns: Patterns) -> Landscape:
         """The same landscape with only those of its parameters that match as variables.
 
+        Args:
+            patterns: see ``select_parameters``.
+
+        Returns:
+            A landscape around the same anchor.
+
         Raises:
             ValueError: if none of the landscape's parameters matches, naming some of them.
         """
@@ -277,6 +297,19 @@ class Landscape:
             theta=self.theta.to(device=device, dtype=dtype),
             background={k: v.to(device=device, dtype=dtype) for k, v in self.evaluation.background.items()},
         )
+
+    def sample(self, rows: int) -> Landscape:
+        """A float64 copy on the first rows of the first batch (all of it where they carry no weight)."""
+        first = next(iter(self.batches))
+        options: dict[str, Any] = {
+            "model": copy.deepcopy(self.evaluation.model).to(torch.float64),
+            "theta": self.theta.double(),
+            "background": {name: tensor.double() for name, tensor in self.evaluation.background.items()},
+        }
+        try:
+            return self._again(batches=[first.head(rows)], **options)
+        except ValueError:
+            return self._again(batches=[first], **options)
 
     def _again(self, **changes: Any) -> Landscape:
         options: dict[str, Any] = {

@@ -63,6 +63,12 @@ class ParameterLayout:
     def positions(self, patterns: Patterns) -> Tensor:
         """Positions in theta (k,) of the parameters that match.
 
+        Args:
+            patterns: see ``select_parameters``.
+
+        Returns:
+            The positions, ascending.
+
         Raises:
             ValueError: if none matches.
         """
@@ -116,6 +122,13 @@ def select_parameters(model: nn.Module, patterns: Patterns = "*") -> ParameterLa
 
 def matches(name: str, patterns: Patterns) -> bool:
     """Whether a parameter name is selected by the patterns (see ``select_parameters``).
+
+    Args:
+        name: full name of a parameter.
+        patterns: what to select.
+
+    Returns:
+        Whether it matches a pattern and none that excludes.
 
     >>> matches("hidden.weight", "hidden"), matches("hidden.weight", "*,!*.weight")
     (True, False)
