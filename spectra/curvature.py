@@ -22,6 +22,7 @@ from spectra.recording import record
 Product = Callable[[Tensor], Tensor]
 Linearised = tuple[Tensor, Callable[[Tensor], Tensor]]
 DEFAULT_MEMORY = 4 * 2**30
+_LARGE = 10**6
 # Bytes a strategy holds or works with, in units of what one forward pass saves (measured on a
 # transformer, a ResNet and an MLP): a graph of the gradient, a linearised gradient, one vmapped tangent.
 _GRAPH, _LINEARISED, _TANGENT = 4, 16, 4
@@ -124,11 +125,16 @@ class Curvature(SymmetricOperator):
 
     def _summed(self, vectors: Tensor) -> Tensor:
         assert self._products is not None
-        total = self.landscape.l2 * vectors
+        total = self.landscape.l2 * vectors if self.landscape.l2 else None
         for product in self._products():
+            if total is None and len(vectors) <= self._chunk:
+                total = product(vectors)
+                continue
+            total = torch.zeros_like(vectors) if total is None else total
             for start in range(0, len(vectors), self._chunk):
                 part = slice(start, start + self._chunk)
                 total[part] += product(vectors[part])
+        assert total is not None
         return total
 
     def _prepare(self, vectors: Tensor) -> None:
@@ -138,7 +144,10 @@ class Curvature(SymmetricOperator):
         kept = self.landscape.batches.kept
         count = sum(1 for _ in self.landscape.iterate()) if kept else self.landscape.batches.count
         keep = kept and held * count * _GRAPH <= self.memory
-        probe = torch.cat([self._probe("verify"), self._probe("verify again")])
+        # Two vectors tell a block apart from a row; a model so large that they weigh is checked on one.
+        probe = self._probe("verify")
+        if self.size <= _LARGE:
+            probe = torch.cat([probe, self._probe("verify again")])
         product, truth = self._core_product(core, first, probe)
         self.notes += confirm(self)
         if self.strategy == "auto":
@@ -230,6 +239,7 @@ class Curvature(SymmetricOperator):
             if not self._worth_trying(one, keep):
                 continue
             try:
+                del product  # one graph at a time
                 product = one.build(batch)
                 error = _difference(product, *known)
                 if not error <= tolerance(self.dtype):
@@ -246,7 +256,7 @@ class Curvature(SymmetricOperator):
     def _seconds_per_vector(self, strategy: Strategy, product: Product, vectors: Tensor, held: int) -> float:
         block = vectors[: self._chunk_of(strategy, held) if strategy.batched else 2]
         taken = []
-        for _ in range(2):
+        for _ in range(1 if strategy.batched else 2):
             _synchronise(self.device)
             start = time.perf_counter()
             product(block)
