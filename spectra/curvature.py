@@ -128,7 +128,9 @@ class Curvature(SymmetricOperator):
         total = self.landscape.l2 * vectors if self.landscape.l2 else None
         for product in self._products():
             if total is None and len(vectors) <= self._chunk:
-                total = product(vectors)
+                # The caller may overwrite what it gets; only the core's result is surely nobody else's.
+                found = product(vectors)
+                total = found if self.strategy == next(iter(self._strategies)) else found.clone()
                 continue
             total = torch.zeros_like(vectors) if total is None else total
             for start in range(0, len(vectors), self._chunk):
@@ -151,12 +153,14 @@ class Curvature(SymmetricOperator):
         product, truth = self._core_product(core, first, probe)
         self.notes += confirm(self)
         if self.strategy == "auto":
-            chosen = self._choose(first, core, product, (probe, truth), vectors, held, keep)
+            core_time = self._seconds_per_vector(core, product, vectors, held)
+            del product  # one graph at a time
+            chosen = self._choose(first, core, core_time, (probe, truth), vectors, held, keep)
         else:
             chosen = self._strategies[self.strategy]
             keep = keep and held * count * (_LINEARISED if chosen.linearised else _GRAPH) <= self.memory
+            del product
             self._verify_named(core, chosen, first, probe, truth)
-        del product
         if not keep:
             need = held * count * (_LINEARISED if chosen.linearised else _GRAPH)
             reason = (
@@ -227,19 +231,19 @@ class Curvature(SymmetricOperator):
         self,
         batch: Batch,
         core: Strategy,
-        product: Product,
+        core_time: float,
         known: tuple[Tensor, Tensor],
         vectors: Tensor,
         held: int,
         keep: bool,
     ) -> Strategy:
         """Times the strategies on the first batch and keeps the fastest that agrees with the core."""
-        best, best_time = core, self._seconds_per_vector(core, product, vectors, held)
+        best, best_time = core, core_time
+        product: Product | None = None
         for one in list(self._strategies.values())[1:]:
             if not self._worth_trying(one, keep):
                 continue
             try:
-                del product  # one graph at a time
                 product = one.build(batch)
                 error = _difference(product, *known)
                 if not error <= tolerance(self.dtype):
@@ -249,6 +253,8 @@ class Curvature(SymmetricOperator):
             except Exception as problem:  # any failure of a fast path is a reason to step back from it
                 self._note(f"{one.name} fails here ({type(problem).__name__}) and is not used")
                 continue
+            finally:
+                product = None
             if taken < best_time:
                 best, best_time = one, taken
         return best

@@ -13,6 +13,8 @@ from spectra.density import Deflation
 from spectra.operators import SymmetricOperator
 from spectra.quadrature import Array
 
+_NOT_FINITE = "a product with the operator is not finite; the cost's curvature overflows or is undefined"
+
 
 @dataclass(frozen=True, eq=False)
 class KrylovSpace:
@@ -120,7 +122,7 @@ def krylov_space(
         product = product - again.T @ known
         coefficients = (columns + again).double().cpu().numpy()
         if not np.isfinite(coefficients).all():
-            raise ValueError("a product with the operator is not finite; the cost's curvature overflows or is undefined")
+            raise ValueError(_NOT_FINITE)
         projected[: filled + width, filled : filled + width] = coefficients
         projected[filled : filled + width, : filled + width] = coefficients.T
         filled += width

@@ -68,14 +68,14 @@ class Hessian(Curvature):
                 return torch.zeros_like(vectors)
             flat = gradient
 
-            def rows() -> list[Tensor]:
-                found = []
-                for vector in vectors:
+            def rows() -> Tensor:
+                found = torch.empty_like(vectors)
+                for row, vector in zip(found, vectors, strict=True):
                     slopes = torch.autograd.grad(flat, parts, vector, retain_graph=True, allow_unused=True)
-                    found.append(self.landscape.flat(slopes, parts))
+                    self.landscape.flat(slopes, parts, out=row)
                 return found
 
-            return torch.stack(self.landscape.evaluation.inside(leaves, rows))
+            return self.landscape.evaluation.inside(leaves, rows)
 
         return product
 

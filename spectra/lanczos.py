@@ -80,11 +80,13 @@ def lanczos(
     if keep_basis and reorthogonalise != "full":
         raise ValueError("keep_basis needs reorthogonalise='full'")
     steps = min(steps, operator.size)
+    probes = len(starts)
     state = _State.begin(starts.to(operator.device, operator.dtype), steps, reorthogonalise == "full")
+    del starts  # a caller that passes them on without a name holds one vector a probe less
     for step in range(steps):
         state.advance(operator.matmat(state.current), step)
         if progress is not None:
-            progress(len(starts))
+            progress(probes)
         if step % 8 == 7 and not bool(state.alive.any()):
             break
     return state.finish(keep_basis)

@@ -261,10 +261,15 @@ class Landscape:
         """Theta as new leaf tensors that require gradients, by parameter name."""
         return {name: part.detach().requires_grad_() for name, part in self.parameters.unflatten(theta).items()}
 
-    def flat(self, parts: tuple[Tensor | None, ...] | list[Tensor | None], like: list[Tensor]) -> Tensor:
-        """Gradients of leaves as one vector (n,); what a cost does not depend on is zero."""
+    def flat(
+        self,
+        parts: tuple[Tensor | None, ...] | list[Tensor | None],
+        like: list[Tensor],
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """Gradients of leaves as one vector (n,), into ``out`` if given; what a cost does not depend on is zero."""
         rows = (torch.zeros_like(one) if part is None else part for part, one in zip(parts, like, strict=True))
-        return torch.cat([row.reshape(-1).to(self.dtype) for row in rows])
+        return torch.cat([row.reshape(-1).to(self.dtype) for row in rows], out=out)
 
     def restricted(self, patterns: Patterns) -> Landscape:
         """The same landscape with only those of its parameters that match as variables.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from torch import Tensor
+
 from spectra.deflation import KrylovSpace, krylov_space
 from spectra.density import SpectralDensity
 from spectra.lanczos import lanczos
@@ -87,16 +89,18 @@ def next_probes(
 ) -> Tridiagonal:
     """The Lanczos runs of the next block of probes, from number ``first`` to the end of its block."""
     count = min(settings.block - first % settings.block, settings.probes - first)
-    probes = draw_probes(
-        operator.size,
-        count,
-        seed=settings.seed,
-        first=first,
-        stream=f"probes/{stream}",
-        dtype=operator.dtype,
-        device=operator.device,
-    )
-    if space is not None:
-        probes = space.complement(probes)
-    run = lanczos(operator, probes, settings.steps, reorthogonalise=plan.reorthogonalise, progress=tell)
+
+    def starts() -> Tensor:
+        probes = draw_probes(
+            operator.size,
+            count,
+            seed=settings.seed,
+            first=first,
+            stream=f"probes/{stream}",
+            dtype=operator.dtype,
+            device=operator.device,
+        )
+        return probes if space is None else space.complement(probes)
+
+    run = lanczos(operator, starts(), settings.steps, reorthogonalise=plan.reorthogonalise, progress=tell)
     return run.tridiagonal
