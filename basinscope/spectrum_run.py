@@ -118,11 +118,16 @@ class _Keeper:
         output, asked = self._request.output, self._request.settings.probes
         if output is None:
             return "interrupted; nothing is saved: with --output a run can be continued"
-        if self._kept is None:
+        # Read from the file itself: the interruption may have come in the middle of writing it.
+        try:
+            saved = read_spectrum(output)
+        except (OSError, ValueError):
+            saved = None
+        # With --overwrite the file of an earlier run stays until the first block is done.
+        if saved is None or saved.provenance.created != self._provenance.created:
             return f"interrupted before the first block of probes was done; nothing is saved in {output} yet"
-        done = self._kept.density.runs.probes
-        saved = f"{done} of {asked} probes are saved in {output}"
-        return f"interrupted: {saved}; go on with the same command and --resume"
+        done = f"{saved.spectrum.density.runs.probes} of {asked} probes are saved in {output}"
+        return f"interrupted: {done}; go on with the same command and --resume"
 
 
 def _earlier(request: Request) -> StoredSpectrum | None:

@@ -88,3 +88,22 @@ def test_a_killed_run_resumes_to_the_numbers_of_an_uninterrupted_one(tmp_path: P
     assert contents(parts) == contents(whole)
     # Whatever a kill in the middle of writing left behind is gone.
     assert sorted(path.name for path in tmp_path.iterdir()) == ["parts.h5", "whole.h5"]
+
+
+@pytest.mark.slow
+def test_control_c_says_what_is_saved(tmp_path: Path) -> None:
+    output = tmp_path / "s.h5"
+    words = [sys.executable, "-m", "basinscope", "spectrum", str(CHECKPOINT), "--output", str(output), *OPTIONS]
+    process = subprocess.Popen(
+        [*words, "--probes", "4000", "--deflate", "0"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + DEADLINE
+    while not output.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    printed, said = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 130
+    assert printed == b""
+    done = read_spectrum(output).spectrum.density.runs.probes
+    expected = f"interrupted: {done} of 4000 probes are saved in {output}; go on with the same command and --resume"
+    assert said.decode().strip() == expected

@@ -70,6 +70,18 @@ def assert_same_density(found: SpectralDensity, expected: SpectralDensity) -> No
             np.testing.assert_array_equal(one, other)
 
 
+def test_the_store_knows_every_field_of_a_density() -> None:
+    # A field added to one of these needs a place in the store before it can be trusted to come back.
+    names = {
+        kind.__name__: {entry.name for entry in fields(kind)} for kind in (SpectralDensity, Deflation, Tridiagonal)
+    }
+    assert names == {
+        "SpectralDensity": {"size", "runs", "deflation", "operator"},
+        "Deflation": {"nodes", "weights", "captured", "coarse_nodes", "coarse_weights"},
+        "Tridiagonal": {"diagonal", "off_diagonal", "lengths"},
+    }
+
+
 def test_a_spectrum_comes_back_as_it_was(tmp_path: Path) -> None:
     expected = spectrum()
     write_spectrum(tmp_path / "s.h5", expected, PROVENANCE)
