@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", help="run only competitors whose names contain one of these")
     parser.add_argument("--whole", action="store_true", help="run all products on the large workloads too")
     parser.add_argument("--output", type=Path, help="also write the tables to this file")
-    parser.add_argument("--raw", type=Path, help="write, or with --tables-only read, the timings as JSON")
-    parser.add_argument("--tables-only", action="store_true", help="make the tables from --raw, run nothing")
+    parser.add_argument("--raw", type=Path, help="file of the timings, written after each round")
+    parser.add_argument("--tables-only", action="store_true", help="make the tables from the file --raw, run nothing")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -147,13 +147,13 @@ def child(options: argparse.Namespace) -> None:
                     seconds, _ = timed(lambda entry=entry: run_entry(entry, workload, options))
                     label = f"round {number + 1} of {options.rounds}, {entry['matrix']}, {entry['competitor'].name}"
                     print(f"{label}: {seconds:.1f} s", file=sys.stderr, flush=True)
-    shown = [entry | {"competitor": entry["competitor"].name} for entry in rows]
-    result = {"title": workload.title, "size": size_of(workload), "goals": workload.goals, "rows": shown}
-    print(json.dumps({"workload": workload.name, "threads": options.threads[0]} | result))
+            shown = [entry | {"competitor": entry["competitor"].name} for entry in rows]
+            result = {"title": workload.title, "size": size_of(workload), "goals": workload.goals, "rows": shown}
+            print(json.dumps({"workload": workload.name, "threads": options.threads[0]} | result), flush=True)
 
 
-def run_child(workload: str, threads: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Runs a child process for a workload and a number of threads."""
+def run_child(workload: str, threads: int, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Runs a child process for a workload and a number of threads; yields what it has measured after each round."""
     command = [sys.executable, str(HERE / "spectra_speed.py"), "--child", "--workloads", workload]
     for name in ("rounds", "probes", "steps"):
         command += [f"--{name}", str(getattr(options, name))]
@@ -161,9 +161,34 @@ def run_child(workload: str, threads: int, options: argparse.Namespace) -> dict[
     command += ["--only", *options.only] if options.only else []
     limits = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     print(f"{workload}, {threads} thread(s)", file=sys.stderr, flush=True)
-    finished = subprocess.run(command, env=os.environ | limits, stdout=subprocess.PIPE, text=True, check=True)
-    result: dict[str, Any] = json.loads(finished.stdout.splitlines()[-1])
-    return result
+    with subprocess.Popen(command, env=os.environ | limits, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            yield json.loads(line)
+    if process.returncode:
+        raise SystemExit(f"the child process for {workload} on {threads} thread(s) ended with {process.returncode}")
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """All workloads and numbers of threads; what is there so far is saved after each round."""
+    import torch
+
+    about = {"torch": torch.__version__, "python": platform.python_version(), "cores": os.cpu_count()}
+    about |= {"probes": options.probes, "steps": options.steps}
+    runs: dict[tuple[str, int], dict[str, Any]] = {}
+    for workload in options.workloads:
+        for threads in options.threads:
+            for run in run_child(workload, threads, options):
+                runs[workload, threads] = run
+                save(options.raw, json.dumps({"about": about, "runs": list(runs.values())}))
+    return {"about": about, "runs": list(runs.values())}
+
+
+def save(path: Path | None, text: str) -> None:
+    """Writes a file, if one was asked for."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
 
 
 def main() -> None:
@@ -174,23 +199,10 @@ def main() -> None:
         return
     from speed_tables import tables
 
-    if options.tables_only:
-        measured = json.loads(options.raw.read_text())
-    else:
-        runs = [run_child(w, threads, options) for w in options.workloads for threads in options.threads]
-        import torch
-
-        about = {"torch": torch.__version__, "python": platform.python_version(), "cores": os.cpu_count()}
-        about |= {"probes": options.probes, "steps": options.steps, "rounds": options.rounds}
-        measured = {"about": about, "runs": runs}
-    if options.raw and not options.tables_only:
-        options.raw.parent.mkdir(parents=True, exist_ok=True)
-        options.raw.write_text(json.dumps(measured))
+    measured = json.loads(options.raw.read_text()) if options.tables_only else measure(options)
     text = tables(measured)
     print(text)
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(text)
+    save(options.output, text)
 
 
 if __name__ == "__main__":

@@ -102,8 +102,8 @@ def ratio(run: dict[str, Any], others: list[Row], several: bool) -> float | None
     found = find(run, OURS, "hessian", several)
     if not found or not others:
         return None
-    rounds = zip(per_vector(found[0], 1), *(per_vector(row, 1) for row in others), strict=True)
-    return statistics.median(min(rest) / mine for mine, *rest in rounds)
+    by_round = zip(per_vector(found[0], 1), *(per_vector(row, 1) for row in others), strict=True)
+    return statistics.median(min(rest) / mine for mine, *rest in by_round)
 
 
 def goals_table(runs: list[dict[str, Any]], vectors: int) -> list[str]:
@@ -115,23 +115,30 @@ def goals_table(runs: list[dict[str, Any]], vectors: int) -> list[str]:
     return [f"| {line} |" for line in lines]
 
 
+def plain_gradient(run: dict[str, Any]) -> float:
+    """Median seconds of one gradient."""
+    return statistics.median(gradient for row in run["rows"] for _, gradient in row["rounds"])
+
+
+def rounds(run: dict[str, Any]) -> int:
+    """Rounds that were finished."""
+    return max(len(row["rounds"]) for row in run["rows"])
+
+
 def tables(measured: dict[str, Any]) -> str:
     """Both tables with what they were measured on."""
     about, runs = measured["about"], measured["runs"]
     vectors = about["probes"] * about["steps"]
-    seconds = {
-        f"{run['workload']}, {run['threads']} thread(s)": statistics.median(
-            gradient for row in run["rows"] for _, gradient in row["rounds"]
-        )
+    units = "; ".join(
+        f"{run['workload']}, {run['threads']} thread(s): {1e3 * plain_gradient(run):.3g} ms, {rounds(run)} rounds"
         for run in runs
-    }
-    units = "; ".join(f"{name} {1e3 * value:.3g} ms" for name, value in seconds.items())
+    )
     sizes = "; ".join(dict.fromkeys(f"{run['title']}: {run['size']:,} parameters" for run in runs))
     lines = [
         f"# Speed of {about['probes']} x {about['steps']} stochastic Lanczos quadrature",
         "",
         f"Python {about['python']}, torch {about['torch']}, {about['cores']} cores, float32; medians "
-        f"(and range) of {about['rounds']} interleaved rounds. {sizes}. One plain gradient: {units}. "
+        f"(and range) over interleaved rounds. {sizes}. One plain gradient and number of rounds: {units}. "
         "Seconds are for the first number of threads. `product off by` is the relative difference of one product "
         "from double backward. Every competitor runs inside `sdpa_kernel(MATH)`. How rounds are sampled is written in "
         "benchmarks/spectra_speed.py.",
