@@ -139,9 +139,7 @@ def load_into(checkpoint: Checkpoint, model: nn.Module) -> None:
                 f"{name} has shape {tuple(saved[name].shape)} in {checkpoint.path} but {shape} in the model"
             )
         if holder != name and not torch.equal(saved[name], saved[holder]):
-            raise ValueError(
-                f"{holder} and {name} are one parameter in the model but differ in {checkpoint.path}"
-            )
+            raise ValueError(f"{holder} and {name} are one parameter in the model but differ in {checkpoint.path}")
     for name in saved:
         if name not in names:
             shape = tuple(saved[name].shape)

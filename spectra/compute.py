@@ -15,7 +15,7 @@ from spectra.gram import gram_spectrum
 from spectra.landscape import Landscape
 from spectra.operators import SymmetricOperator
 from spectra.quadrature import Array, from_rules
-from spectra.routes import Plan, make_operator, plan_route
+from spectra.routes import KRYLOV_BLOCK, Plan, make_operator, most_deflated, plan_route
 from spectra.slq import deflated_space, empty_density, next_probes
 from spectra.spectrum import Spectrum, SpectrumSettings
 
@@ -109,11 +109,11 @@ class _Run:
 
     def layers(self, spectrum: Spectrum) -> Spectrum:
         """The same for each layer's diagonal block."""
-        operator = make_operator(self.landscape, replace(self.settings, strategy="auto"))
+        operator = make_operator(self.landscape, self.settings)
         known: Mapping[str, SpectralDensity] = self.resume.layers if self.resume is not None else {}
         for layer, names in self.landscape.parameters.layers().items():
             block = operator.restricted(names)
-            plan = plan_route(block, replace(self.settings, engine=_layer_engine(self.settings.engine)))
+            plan = plan_route(block, _layer_settings(block, self.settings))
 
             def report(
                 density: SpectralDensity, _: tuple[Array, Array], layer: str = layer, base: Spectrum = spectrum
@@ -133,9 +133,8 @@ class _Run:
 
     def _count_layers(self, operator: SymmetricOperator) -> None:
         for names in self.landscape.parameters.layers().values():
-            self.total += plan_route(
-                operator.restricted(names), replace(self.settings, engine=_layer_engine(self.settings.engine))
-            ).products
+            block = operator.restricted(names)
+            self.total += plan_route(block, _layer_settings(block, self.settings)).products
 
     def _density(
         self,
@@ -153,6 +152,9 @@ class _Run:
             return report(density, (values, np.zeros(len(values))))
         if plan.route == "pyhessian":
             return report(self._by_pyhessian(operator), nothing)
+        if start is not None:
+            # Further probes must sample the complement of the space that is stored, not of one planned anew.
+            plan = replace(plan, depth=start.deflation.captured // KRYLOV_BLOCK)
         space = deflated_space(
             operator, self.settings, plan, what, lambda count: self._tell(count, f"{what}: deflation")
         )
@@ -223,9 +225,11 @@ class _Run:
             self.progress(self.done, self.total, what)
 
 
-def _layer_engine(engine: str) -> str:
-    """PyHessian knows no layers; exact routes apply to them as to the whole."""
-    return "auto" if engine == "pyhessian" else engine
+def _layer_settings(block: SymmetricOperator, settings: SpectrumSettings) -> SpectrumSettings:
+    """PyHessian knows no layers, and a layer too small for the deflation asked for is deflated as far as it goes."""
+    engine = "auto" if settings.engine == "pyhessian" else settings.engine
+    deflate = settings.deflate if settings.deflate <= most_deflated(block, settings) else -1
+    return replace(settings, engine=engine, deflate=deflate)
 
 
 def _sandwich(operator: SymmetricOperator) -> JacobianSandwich:

@@ -81,7 +81,7 @@ class Curvature(SymmetricOperator):
         self._strategies = {one.name: one for one in self.strategies()}
         if strategy != "auto" and strategy not in self._strategies:
             raise ValueError(f"strategy must be auto or one of {', '.join(self._strategies)}; got {strategy!r}")
-        self.strategy = strategy
+        self.strategy = self.asked = strategy
         self.notes = landscape.notes
         self._products: Callable[[], Iterator[Product]] | None = None
         self._traced: tuple[int, Linearised] | None = None
@@ -275,6 +275,12 @@ class Curvature(SymmetricOperator):
         product = next(iter(self._strategies.values())).build(batch)
         replay = record(lambda vector: product(vector.unsqueeze(0))[0], self._probe("record")[0])
         return lambda vectors: torch.stack([replay(vector) for vector in vectors])
+
+    def recorded_batched(self, batch: Batch) -> Product:
+        """The same operations on all vectors at once, vmapped."""
+        product = next(iter(self._strategies.values())).build(batch)
+        replay = torch.func.vmap(record(lambda vector: product(vector.unsqueeze(0))[0], self._probe("record")[0]))
+        return lambda vectors: replay(vectors)
 
     def linearised(self, batch: Batch, trace: Callable[[], Linearised]) -> Linearised:
         """The linearised program of a batch: traced once, shared by the strategies that use it."""

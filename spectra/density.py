@@ -260,14 +260,24 @@ class SpectralDensity:
 
         A step function converges slowly: eigenvalues within ``resolution(threshold)`` of the threshold may
         be counted on either side, which the truncation error shows only in part.
+
+        Args:
+            threshold: unit of the eigenvalues.
+
+        Returns:
+            The estimate of a count.
         """
         return self.integrate(lambda x: (x < threshold).astype(np.float64))
 
     def resolution(self, at: float = 0.0) -> float:
         """Distance between the neighbouring nodes around ``at``: detail below it is not seen.
 
-        The median over probes; outside of a probe's nodes the distance to the nearest one. Zero for an
-        exact spectrum. Unit of the eigenvalues.
+        Args:
+            at: where, unit of the eigenvalues.
+
+        Returns:
+            The median over probes; outside of a probe's nodes the distance to the nearest one. Zero for an
+            exact spectrum.
         """
         if self.runs.probes == 0 or self.complement == 0:
             return 0.0

@@ -67,7 +67,14 @@ class Fisher(JacobianSandwich):
 
     def again(self, landscape: Landscape) -> Fisher:
         """The same kind of Fisher of another landscape, with the same draws."""
-        return Fisher(landscape, kind=self.kind, draws=self.draws, seed=self.seed, memory=self.memory)
+        return Fisher(
+            landscape,
+            kind=self.kind,
+            draws=self.draws,
+            seed=self.seed,
+            strategy=self.asked,
+            memory=self.memory,
+        )
 
     def output_map(self, outputs: Tensor, batch: Batch) -> OutputMap:
         """``t -> w E[s (s . t)]`` for each sample."""

@@ -41,6 +41,7 @@ class JacobianSandwich(Curvature):
         return [
             Strategy("double-vjp", self._double_vjp),
             Strategy("recorded", self.recorded, prepared=True),
+            Strategy("recorded-batched", self.recorded_batched, prepared=True, batched=True),
             Strategy("linearize", self._linearize, linearised=True),
             Strategy("linearize-batched", self._linearize_batched, linearised=True, batched=True),
         ]
@@ -155,7 +156,7 @@ class GaussNewton(JacobianSandwich):
 
     def again(self, landscape: Landscape) -> GaussNewton:
         """The Gauss-Newton matrix of another landscape."""
-        return GaussNewton(landscape, memory=self.memory)
+        return GaussNewton(landscape, strategy=self.asked, memory=self.memory)
 
     def output_map(self, outputs: Tensor, batch: Batch) -> OutputMap:
         """The cost's Hessian in the outputs: closed form, or by double backward for a plain callable."""

@@ -28,6 +28,7 @@ class Hessian(Curvature):
         return [
             Strategy("double-backward", self._double_backward),
             Strategy("recorded", self.recorded, prepared=True),
+            Strategy("recorded-batched", self.recorded_batched, prepared=True, batched=True),
             Strategy("batched-backward", self._batched_backward, batched=True),
             Strategy("linearize", self._linearize, linearised=True),
             Strategy("linearize-batched", self._linearize_batched, linearised=True, batched=True),
@@ -44,7 +45,7 @@ class Hessian(Curvature):
 
     def again(self, landscape: Landscape) -> Hessian:
         """The Hessian of another landscape."""
-        return Hessian(landscape, memory=self.memory)
+        return Hessian(landscape, strategy=self.asked, memory=self.memory)
 
     def _graph(self, batch: Batch) -> tuple[list[Tensor], Tensor | None, dict[str, Tensor]]:
         """Leaves, the gradient as one vector with its graph (None if it is constant), leaves by name."""
@@ -68,11 +69,16 @@ class Hessian(Curvature):
                 return torch.zeros_like(vectors)
             flat = gradient
 
+            def row(vector: Tensor, out: Tensor | None = None) -> Tensor:
+                slopes = torch.autograd.grad(flat, parts, vector, retain_graph=True, allow_unused=True)
+                return self.landscape.flat(slopes, parts, out=out)
+
             def rows() -> Tensor:
+                if len(vectors) == 1:
+                    return row(vectors[0]).unsqueeze(0)
                 found = torch.empty_like(vectors)
-                for row, vector in zip(found, vectors, strict=True):
-                    slopes = torch.autograd.grad(flat, parts, vector, retain_graph=True, allow_unused=True)
-                    self.landscape.flat(slopes, parts, out=row)
+                for place, vector in zip(found, vectors, strict=True):
+                    row(vector, place)
                 return found
 
             return self.landscape.evaluation.inside(leaves, rows)

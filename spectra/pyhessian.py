@@ -129,9 +129,7 @@ def pyhessian_trace(
     return from_samples(np.array(samples, dtype=np.float64))
 
 
-def pyhessian_density(
-    landscape: Landscape, probes: int = 1, steps: int = 100, *, seed: int = 0
-) -> tuple[Array, Array]:
+def pyhessian_density(landscape: Landscape, probes: int = 1, steps: int = 100, *, seed: int = 0) -> tuple[Array, Array]:
     """Quadrature of the Hessian's spectral density at the anchor, by PyHessian's Lanczos.
 
     ``tr f(H) ~ n * mean over probes of sum_j w_j f(t_j)``.

@@ -34,11 +34,11 @@ def generator(seed: int, stream: str, index: int = 0, *, device: torch.device | 
 @contextmanager
 def preserved_random_state(device: torch.device | None = None) -> Iterator[None]:
     """Restores the global random states of Python, NumPy and torch (and of ``device``) afterwards."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     devices = [device] if device is not None and device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         try:
             yield
         finally:
             random.setstate(python_state)
-            np.random.set_state(numpy_state)
+            np.random.set_state(numpy_state)  # noqa: NPY002

@@ -106,7 +106,7 @@ def _gram_plan(operator: SymmetricOperator, settings: SpectrumSettings, sampled:
     need = rows * operator.size * operator.dtype.itemsize
     if asked and need > settings.memory:
         raise ValueError(
-            f"the Gram route holds {rows} rows, {_gigabytes(need)}, past the memory of {_gigabytes(settings.memory)}"
+            f"the Gram route holds {rows} rows, {_bytes(need)}, past the memory of {_bytes(settings.memory)}"
         )
     if not asked and (sampled is None or rows > min(sampled.products, EXACT_ROWS) or need > settings.memory):
         return None
@@ -124,8 +124,8 @@ def _dense_plan(operator: SymmetricOperator, settings: SpectrumSettings, sampled
     if settings.engine == "dense":
         if need > settings.memory:
             raise ValueError(
-                f"the dense route needs {_gigabytes(need)} for {operator.size} parameters, past the memory of "
-                f"{_gigabytes(settings.memory)}"
+                f"the dense route needs {_bytes(need)} for {operator.size} parameters, past the memory of "
+                f"{_bytes(settings.memory)}"
             )
         return Plan("dense", 0, "full", operator.size, ("exact by the dense route, asked for",))
     assert sampled is not None
@@ -155,14 +155,14 @@ def sampled_plan(operator: SymmetricOperator, settings: SpectrumSettings) -> Pla
     full = settings.reorthogonalise == "full" or (settings.reorthogonalise == "auto" and need <= settings.memory)
     if settings.reorthogonalise == "full" and need > settings.memory:
         raise ValueError(
-            f"full reorthogonalisation of {block} probes and {steps} steps needs {_gigabytes(need)}, past the memory "
-            f"of {_gigabytes(settings.memory)}; use none, a smaller block, or more memory"
+            f"full reorthogonalisation of {block} probes and {steps} steps needs {_bytes(need)}, past the memory "
+            f"of {_bytes(settings.memory)}; use none, a smaller block, or more memory"
         )
     if full:
-        notes.append(f"full reorthogonalisation, the basis takes {_gigabytes(need)}")
+        notes.append(f"full reorthogonalisation, the basis takes {_bytes(need)}")
     else:
         notes.append(
-            f"no reorthogonalisation: a basis would take {_gigabytes(need)}; densities stay right, counts of "
+            f"no reorthogonalisation: a basis would take {_bytes(need)}; densities stay right, counts of "
             "eigenvalues do not"
         )
     depth, sentence = _depth(operator, settings, steps)
@@ -179,14 +179,12 @@ def _depth(operator: SymmetricOperator, settings: SpectrumSettings, steps: int) 
     wanted = (
         int(settings.probes * steps * KRYLOV_SHARE) - KRYLOV_BLOCK * KRYLOV_EXTRA if automatic else settings.deflate
     )
-    # The basis, the two copies that projecting makes, and half of the space for the probes to sample.
-    fitting = min(settings.memory // 3 // (operator.size * operator.dtype.itemsize), operator.size // 2)
-    depth = min(wanted, fitting - KRYLOV_BLOCK * KRYLOV_EXTRA) // KRYLOV_BLOCK
+    most = most_deflated(operator, settings)
+    depth = min(wanted, most) // KRYLOV_BLOCK
     if depth < 1:
         if not automatic:
-            raise ValueError(
-                f"deflate {settings.deflate} does not fit: at least {KRYLOV_BLOCK}, at most {max(fitting, 0)}"
-            )
+            allowed = f"between {KRYLOV_BLOCK} and {most}" if most >= KRYLOV_BLOCK else "0"
+            raise ValueError(f"deflate must be {allowed} here, by size and memory; got {settings.deflate}")
         return 0, "plain stochastic Lanczos quadrature: no room to deflate"
     sentence = f"a Krylov space of dimension {depth * KRYLOV_BLOCK} is treated exactly, probes sample its complement"
     if not automatic and depth * KRYLOV_BLOCK < settings.deflate:
@@ -194,5 +192,23 @@ def _depth(operator: SymmetricOperator, settings: SpectrumSettings, steps: int) 
     return depth, sentence
 
 
-def _gigabytes(count: float) -> str:
-    return f"{count / 1e9:.3g} GB"
+def most_deflated(operator: SymmetricOperator, settings: SpectrumSettings) -> int:
+    """Largest dimension that can be deflated, by size and memory.
+
+    Args:
+        operator: the curvature, of size n.
+        settings: ``memory`` is used.
+
+    Returns:
+        The dimension; 0 if there is no room.
+    """
+    # The basis, the two copies that projecting makes, and half of the space for the probes to sample.
+    fitting = min(settings.memory // 3 // (operator.size * operator.dtype.itemsize), operator.size // 2)
+    return max(0, fitting - KRYLOV_BLOCK * KRYLOV_EXTRA)
+
+
+def _bytes(count: float) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count / 1e3:.3g} kB"

@@ -28,9 +28,7 @@ def accuracy_and_loss(path, inputs, targets):
 def test_checksums_in_the_readme_are_those_of_the_files():
     stated = {name: digest for digest, name in re.findall(r"^([0-9a-f]{64})  (\S+)$", README, re.MULTILINE)}
     paths = [DATA / "digits.h5", *CHECKPOINTS]
-    assert stated == {
-        str(path.relative_to(DATA)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths
-    }
+    assert stated == {str(path.relative_to(DATA)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
 def test_all_data_is_under_six_megabytes():

@@ -162,7 +162,6 @@ def test_resuming_adds_probes_to_the_last_bit(spectrum: Run, tmp_path: Path, met
     assert len(read_spectrum(parts).provenance.command.splitlines()) <= 3
 
 
-@pytest.mark.xfail(reason="compute_spectrum plans the deflation anew from the grown number of probes", strict=True)
 def test_more_probes_than_first_asked_for_sample_the_same_complement(
     spectrum: Run, checkpoint: Path, tiny: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

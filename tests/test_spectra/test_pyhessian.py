@@ -81,9 +81,7 @@ REAL = torch.sin(torch.arange(30.0, dtype=torch.float64)).view(10, 3)
         ),
         (
             {"batches": (INPUTS, CLASSES, WEIGHTS)},
-            lambda outputs, _: (
-                (F.cross_entropy(outputs, CLASSES, reduction="none") * WEIGHTS).sum() / WEIGHTS.sum()
-            ),
+            lambda outputs, _: (F.cross_entropy(outputs, CLASSES, reduction="none") * WEIGHTS).sum() / WEIGHTS.sum(),
         ),
         (
             {"batches": Batches([(INPUTS[:7], MASKED[:7]), (INPUTS[7:], MASKED[7:])], cache_bytes=0)},
@@ -95,9 +93,7 @@ REAL = torch.sin(torch.arange(30.0, dtype=torch.float64)).view(10, 3)
         ),
         (
             {"cost": kl_from_anchor, "batches": INPUTS},
-            lambda outputs, _: F.kl_div(
-                outputs.log_softmax(-1), outputs.detach().softmax(-1), reduction="batchmean"
-            ),
+            lambda outputs, _: F.kl_div(outputs.log_softmax(-1), outputs.detach().softmax(-1), reduction="batchmean"),
         ),
         ({"mode": "train"}, plain),
     ],
@@ -212,9 +208,7 @@ def test_the_trace_stops_early_only_when_told_to() -> None:
 
 
 def test_the_identity_does_not_break_it() -> None:
-    flat = Landscape(
-        nn.Linear(4, 1), lambda outputs, _: 0.0 * outputs[:, 0], (torch.ones(2, 4), torch.ones(2)), l2=1.0
-    )
+    flat = Landscape(nn.Linear(4, 1), lambda outputs, _: 0.0 * outputs[:, 0], (torch.ones(2, 4), torch.ones(2)), l2=1.0)
     nodes, weights = pyhessian_density(flat, 2, 3)
     np.testing.assert_allclose(nodes[weights > 1e-6], 1.0, rtol=1e-5)
     np.testing.assert_allclose((nodes * weights).sum(1), 1.0, rtol=1e-5)
