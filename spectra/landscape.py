@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from spectra.batches import Batch, Batches
 from spectra.costs import KLFromAnchor, Likelihood, PerSampleCost, cost_name
 from spectra.evaluation import Evaluation
+from spectra.many_costs import ManyCosts
 from spectra.parameters import ParameterLayout, Patterns, matches, select_parameters
 from spectra.randomness import preserved_random_state
 
@@ -85,6 +86,7 @@ class Landscape:
         self.parameters.split(self.theta)
         self.device = self.theta.device
         self.batches = batches if isinstance(batches, Batches) else Batches(batches)
+        self.many_costs = ManyCosts(self)
         self._merged: list[Batch] | None = None
         self._anchors: list[Tensor] | None = None
         with preserved_random_state(self.device):
@@ -224,14 +226,10 @@ class Landscape:
 
     def costs(self, thetas: Tensor) -> Tensor:
         """The costs at rows of thetas (k, n), as float64 (k,)."""
-        totals = torch.zeros(len(thetas), dtype=torch.float64, device=self.device)
-        with torch.no_grad():
-            for batch in self.iterate():
-                for row, theta in enumerate(thetas):
-                    outputs = self.evaluation(self.parameters.unflatten(theta.to(self.theta)), batch.inputs)
-                    totals[row] += self._summed(outputs, batch)[0]
-            penalties = 0.5 * self.l2 * thetas.double().square().sum(-1).to(self.device)
-        return totals / self.total_weight + penalties
+        totals = self.many_costs(thetas) / self.total_weight
+        if self.l2:
+            totals += 0.5 * self.l2 * thetas.double().square().sum(-1).to(self.device)
+        return totals
 
     def gradient(self, theta: Tensor | None = None) -> Tensor:
         """Gradient of the cost at theta (n,), default the anchor, in the dtype of theta."""

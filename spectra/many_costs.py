@@ -1,0 +1,90 @@
+"""Costs at many parameter vectors: one at a time, or vmapped where that is right and faster."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from spectra.batches import Batch
+    from spectra.landscape import Landscape
+
+# Vmapped outputs and activations of one chunk stay below this.
+CHUNK_BYTES = 2**28
+# Larger models fill the machine with one vector at a time.
+LARGEST_VMAPPED = 10**6
+
+
+class ManyCosts:
+    """Sums of the samples' costs at rows of thetas, in float64.
+
+    The vmapped way is tried once, on two vectors: used if it agrees with the loop to rounding and is faster.
+
+    Attributes:
+        vmapped: whether it is used; None as long as nobody asked.
+    """
+
+    def __init__(self, landscape: Landscape) -> None:
+        """Takes the landscape whose costs are summed."""
+        self._landscape = landscape
+        self.vmapped: bool | None = None
+        self._chunk = 1
+
+    def __call__(self, thetas: Tensor) -> Tensor:
+        """Cost sums (k,) over all samples, float64, penalty left out."""
+        thetas = thetas.to(self._landscape.theta)
+        if self.vmapped is None and len(thetas) > 1:
+            self.vmapped = self._decide(thetas[:2])
+        totals = torch.zeros(len(thetas), dtype=torch.float64, device=thetas.device)
+        with torch.no_grad():
+            for batch in self._landscape.iterate():
+                totals += self._vmapped(thetas, batch) if self.vmapped else self._looped(thetas, batch)
+        return totals
+
+    def _looped(self, thetas: Tensor, batch: Batch) -> Tensor:
+        sums = [self._at(batch)(theta).double().sum() for theta in thetas]
+        return torch.stack(sums) if sums else thetas.new_zeros(0, dtype=torch.float64)
+
+    def _vmapped(self, thetas: Tensor, batch: Batch) -> Tensor:
+        mapped = torch.func.vmap(self._at(batch))
+        return torch.cat([mapped(part).double().sum(-1) for part in torch.split(thetas, self._chunk)])
+
+    def _at(self, batch: Batch) -> Callable[[Tensor], Tensor]:
+        landscape = self._landscape
+
+        def weighted(theta: Tensor) -> Tensor:
+            outputs = landscape.evaluation(landscape.parameters.unflatten(theta), batch.inputs)
+            costs, weights = landscape.sample_costs(outputs, batch)
+            return costs if weights is None else costs.double() * weights.double()
+
+        return weighted
+
+    def _decide(self, thetas: Tensor) -> bool:
+        landscape = self._landscape
+        convolutional = any(isinstance(m, nn.modules.conv._ConvNd) for m in landscape.model.modules())
+        if landscape.size > LARGEST_VMAPPED or (convolutional and landscape.device.type == "cpu"):
+            return False
+        batch = next(landscape.iterate())
+        held = landscape.evaluation.saved_bytes(landscape.leaves(landscape.theta), batch.inputs)
+        self._chunk = max(1, min(64, CHUNK_BYTES // max(held, 1)))
+        block = thetas[:1].expand(min(self._chunk, 16), -1)
+        with torch.no_grad():
+            one = self._looped(thetas, batch)
+            try:
+                two = self._vmapped(thetas, batch)
+                faster = _seconds(lambda: self._vmapped(block, batch)) < _seconds(lambda: self._looped(block, batch))
+            except Exception:  # whatever vmap cannot do, the loop can
+                return False
+        scale = one.abs().max().clamp_min(torch.finfo(torch.float64).tiny)
+        agrees = bool((one - two).abs().max() <= 100 * torch.finfo(landscape.dtype).eps * scale)
+        return agrees and faster
+
+
+def _seconds(function: Callable[[], Tensor]) -> float:
+    start = time.perf_counter()
+    float(function().sum())
+    return time.perf_counter() - start
