@@ -39,6 +39,7 @@ class Strategy:
         linearised: holds a linearised program, which is large, and takes hundreds of gradients to make: never
             chosen by ``auto``.
         batched: works on all k vectors at once, so that they are chunked by memory.
+        instead_of: name of a strategy that does the same better; tried only where that one fails.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Strategy:
     prepared: bool = False
     linearised: bool = False
     batched: bool = False
+    instead_of: str = ""
 
 
 class Curvature(SymmetricOperator):
@@ -85,6 +87,7 @@ class Curvature(SymmetricOperator):
         self.notes = landscape.notes
         self._products: Callable[[], Iterator[Product]] | None = None
         self._traced: tuple[int, Linearised] | None = None
+        self._recorded: tuple[int, Callable[[Tensor], Tensor]] | None = None
         self._chunk, self._keep = 1, True
 
     @abstractmethod
@@ -172,7 +175,7 @@ class Curvature(SymmetricOperator):
         self.strategy, self._chunk = chosen.name, self._chunk_of(chosen, held)
         self._keep = keep
         self._products = self._built(core, chosen)
-        self._traced = None
+        self._traced = self._recorded = None
 
     def _built(self, core: Strategy, chosen: Strategy) -> Callable[[], Iterator[Product]]:
         """The products of all batches; by the core if the chosen way fails on a later batch."""
@@ -240,8 +243,9 @@ class Curvature(SymmetricOperator):
         """Times the strategies on the first batch and keeps the fastest that agrees with the core."""
         best, best_time = core, core_time
         product: Product | None = None
+        right = set()
         for one in list(self._strategies.values())[1:]:
-            if not self._worth_trying(one, keep):
+            if not self._worth_trying(one, keep) or one.instead_of in right:
                 continue
             try:
                 product = one.build(batch)
@@ -250,6 +254,7 @@ class Curvature(SymmetricOperator):
                     self._note(f"{one.name} differs from {core.name} by {error:.2g} and is not used")
                     continue
                 taken = self._seconds_per_vector(one, product, vectors, held)
+                right.add(one.name)
             except Exception as problem:  # any failure of a fast path is a reason to step back from it
                 self._note(f"{one.name} fails here ({type(problem).__name__}) and is not used")
                 continue
@@ -272,15 +277,22 @@ class Curvature(SymmetricOperator):
 
     def recorded(self, batch: Batch) -> Product:
         """The core's product of a batch, as the operations that depend on the vector."""
-        product = next(iter(self._strategies.values())).build(batch)
-        replay = record(lambda vector: product(vector.unsqueeze(0))[0], self._probe("record")[0])
+        replay = self._recording(batch)
         return lambda vectors: torch.stack([replay(vector) for vector in vectors])
 
     def recorded_batched(self, batch: Batch) -> Product:
         """The same operations on all vectors at once, vmapped."""
-        product = next(iter(self._strategies.values())).build(batch)
-        replay = torch.func.vmap(record(lambda vector: product(vector.unsqueeze(0))[0], self._probe("record")[0]))
+        replay = torch.func.vmap(self._recording(batch))
         return lambda vectors: replay(vectors)
+
+    def _recording(self, batch: Batch) -> Callable[[Tensor], Tensor]:
+        """The recording of a batch: made once, shared by the strategies that use it while one is chosen."""
+        if self._recorded is None or self._recorded[0] != batch.number:
+            self._recorded = None
+            product = next(iter(self._strategies.values())).build(batch)
+            replay = record(lambda vector: product(vector.unsqueeze(0))[0], self._probe("record")[0])
+            self._recorded = (batch.number, replay)
+        return self._recorded[1]
 
     def linearised(self, batch: Batch, trace: Callable[[], Linearised]) -> Linearised:
         """The linearised program of a batch: traced once, shared by the strategies that use it."""

@@ -29,7 +29,7 @@ class Hessian(Curvature):
             Strategy("double-backward", self._double_backward),
             Strategy("recorded", self.recorded, prepared=True),
             Strategy("recorded-batched", self.recorded_batched, prepared=True, batched=True),
-            Strategy("batched-backward", self._batched_backward, batched=True),
+            Strategy("batched-backward", self._batched_backward, batched=True, instead_of="recorded-batched"),
             Strategy("linearize", self._linearize, linearised=True),
             Strategy("linearize-batched", self._linearize_batched, linearised=True, batched=True),
         ]
