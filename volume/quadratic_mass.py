@@ -21,6 +21,7 @@ Array = NDArray[np.float64]
 _ROUNDING = 10.0 * float(np.finfo(np.float32).eps)
 # An error of the approximation itself that is worth a sentence, nats.
 _TELL = 0.05
+_TELL_TRUNCATION = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,8 +139,14 @@ def quadratic_mass(
 def _estimate(value: float, pseudo: Array, truncation: float, cautions: tuple[str, ...]) -> Estimate:
     if len(pseudo) == 0:
         return Estimate(value, 0.0, truncation, cautions=cautions)
+    estimate = from_samples(pseudo, truncation_error=truncation, cautions=cautions)
+    if truncation > max(_TELL_TRUNCATION, 3.0 * estimate.standard_error):
+        advice = (
+            f"the quadrature's error of about {truncation:.3g} nats outweighs that of the probes: more Lanczos steps"
+        )
+        estimate = replace(estimate, cautions=(*estimate.cautions, advice))
     # The jackknife's value would be the mean of the pseudo-values; the plain one is kept, and is its like.
-    return replace(from_samples(pseudo, truncation_error=truncation, cautions=cautions), value=value)
+    return replace(estimate, value=value)
 
 
 @dataclass(frozen=True, eq=False)

@@ -191,7 +191,7 @@ def _lugannani_rice(sums: _Sums, depth: Array) -> TailProbability:
     other = np.log1p(-np.exp(log_tail))
     error = _ERROR * fourth**2 * np.where(below, 1.0, np.exp(log_tail - other))
     saddle = -np.expm1(depth) / sums.largest
-    return TailProbability(np.where(below, log_tail, other), saddle, error)
+    return TailProbability(np.where(below, log_tail, other) + 0.0, saddle, error)
 
 
 def _orders(w: Array, u: Array, third: Array, fourth: Array, fifth: Array) -> tuple[Array, Array]:

@@ -216,7 +216,9 @@ def test_what_is_said_of_a_mass() -> None:
     few = quadratic_mass(SpectralDensity.from_eigenvalues(np.ones(1), 50), at_origin(), 0.01)[0]
     assert "few eigenvalues matter" in few.verdict
     coarse = slq_density(rotated(decaying(200)), SpectrumSettings(probes=3, steps=4, deflate=0))
-    assert "below the quadrature's resolution" in quadratic_mass(coarse, at_origin(), 1e-6)[0].verdict
+    verdict = quadratic_mass(coarse, at_origin(), 1e-6)[0].verdict
+    assert "below the quadrature's resolution" in verdict
+    assert "more Lanczos steps" in verdict
 
 
 @pytest.mark.parametrize("deviation", [0.0, -1.0, math.nan, math.inf])
