@@ -63,7 +63,7 @@ def from_components(eigenvalues: ArrayLike, components: ArrayLike) -> AnchorMeas
     return AnchorMeasure(values, parts**2)
 
 
-def anchor_measure(operator: SymmetricOperator, theta: Tensor, steps: int = 64) -> AnchorMeasure:
+def anchor_measure(operator: SymmetricOperator, theta: Tensor, steps: int = 128) -> AnchorMeasure:
     """The measure from one Lanczos run that starts at the anchor; deterministic.
 
     Args:
