@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from spectra.caution import negative_rule
 from spectra.density import SpectralDensity
 from spectra.estimate import Estimate, difference
 from volume.quadratic_mass import QuadraticMass
@@ -147,6 +148,7 @@ def _volume(
     if not (math.isfinite(cutoff) and cutoff > 0.0):
         raise ValueError(f"cutoff must be positive and finite, got {cutoff:g}")
     determinant = density.logdet(shift, negative=negative)
+    rule = negative_rule(negative)
     n = density.size
     constant = n / 2.0 * math.log(2.0 * cutoff) + log_ball_volume(n) + log_scale
     return DeterminantVolume(
@@ -156,7 +158,7 @@ def _volume(
         k=k,
         weight_decay=weight_decay,
         shift=shift,
-        effective_dimension=density.effective_dimension(shift) if shift > 0.0 else None,
+        effective_dimension=density.integrate(lambda x: rule(x) / (rule(x) + shift)) if shift > 0.0 else None,
         derived_k=None if mass is None else mass.derived_k,
     )
 

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from spectra import caution
 from spectra.budget import leading
-from spectra.density import Deflation, SpectralDensity
+from spectra.density import SpectralDensity
 from spectra.estimate import Estimate, from_samples
 from spectra.quadrature import Tridiagonal, logarithm_error_bound
 from volume.anchor import AnchorMeasure
@@ -215,7 +215,10 @@ class _Basin:
             total += np.minimum(change, [self._bound(shift) for shift in shifts])
         known = density.deflation
         if len(known.coarse_nodes):
-            coarse = Deflation(known.coarse_nodes, known.coarse_weights, known.captured)
+            none = np.empty(0)
+            coarse = replace(
+                known, nodes=known.coarse_nodes, weights=known.coarse_weights, coarse_nodes=none, coarse_weights=none
+            )
             total += np.abs(self.tails(cutoffs, density=replace(density, deflation=coarse)).log_probability - whole)
         if len(self.anchor.coarse_nodes):
             rough = AnchorMeasure(self.anchor.coarse_nodes, self.anchor.coarse_masses)

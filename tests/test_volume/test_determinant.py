@@ -123,6 +123,8 @@ def test_negative_eigenvalues() -> None:
     for rule, mapped in (("clip", np.maximum(values, 0.0)), ("abs", np.abs(values))):
         volume = shifted_determinant(density, 0.1, standard_deviation=2.0, negative=rule)
         assert volume.log_volume.value == pytest.approx(exact.log_ellipsoid(mapped + 0.25, 0.1))
+        assert volume.effective_dimension is not None
+        assert volume.effective_dimension.value == pytest.approx((mapped / (mapped + 0.25)).sum())
         assert f"rule '{rule}'" in volume.verdict
     absolute = ellipsoid_volume(density, 0.1, negative="abs")
     assert absolute.log_volume.value == pytest.approx(exact.log_ellipsoid(np.abs(values), 0.1))
