@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,16 +10,14 @@ from scipy import stats
 from spectra.deflation import krylov_space
 from spectra.density import SpectralDensity
 from spectra.estimate import Estimate, from_samples
+from spectra.integration import Function, probe_means
 from spectra.lanczos import lanczos
 from spectra.operators import SymmetricOperator
 from spectra.probes import draw_probes
 from spectra.quadrature import Array, Tridiagonal
+from spectra.routes import KRYLOV_BLOCK, KRYLOV_EXTRA, KRYLOV_SHARE
 
-Function = Callable[[Array], Array]
-BLOCK = 2
-EXTRA = 4
 PILOTS = 3
-KRYLOV_SHARE = 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,22 +61,22 @@ def integrate_within(
         The sum with its errors, and the split.
 
     Raises:
-        ValueError: if the budget is too small for the Krylov space and the pilots.
+        ValueError: if the budget is too small for the Krylov space and the pilots, or f is not finite on the spectrum.
 
     Reference:
         Chen and Hallman, Krylov-aware stochastic trace estimation, 2023, for the deflation.
     """
-    depth = max(1, int(products * KRYLOV_SHARE) // BLOCK - EXTRA)
-    depth = min(depth, operator.size // (2 * BLOCK) - EXTRA)
+    depth = max(1, int(products * KRYLOV_SHARE) // KRYLOV_BLOCK - KRYLOV_EXTRA)
+    depth = min(depth, operator.size // (2 * KRYLOV_BLOCK) - KRYLOV_EXTRA)
     max_steps = min(max_steps, operator.size)
-    spent = BLOCK * (depth + EXTRA)
+    spent = KRYLOV_BLOCK * (depth + KRYLOV_EXTRA)
     left = products - spent
     if depth < 1 or left < (PILOTS + 1) * max_steps:
         least = spent + (PILOTS + 1) * max_steps
         raise ValueError(f"products must be at least {least} for {max_steps} steps a probe, got {products}")
     options = {"seed": seed, "dtype": operator.dtype, "device": operator.device}
-    starts = draw_probes(operator.size, BLOCK, stream="krylov", **options)  # type: ignore[arg-type]
-    space = krylov_space(operator, starts, depth, extra=EXTRA)
+    starts = draw_probes(operator.size, KRYLOV_BLOCK, stream="krylov", **options)  # type: ignore[arg-type]
+    space = krylov_space(operator, starts, depth, extra=KRYLOV_EXTRA)
 
     def runs(first: int, count: int, steps: int) -> Tridiagonal:
         probes = draw_probes(operator.size, count, first=first, **options)  # type: ignore[arg-type]
@@ -145,6 +142,4 @@ def _best_split(density: SpectralDensity, function: Function, left: int) -> tupl
 
 
 def _means(runs: Tridiagonal, steps: int, function: Function) -> Array:
-    nodes, weights = runs.quadrature(steps)
-    found: Array = (weights * function(nodes)).sum(1)
-    return found
+    return probe_means(runs.quadrature(steps), function)

@@ -41,9 +41,19 @@ def negative_rule(name: str) -> Callable[[Array], Array]:
 
 
 def _mass(density: SpectralDensity, threshold: float) -> str:
-    nodes, masses = density.measure()
-    count = float(masses[nodes <= threshold].sum())
-    return f"about {count:.3g} of {density.size} eigenvalues"
+    count = density.mass_below(np.nextafter(threshold, np.inf))
+    if count.exact:
+        return f"{count.value:.0f} of {density.size} eigenvalues"
+    low, high = (min(max(end, 0.0), float(density.size)) for end in count.interval())
+    return f"about {count.value:.3g} ({low:.3g} to {high:.3g}) of {density.size} eigenvalues"
+
+
+def pole_inside(density: SpectralDensity, shift: float) -> str:
+    """The sentence for an effective dimension whose pole lies inside the spectrum."""
+    return (
+        f"shift {shift:.3g} is inside the negative eigenvalues: {_mass(density, -shift)} lie at or below {-shift:.3g} "
+        f"(smallest node {density.support[0]:.3g}), so the effective dimension has no meaning there"
+    )
 
 
 def not_positive_definite(density: SpectralDensity, shift: float) -> str:
@@ -76,9 +86,15 @@ def for_shift(density: SpectralDensity, shift: float, negative: str) -> tuple[st
         )
     elif negative != "raise" and lowest < 0.0:
         found.append(f"{_mass(density, 0.0)} are negative and were taken by the rule '{negative}'")
-    # The footnote of the primer: c must be large against the resolution of SLQ near zero. What matters is
-    # the distance from the singularity to the spectrum's edge when negative eigenvalues come closer to it.
-    resolution = density.resolution(max(-shift, min(lowest, 0.0)) if lowest < 0.0 else 0.0)
+    outer = density.outer_support[0]
+    if outer <= -shift < lowest:
+        found.append(
+            f"shift {shift:.3g} may be inside the negative eigenvalues: the lowest node {lowest:.3g} is known to "
+            f"within {lowest - outer:.3g} only; more steps"
+        )
+    # The footnote of the primer: c must be large against the resolution of SLQ near zero; and where negative
+    # eigenvalues come closer to the singularity, what counts is the distance to them and the resolution there.
+    resolution = max(density.resolution(at) for at in ((0.0, lowest) if lowest < 0.0 else (0.0,)))
     distance = shift + min(lowest, 0.0)
     if 0.0 < distance < resolution:
         found.append(

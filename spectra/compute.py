@@ -154,12 +154,17 @@ class _Run:
             return report(self._by_pyhessian(operator), nothing)
         if start is not None:
             # Further probes must sample the complement of the space that is stored, not of one planned anew.
-            plan = replace(plan, depth=start.deflation.captured // KRYLOV_BLOCK)
+            plan = replace(plan, depth=-(-start.deflation.captured // KRYLOV_BLOCK))
         space = deflated_space(
             operator, self.settings, plan, what, lambda count: self._tell(count, f"{what}: deflation")
         )
         density = empty_density(operator, self.settings, space)
         if start is not None:
+            if (0 if space is None else space.captured) != start.deflation.captured:
+                raise ValueError(
+                    f"the deflated space could not be rebuilt: {start.deflation.captured} dimensions are stored, "
+                    f"{0 if space is None else space.captured} were found; compute anew"
+                )
             # The stored part is kept to the last bit; the rebuilt basis only projects further probes.
             density = start
             self._tell(start.runs.probes * start.runs.steps, what)

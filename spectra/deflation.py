@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spectra.density import Deflation
+from spectra.integration import Deflation
 from spectra.operators import SymmetricOperator
 from spectra.quadrature import Array
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -12,46 +11,11 @@ from numpy.typing import NDArray
 
 from spectra import caution
 from spectra.estimate import Estimate, from_samples
+from spectra.integration import Deflation, Function, probe_means
 from spectra.quadrature import Tridiagonal, logarithm_error_bound, no_runs
 from spectra.smoothing import CumulativeDensity, SmoothedDensity, cumulative, smooth
 
 Array = NDArray[np.float64]
-Function = Callable[[Array], Array]
-
-
-@dataclass(frozen=True, eq=False)
-class Deflation:
-    """The part of the spectrum that is known without probes: ``tr Q^T f(H) Q`` for a basis Q.
-
-    Attributes:
-        nodes: (d,) points at which f is evaluated; eigenvalues where the part is exact.
-        weights: (d,) non-negative masses, summing to ``captured``; all one where exact.
-        captured: number of columns of Q: dimensions of parameter space taken out of the sampling.
-        coarse_nodes: (e,) the same from fewer Lanczos steps, for the truncation error; empty if exact.
-        coarse_weights: (e,) masses of the coarse nodes.
-    """
-
-    nodes: Array
-    weights: Array
-    captured: int
-    coarse_nodes: Array = field(default_factory=lambda: np.empty(0))
-    coarse_weights: Array = field(default_factory=lambda: np.empty(0))
-
-    def integrate(self, function: Function) -> float:
-        """``sum_j weight_j f(node_j)``."""
-        return _weighted(self.nodes, self.weights, function)
-
-    def truncation(self, function: Function) -> float:
-        """Difference to the coarse rule, 0 where the part is exact."""
-        if len(self.coarse_nodes) == 0:
-            return 0.0
-        return abs(self.integrate(function) - _weighted(self.coarse_nodes, self.coarse_weights, function))
-
-
-def _weighted(nodes: Array, weights: Array, function: Function) -> float:
-    """The weighted sum over the nodes that carry weight, so that a function may be infinite elsewhere."""
-    used = weights > 0.0
-    return float(weights[used] @ function(nodes[used])) if used.any() else 0.0
 
 
 _NOTHING = Deflation(np.empty(0), np.empty(0), 0)
@@ -141,6 +105,16 @@ class SpectralDensity:
         nodes, _ = self.measure()
         return float(nodes[0]), float(nodes[-1])
 
+    @cached_property
+    def outer_support(self) -> tuple[float, float]:
+        """The support widened by the end nodes' residuals: Ritz values lie inside the spectrum."""
+        low, high = self.support
+        if self.runs.probes and self.complement:
+            below, above = self.runs.end_residuals()
+            low = min(low, float((self.nodes[:, 0] - below).min()))
+            high = max(high, float((self.nodes[:, -1] + above).max()))
+        return low, high
+
     @property
     def magnitude(self) -> float:
         """Largest absolute node, the scale against which shifts are judged."""
@@ -177,25 +151,32 @@ class SpectralDensity:
         truncation = self.deflation.truncation(function)
         if self.runs.probes == 0:
             return Estimate(known, 0.0, truncation, cautions=cautions)
-        samples = self._per_probe(self._rule, function)
-        if np.any(self.runs.lengths > self._coarse_rule[0].shape[1]):
-            halved = self._per_probe(self._coarse_rule, function)
-            change = abs(float(np.mean(samples - halved)))
-            truncation += self.complement * (change if bound is None else min(change, bound))
+        samples = probe_means(self._rule, function)
+        change = self._change(function, samples)
+        if bound is not None:
+            change = min(change, bound)
+        if math.isinf(change):
+            cautions = (*cautions, "one Lanczos step says nothing of its own error; use at least two")
+        truncation += self.complement * change
         return from_samples(known + self.complement * samples, truncation_error=truncation, cautions=cautions)
 
-    def _per_probe(self, rule: tuple[Array, Array], function: Function) -> Array:
-        return np.array([_weighted(n, w, function) for n, w in zip(*rule, strict=True)])
+    def _change(self, function: Function, samples: Array) -> float:
+        """By how much all steps differ from half of them, per unit of mass; inf if there is nothing to halve."""
+        if np.all(self.runs.lengths < self.runs.steps):
+            return 0.0  # every run found an invariant subspace, on which its rule is exact
+        if self.runs.steps == 1:
+            return math.inf if self.size > 1 else 0.0
+        return abs(float(np.mean(samples - probe_means(self._coarse_rule, function))))
 
     def trace(self) -> Estimate:
-        """``tr H``, unit of the cost (per squared unit of the parameters)."""
-        return self.integrate(lambda x: x)
+        """``tr H``, unit of the cost (per squared unit of the parameters); the quadrature is exact for it."""
+        return self.moment(1)
 
     def moment(self, order: int) -> Estimate:
         """``tr H^order``; exact quadrature for ``order < 2 * steps``."""
         if order < 0:
             raise ValueError(f"order must be non-negative, got {order}")
-        return self.integrate(lambda x: x**order)
+        return self.integrate(lambda x: x**order, bound=0.0 if order < 2 * self.runs.steps else None)
 
     def frobenius_norm(self) -> Estimate:
         """``|H|_F = sqrt(tr H^2)``, the error carried by the delta method."""
@@ -231,7 +212,7 @@ class SpectralDensity:
             raise ValueError(caution.not_positive_definite(self, shift))
         offset = math.log(shift) if relative else 0.0
         smooth = negative == "raise" or self.support[0] >= 0.0
-        bound = logarithm_error_bound(*self.support, shift, self.runs.steps) if smooth else None
+        bound = logarithm_error_bound(*self.outer_support, shift, self.runs.steps) if smooth else None
         return self.integrate(
             lambda x: np.log(rule(x) + shift) - offset,
             cautions=caution.for_shift(self, shift, negative),
@@ -246,13 +227,15 @@ class SpectralDensity:
                 prior precision a, ``shift = a / N``.
 
         Returns:
-            The estimate; a pole at ``-shift`` inside the spectrum is stated in its cautions.
+            The estimate.
 
         Raises:
-            ValueError: if ``shift`` is not positive and finite.
+            ValueError: if ``shift`` is not positive and finite, or its pole at ``-shift`` lies inside the spectrum.
         """
         if not (math.isfinite(shift) and shift > 0.0):
             raise ValueError(f"shift must be positive and finite, got {shift}")
+        if self.support[0] <= -shift:
+            raise ValueError(caution.pole_inside(self, shift))
         return self.integrate(lambda x: x / (x + shift), cautions=caution.for_shift(self, shift, "raise"))
 
     def mass_below(self, threshold: float = 0.0) -> Estimate:
@@ -276,8 +259,8 @@ class SpectralDensity:
             at: where, unit of the eigenvalues.
 
         Returns:
-            The median over probes; outside of a probe's nodes the distance to the nearest one. Zero for an
-            exact spectrum.
+            The median over probes; outside of a probe's nodes the gap between its last two, or the distance to them
+            if larger. Zero for an exact spectrum, inf for a single step.
         """
         if self.runs.probes == 0 or self.complement == 0:
             return 0.0
@@ -285,9 +268,13 @@ class SpectralDensity:
         for row, length in zip(self.nodes, self.runs.lengths, strict=True):
             if length < self.runs.steps:
                 return 0.0
+            if len(row) == 1:
+                return math.inf
             position = int(np.searchsorted(row, at))
             inside = 0 < position < len(row)
-            gaps.append(row[position] - row[position - 1] if inside else float(np.min(np.abs(row - at))))
+            # Beyond a probe's nodes what is seen is no finer than between its last two.
+            end = row[1] - row[0] if position == 0 else row[-1] - row[-2]
+            gaps.append(row[position] - row[position - 1] if inside else max(end, float(np.min(np.abs(row - at)))))
         return float(np.median(gaps))
 
     def smooth(

@@ -75,6 +75,15 @@ class Tridiagonal:
             weights[row, :length] = vectors[0] ** 2
         return nodes, weights
 
+    def end_residuals(self) -> tuple[Array, Array]:
+        """Residual norms of each run's lowest and highest Ritz vector, (probes,) each: how far an end may move."""
+        lowest, highest = np.zeros(self.probes), np.zeros(self.probes)
+        for row, length in enumerate(self.lengths):
+            _, vectors = eigh_tridiagonal(self.diagonal[row, :length], self.off_diagonal[row, : length - 1])
+            last = np.abs(vectors[-1]) * self.off_diagonal[row, length - 1]
+            lowest[row], highest[row] = last[0], last[-1]
+        return lowest, highest
+
     def joined(self, other: Tridiagonal) -> Tridiagonal:
         """These runs followed by ``other``'s, which must have as many steps."""
         if other.steps != self.steps:

@@ -20,7 +20,7 @@ KRYLOV_EXTRA = 4
 # and Fisher for the trace and for log-determinants down to a thousandth of the largest eigenvalue (docs/accuracy.md).
 KRYLOV_SHARE = 0.25
 # Above this the eigendecomposition, of order rows^3, is dearer than the products.
-EXACT_ROWS = 4096
+EXACT_ROWS = 8192
 
 
 @dataclass(frozen=True)
@@ -158,6 +158,12 @@ def sampled_plan(operator: SymmetricOperator, settings: SpectrumSettings) -> Pla
             f"full reorthogonalisation of {block} probes and {steps} steps needs {_bytes(need)}, past the memory "
             f"of {_bytes(settings.memory)}; use none, a smaller block, or more memory"
         )
+    vectors = 4 * block * operator.size * operator.dtype.itemsize
+    if vectors > settings.memory:
+        raise ValueError(
+            f"a block of {block} probes takes {_bytes(vectors)} for its vectors alone, past the memory of "
+            f"{_bytes(settings.memory)}; use a smaller block"
+        )
     if full:
         notes.append(f"full reorthogonalisation, the basis takes {_bytes(need)}")
     else:
@@ -181,14 +187,12 @@ def _depth(operator: SymmetricOperator, settings: SpectrumSettings, steps: int) 
     )
     most = most_deflated(operator, settings)
     depth = min(wanted, most) // KRYLOV_BLOCK
-    if depth < 1:
+    if depth < 1 or (not automatic and settings.deflate > most):
         if not automatic:
             allowed = f"between {KRYLOV_BLOCK} and {most}" if most >= KRYLOV_BLOCK else "0"
             raise ValueError(f"deflate must be {allowed} here, by size and memory; got {settings.deflate}")
         return 0, "plain stochastic Lanczos quadrature: no room to deflate"
     sentence = f"a Krylov space of dimension {depth * KRYLOV_BLOCK} is treated exactly, probes sample its complement"
-    if not automatic and depth * KRYLOV_BLOCK < settings.deflate:
-        sentence += f" ({settings.deflate} were asked for; more does not fit)"
     return depth, sentence
 
 

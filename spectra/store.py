@@ -16,7 +16,8 @@ import h5py
 import numpy as np
 
 from spectra.atomic_file import replace_file
-from spectra.density import Deflation, SpectralDensity
+from spectra.density import SpectralDensity
+from spectra.integration import Deflation
 from spectra.provenance import Provenance
 from spectra.quadrature import Tridiagonal
 from spectra.spectrum import Spectrum, SpectrumSettings

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from spectra.compute import compute_spectrum
-from spectra.costs import cross_entropy
+from spectra.costs import cross_entropy, mean_squared_error
 from spectra.hessian import Hessian
 from spectra.landscape import Landscape
 from spectra.spectrum import Spectrum, SpectrumSettings
@@ -83,6 +83,22 @@ def replace_probes(spectrum: Spectrum, count: int) -> Spectrum:
     runs = spectrum.density.runs
     first = type(runs)(runs.diagonal[:count], runs.off_diagonal[:count], runs.lengths[:count])
     return replace(spectrum, density=replace(spectrum.density, runs=first))
+
+
+def test_a_space_that_ended_early_is_rebuilt_as_it_was() -> None:
+    """Rank 13: the Krylov space ends at an odd dimension, and further probes still sample its complement."""
+    torch.manual_seed(0)
+    inputs = torch.cat([torch.randn(13, 100), torch.zeros(1, 100)]).double()
+    model = torch.nn.Linear(100, 1, bias=False).double()
+    low_rank = Landscape(model, mean_squared_error, (inputs, torch.zeros(14, 1).double()))
+    settings = SpectrumSettings(probes=4, steps=12, block=2, engine="slq", deflate=30)
+    partial: list[Spectrum] = []
+    whole = compute_spectrum(low_rank, settings, on_block=partial.append)
+    assert 0 < whole.density.deflation.captured < 30
+    resumed = compute_spectrum(low_rank, settings, resume=partial[0])
+    assert np.array_equal(resumed.density.trace().samples, whole.density.trace().samples)
+    truth = float(2 * (inputs**2).sum() / 14)
+    assert resumed.density.trace().value == pytest.approx(truth, rel=1e-9)
 
 
 def test_layers(landscape: Landscape) -> None:

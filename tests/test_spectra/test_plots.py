@@ -8,7 +8,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from spectra import atomic_file
-from spectra.density import Deflation, SpectralDensity
+from spectra.density import SpectralDensity
+from spectra.integration import Deflation
 from spectra.plots import save_figure, spectrum_figure
 from spectra.provenance import Provenance
 from spectra.quadrature import Tridiagonal

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from spectra.density import Deflation, SpectralDensity
+from spectra.density import SpectralDensity
+from spectra.integration import Deflation
 from spectra.quadrature import Tridiagonal
 from spectra.smoothing import REACH
 

@@ -13,7 +13,8 @@ import pytest
 import xarray
 
 from spectra import atomic_file
-from spectra.density import Deflation, SpectralDensity
+from spectra.density import SpectralDensity
+from spectra.integration import Deflation
 from spectra.provenance import Provenance
 from spectra.quadrature import Tridiagonal
 from spectra.spectrum import Spectrum, SpectrumSettings

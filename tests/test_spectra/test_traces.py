@@ -127,11 +127,10 @@ def test_a_budget_is_kept_and_split_by_the_function() -> None:
     values = torch.arange(1, 401, dtype=torch.float64) ** -1.2
     matrix = (basis * values) @ basis.T
     operator = MatrixOperator((matrix + matrix.T) / 2.0)
-    for function, fewest in ((lambda x: x, 1), (lambda x: np.log1p(x / 0.01), 1)):
+    for function in (lambda x: x, lambda x: np.log1p(x / 0.01)):
         found = integrate_within(operator, function, 400, max_steps=48)
         truth = float(function(values.numpy()).sum())
         assert found.products <= 400
-        assert fewest <= found.steps <= 48
         error = 5 * found.estimate.standard_error + found.estimate.truncation_error
         assert abs(found.estimate.value - truth) <= error
     assert integrate_within(operator, lambda x: x, 400, max_steps=48).steps == 1
