@@ -23,7 +23,7 @@ class Difference:
     """One spectrum minus another.
 
     Attributes:
-        common: whether the errors are those of common probes (common random numbers).
+        common: whether the errors are those of common probes (common random numbers); not where a side is exact.
         reason: a sentence on why they are or are not.
         rows: name of the quantity -> first, second and their difference; None where undefined.
     """
@@ -161,8 +161,11 @@ def _quantities(summary: Summary) -> dict[str, Estimate | None]:
 def _obstacle(first: StoredSpectrum, second: StoredSpectrum) -> str:
     """Why two spectra do not have common probes; empty if they do."""
     one, other = first.spectrum, second.spectrum
+    if one.density.exact and other.density.exact:
+        return "both are exact, so the difference is too"
     if one.density.exact or other.density.exact:
-        return ""
+        which = "first" if one.density.exact else "second"
+        return f"the {which} is exact, so the error is that of the other alone"
     if one.density.runs.probes != other.density.runs.probes:
         counts = f"{one.density.runs.probes} and {other.density.runs.probes}"
         return f"they have {counts} probes, so they are taken as independent"

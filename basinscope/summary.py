@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,14 +29,16 @@ class AtShift:
         logdet: ``log det(H + c I)`` in nats, or None where it does not exist.
         relative_logdet: ``log det(I + H / c)`` in nats, or None likewise.
         undefined: why it does not exist; empty if it does.
-        effective_dimension: ``sum_i l_i / (l_i + c)``.
+        effective_dimension: ``sum_i l_i / (l_i + c)``, or None where its pole is inside the spectrum.
+        effective_undefined: why it does not exist; empty if it does.
     """
 
     shift: float
     logdet: Estimate | None
     relative_logdet: Estimate | None
     undefined: str
-    effective_dimension: Estimate
+    effective_dimension: Estimate | None
+    effective_undefined: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,18 @@ class Summary:
     traces: dict[str, Estimate]
 
     @property
+    def undefined(self) -> list[str]:
+        """Why numbers do not exist: each sentence once."""
+        reasons = (reason for at in self.shifts for reason in (at.undefined, at.effective_undefined))
+        return [reason for reason in dict.fromkeys(reasons) if reason]
+
+    @property
     def cautions(self) -> dict[str, list[str]]:
         """Why numbers are not to be trusted: each sentence with the names of the numbers it concerns."""
         named = {"trace": self.trace, "Frobenius norm": self.frobenius_norm}
         for at in self.shifts:
-            named[f"effective dimension at {at.shift:.3g}"] = at.effective_dimension
+            if at.effective_dimension is not None:
+                named[f"effective dimension at {at.shift:.3g}"] = at.effective_dimension
             if at.logdet is not None:
                 named[f"log det at {at.shift:.3g}"] = at.logdet
         found: dict[str, list[str]] = {}
@@ -129,7 +138,7 @@ def summarise(stored: StoredSpectrum, *, shifts: Sequence[float] = (), rule: str
 
 
 def at_shift(density: SpectralDensity, shift: float, rule: str) -> AtShift:
-    """The sums at one shift; a log-determinant that does not exist is said to be undefined, and why.
+    """The sums at one shift; one that does not exist is said to be undefined, and why.
 
     Args:
         density: the eigenvalue density.
@@ -145,14 +154,21 @@ def at_shift(density: SpectralDensity, shift: float, rule: str) -> AtShift:
     >>> at_shift(SpectralDensity.from_eigenvalues(np.array([-1.0, 3.0])), 0.5, "raise").logdet is None
     True
     """
-    effective = density.effective_dimension(shift)
-    if rule == "raise" and density.support[0] + shift <= 0.0:
-        try:
-            density.logdet(shift)
-        except ValueError as error:
-            return AtShift(shift, None, None, str(error), effective)
-    logdet = density.logdet(shift, negative=rule)
-    return AtShift(shift, logdet, density.logdet(shift, negative=rule, relative=True), "", effective)
+    inside = density.support[0] + shift <= 0.0
+    effective, pole = _unless_undefined(lambda: density.effective_dimension(shift), inside)
+    logdet, reason = _unless_undefined(lambda: density.logdet(shift, negative=rule), inside and rule == "raise")
+    relative = None if logdet is None else density.logdet(shift, negative=rule, relative=True)
+    return AtShift(shift, logdet, relative, reason, effective, pole)
+
+
+def _unless_undefined(compute: Callable[[], Estimate], may_be: bool) -> tuple[Estimate | None, str]:
+    """An estimate, or why there is none where there may be none; any other error is passed on."""
+    try:
+        return compute(), ""
+    except ValueError as error:
+        if not may_be:
+            raise
+        return None, str(error)
 
 
 def _negative(stored: StoredSpectrum) -> Negative:

@@ -41,7 +41,7 @@ def summary_json(summary: Summary, files: Mapping[str, str]) -> dict[str, Any]:
         "frobenius_norm": json_estimate(summary.frobenius_norm),
         "negative_rule": summary.rule,
         "logdets": [_logdet(at) for at in summary.shifts],
-        "effective_dimensions": [{"shift": at.shift, **json_estimate(at.effective_dimension)} for at in summary.shifts],
+        "effective_dimensions": [_effective(at) for at in summary.shifts],
         "eigenvalues": [
             {"value": finite(value), "residual": finite(residual)}
             for value, residual in zip(spectrum.eigenvalues, spectrum.residuals, strict=True)
@@ -63,10 +63,18 @@ def summary_json(summary: Summary, files: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
+_EMPTY = {"value": None, "standard_error": None, "truncation_error": None, "interval95": None}
+
+
+def _effective(at: AtShift) -> dict[str, Any]:
+    if at.effective_dimension is None:
+        return {"shift": at.shift, **_EMPTY, "cautions": [], "undefined": at.effective_undefined}
+    return {"shift": at.shift, **json_estimate(at.effective_dimension), "undefined": None}
+
+
 def _logdet(at: AtShift) -> dict[str, Any]:
     if at.logdet is None or at.relative_logdet is None:
-        empty = {"value": None, "standard_error": None, "truncation_error": None, "interval95": None}
-        return {"shift": at.shift, **empty, "cautions": [], "relative_value": None, "undefined": at.undefined}
+        return {"shift": at.shift, **_EMPTY, "cautions": [], "relative_value": None, "undefined": at.undefined}
     relative = finite(at.relative_logdet.value)
     return {"shift": at.shift, **json_estimate(at.logdet), "relative_value": relative, "undefined": None}
 

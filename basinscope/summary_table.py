@@ -38,7 +38,7 @@ def summary_table(summary: Summary, files: Mapping[str, str]) -> Group:
     parts: list[RenderableType] = [_heading(summary), _figures(summary), _sums(summary)]
     if summary.traces:
         parts.append(_layers(summary))
-    parts += [Text(f"undefined: {at.undefined}", style="yellow") for at in summary.shifts if at.undefined]
+    parts += [Text(f"undefined: {reason}", style="yellow") for reason in summary.undefined]
     for caution, names in summary.cautions.items():
         parts.append(Text(f"! {', '.join(names)}: {caution}", style="yellow"))
     parts += [Text(f"note: {note}", style="dim") for note in summary.stored.spectrum.notes]
@@ -138,9 +138,9 @@ def _sums(summary: Summary) -> Padding:
     ):
         table.add_column(title)
     for at in summary.shifts:
-        logdet = "undefined" if at.logdet is None else _interval(at.logdet)
-        relative = "undefined" if at.relative_logdet is None else _interval(at.relative_logdet)
-        table.add_row(f"{at.shift:.4g}", logdet, relative, _interval(at.effective_dimension))
+        sums = (at.logdet, at.relative_logdet, at.effective_dimension)
+        shown = ("undefined" if estimate is None else _interval(estimate) for estimate in sums)
+        table.add_row(f"{at.shift:.4g}", *shown)
     exact = summary.stored.spectrum.density.exact
     about = "" if exact else "± is half of the 95 % interval over probes, widened by the quadrature's error"
     rule = "" if summary.rule == "raise" else f"; negative eigenvalues by the rule '{summary.rule}'"

@@ -113,9 +113,13 @@ def test_a_shift_inside_the_negative_eigenvalues_is_undefined_but_no_failure(
     assert found["support"][0] < -1e-9
     assert found["logdets"][0]["value"] is None
     assert "its log-determinant does not exist" in found["logdets"][0]["undefined"]
+    assert found["effective_dimensions"][0]["value"] is None
+    assert "inside the negative eigenvalues" in found["effective_dimensions"][0]["undefined"]
     assert spectrum("--engine", "dense", "--shift", "1e-9") == 0
-    out = capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())
     assert "undefined: the hessian plus 1e-09 is not positive definite" in out
+    assert "1e-09 undefined undefined undefined" in out
+    assert out.count("inside the negative eigenvalues") == 1
     assert spectrum("--engine", "dense", "--shift", "1e-9", "--negative", "clip", "--json") == 0
     clipped = printed(capsys)["logdets"][0]
     assert clipped["value"] is not None
@@ -278,6 +282,29 @@ def test_common_probes_cancel_in_a_difference(
     assert errors[2] == pytest.approx(np.hypot(errors[0], errors[1]))
     assert main(["show", str(tmp_path / "a.h5"), "--against", str(tmp_path / "c.h5")]) == 0
     assert "independent" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "engines, words",
+    [
+        (("dense", "slq"), "the first is exact, so the error is that of the other alone"),
+        (("slq", "dense"), "the second is exact, so the error is that of the other alone"),
+        (("dense", "dense"), "both are exact, so the difference is too"),
+    ],
+)
+def test_an_exact_side_has_no_probes(
+    spectrum: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], engines: tuple[str, str], words: str
+) -> None:
+    for name, engine in zip("ab", engines, strict=True):
+        assert spectrum("--deflate", "0", "--engine", engine, "--output", tmp_path / f"{name}.h5") == 0
+    capsys.readouterr()
+    assert main(["show", str(tmp_path / "a.h5"), "--against", str(tmp_path / "b.h5"), "--json"]) == 0
+    found = printed(capsys)
+    assert found["reason"] == words
+    assert not found["common_probes"]
+    trace = found["differences"]["trace"]
+    both = trace["first"]["standard_error"] + trace["second"]["standard_error"]
+    assert trace["difference"]["standard_error"] == pytest.approx(both)
 
 
 def test_a_difference_is_that_of_the_summaries(spectrum: Run, tmp_path: Path) -> None:
