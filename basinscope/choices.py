@@ -59,24 +59,27 @@ def one_of(name: str, word: str, allowed: Iterable[str]) -> str:
     return word
 
 
-def read_bytes(name: str, text: str) -> int:
+def read_bytes(name: str, text: str, *, least: int = 1) -> int:
     """A number of bytes such as ``4GB`` (decimal), ``512MiB`` (binary) or ``1000000``.
 
     Args:
         name: of the option, for the message.
         text: what was typed.
+        least: the smallest number allowed.
 
     Returns:
-        The number of bytes, at least one.
+        The number of bytes.
 
     Raises:
-        ValueError: if it is no such number.
+        ValueError: if it is no such number, or below ``least``.
 
     >>> read_bytes("--memory", "4GB"), read_bytes("--memory", "1.5 KiB")
     (4000000000, 1536)
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([kmgt]i?)?b?\s*", text.lower())
-    count = int(float(found[1]) * _UNITS[found[2] or ""]) if found else 0
-    if count < 1:
+    count = float(found[1]) * _UNITS[found[2] or ""] if found else 0.0
+    if not 1.0 <= count < float("inf"):
         raise ValueError(f"{name} must be a number of bytes such as 4GB or 512MiB; got {text!r}")
-    return count
+    if count < least:
+        raise ValueError(f"{name} must be at least {least / 1e6:g} MB; got {text!r}")
+    return int(count)

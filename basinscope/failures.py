@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -15,6 +16,9 @@ INTERRUPTED = 130
 
 # Mistakes of the user, or of the machine: anything else is a mistake of ours and keeps its traceback.
 _EXPECTED = (ValueError, TypeError, OSError, MemoryError, TyperException)
+
+# Words by which torch's allocators, of the processor and of devices, say in a RuntimeError that memory ran out.
+_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "Storage size calculation overflowed")
 
 
 class Interrupted(Exception):  # noqa: N818 - no error: the user asked for it
@@ -30,6 +34,9 @@ def exit_code_of(command: Callable[[], int | None], *, debug: bool = False) -> i
 
     Returns:
         0, or what the command returned; 2 after a user's error, 130 after an interruption.
+
+    Raises:
+        RuntimeError: if the command raises it for any reason but memory that ran out.
     """
     try:
         code = command() or 0
@@ -38,7 +45,9 @@ def exit_code_of(command: Callable[[], int | None], *, debug: bool = False) -> i
     except Interrupted as interruption:
         say(str(interruption))
         return INTERRUPTED
-    except _EXPECTED as error:
+    except (*_EXPECTED, RuntimeError) as error:
+        if not isinstance(error, _EXPECTED) and not out_of_memory(error):
+            raise
         if debug:
             traceback.print_exc()
         say(sentence(error))
@@ -46,6 +55,21 @@ def exit_code_of(command: Callable[[], int | None], *, debug: bool = False) -> i
     if code == INTERRUPTED:
         say("interrupted; nothing was written")
     return code
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether torch says that memory ran out; it has no one exception for that.
+
+    Args:
+        error: the error.
+
+    Returns:
+        True for its allocators' errors.
+
+    >>> out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"))
+    True
+    """
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _MEMORY)
 
 
 def sentence(error: BaseException) -> str:
@@ -66,6 +90,10 @@ def sentence(error: BaseException) -> str:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     elif isinstance(error, MemoryError):
         text = f"not enough memory: {error}" if str(error) else "not enough memory"
+    elif out_of_memory(error):
+        found = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
+        wanted = f" for a tensor of {found[1]}" if found else ""
+        text = f"not enough memory{wanted}: use a smaller --block or --memory"
     else:
         text = str(error)
     return " ".join(text.split()) or type(error).__name__

@@ -23,6 +23,8 @@ COSTS = ("cross-entropy", "mean-squared-error", "kl")
 DTYPES = ("float32", "float64")
 NEGATIVE_RULES = ("raise", "clip", "abs")
 REORTHOGONALISATIONS = ("auto", "full", "none")
+# Below this not even one small network's graph fits, and the unit was surely forgotten.
+LEAST_MEMORY = 10**6
 
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")]
@@ -93,11 +95,13 @@ def spectrum(
         str | None,
         typer.Option(help="Such as cpu or cuda.", show_default="the task's", rich_help_panel=_MACHINE),
     ] = None,
-    memory: Annotated[str, typer.Option(help="What graphs and bases may take.", rich_help_panel=_MACHINE)] = "4GiB",
+    memory: Annotated[
+        str, typer.Option(help="What graphs and bases may take, at least 1MB.", rich_help_panel=_MACHINE)
+    ] = "4GiB",
     threads: Annotated[
         int | None,
         typer.Option(
-            help="Threads of torch.",
+            help="Threads of torch, at most 1024.",
             show_default="one for a small model, else torch's choice",
             rich_help_panel=_MACHINE,
         ),
@@ -131,6 +135,14 @@ def spectrum(
         one_of("--cost", cost, COSTS)
     if dtype is not None:
         one_of("--dtype", dtype, DTYPES)
+    if engine == "pyhessian":
+        _only_ours(
+            {
+                "--deflate": deflate != -1,
+                "--strategy": strategy != "auto",
+                "--reorthogonalise": reorthogonalise != "auto",
+            }
+        )
     settings = {
         "operator": operator,
         "probes": probes,
@@ -141,7 +153,7 @@ def spectrum(
         "strategy": strategy,
         "seed": seed,
         "block": block,
-        "memory": read_bytes("--memory", memory),
+        "memory": read_bytes("--memory", memory, least=LEAST_MEMORY),
         "layers": layers,
         "per_layer": per_layer,
     }
@@ -150,6 +162,14 @@ def spectrum(
     check_shifts(shift or [])
     request = _request(checkpoint, settings, {**source, **where})
     _run(request, shift or [], negative, as_json)
+
+
+def _only_ours(given: dict[str, bool]) -> None:
+    ignored = [name for name, is_given in given.items() if is_given]
+    if ignored:
+        raise ValueError(
+            f"--engine pyhessian computes in its own way and knows no {' or '.join(ignored)}: leave it out"
+        )
 
 
 def check_shifts(shifts: list[float]) -> None:

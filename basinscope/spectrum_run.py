@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from basinscope.failures import Interrupted
+from basinscope.failures import Interrupted, out_of_memory
 from basinscope.outputs import check_output, check_plot
 from basinscope.resumption import check_landscape, check_settings, check_source
 from basinscope.tasks.resolve import make_landscape, task_name
@@ -26,6 +27,8 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 # Below this many parameters a product is too short to share between threads: 614 products of a network of
 # 4,810 parameters took 3.1 s on one thread and 208 s on two threads of a busy machine.
 SMALL = 200_000
+# More than any machine has use for; OpenMP ends the process where it cannot start as many as it is asked for.
+MOST_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -147,23 +150,42 @@ def _earlier(request: Request) -> StoredSpectrum | None:
 
 
 def _landscape(request: Request, name: str, checkpoint: Checkpoint) -> Landscape:
-    landscape = make_landscape(name, checkpoint)
-    if request.cost is not None:
-        landscape = landscape.with_cost(costs.BY_NAME[request.cost])
     dtype = None if request.dtype is None else DTYPES[request.dtype]
     device = None if request.device is None else _device(request.device)
+    landscape = make_landscape(name, checkpoint)
+    if request.cost is not None:
+        with _guarded(f"--cost {request.cost}", name):
+            landscape = landscape.with_cost(costs.BY_NAME[request.cost])
     if dtype in (None, landscape.dtype) and device in (None, landscape.device):
         return landscape
-    return landscape.to(dtype=dtype, device=device)
+    with _guarded(f"--dtype {landscape.dtype if dtype is None else dtype} --device {device or landscape.device}", name):
+        return landscape.to(dtype=dtype, device=device)
+
+
+@contextmanager
+def _guarded(asked: str, name: str) -> Iterator[None]:
+    """Turn what the user's model and data raise under a change into a sentence, as for the task itself."""
+    try:
+        yield
+    except (ValueError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        problem = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{asked} does not fit the task {name!r}: {problem} (--debug shows where)") from error
 
 
 def _device(name: str) -> torch.device:
     try:
         # A device may be named well and not be there: only using it tells.
-        return torch.empty(0, device=name).device
+        device = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"--device {name!r} cannot be used here: {reason}") from error
+    if device.type == "meta":
+        raise ValueError(f"--device {name!r} cannot be used here: its tensors hold no numbers")
+    return device
 
 
 def _set_threads(threads: int | None) -> None:
@@ -171,6 +193,8 @@ def _set_threads(threads: int | None) -> None:
         return
     if threads < 1:
         raise ValueError(f"--threads must be at least 1, got {threads}")
+    if threads > MOST_THREADS:
+        raise ValueError(f"--threads must be at most {MOST_THREADS}, got {threads}")
     torch.set_num_threads(threads)
 
 

@@ -14,6 +14,8 @@ Array = NDArray[np.float64]
 
 OPERATORS = ("hessian", "gauss-newton", "fisher", "sampled-fisher", "empirical-fisher")
 ENGINES = ("auto", "slq", "dense", "gram", "pyhessian")
+# What random generators and the store take: 64 bits with a sign.
+LARGEST = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class SpectrumSettings:
             value = getattr(self, name)
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
+            if value > LARGEST:
+                raise ValueError(f"{name} must be at most {LARGEST}, got {value}")
 
     def as_dict(self) -> dict[str, str | int | bool]:
         """Plain values by name, for the store."""

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from basinscope.__main__ import main
+from basinscope.failures import exit_code_of
 from spectra import atomic_file
 from spectra.store import read_spectrum
 
@@ -128,9 +129,21 @@ def test_data_that_gives_no_cost(spectrum: Run, capsys: pytest.CaptureFixture[st
         (["--cost", "cross-entropie"], "did you mean cross-entropy?"),
         (["--negative", "ignore"], "--negative must be one of raise, clip, abs; got 'ignore'"),
         (["--dtype", "float63"], "did you mean float64"),
+        (["--seed", str(2**63)], f"seed must be at most {2**63 - 1}, got {2**63}"),
         (["--device", "toaster"], "--device 'toaster' cannot be used here"),
+        (["--device", "meta"], "--device 'meta' cannot be used here: its tensors hold no numbers"),
         (["--memory", "lots"], "--memory must be a number of bytes such as 4GB"),
+        (["--memory", f"{'9' * 400}GB"], "--memory must be a number of bytes such as 4GB"),
+        (["--memory", "1B"], "--memory must be at least 1 MB; got '1B'"),
+        (["--memory", "4"], "--memory must be at least 1 MB; got '4'"),
+        (["--probes", "1000000000", "--block", "1000000000"], "a block of 1000000000 probes takes"),
         (["--threads", "0"], "--threads must be at least 1, got 0"),
+        (["--threads", "100000"], "--threads must be at most 1024, got 100000"),
+        (["--engine", "pyhessian"], "--engine pyhessian computes in its own way and knows no --strategy: leave it out"),
+        (
+            ["--engine", "pyhessian", "--deflate", "0", "--reorthogonalise", "none"],
+            "knows no --deflate or --strategy or",
+        ),
         (["--shift", "-1"], "--shift must be positive and finite, got -1.0"),
         (["--shift", "nan"], "--shift must be positive and finite, got nan"),
         (["--strategy", "magic"], "magic"),
@@ -142,6 +155,45 @@ def test_data_that_gives_no_cost(spectrum: Run, capsys: pytest.CaptureFixture[st
 )
 def test_wrong_options(spectrum: Run, capsys: pytest.CaptureFixture[str], options: list[str], words: str) -> None:
     assert words in refused(spectrum(*options), capsys)
+
+
+@pytest.mark.parametrize("cost", ["cross-entropy", "mean-squared-error"])
+def test_a_cost_for_data_without_targets(spectrum: Run, capsys: pytest.CaptureFixture[str], cost: str) -> None:
+    assert f"cost {cost} " in refused(spectrum("--cost", cost, task="no_targets"), capsys)
+
+
+def test_memory_that_runs_out_is_a_sentence(spectrum: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(spectrum(task="out_of_memory"), capsys)
+    assert "memory" in said
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (
+            "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
+            "allocate 4000000000000000 bytes. Error code 12 (Cannot allocate memory)",
+            "not enough memory for a tensor of 4000000000000000 bytes: use a smaller --block or --memory",
+        ),
+        (
+            "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 15.77 GiB",
+            "not enough memory for a tensor of 20.00 GiB: use a smaller --block or --memory",
+        ),
+    ],
+)
+def test_an_allocator_s_error_is_a_sentence(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> int:
+        raise RuntimeError(words)
+
+    assert refused(exit_code_of(fail), capsys) == said
+
+
+def test_other_runtime_errors_keep_their_traceback() -> None:
+    def fail() -> int:
+        raise RuntimeError("a mistake of ours")
+
+    with pytest.raises(RuntimeError, match="of ours"):
+        exit_code_of(fail)
 
 
 def test_an_output_that_exists(

@@ -44,6 +44,20 @@ def infinite_cost(checkpoint: Checkpoint) -> Landscape:
     return Landscape(loaded(checkpoint), cost, rows())
 
 
+def no_targets(checkpoint: Checkpoint) -> Landscape:
+    def cost(outputs: Tensor, targets: Tensor | None) -> Tensor:
+        return outputs.square().sum(1)
+
+    return Landscape(loaded(checkpoint), cost, rows()[0])
+
+
+def out_of_memory(checkpoint: Checkpoint) -> Landscape:
+    def cost(outputs: Tensor, targets: Tensor) -> Tensor:
+        return outputs.square().sum() * torch.empty(10**15)
+
+    return Landscape(loaded(checkpoint), cost, rows())
+
+
 def misfit(checkpoint: Checkpoint) -> Landscape:
     return Landscape(loaded(checkpoint), cross_entropy, (torch.zeros(4, 5), torch.zeros(4, dtype=torch.int64)))
 
