@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from spectra.caution import negative_rule
 from spectra.density import SpectralDensity
 from spectra.estimate import Estimate
 from spectra.store import StoredSpectrum
@@ -154,20 +155,20 @@ def at_shift(density: SpectralDensity, shift: float, rule: str) -> AtShift:
     >>> at_shift(SpectralDensity.from_eigenvalues(np.array([-1.0, 3.0])), 0.5, "raise").logdet is None
     True
     """
-    inside = density.support[0] + shift <= 0.0
-    effective, pole = _unless_undefined(lambda: density.effective_dimension(shift), inside)
-    logdet, reason = _unless_undefined(lambda: density.logdet(shift, negative=rule), inside and rule == "raise")
+    negative_rule(rule)
+    if not 0.0 < shift < math.inf:
+        raise ValueError(f"shift must be positive and finite, got {shift}")
+    effective, pole = _unless_undefined(lambda: density.effective_dimension(shift))
+    logdet, reason = _unless_undefined(lambda: density.logdet(shift, negative=rule))
     relative = None if logdet is None else density.logdet(shift, negative=rule, relative=True)
     return AtShift(shift, logdet, relative, reason, effective, pole)
 
 
-def _unless_undefined(compute: Callable[[], Estimate], may_be: bool) -> tuple[Estimate | None, str]:
-    """An estimate, or why there is none where there may be none; any other error is passed on."""
+def _unless_undefined(compute: Callable[[], Estimate]) -> tuple[Estimate | None, str]:
+    """An estimate, or why it does not exist."""
     try:
         return compute(), ""
     except ValueError as error:
-        if not may_be:
-            raise
         return None, str(error)
 
 
@@ -178,10 +179,14 @@ def _negative(stored: StoredSpectrum) -> Negative:
     epsilon = float(np.finfo(np.float64 if stored.provenance.dtype == "float64" else np.float32).eps)
     floor = max(density.resolution(0.0), ROUNDINGS * epsilon * largest)
     count, resolved = density.mass_below(0.0), density.mass_below(-floor)
-    return Negative(count, floor, resolved, lowest, _meaning(density, resolved.value, floor))
+    spectrum = stored.spectrum
+    # A Ritz value has an eigenvalue within its residual, and rounding moves it too.
+    surely = spectrum.eigenvalues < -np.maximum(spectrum.residuals, ROUNDINGS * epsilon * largest)
+    return Negative(count, floor, resolved, lowest, _meaning(density, resolved, floor, bool(surely.any())))
 
 
-def _meaning(density: SpectralDensity, resolved: float, floor: float) -> str:
+def _meaning(density: SpectralDensity, resolved: Estimate, floor: float, converged: bool) -> str:
+    """What the negative part says; ``converged`` if some eigenvalue is known to be below zero."""
     lowest, highest = density.support
     if lowest >= 0.0:
         return "no eigenvalue below zero was seen"
@@ -190,14 +195,22 @@ def _meaning(density: SpectralDensity, resolved: float, floor: float) -> str:
         what = "are more than rounding explains: try --dtype float64" if far else "are rounding"
         seen = f"those seen, down to {lowest:.3g}, {what}"
         return f"a {density.operator} matrix has no negative eigenvalue: {seen}"
-    if resolved < 0.5:
+    if lowest >= -floor:
         return f"no eigenvalue is resolvably below zero: those seen are within {floor:.2g} of it"
-    share = 100.0 * resolved / density.size
+    low, high = resolved.interval(0.95)
+    share = 100.0 * resolved.value / density.size
+    if resolved.exact:
+        count = f"{resolved.value:.7g} of {density.size} eigenvalues ({share:.2g} %) lie"
+    else:
+        interval = f"{low:.3g} to {high:.3g}" if math.isfinite(low) else "unknown"
+        count = (
+            f"about {resolved.value:.3g} (95 % interval {interval}) of {density.size} eigenvalues ({share:.2g} %) lie"
+        )
     against = f", {100.0 * abs(lowest) / highest:.2g} % of the largest" if highest > 0.0 else ""
-    return (
-        f"about {resolved:.3g} of {density.size} eigenvalues ({share:.2g} %) lie below {-floor:.2g}, "
-        f"the lowest at {lowest:.3g}{against}: directions in which the cost falls, so this is not a minimum"
-    )
+    seen = f"{count} below {-floor:.2g}, the lowest node at {lowest:.3g}{against}: "
+    if low > 0.0 or converged:
+        return seen + "directions in which the cost falls, so this is not a minimum"
+    return seen + "no count above zero is established, so whether this is a minimum stays open (more probes, or steps)"
 
 
 def json_estimate(estimate: Estimate) -> dict[str, object]:
