@@ -37,8 +37,9 @@ check: $(INSTALLED)
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
 
-bench: $(BENCH_INSTALLED)
+bench: $(INSTALLED) $(BENCH_INSTALLED)
 	mkdir -p out
+	$(BIN)/python benchmarks/spectra_accuracy.py --output out/spectra_accuracy.md
 	$(BENCH_BIN)/python benchmarks/spectra_speed.py --raw out/spectra_speed.json --output out/spectra_speed.md
 
 clean:

@@ -17,7 +17,7 @@ from spectra.spectrum import SpectrumSettings
 KRYLOV_BLOCK = 2
 KRYLOV_EXTRA = 4
 # A quarter of the probes' products goes to the Krylov space: near the best of the splits tried on the digits Hessian
-# and Fisher for the trace and for log-determinants down to a thousandth of the largest eigenvalue (docs/accuracy.md).
+# and Fisher for the trace and for log-determinants down to a thousandth of the largest eigenvalue (benchmarks/spectra_accuracy.py).
 KRYLOV_SHARE = 0.25
 # Above this the eigendecomposition, of order rows^3, is dearer than the products.
 EXACT_ROWS = 8192
