@@ -41,10 +41,14 @@ def progress_report() -> Iterator[Report]:
         disable=not console.is_terminal,
         transient=True,
     )
-    with bar:
-        task = bar.add_task("starting", total=1)
+    task = bar.add_task("starting", total=1)
 
-        def report(done: int, total: int, what: str) -> None:
-            bar.update(task, completed=done, total=max(total, 1), description=what)
+    def report(done: int, total: int, what: str) -> None:
+        # Started by the first report, so that what is printed before does not run into the bar.
+        bar.start()
+        bar.update(task, completed=done, total=max(total, 1), description=what)
 
+    try:
         yield report
+    finally:
+        bar.stop()

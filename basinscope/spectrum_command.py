@@ -198,21 +198,29 @@ def _request(checkpoint: Path, settings: dict[str, Any], options: dict[str, Any]
 
 
 def _run(request: Request, shifts: list[float], rule: str, as_json: bool) -> None:
+    from basinscope.announcement import announce
     from basinscope.progress import progress_report
     from basinscope.spectrum_run import run_spectrum
 
     with progress_report() as report:
-        stored = run_spectrum(request, report)
+        stored, said = run_spectrum(request, report, announce)
     files = {} if request.output is None else {"spectrum": str(request.output)}
     if request.plot is not None:
         from spectra.plots import save_figure, spectrum_figure
 
         save_figure(spectrum_figure(stored), request.plot)
         files["figure"] = str(request.plot)
-    show_summary(stored, shifts, rule, as_json, files)
+    show_summary(stored, shifts, rule, as_json, files, said)
 
 
-def show_summary(stored: StoredSpectrum, shifts: list[float], rule: str, as_json: bool, files: dict[str, str]) -> None:
+def show_summary(
+    stored: StoredSpectrum,
+    shifts: list[float],
+    rule: str,
+    as_json: bool,
+    files: dict[str, str],
+    said: tuple[str, ...] = (),
+) -> None:
     """Print the summary of a spectrum on stdout.
 
     Args:
@@ -221,6 +229,7 @@ def show_summary(stored: StoredSpectrum, shifts: list[float], rule: str, as_json
         rule: for negative eigenvalues.
         as_json: print one JSON object instead of a table.
         files: where results were written, by kind.
+        said: notes that need not be repeated in the table.
     """
     from basinscope.summary import summarise
 
@@ -232,4 +241,4 @@ def show_summary(stored: StoredSpectrum, shifts: list[float], rule: str, as_json
         return
     from basinscope.summary_table import page, summary_table
 
-    page().print(summary_table(summary, files))
+    page().print(summary_table(summary, files, said))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from basinscope.announcement import announcement, plan_of
 from basinscope.failures import Interrupted, out_of_memory
 from basinscope.outputs import check_output, check_plot
 from basinscope.resumption import check_landscape, check_settings, check_source
@@ -64,15 +65,18 @@ class Request:
     command: str = ""
 
 
-def run_spectrum(request: Request, progress: Callable[[int, int, str], None]) -> StoredSpectrum:
+def run_spectrum(
+    request: Request, progress: Callable[[int, int, str], None], announce: Callable[[str], None]
+) -> tuple[StoredSpectrum, tuple[str, ...]]:
     """Compute a spectrum, or continue a stored one, keeping each finished block in the output.
 
     Args:
         request: what was asked for.
         progress: called with work done, all work and what is being done.
+        announce: called with the plan, in a line, before anything is computed.
 
     Returns:
-        The spectrum and where it comes from.
+        The spectrum and where it comes from, and the notes on it that the plan has said already.
 
     Raises:
         ValueError: if what was asked for is not possible, in a sentence.
@@ -93,15 +97,17 @@ def run_spectrum(request: Request, progress: Callable[[int, int, str], None]) ->
         command = "\n".join(dict.fromkeys([*stored.provenance.command.splitlines(), request.command]))
         provenance = replace(stored.provenance, command=command)
         if stored.spectrum.complete and stored.spectrum.settings.probes == request.settings.probes:
-            return stored
+            return stored, ()
     resume = None if stored is None else stored.spectrum
+    plan = plan_of(landscape, request.settings, resume)
+    announce(announcement(plan, request.settings, resume))
     keeper = _Keeper(request, provenance, resume)
     try:
         spectrum = compute_spectrum(landscape, request.settings, resume=resume, on_block=keeper.keep, progress=progress)
     except KeyboardInterrupt:
         raise Interrupted(keeper.state()) from None
     keeper.keep(spectrum)
-    return StoredSpectrum(spectrum, provenance)
+    return StoredSpectrum(spectrum, provenance), plan.notes
 
 
 class _Keeper:

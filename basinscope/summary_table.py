@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
@@ -25,12 +25,13 @@ def page() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=PAGE_WIDTH)
 
 
-def summary_table(summary: Summary, files: Mapping[str, str]) -> Group:
+def summary_table(summary: Summary, files: Mapping[str, str], said: Collection[str] = ()) -> Group:
     """A summary laid out for a terminal.
 
     Args:
         summary: the summary.
         files: where results were written, by kind.
+        said: notes that the reader has seen already.
 
     Returns:
         Something that a rich console prints.
@@ -41,7 +42,7 @@ def summary_table(summary: Summary, files: Mapping[str, str]) -> Group:
     parts += [Text(f"undefined: {reason}", style="yellow") for reason in summary.undefined]
     for caution, names in summary.cautions.items():
         parts.append(Text(f"! {', '.join(names)}: {caution}", style="yellow"))
-    parts += [Text(f"note: {note}", style="dim") for note in summary.stored.spectrum.notes]
+    parts += [Text(f"note: {note}", style="dim") for note in summary.stored.spectrum.notes if note not in said]
     parts += [Text(f"{kind} written to {path}", style="green") for kind, path in files.items()]
     return Group(*parts)
 

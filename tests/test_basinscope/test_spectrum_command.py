@@ -45,7 +45,7 @@ def dense_hessian(tiny: ModuleType, checkpoint: Path) -> torch.Tensor:
 
 def printed(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     captured = capsys.readouterr()
-    assert captured.err == ""
+    assert all(line.startswith("plan: ") for line in captured.err.splitlines())
     found: dict[str, Any] = json.loads(captured.out)
     return found
 
@@ -94,7 +94,7 @@ def test_one_probe_leaves_valid_json(spectrum: Run, capsys: pytest.CaptureFixtur
 def test_the_summary_is_written_for_people(spectrum: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert spectrum("--output", tmp_path / "s.h5", "--plot", tmp_path / "s.png", "--per-layer") == 0
     captured = capsys.readouterr()
-    assert captured.err == ""
+    assert captured.err.count("\n") == 1
     for words in ("Hessian spectrum of model.pt", "50 parameters, 40 samples, cross-entropy cost, float32"):
         assert words in captured.out
     for words in ("trace ", "±", "nat / parameter²", "gradient norm", "log det(H + cI) (nat)", "effective dimension"):
@@ -103,6 +103,40 @@ def test_the_summary_is_written_for_people(spectrum: Run, tmp_path: Path, capsys
         assert words in captured.out.replace("\n", "")
     assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
     assert list(read_spectrum(tmp_path / "s.h5").spectrum.layers) == ["0", "2"]
+
+
+@pytest.mark.parametrize("extra", [(), ("--json",)])
+def test_the_plan_and_its_memory_are_said_before_the_computing(
+    spectrum: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, extra: tuple[str, ...]
+) -> None:
+    before: list[str] = []
+
+    def watched(*arguments: Any, **rest: Any) -> Spectrum:
+        before.append(capsys.readouterr().err)
+        return compute.compute_spectrum(*arguments, **rest)
+
+    monkeypatch.setattr("basinscope.spectrum_run.compute_spectrum", watched)
+    assert spectrum("--reorthogonalise", "full", "--deflate", "4", *extra) == 0
+    # 8 probes of 12 steps, and a block of two for 2 + 4 steps.
+    assert before[0].startswith("plan: slq route, 108 products; full reorthogonalisation, the basis takes ")
+    assert "a Krylov space of dimension 4 is treated exactly, probes sample its complement" in before[0]
+    assert before[0].count("\n") == 1
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert ("full reorthogonalisation, the basis" in captured.out) == bool(extra)  # JSON keeps the notes
+
+
+def test_a_resumed_run_says_what_is_kept(spectrum: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "s.h5"
+    assert spectrum("--probes", "2", "--output", output) == 0
+    capsys.readouterr()
+    assert spectrum("--probes", "4", "--output", output, "--resume") == 0
+    assert "2 of 4 probes are stored and kept" in capsys.readouterr().err
+    assert spectrum("--probes", "4", "--output", output, "--resume") == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""  # nothing is computed
+    assert main(["show", str(output)]) == 0
+    assert "note: full reorthogonalisation, the basis takes" in capsys.readouterr().out
 
 
 def test_a_shift_inside_the_negative_eigenvalues_is_undefined_but_no_failure(
@@ -207,7 +241,8 @@ def test_an_interruption_says_what_is_saved_and_can_be_resumed(
     with monkeypatch.context() as patch:
         patch.setattr("basinscope.spectrum_run.compute_spectrum", interrupted)
         assert spectrum("--output", tmp_path / "s.h5", *options) == 130
-        said = capsys.readouterr().err.strip()
+        plan, said = capsys.readouterr().err.splitlines()
+        assert plan.startswith("plan: slq route, ")
         assert said == (
             f"interrupted: 2 of 6 probes are saved in {tmp_path / 's.h5'}; go on with the same command and --resume"
         )
