@@ -11,6 +11,9 @@ from spectra.density import SpectralDensity
 from spectra.fisher import Fisher
 from spectra.gauss_newton import GaussNewton, JacobianSandwich, as_rows
 
+# Columns of A that are held in float64 at a time.
+CHUNK_COLUMNS = 4096
+
 
 def gram_rows(operator: JacobianSandwich) -> int | None:
     """Rows of A, or None where no square root of B is at hand (a plain callable as cost).
@@ -30,6 +33,23 @@ def gram_rows(operator: JacobianSandwich) -> int | None:
     return total
 
 
+def gram_bytes(rows: int, size: int, dtype: torch.dtype) -> int:
+    """Bytes that the Gram route takes besides one backward pass.
+
+    Args:
+        rows: of A.
+        size: n, its columns.
+        dtype: of its entries.
+
+    Returns:
+        A, a chunk of its columns in float64, and in float64 the Gram matrix and the copy that is decomposed.
+
+    >>> gram_bytes(2, 10, torch.float32)
+    304
+    """
+    return rows * size * dtype.itemsize + rows * min(size, CHUNK_COLUMNS) * 8 + 2 * rows**2 * 8
+
+
 def gram_spectrum(operator: JacobianSandwich) -> SpectralDensity:
     """The exact spectrum of a Gauss-Newton or Fisher matrix from its Gram matrix.
 
@@ -46,15 +66,23 @@ def gram_spectrum(operator: JacobianSandwich) -> SpectralDensity:
     Reference:
         Dangel, Tatzel and Hennig, ViViT: curvature access through the Gauss-Newton's low-rank structure, 2022.
     """
-    if gram_rows(operator) is None:
+    rows = gram_rows(operator)
+    if rows is None:
         raise ValueError(f"the Gram route needs a cost with a closed Hessian in the outputs; {operator.name} has none")
-    blocks = []
+    matrix = torch.empty(rows, operator.size, dtype=operator.dtype, device=operator.device)
+    start = 0
     for batch in operator.landscape.iterate():
         leaves = operator.landscape.leaves(operator.theta)
-        blocks.append(operator.landscape.evaluation.inside(leaves, lambda b=batch, p=leaves: _rows(operator, b, p)))  # type: ignore[misc]
-    matrix = torch.cat(blocks)
-    gram = sum(part.double() @ part.double().T for part in torch.split(matrix, 2**20, dim=1))
-    assert isinstance(gram, Tensor)
+        rest = matrix[start:]
+        start += operator.landscape.evaluation.inside(
+            leaves,
+            lambda b=batch, p=leaves, r=rest: _fill(r, operator, b, p),  # type: ignore[misc]
+        )
+    gram = torch.zeros(rows, rows, dtype=torch.float64, device=operator.device)
+    for columns in torch.split(matrix, CHUNK_COLUMNS, dim=1):
+        part = columns.double()
+        gram.addmm_(part, part.T)
+    del matrix, rest, columns, part
     if not bool(torch.isfinite(gram).all()):
         raise ValueError(f"a row of the {operator.name}'s factor is not finite")
     values = torch.linalg.eigvalsh(gram).cpu().numpy()[::-1][: operator.size]
@@ -78,13 +106,12 @@ def _factor(operator: JacobianSandwich, outputs: Tensor, batch: Batch) -> Tensor
     return factor * weights.sqrt()
 
 
-def _rows(operator: JacobianSandwich, batch: Batch, leaves: dict[str, Tensor]) -> Tensor:
-    """``S J`` of a batch, (samples * r, n), by one backward pass a row."""
+def _fill(matrix: Tensor, operator: JacobianSandwich, batch: Batch, leaves: dict[str, Tensor]) -> int:
+    """Writes ``S J`` of a batch, (samples * r, n), into the first rows, by a backward pass each; returns how many."""
     parts = list(leaves.values())
     outputs = operator.landscape.evaluation.outputs(batch.inputs)
     factor = _factor(operator, outputs, batch)
     samples, ranks, width = factor.shape
-    found: list[Tensor] = []
     for sample in range(samples):
         for rank in range(ranks):
             cotangent = torch.zeros(samples, width, dtype=outputs.dtype, device=outputs.device)
@@ -92,5 +119,5 @@ def _rows(operator: JacobianSandwich, batch: Batch, leaves: dict[str, Tensor]) -
             slopes = torch.autograd.grad(
                 outputs, parts, cotangent.reshape(outputs.shape), retain_graph=True, allow_unused=True
             )
-            found.append(operator.landscape.flat(slopes, parts))
-    return torch.stack(found)
+            operator.landscape.flat(slopes, parts, out=matrix[sample * ranks + rank])
+    return samples * ranks

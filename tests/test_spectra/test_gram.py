@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ from spectra.costs import cross_entropy, kl_from_anchor, mean_squared_error
 from spectra.dense import dense_spectrum
 from spectra.fisher import Fisher
 from spectra.gauss_newton import GaussNewton
-from spectra.gram import gram_rows, gram_spectrum
+from spectra.gram import CHUNK_COLUMNS, gram_bytes, gram_rows, gram_spectrum
 from spectra.hessian import Hessian
 from spectra.landscape import Landscape
 from spectra.operators import MatrixOperator
@@ -93,3 +95,47 @@ def test_dense_refuses_what_is_not_finite() -> None:
     matrix.matrix[0, 0] = torch.nan
     with pytest.raises(ValueError, match="a product with the matrix is not finite"):
         dense_spectrum(matrix)
+
+
+def test_columns_beyond_one_chunk() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(700, 9), torch.nn.Tanh(), torch.nn.Linear(9, 3)).double()
+    inputs, targets = torch.randn(4, 700, dtype=torch.float64), torch.arange(4) % 3
+    operator = Fisher(Landscape(model, cross_entropy, (inputs, targets)))
+    assert operator.size > CHUNK_COLUMNS
+    (batch,) = operator.landscape.iterate()
+    rows = torch.func.jacrev(operator._model(batch))(operator.theta).reshape(12, -1)
+    p = torch.cat(operator.landscape.outputs()).softmax(-1)
+    middle = torch.block_diag(*(torch.diag(one) - torch.outer(one, one) for one in p)) / 4
+    powers = [middle @ rows @ rows.T]
+    powers.append(powers[0] @ powers[0])
+    truth = [float(power.trace()) for power in powers]
+    np.testing.assert_allclose(moments(gram_spectrum(operator))[:2], truth, rtol=1e-10)
+
+
+PROBE = """
+import resource
+import torch
+from spectra.costs import mean_squared_error
+from spectra.fisher import Fisher
+from spectra.gram import gram_bytes, gram_spectrum
+from spectra.landscape import Landscape
+
+torch.set_num_threads(1)
+model = torch.nn.Sequential(torch.nn.Linear(1000, 1000), torch.nn.Tanh(), torch.nn.Linear(1000, 2))
+operator = Fisher(Landscape(model, mean_squared_error, (torch.randn(40, 1000), torch.randn(40, 2))))
+operator.landscape.gradient()
+with open("/proc/self/statm") as file:
+    before = int(file.read().split()[1]) * resource.getpagesize()
+gram_spectrum(operator)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(peak - before, gram_bytes(80, operator.size, operator.dtype))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_memory_is_what_is_foretold() -> None:
+    done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True, timeout=600)
+    peak, foretold = map(int, done.stdout.split())
+    assert foretold == gram_bytes(80, 1_003_002, torch.float32)
+    assert 0.9 * foretold < peak < 1.5 * foretold + 1e8
