@@ -24,17 +24,19 @@ class Batch:
         targets: whatever the cost takes; None if it takes nothing.
         weights: (samples,) non-negative weights, or None if each counts one.
         number: position in the data.
+        first: how many samples the data has before it; what is drawn for a sample depends on its place alone.
     """
 
     inputs: Any
     targets: Any = None
     weights: Tensor | None = None
     number: int = 0
+    first: int = 0
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Batch:
         """The batch on a device, floating-point inputs and targets in ``dtype`` if one is given."""
         inputs, targets, weights = (_moved(part, device, dtype) for part in (self.inputs, self.targets, self.weights))
-        return Batch(inputs, targets, weights, self.number)
+        return replace(self, inputs=inputs, targets=targets, weights=weights)
 
     def head(self, rows: int) -> Batch:
         """Its first rows, where all of its tensors have one leading length; else the whole."""
@@ -42,7 +44,7 @@ class Batch:
         if len(lengths) != 1:
             return self
         inputs, targets, weights = (_cut(part, rows) for part in (self.inputs, self.targets, self.weights))
-        return Batch(inputs, targets, weights, self.number)
+        return replace(self, inputs=inputs, targets=targets, weights=weights)
 
     def tensors(self) -> Iterator[Tensor]:
         """All tensors of the batch, in a fixed order."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from spectra.landscape import Landscape
 from spectra.randomness import generator
+from spectra.unreached import UnreachedParametersError
 
 ROWS = 16
 # Lengths of the central difference over that of theta. In float64 the first is right to 1e-6 for a smooth function;
@@ -52,13 +53,16 @@ def confirm(curvature: Confirmable) -> tuple[str, ...]:
         Sentences on what could not be confirmed; none where the two agree.
 
     Raises:
-        ValueError: if the differences agree with one another and the core does not agree with them.
+        ValueError: if the differences agree with one another and the core does not agree with them, or the gradient
+            leaves parameters out.
     """
     need = _VECTORS * 8 * curvature.landscape.size
     if need > curvature.memory / 16:
         return (f"not held against finite differences: a float64 copy would take {need / 1e9:.2g} GB",)
     try:
         errors, differences = _compared(curvature)
+    except UnreachedParametersError as problem:
+        raise ValueError(f"the {curvature.name} cannot be trusted: {problem}") from problem
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as problem:
         return (f"not held against finite differences: a float64 copy of the model fails ({type(problem).__name__})",)
     if errors[-1] <= AGREES:

@@ -18,6 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 PerSampleCost = Callable[[Any, Any], Tensor]
+# Numbers uniform in (0, 1) for each sample, as many as asked for: (draws, samples, asked), float64.
+Uniforms = Callable[[int], Tensor]
+# Rounding to half precision changes each probability, and so their sum, by at most 2^-11 of itself.
+PROBABILITY_ERROR = 2.0**-10
 
 
 @runtime_checkable
@@ -41,6 +45,10 @@ class Likelihood(Protocol):
         """Cost of each sample, (samples,)."""
         ...
 
+    def check(self, outputs: Any, targets: Any) -> None:
+        """Refuses, in a sentence, targets that are none for these outputs; asked once for each batch."""
+        ...
+
     def weights(self, targets: Any) -> Tensor | None:
         """Weight of each sample, (samples,); None if each counts one."""
         ...
@@ -53,19 +61,45 @@ class Likelihood(Protocol):
         """(samples, r, K) with ``factor^T factor`` the Hessian of each sample's cost in its outputs."""
         ...
 
-    def sample_scores(self, rows: Tensor, draws: int, generator: torch.Generator) -> Tensor:
+    def sample_scores(self, rows: Tensor, uniforms: Uniforms) -> Tensor:
         """(draws, samples, K) gradients of the cost in the outputs at targets drawn from the model."""
         ...
 
 
 @dataclass(frozen=True)
-class CrossEntropy:
-    """Softmax cross-entropy from logits (..., K), in nats; targets are classes (...) or probabilities (..., K).
+class _Softmax:
+    """What the costs of softmax outputs share: logits (..., K), and ``p`` their softmax.
 
     Samples whose class is ``ignore_index`` have weight zero, as in ``torch.nn.functional.cross_entropy``.
     """
 
     ignore_index: int = -100
+
+    def hessian_product(self, rows: Tensor, tangents: Tensor) -> Tensor:
+        """``(diag(p) - p p^T) t`` of each sample."""
+        probabilities = rows.softmax(-1)
+        weighted = probabilities * tangents
+        return weighted - probabilities * weighted.sum(-1, keepdim=True)
+
+    def hessian_factor(self, rows: Tensor) -> Tensor:
+        """``diag(sqrt p) - sqrt(p) p^T`` of each sample."""
+        probabilities = rows.softmax(-1)
+        roots = probabilities.sqrt()
+        return torch.diag_embed(roots) - roots.unsqueeze(-1) * probabilities.unsqueeze(-2)
+
+    def sample_scores(self, rows: Tensor, uniforms: Uniforms) -> Tensor:
+        """``p - e_y`` for classes y drawn from p, by the inverse of its distribution function in float64."""
+        reached = rows.double().softmax(-1).cumsum(-1)
+        # Neither zero nor past the sum: a class of probability zero is never the first to reach it.
+        levels = uniforms(1).squeeze(-1).T * reached[:, -1:]
+        classes = torch.searchsorted(reached, levels.contiguous()).T
+        return rows.softmax(-1) - F.one_hot(classes, rows.shape[-1]).to(rows.dtype)
+
+
+@dataclass(frozen=True)
+class CrossEntropy(_Softmax):
+    """Softmax cross-entropy from logits (..., K), in nats; targets are classes (...) or probabilities (..., K)."""
+
     name: str = "cross-entropy"
     unit: str = "nat"
 
@@ -74,7 +108,42 @@ class CrossEntropy:
         logits = outputs.reshape(-1, outputs.shape[-1])
         if targets.is_floating_point():
             return F.cross_entropy(logits, targets.reshape(logits.shape), reduction="none")
-        return F.cross_entropy(logits, targets.reshape(-1), ignore_index=self.ignore_index, reduction="none")
+        classes = targets.reshape(-1).long()
+        return F.cross_entropy(logits, classes, ignore_index=self.ignore_index, reduction="none")
+
+    def check(self, outputs: Any, targets: Any) -> None:
+        """Refuses what are neither classes nor probabilities."""
+        _check_tensors(self.name, outputs, targets)
+        if outputs.dim() == 0 or outputs.shape[-1] < 2:
+            raise ValueError(f"cost {self.name} needs outputs of shape (..., K), K at least 2, got {_shape(outputs)}")
+        classes, soft = _shape(outputs[..., 0]), targets.is_floating_point()
+        if _shape(targets) != (_shape(outputs) if soft else classes):
+            raise ValueError(
+                f"cost {self.name} needs classes (integers) of shape {classes} or probabilities of shape "
+                f"{_shape(outputs)}, got {_dtype(targets)} targets of shape {_shape(targets)}"
+                f"{'; for real targets use mean_squared_error' if soft else ''}"
+            )
+        if soft:
+            self._check_probabilities(targets)
+            return
+        wrong = targets[((targets < 0) | (targets >= outputs.shape[-1])) & (targets != self.ignore_index)]
+        if len(wrong):
+            raise ValueError(
+                f"cost {self.name} needs classes from 0 to {outputs.shape[-1] - 1}, or {self.ignore_index} for "
+                f"samples to ignore, got {int(wrong[0])}"
+            )
+
+    def _check_probabilities(self, targets: Tensor) -> None:
+        least = float(targets.min()) if targets.numel() else 0.0
+        if least < 0.0:
+            raise ValueError(f"cost {self.name} needs probabilities as soft targets, got a negative one, {least:.6g}")
+        sums = targets.double().sum(-1).reshape(-1)
+        wrong = sums[~((sums - 1.0).abs() <= PROBABILITY_ERROR)]
+        if len(wrong):
+            raise ValueError(
+                f"cost {self.name} needs probabilities that sum to 1 in each row as soft targets, got a row sum of "
+                f"{float(wrong[0]):.6g}"
+            )
 
     def weights(self, targets: Tensor) -> Tensor | None:
         """One for each sample that is not ignored."""
@@ -82,24 +151,14 @@ class CrossEntropy:
             return None
         return (targets.reshape(-1) != self.ignore_index).to(torch.float64)
 
-    def hessian_product(self, rows: Tensor, tangents: Tensor) -> Tensor:
-        """``(diag(p) - p p^T) t`` of each sample."""
-        return _softmax_hessian_product(rows, tangents)
-
-    def hessian_factor(self, rows: Tensor) -> Tensor:
-        """``diag(sqrt p) - sqrt(p) p^T`` of each sample."""
-        return _softmax_hessian_factor(rows)
-
-    def sample_scores(self, rows: Tensor, draws: int, generator: torch.Generator) -> Tensor:
-        """``p - e_y`` for classes y drawn from p."""
-        return _softmax_scores(rows, draws, generator)
-
 
 @dataclass(frozen=True)
-class KLFromAnchor:
+class KLFromAnchor(_Softmax):
     """``KL(anchor || model)`` of softmax outputs, in nats; the targets are the anchor's log-probabilities (..., K).
 
     A landscape with this cost computes the targets itself, at its anchor. At the anchor its Hessian is the Fisher.
+    The data needs no targets; where it has classes, integers (...), the samples that cross-entropy ignores are
+    ignored here too.
     """
 
     name: str = "kl"
@@ -111,21 +170,27 @@ class KLFromAnchor:
         model = F.log_softmax(outputs.reshape(anchor.shape), dim=-1)
         return (anchor.exp() * (anchor - model)).sum(-1)
 
+    def check(self, outputs: Any, targets: Any) -> None:
+        """Refuses outputs that are no tensor."""
+        _check_tensors(self.name, outputs, targets)
+
     def weights(self, targets: Tensor) -> Tensor | None:  # noqa: ARG002  # the protocol's signature
-        """Each sample counts one."""
+        """Each sample counts one; the landscape adds the weights that the data's classes give."""
         return None
 
-    def hessian_product(self, rows: Tensor, tangents: Tensor) -> Tensor:
-        """``(diag(p) - p p^T) t`` of each sample."""
-        return _softmax_hessian_product(rows, tangents)
+    def class_weights(self, anchor: Tensor, classes: Any) -> Tensor | None:
+        """Weights (samples,) that classes give: zero for ``ignore_index``; None if they are no classes.
 
-    def hessian_factor(self, rows: Tensor) -> Tensor:
-        """``diag(sqrt p) - sqrt(p) p^T`` of each sample."""
-        return _softmax_hessian_factor(rows)
+        Args:
+            anchor: the anchor's log-probabilities (..., K).
+            classes: the data's targets; classes if they are integers of shape (...).
 
-    def sample_scores(self, rows: Tensor, draws: int, generator: torch.Generator) -> Tensor:
-        """``p - e_y`` for classes y drawn from p."""
-        return _softmax_scores(rows, draws, generator)
+        Returns:
+            Ones and zeros in float64, or None.
+        """
+        if not isinstance(classes, Tensor) or classes.is_floating_point() or classes.shape != anchor.shape[:-1]:
+            return None
+        return (classes.reshape(-1) != self.ignore_index).to(torch.float64)
 
 
 @dataclass(frozen=True)
@@ -141,12 +206,16 @@ class MeanSquaredError:
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Cost of each sample, (samples,)."""
+        self.check(outputs, targets)
+        return (outputs - targets).reshape(outputs.shape[0], -1).square().mean(-1)
+
+    def check(self, outputs: Any, targets: Any) -> None:
+        """Refuses targets of another shape than the outputs: torch would broadcast them."""
+        _check_tensors(self.name, outputs, targets)
         if outputs.shape != targets.shape:
             raise ValueError(
-                f"mean squared error needs targets of the outputs' shape {tuple(outputs.shape)}, "
-                f"got {tuple(targets.shape)}"
+                f"mean squared error needs targets of the outputs' shape {_shape(outputs)}, got {_shape(targets)}"
             )
-        return (outputs - targets).reshape(outputs.shape[0], -1).square().mean(-1)
 
     def weights(self, targets: Tensor) -> Tensor | None:  # noqa: ARG002  # the protocol's signature
         """Each sample counts one."""
@@ -162,11 +231,11 @@ class MeanSquaredError:
         identity = torch.eye(width, dtype=rows.dtype, device=rows.device) * math.sqrt(2.0 / width)
         return identity.expand(len(rows), width, width)
 
-    def sample_scores(self, rows: Tensor, draws: int, generator: torch.Generator) -> Tensor:
+    def sample_scores(self, rows: Tensor, uniforms: Uniforms) -> Tensor:
         """``2 (f - y) / K`` for y drawn from a Gaussian of variance K / 2 around f."""
-        shape = (draws, *rows.shape)
-        noise = torch.randn(shape, generator=generator, dtype=rows.dtype, device=rows.device)
-        return noise * math.sqrt(2.0 / rows.shape[-1])
+        width = rows.shape[-1]
+        noise: Tensor = torch.special.ndtri(uniforms(width))
+        return noise.to(rows) * math.sqrt(2.0 / width)
 
 
 cross_entropy = CrossEntropy()
@@ -181,19 +250,20 @@ def cost_name(cost: PerSampleCost) -> str:
     return str(getattr(cost, "name", getattr(cost, "__name__", type(cost).__name__)))
 
 
-def _softmax_hessian_product(rows: Tensor, tangents: Tensor) -> Tensor:
-    probabilities = rows.softmax(-1)
-    weighted = probabilities * tangents
-    return weighted - probabilities * weighted.sum(-1, keepdim=True)
+def _check_tensors(name: str, outputs: Any, targets: Any) -> None:
+    if not isinstance(outputs, Tensor):
+        raise TypeError(
+            f"cost {name} needs a model that returns a tensor (or an object with logits), got {type(outputs).__name__}"
+        )
+    if targets is None:
+        raise ValueError(f"cost {name} needs targets, the data has none")
+    if not isinstance(targets, Tensor):
+        raise TypeError(f"cost {name} needs targets that are a tensor, got {type(targets).__name__}")
 
 
-def _softmax_hessian_factor(rows: Tensor) -> Tensor:
-    probabilities = rows.softmax(-1)
-    roots = probabilities.sqrt()
-    return torch.diag_embed(roots) - roots.unsqueeze(-1) * probabilities.unsqueeze(-2)
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    return tuple(tensor.shape)
 
 
-def _softmax_scores(rows: Tensor, draws: int, generator: torch.Generator) -> Tensor:
-    probabilities = rows.softmax(-1)
-    classes = torch.multinomial(probabilities, draws, replacement=True, generator=generator).T
-    return probabilities - F.one_hot(classes, rows.shape[-1]).to(rows.dtype)
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

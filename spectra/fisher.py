@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,8 @@ from spectra.landscape import Landscape
 from spectra.randomness import generator
 
 KINDS = ("exact", "sampled", "empirical")
+# Numbers are drawn for this many samples at once, for fewer where one takes many: half a megabyte.
+BLOCK_SAMPLES, BLOCK_NUMBERS = 256, 2**16
 
 
 class Fisher(JacobianSandwich):
@@ -43,7 +47,7 @@ class Fisher(JacobianSandwich):
             landscape: its cost must be a likelihood, except for the empirical Fisher.
             kind: ``exact``, ``sampled`` or ``empirical``.
             draws: targets drawn for each sample, for ``sampled``.
-            seed: of those draws, which also depend on how the data is split into batches.
+            seed: of those draws; a sample's depend on its place in the data, not on the split into batches.
             theta: (n,) where; default the landscape's anchor.
             strategy: see ``Curvature``.
             memory: see ``Curvature``.
@@ -98,10 +102,40 @@ class Fisher(JacobianSandwich):
             likelihood = self.landscape.likelihood
             assert likelihood is not None
             rows = as_rows(outputs, len(self.landscape.sample_costs(outputs, batch)[0]), self.landscape)
-            stream = generator(self.seed, "sampled-fisher", batch.number, device=self.device)
-            return likelihood.sample_scores(rows, self.draws, stream)
+            places = range(batch.first, batch.first + len(rows))
+            return likelihood.sample_scores(
+                rows, lambda count: uniforms(self.seed, places, (self.draws, count)).to(self.device)
+            )
         with torch.enable_grad():
             leaf = outputs.detach().requires_grad_()
             costs, _ = self.landscape.sample_costs(leaf, batch)
             (slope,) = torch.autograd.grad(costs.sum(), leaf)
         return as_rows(slope, len(costs), self.landscape).unsqueeze(0)
+
+
+def uniforms(seed: int, places: range, each: tuple[int, int]) -> Tensor:
+    """Numbers uniform in (0, 1) that depend on a sample's place in the data, however it is split into batches.
+
+    They are drawn for aligned blocks of samples, and cut.
+
+    Args:
+        seed: the user's seed.
+        places: of the samples, within the data.
+        each: (draws, count) numbers for each sample.
+
+    Returns:
+        (draws, samples, count), float64, on the CPU.
+
+    >>> parts = [uniforms(0, range(0, 8), (1, 2)), uniforms(0, range(8, 10), (1, 2))]
+    >>> bool(torch.equal(torch.cat(parts, dim=1), uniforms(0, range(10), (1, 2))))
+    True
+    """
+    block = max(1, min(BLOCK_SAMPLES, BLOCK_NUMBERS // max(math.prod(each), 1)))
+    found = [torch.empty(0, *each, dtype=torch.float64)]
+    for index in range(places.start // block, -(-places.stop // block)):
+        stream = generator(seed, f"sampled-fisher/{block}", index)
+        # Centres of 2^52 equal intervals: never 0 or 1, where a distribution's inverse is infinite.
+        drawn = (torch.randint(2**52, (block, *each), generator=stream).double() + 0.5) * 2.0**-52
+        start = index * block
+        found.append(drawn[max(places.start - start, 0) : places.stop - start])
+    return torch.cat(found).transpose(0, 1)

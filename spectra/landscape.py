@@ -11,12 +11,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from spectra.anchors import Anchors
 from spectra.batches import Batch, Batches
 from spectra.costs import KLFromAnchor, Likelihood, PerSampleCost, cost_name
 from spectra.evaluation import Evaluation
 from spectra.many_costs import ManyCosts
 from spectra.parameters import ParameterLayout, Patterns, matches, select_parameters
 from spectra.randomness import preserved_random_state
+from spectra.unreached import refuse_checkpoints, refuse_hidden
 
 Result = TypeVar("Result")
 MERGED_ROWS = 4096
@@ -61,7 +63,8 @@ class Landscape:
         Args:
             model: any module; its trainable parameters that match ``parameters`` are the variables.
             cost: ``(outputs, targets) -> (samples,)``; see ``spectra.costs``.
-            batches: tensors (inputs, targets[, weights]), or a re-iterable of such batches.
+            batches: tensors (inputs, targets[, weights]), or a re-iterable of such batches. Samples of class -100 (the
+                cost's ``ignore_index``) count nothing, under cross-entropy and ``kl_from_anchor`` alike.
             theta: (n,) the anchor; default the model's present parameters.
             parameters: patterns of the names to select.
             l2: coefficient of the penalty, non-negative.
@@ -71,7 +74,8 @@ class Landscape:
 
         Raises:
             ValueError: for an empty selection, data or model that are not deterministic, a cost that is not finite
-                at the anchor (naming the batch and the value), or a cost of the wrong shape.
+                at the anchor (naming the batch and the value), a cost of the wrong shape, or targets that are none
+                for the cost (missing, of the wrong shape, soft ones that do not sum to 1).
         """
         if mode not in ("eval", "train"):
             raise ValueError(f"mode must be eval or train, got {mode!r}")
@@ -88,7 +92,9 @@ class Landscape:
         self.batches = batches if isinstance(batches, Batches) else Batches(batches)
         self.many_costs = ManyCosts(self)
         self._merged: list[Batch] | None = None
-        self._anchors: list[Tensor] | None = None
+        self._firsts: list[int] = []
+        self._reached = False
+        self._anchors: Anchors | None = None
         with preserved_random_state(self.device):
             self._prepare()
 
@@ -120,26 +126,34 @@ class Landscape:
         first = next(self._raw_batches())
         with torch.no_grad():
             self.evaluation.check_deterministic(tensors, first.inputs)
-        self._cache_anchors()
+        if isinstance(self.cost_function, KLFromAnchor):
+            self._anchors = Anchors(self.cost_function, lambda inputs: self.evaluation(tensors, inputs))
+            self._anchors.keep(self._raw_batches(), self._anchor_bytes)
         self.total_weight = 0.0
-        total = 0.0
+        total, samples, firsts = 0.0, 0, []
         with torch.no_grad():
             for number, batch in enumerate(self.iterate()):
-                value, weight = self._summed(self.evaluation(tensors, batch.inputs), batch)
+                outputs = self.evaluation(tensors, batch.inputs)
+                if self.likelihood is not None:
+                    self.likelihood.check(outputs, batch.targets)
+                firsts.append(samples)
+                value, weight, count = self._summed(outputs, batch)
+                samples += count
                 if not torch.isfinite(value):
                     self._refuse_values(tensors, number, float(value))
                 total, self.total_weight = total + float(value), self.total_weight + weight
         if self.total_weight <= 0.0:
             raise ValueError("the samples' weights sum to zero")
+        self._firsts = firsts
         self.anchor_cost = total / self.total_weight + self._penalty(self.theta)
 
     def _refuse_values(self, tensors: dict[str, Tensor], number: int, value: float) -> None:
         """Names the batch as the user numbers it, where merged ones hold several."""
         for index, batch in enumerate(self.batches if self._merged is not None else ()):
             moved = batch.to(self.device, self.dtype)
-            if isinstance(self.cost_function, KLFromAnchor):
-                moved = Batch(moved.inputs, self._anchor_of(moved), moved.weights)
-            found, _ = self._summed(self.evaluation(tensors, moved.inputs), moved)
+            if self._anchors is not None:
+                moved = self._anchors.seen(moved)
+            found, _, _ = self._summed(self.evaluation(tensors, moved.inputs), moved)
             if not torch.isfinite(found):
                 number, value = index, float(found)
                 break
@@ -163,27 +177,9 @@ class Landscape:
     def iterate(self) -> Iterator[Batch]:
         """The batches as the cost sees them: on the device, merged, anchor log-probabilities as targets."""
         for number, batch in enumerate(self._raw_batches()):
-            if isinstance(self.cost_function, KLFromAnchor):
-                anchor = self._anchors[number] if self._anchors is not None else self._anchor_of(batch)
-                yield Batch(batch.inputs, anchor, batch.weights, number)
-            else:
-                yield replace(batch, number=number)
-
-    def _anchor_of(self, batch: Batch) -> Tensor:
-        with torch.no_grad():
-            outputs: Tensor = self.evaluation(self.parameters.unflatten(self.theta), batch.inputs)
-            return outputs.log_softmax(-1)
-
-    def _cache_anchors(self) -> None:
-        if not isinstance(self.cost_function, KLFromAnchor):
-            return
-        kept, total = [], 0
-        for batch in self._raw_batches():
-            kept.append(self._anchor_of(batch))
-            total += kept[-1].numel() * kept[-1].element_size()
-            if total > self._anchor_bytes:
-                return
-        self._anchors = kept
+            first = self._firsts[number] if number < len(self._firsts) else 0
+            seen = batch if self._anchors is None else self._anchors.seen(batch, number)
+            yield replace(seen, number=number, first=first)
 
     def sample_costs(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Cost of each sample of a batch, (samples,), and the samples' weights or None."""
@@ -207,13 +203,14 @@ class Landscape:
         summed = costs.sum() if weights is None else (costs * weights.to(costs)).sum()
         return summed / self.total_weight
 
-    def _summed(self, outputs: Any, batch: Batch) -> tuple[Tensor, float]:
+    def _summed(self, outputs: Any, batch: Batch) -> tuple[Tensor, float, int]:
+        """Weighted sum of a batch's costs in float64, sum of the weights, and how many samples."""
         costs, weights = self.sample_costs(outputs, batch)
         if weights is None:
-            return costs.double().sum(), float(len(costs))
+            return costs.double().sum(), float(len(costs)), len(costs)
         if not bool((weights >= 0).all()):
             raise ValueError("the samples' weights must be non-negative and finite")
-        return (costs.double() * weights.double()).sum(), float(weights.double().sum())
+        return (costs.double() * weights.double()).sum(), float(weights.double().sum()), len(costs)
 
     def _penalty(self, theta: Tensor) -> float:
         return 0.5 * self.l2 * float(theta.double().square().sum()) if self.l2 else 0.0
@@ -232,17 +229,27 @@ class Landscape:
         return totals
 
     def gradient(self, theta: Tensor | None = None) -> Tensor:
-        """Gradient of the cost at theta (n,), default the anchor, in the dtype of theta."""
+        """Gradient at theta (n,), default the anchor; the first refuses parameters hidden from autograd."""
         theta = self.theta if theta is None else theta.to(self.theta)
-        total = self.l2 * theta
+        total, unused = self.l2 * theta, set(self.parameters.names)
         for batch in self.iterate():
             parts = self.leaves(theta)
 
             def slope(batch: Batch = batch, parts: dict[str, Tensor] = parts) -> tuple[Tensor | None, ...]:
                 value = self.batch_cost(self.evaluation.outputs(batch.inputs), batch)
+                if not self._reached:
+                    refuse_checkpoints(value)
+                if not value.requires_grad:
+                    return (None,) * len(parts)
                 return torch.autograd.grad(value, list(parts.values()), allow_unused=True)
 
-            total = total + self.flat(self.evaluation.inside(parts, slope), list(parts.values()))
+            slopes = self.evaluation.inside(parts, slope)
+            unused -= {name for name, one in zip(parts, slopes, strict=True) if one is not None}
+            total = total + self.flat(slopes, list(parts.values()))
+        if not self._reached:
+            tensors = self.parameters.unflatten(self.theta)
+            refuse_hidden(self.evaluation, next(self._raw_batches()).inputs, tensors, unused)
+            self._reached = True
         return total
 
     def gradients(self, thetas: Tensor) -> Tensor:

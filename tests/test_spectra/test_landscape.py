@@ -7,10 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 from spectra.batches import Batch, Batches
-from spectra.costs import cross_entropy, kl_from_anchor, mean_squared_error
+from spectra.costs import KLFromAnchor, cross_entropy, kl_from_anchor, mean_squared_error
 from spectra.fisher import Fisher
 from spectra.gauss_newton import GaussNewton
 from spectra.hessian import Hessian
@@ -18,6 +19,7 @@ from spectra.landscape import Landscape
 
 INPUTS = torch.randn(10, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 TARGETS = torch.arange(10) % 3
+SOFT = torch.full((10, 3), 1.0 / 3.0, dtype=torch.float64)
 UNEVEN = [(INPUTS[:8], TARGETS[:8]), (INPUTS[8:], TARGETS[8:])]
 
 
@@ -124,6 +126,38 @@ class TestRefusals:
     def test_a_cost_that_is_not_one_value_a_sample(self) -> None:
         with pytest.raises(ValueError, match=r"cost cross_entropy must return one value a sample.* got shape \(\)"):
             Landscape(network(), F.cross_entropy, (INPUTS, TARGETS))
+
+    @pytest.mark.parametrize(
+        "cost, targets, message",
+        [
+            (cross_entropy, SOFT * 1.1, "sum to 1 in each row as soft targets, got a row sum of 1.1"),
+            (cross_entropy, SOFT - torch.tensor([[0.5, -0.5, 0.0]]), "as soft targets, got a negative one, -0.166667"),
+            (cross_entropy, SOFT * torch.nan, "got a row sum of nan"),
+            (
+                cross_entropy,
+                INPUTS[:, :1],
+                r"needs classes \(integers\) of shape \(10,\) or probabilities of shape \(10, 3\), got float64 targets "
+                r"of shape \(10, 1\); for real targets use mean_squared_error",
+            ),
+            (cross_entropy, TARGETS[:, None].expand(10, 2), r"shape \(10,\) .* got int64 targets of shape \(10, 2\)"),
+            (cross_entropy, TARGETS + 1, "needs classes from 0 to 2, or -100 for samples to ignore, got 3"),
+            (cross_entropy, None, "^cost cross-entropy needs targets, the data has none$"),
+            (mean_squared_error, None, "^cost mean-squared-error needs targets, the data has none$"),
+            (mean_squared_error, TARGETS, r"targets of the outputs' shape \(10, 3\), got \(10,\)"),
+        ],
+    )
+    def test_targets_that_are_none_for_the_cost(self, cost: Any, targets: Any, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            Landscape(network(), cost, [(INPUTS, targets)])
+
+    def test_one_output_has_no_cross_entropy(self) -> None:
+        with pytest.raises(ValueError, match=r"outputs of shape \(..., K\), K at least 2, got \(10, 1\)"):
+            Landscape(nn.Linear(4, 1).double(), cross_entropy, (INPUTS, INPUTS[:, :1]))
+
+    def test_soft_targets_rounded_to_half_precision_and_small_integers_pass(self) -> None:
+        assert Landscape(network(), cross_entropy, (INPUTS, SOFT.half())).total_weight == 10
+        found = Landscape(network(), cross_entropy, (INPUTS, TARGETS.to(torch.int8))).cost()
+        assert found == pytest.approx(plain_cost(network()), rel=1e-14)
 
     @pytest.mark.parametrize("weights", [-torch.ones(10), torch.ones(10) * torch.nan])
     def test_weights(self, weights: Tensor) -> None:
@@ -238,11 +272,30 @@ class TestValues:
     def test_anchors_are_kept_or_computed_again(self, cached: bool) -> None:
         data = Batches(UNEVEN, cache_bytes=0)
         landscape = Landscape(network(), kl_from_anchor, data, anchor_bytes=2**20 if cached else 0)
-        assert (landscape._anchors is not None) == cached
+        assert (landscape._anchors.kept is not None) == cached
         other = Landscape(network(), kl_from_anchor, (INPUTS, TARGETS))
         theta = landscape.theta + 0.1
         assert landscape.cost(theta) == pytest.approx(other.cost(theta), rel=1e-12)
         torch.testing.assert_close(landscape.gradient(theta), other.gradient(theta), rtol=1e-11, atol=1e-14)
+
+    @pytest.mark.parametrize("cached", [True, False])
+    @pytest.mark.parametrize("weighted", [True, False])
+    def test_ignored_samples_are_ignored_under_the_divergence_too(self, cached: bool, weighted: bool) -> None:
+        labels = torch.where(torch.arange(10) % 2 == 1, -100, TARGETS)
+        weights = torch.linspace(0.5, 2.0, 10, dtype=torch.float64)
+        batches = [(INPUTS[a:b], labels[a:b], *([weights[a:b]] if weighted else [])) for a, b in ((0, 8), (8, 10))]
+        entropy = Landscape(network(), cross_entropy, batches, anchor_bytes=2**20 if cached else 0)
+        landscape = entropy.with_cost(kl_from_anchor)
+        kept = labels >= 0
+        each = weights[kept] if weighted else torch.ones(5, dtype=torch.float64)
+        assert landscape.total_weight == entropy.total_weight == pytest.approx(float(each.sum()), rel=1e-15)
+        fewer = Landscape(network(), kl_from_anchor, [(INPUTS[kept], TARGETS[kept], each)])
+        theta = landscape.theta + 0.1
+        assert landscape.cost(theta) == pytest.approx(fewer.cost(theta), rel=1e-12)
+        torch.testing.assert_close(landscape.gradient(theta), fewer.gradient(theta), rtol=1e-11, atol=1e-14)
+        torch.testing.assert_close(Fisher(landscape).to_dense(), Fisher(entropy).to_dense(), rtol=1e-11, atol=1e-15)
+        every = Landscape(network(), KLFromAnchor(ignore_index=-1), batches)
+        assert every.total_weight == pytest.approx(float(weights.sum()) if weighted else 10.0)
 
     def test_dtype_and_restriction(self) -> None:
         landscape = Landscape(network().float(), cross_entropy, [(x.float(), y) for x, y in UNEVEN])
@@ -288,3 +341,50 @@ def test_iterating_twice_gives_the_same(tmp_path: Any) -> None:
     landscape.costs(landscape.theta.repeat(3, 1))
     landscape.gradient()
     assert Reads.passes == passes, "data that is kept is not read from its source again"
+
+
+class Hiding(nn.Module):
+    """Parameters that autograd does not see, in several ways."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.inner, self.last, self.way = nn.Linear(4, 4), nn.Linear(4, 3), way
+        self.level = nn.Parameter(torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.way == "checkpoint":
+            return self.last(checkpoint(self.inner, x.clone().requires_grad_(), use_reentrant=True))
+        if self.way == "checkpoint without graph":
+            return self.last(checkpoint(self.inner, x, use_reentrant=True))
+        if self.way == "detached":
+            return self.last(self.inner(x).detach())
+        if self.way == "threshold":
+            return self.last((self.inner(x).relu() > self.level) * self.inner(x))
+        return self.last(self.inner(x))
+
+
+class TestHiddenParameters:
+    @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    @pytest.mark.parametrize(
+        "way, message",
+        [
+            ("checkpoint", "has a reentrant activation checkpoint, which hides the parameters inside"),
+            ("checkpoint without graph", "outputs depend on inner.weight, but autograd sees no derivative by it"),
+            ("detached", "outputs depend on inner.weight, .* leave it out with parameters='!inner.weight'"),
+        ],
+    )
+    def test_a_gradient_that_leaves_parameters_out_is_refused(self, way: str, message: str, dtype: Any) -> None:
+        torch.manual_seed(0)
+        landscape = Landscape(Hiding(way).to(dtype), cross_entropy, (INPUTS.to(dtype), TARGETS))
+        for _ in range(2):
+            with pytest.raises(ValueError, match=message):
+                landscape.gradient()
+
+    @pytest.mark.parametrize("way", ["threshold", "unused"])
+    def test_parameters_whose_gradient_is_zero_raise_no_alarm(self, way: str) -> None:
+        torch.manual_seed(0)
+        landscape = Landscape(Hiding(way), cross_entropy, (INPUTS.float(), TARGETS))
+        assert float(landscape.gradient()[landscape.parameters.positions("level")].norm()) == 0.0
+        part = Landscape(Hiding("detached"), cross_entropy, (INPUTS.float(), TARGETS), parameters="last")
+        assert float(part.gradient().norm()) > 0.0
