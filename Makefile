@@ -5,6 +5,8 @@ OMP_NUM_THREADS ?= 1
 export OMP_NUM_THREADS
 
 BIN := .venv/bin
+# Two processes, a file of tests to one: each builds its dense matrices once.
+WORKERS ?= -n 2 --dist loadfile
 INSTALLED := .venv/.installed
 # The peers of the benchmarks have an environment of their own; benchmarks/requirements-no-deps.txt says why.
 BENCH_BIN := .bench-venv/bin
@@ -25,17 +27,17 @@ demo: $(INSTALLED)
 	$(BIN)/basinscope spectrum $(CHECKPOINT) --output out/spectrum.h5 --plot out/spectrum.png --overwrite
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(WORKERS)
 
 test-all: $(INSTALLED)
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest $(WORKERS) -m ""
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(WORKERS)
 
 bench: $(INSTALLED) $(BENCH_INSTALLED)
 	mkdir -p out
