@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from spectra.landscape import Landscape
-from spectra.routes import Plan, make_operator, plan_route
+from spectra.routes import Plan, make_operator, plan_route, with_stored_space
 from spectra.spectrum import Spectrum, SpectrumSettings
 
 
@@ -31,7 +31,10 @@ def plan_of(landscape: Landscape, settings: SpectrumSettings, resume: Spectrum |
         landscape = landscape.restricted(settings.layers)
     if resume is not None:
         settings = replace(settings, strategy=resume.strategy or settings.strategy)
-    return plan_route(make_operator(landscape, settings), settings)
+    plan = plan_route(make_operator(landscape, settings), settings)
+    if resume is None or plan.route != "slq":
+        return plan
+    return with_stored_space(plan, resume.density.deflation.captured)
 
 
 def announcement(plan: Plan, settings: SpectrumSettings, resume: Spectrum | None) -> str:

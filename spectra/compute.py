@@ -15,7 +15,7 @@ from spectra.gram import gram_spectrum
 from spectra.landscape import Landscape
 from spectra.operators import SymmetricOperator
 from spectra.quadrature import Array, from_rules
-from spectra.routes import KRYLOV_BLOCK, Plan, make_operator, most_deflated, plan_route
+from spectra.routes import Plan, make_operator, most_deflated, plan_route, with_stored_space
 from spectra.slq import deflated_space, empty_density, next_probes
 from spectra.spectrum import Spectrum, SpectrumSettings
 
@@ -94,10 +94,14 @@ class _Run:
         plan = plan_route(operator, self.settings)
         if self.resume is not None and self.resume.density.exact:
             return self.resume
+        if self.resume is None:
+            self._facts()  # first, for the gradient refuses models whose parameters it cannot reach
         if self.settings.per_layer:
             self._count_layers(operator)
         self.total += plan.products
         start = self.resume.density if self.resume is not None else None
+        if start is not None and plan.route == "slq":
+            plan = with_stored_space(plan, start.deflation.captured)
 
         def report(density: SpectralDensity, ritz: tuple[Array, Array]) -> Spectrum:
             spectrum = self._spectrum(operator, plan, density, ritz)
@@ -124,6 +128,8 @@ class _Run:
                 return partial
 
             found = known.get(layer)
+            if found is not None and plan.route == "slq":
+                plan = with_stored_space(plan, found.deflation.captured)
             if found is not None and (found.exact or found.runs.probes >= self.settings.probes):
                 spectrum = replace(spectrum, layers={**spectrum.layers, layer: found})
                 self._tell(plan.products, layer)
@@ -152,9 +158,6 @@ class _Run:
             return report(density, (values, np.zeros(len(values))))
         if plan.route == "pyhessian":
             return report(self._by_pyhessian(operator), nothing)
-        if start is not None:
-            # Further probes must sample the complement of the space that is stored, not of one planned anew.
-            plan = replace(plan, depth=-(-start.deflation.captured // KRYLOV_BLOCK))
         space = deflated_space(
             operator, self.settings, plan, what, lambda count: self._tell(count, f"{what}: deflation")
         )

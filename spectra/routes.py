@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from spectra.dense import dense_bytes
 from spectra.fisher import Fisher
 from spectra.gauss_newton import GaussNewton, JacobianSandwich
-from spectra.gram import gram_rows
+from spectra.gram import gram_bytes, gram_rows
 from spectra.hessian import Hessian
 from spectra.lanczos import basis_bytes
 from spectra.landscape import Landscape
@@ -17,10 +17,13 @@ from spectra.spectrum import SpectrumSettings
 KRYLOV_BLOCK = 2
 KRYLOV_EXTRA = 4
 # A quarter of the probes' products goes to the Krylov space: near the best of the splits tried on the digits Hessian
-# and Fisher for the trace and for log-determinants down to a thousandth of the largest eigenvalue (benchmarks/spectra_accuracy.py).
+# and Fisher for the trace and for log-determinants down to a thousandth of the largest eigenvalue
+# (benchmarks/spectra_accuracy.py measures the one that is used).
 KRYLOV_SHARE = 0.25
 # Above this the eigendecomposition, of order rows^3, is dearer than the products.
 EXACT_ROWS = 8192
+_PLAIN = "plain stochastic Lanczos quadrature"
+_KRYLOV = "a Krylov space of dimension"
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def _gram_plan(operator: SymmetricOperator, settings: SpectrumSettings, sampled:
                 f"the Gram route needs a Gauss-Newton or Fisher matrix of a built-in cost, got the {operator.name}"
             )
         return None
-    need = rows * operator.size * operator.dtype.itemsize
+    need = gram_bytes(rows, operator.size, operator.dtype)
     if asked and need > settings.memory:
         raise ValueError(
             f"the Gram route holds {rows} rows, {_bytes(need)}, past the memory of {_bytes(settings.memory)}"
@@ -180,7 +183,7 @@ def sampled_plan(operator: SymmetricOperator, settings: SpectrumSettings) -> Pla
 def _depth(operator: SymmetricOperator, settings: SpectrumSettings, steps: int) -> tuple[int, str]:
     """Block steps to deflate, and the sentence that says so."""
     if settings.deflate == 0:
-        return 0, "plain stochastic Lanczos quadrature"
+        return 0, _PLAIN
     automatic = settings.deflate < 0
     wanted = (
         int(settings.probes * steps * KRYLOV_SHARE) - KRYLOV_BLOCK * KRYLOV_EXTRA if automatic else settings.deflate
@@ -191,9 +194,27 @@ def _depth(operator: SymmetricOperator, settings: SpectrumSettings, steps: int) 
         if not automatic:
             allowed = f"between {KRYLOV_BLOCK} and {most}" if most >= KRYLOV_BLOCK else "0"
             raise ValueError(f"deflate must be {allowed} here, by size and memory; got {settings.deflate}")
-        return 0, "plain stochastic Lanczos quadrature: no room to deflate"
-    sentence = f"a Krylov space of dimension {depth * KRYLOV_BLOCK} is treated exactly, probes sample its complement"
+        return 0, f"{_PLAIN}: no room to deflate"
+    sentence = _deflated(depth * KRYLOV_BLOCK)
     return depth, sentence
+
+
+def with_stored_space(plan: Plan, captured: int) -> Plan:
+    """The plan of a resumed run: further probes sample the complement of the stored space, not of one planned anew.
+
+    Args:
+        plan: as planned from the settings.
+        captured: dimension of the stored space.
+
+    Returns:
+        The plan with its depth, and the sentence that tells of it.
+    """
+    notes = (*(note for note in plan.notes if not note.startswith((_KRYLOV, _PLAIN))), _deflated(captured))
+    return replace(plan, depth=-(-captured // KRYLOV_BLOCK), notes=notes)
+
+
+def _deflated(captured: int) -> str:
+    return f"{_KRYLOV} {captured} is treated exactly, probes sample its complement" if captured else _PLAIN
 
 
 def most_deflated(operator: SymmetricOperator, settings: SpectrumSettings) -> int:
