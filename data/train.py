@@ -216,9 +216,7 @@ def table(folder: Path, digits: Path) -> str:
 def checksums(output: Path) -> str:
     """SHA-256 of every data file, as ``sha256sum --check`` reads them."""
     paths = [output / "digits.h5", *sorted((output / "digits_mlp").glob("*.pt"))]
-    return "\n".join(
-        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(output)}" for path in paths
-    )
+    return "\n".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(output)}" for path in paths)
 
 
 def main() -> None:
