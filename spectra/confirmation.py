@@ -17,7 +17,8 @@ from spectra.landscape import Landscape
 from spectra.randomness import generator
 from spectra.unreached import UnreachedParametersError
 
-ROWS = 16
+# An eighth of the batch at most, so that the check costs a few gradients, but more than one row.
+ROWS, SHARE = 16, 8
 # Lengths of the central difference over that of theta. In float64 the first is right to 1e-6 for a smooth function;
 # the second is for models that compute in float32 inside, the last for those with kinks, which it seldom crosses.
 STEPS = (1e-5, 1e-3, 1e-7)
@@ -79,7 +80,8 @@ def confirm(curvature: Confirmable) -> tuple[str, ...]:
 
 def _compared(curvature: Confirmable) -> tuple[list[float], list[Tensor]]:
     """Errors of the core against the differences of each step, up to the first that agrees; and those differences."""
-    landscape = curvature.landscape.sample(ROWS)
+    rows = next(curvature.landscape.iterate()).rows
+    landscape = curvature.landscape.sample(min(ROWS, max(2, rows // SHARE)))
     theta = curvature.theta.to(landscape.theta)
     direction = torch.randn(landscape.size, generator=generator(0, "confirm"), dtype=torch.float64).to(theta)
     direction /= direction.norm()

@@ -265,7 +265,9 @@ class Curvature(SymmetricOperator):
         return best
 
     def _seconds_per_vector(self, strategy: Strategy, product: Product, vectors: Tensor, held: int) -> float:
-        block = vectors[: self._chunk_of(strategy, held) if strategy.batched else 2]
+        # A large model gains nothing from blocks beyond a few vectors, and timing them is dear.
+        most = self._chunk_of(strategy, held) if self.size <= _LARGE else min(self._chunk_of(strategy, held), 4)
+        block = vectors[: most if strategy.batched else 2]
         taken = []
         for _ in range(1 if strategy.batched else 2):
             _synchronise(self.device)
