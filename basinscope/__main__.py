@@ -13,6 +13,7 @@ from basinscope.failures import exit_code_of
 from basinscope.plot_command import plot
 from basinscope.show_command import show
 from basinscope.spectrum_command import spectrum
+from basinscope.volume_command import volume
 
 app = typer.Typer(
     name="basinscope",
@@ -20,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (spectrum, show, plot):
+for command in (spectrum, volume, show, plot):
     app.command()(command)
 
 
@@ -29,7 +30,7 @@ def _root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
-    """Hessian and Fisher spectra of PyTorch checkpoints, and how far they can be trusted."""
+    """Hessian and Fisher spectra and basin volumes of PyTorch checkpoints, and how far they can be trusted."""
     if version:
         print(f"basinscope {metadata.version('basinscope')}")
         raise typer.Exit

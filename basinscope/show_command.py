@@ -1,4 +1,4 @@
-"""``basinscope show``: the summary of a stored spectrum, alone or against another."""
+"""``basinscope show``: what a result file holds, or a stored spectrum against another."""
 
 from __future__ import annotations
 
@@ -36,7 +36,11 @@ def show(
     one_of("--negative", negative, NEGATIVE_RULES)
     check_shifts(shift or [])
     from spectra.store import read_spectrum
+    from volume.store import is_volume_file
 
+    if is_volume_file(file):
+        _show_volume(file, against, as_json)
+        return
     stored = read_spectrum(file)
     if against is None:
         show_summary(stored, shift or [], negative, as_json, {})
@@ -49,3 +53,12 @@ def show(
         print(json.dumps(difference_json(result, file, against), allow_nan=False))
     else:
         page().print(difference_table(result, file, against))
+
+
+def _show_volume(file: Path, against: Path | None, as_json: bool) -> None:
+    if against is not None:
+        raise ValueError(f"--against compares two spectra, and {file} holds a volume")
+    from basinscope.volume_command import show_study
+    from volume.store import read_study
+
+    show_study(read_study(file), as_json, {})

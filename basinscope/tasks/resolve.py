@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 Task = Callable[["Checkpoint"], "Landscape"]
 
-BUILT_IN = {"digits": "basinscope.tasks.digits:digits"}
+BUILT_IN = {
+    "digits": "basinscope.tasks.digits:digits",
+    "digits-heldout": "basinscope.tasks.digits_heldout:digits_heldout",
+}
 FORMS = f"a built-in name ({', '.join(BUILT_IN)}), package.module:function or path/to/file.py:function"
 
 

@@ -61,7 +61,7 @@ def test_a_checkpoint_with_code_in_it(tmp_path: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     "task, words",
     [
-        ("digts", "task 'digts' is not known: give a built-in name (digits), package.module:function or path/to/"),
+        ("digts", "task 'digts' is not known: give a built-in name (digits, digits-heldout), package.module:function"),
         ("digts", "did you mean digits?"),
         (f"{TASK_FILE}:tinny", "has no 'tinny'; did you mean tiny?"),
         (f"{TASK_FILE}:not_callable", "must be a function, got int"),
@@ -86,7 +86,7 @@ def test_a_checkpoint_cannot_name_code_to_run(
     code.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     path = tmp_path / "model.pt"
     torch.save({"model": tiny.network().state_dict(), "metadata": {"task": f"{code}:task"}}, path)
-    assert "which is not built in (digits): give --task" in refused(main(["spectrum", str(path)]), capsys)
+    assert "which is not built in (digits, digits-heldout): give --task" in refused(main(["spectrum", str(path)]), capsys)
     assert not (tmp_path / "ran").exists()
 
 

@@ -1,0 +1,190 @@
+"""``basinscope volume``: the basin volume of a checkpoint, from the command line."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from basinscope.choices import nearest, one_of
+from basinscope.spectrum_command import DebugOption, JsonOption
+
+if TYPE_CHECKING:
+    from basinscope.volume_run import VolumeRequest
+    from volume.study import VolumeStudy
+
+# Words that may be typed, here too so that --help needs no torch; a test holds them to the library's.
+METHODS = ("shifted-determinant", "quadratic-mass", "star-domain", "ellipsoid-slice")
+PRECONDITIONERS = ("identity", "diagonal", "adam-second", "adam-first", "low-rank")
+NEGATIVE_RULES = ("raise", "clip", "abs")
+PRIORS = ("gaussian", "init", "uniform", "ball", "lebesgue")
+COSTS = ("kl", "task")
+_ESTIMATE, _RESULT = "Estimate", "Result"
+
+
+def volume(
+    checkpoint: Annotated[Path, typer.Argument(help="A .pt, .pth or .safetensors file.", show_default=False)],
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"One of {', '.join(METHODS)}; repeatable.",
+            show_default="quadratic-mass (gaussian priors) and star-domain",
+        ),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="How to make a landscape: a built-in name (digits, on its held-out rows), "
+            "package.module:function or path/to/file.py:function.",
+            show_default="the checkpoint's own",
+        ),
+    ] = None,
+    cost: Annotated[
+        str | None,
+        typer.Option(
+            help="kl (divergence from the checkpoint's outputs) or task (the task's own, above its value there).",
+            show_default="kl for classifiers, else task",
+        ),
+    ] = None,
+    cutoff: Annotated[float, typer.Option(help="Cost that bounds the basin.")] = 0.01,
+    prior: Annotated[
+        str,
+        typer.Option(
+            help="gaussian (width: root mean square of the parameters), gaussian:S, init, uniform:A, ball:A, lebesgue."
+        ),
+    ] = "gaussian",
+    preconditioner: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Of star-domain's directions: one of {', '.join(PRECONDITIONERS)}.",
+            show_default="adam-second if the checkpoint has it, else diagonal",
+            rich_help_panel=_ESTIMATE,
+        ),
+    ] = None,
+    eps: Annotated[
+        str,
+        typer.Option(help="Of the preconditioner: a number, or search.", rich_help_panel=_ESTIMATE),
+    ] = "search",
+    directions: Annotated[int, typer.Option(help="Of sampled methods.", rich_help_panel=_ESTIMATE)] = 1000,
+    probes: Annotated[int, typer.Option(help="Of the curvature's spectrum.", rich_help_panel=_ESTIMATE)] = 8,
+    steps: Annotated[int, typer.Option(help="Lanczos steps a probe.", rich_help_panel=_ESTIMATE)] = 64,
+    seed: Annotated[int, typer.Option(help="The one seed of all randomness.", rich_help_panel=_ESTIMATE)] = 0,
+    negative: Annotated[
+        str,
+        typer.Option(help=f"Rule for negative eigenvalues: {', '.join(NEGATIVE_RULES)}.", rich_help_panel=_ESTIMATE),
+    ] = "raise",
+    output: Annotated[Path | None, typer.Option(help="HDF5 file to write.", rich_help_panel=_RESULT)] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Figure to write: .png, .pdf or .svg.", rich_help_panel=_RESULT)
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace existing files.", rich_help_panel=_RESULT)
+    ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Continue the output, with more directions or methods too.", rich_help_panel=_RESULT
+        ),
+    ] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Estimate the volume of the basin around a checkpoint: the points that cost less than the cutoff.
+
+    Log-volumes are in nats; under a prior they are the logarithm of a probability.
+    """
+    del debug  # read by main
+    settings = {
+        "methods": _methods(method, prior),
+        "cutoff": cutoff,
+        "prior": prior,
+        "eps": eps,
+        "directions": directions,
+        "probes": probes,
+        "steps": steps,
+        "seed": seed,
+        "negative": negative,
+    }
+    _check_words(settings, preconditioner, cost)
+    source = {"task": task, "cost": cost, "preconditioner": preconditioner}
+    where = {"output": output, "plot": plot, "overwrite": overwrite, "resume": resume}
+    request = _request(checkpoint, settings, {**source, **where})
+    _run(request, as_json)
+
+
+def _methods(asked: list[str] | None, prior: str) -> tuple[str, ...]:
+    if asked:
+        return tuple(dict.fromkeys(one_of("--method", name, METHODS) for name in asked))
+    gaussian = prior.partition(":")[0] in ("gaussian", "init")
+    return ("quadratic-mass", "star-domain") if gaussian else ("star-domain",)
+
+
+def _check_words(settings: dict[str, Any], preconditioner: str | None, cost: str | None) -> None:
+    kind = settings["prior"].partition(":")[0]
+    if kind not in PRIORS:
+        raise ValueError(
+            "--prior must be gaussian, gaussian:S, init, uniform:A, ball:A or lebesgue; got "
+            f"{settings['prior']!r}{nearest(kind, PRIORS)}"
+        )
+    one_of("--negative", settings["negative"], NEGATIVE_RULES)
+    if preconditioner is not None:
+        one_of("--preconditioner", preconditioner, PRECONDITIONERS)
+    if cost is not None:
+        one_of("--cost", cost, COSTS)
+    if preconditioner == "identity" and settings["eps"] != "search":
+        raise ValueError("--preconditioner identity takes no --eps: leave it out")
+    cutoff = settings["cutoff"]
+    if not 0.0 < cutoff < math.inf:
+        raise ValueError(f"--cutoff must be positive and finite, got {cutoff}")
+
+
+def _request(checkpoint: Path, settings: dict[str, Any], options: dict[str, Any]) -> VolumeRequest:
+    from volume.study import VolumeSettings
+
+    checked = VolumeSettings(**settings)
+    if not checkpoint.exists():
+        raise FileNotFoundError(f"{checkpoint} does not exist")
+    from basinscope.volume_run import VolumeRequest
+
+    return VolumeRequest(checkpoint, checked, command=shlex.join(["basinscope", *sys.argv[1:]]), **options)
+
+
+def _run(request: VolumeRequest, as_json: bool) -> None:
+    from basinscope.volume_progress import volume_progress
+    from basinscope.volume_run import run_volume
+
+    with volume_progress() as report:
+        study = run_volume(request, report)
+    files = {} if request.output is None else {"volume": str(request.output)}
+    if request.plot is not None:
+        from spectra.plots import save_figure
+        from volume.plots import volume_figure
+
+        save_figure(volume_figure(study), request.plot)
+        files["figure"] = str(request.plot)
+    show_study(study, as_json, files)
+
+
+def show_study(study: VolumeStudy, as_json: bool, files: dict[str, str]) -> None:
+    """Print a study on stdout.
+
+    Args:
+        study: the study.
+        as_json: print one JSON object instead of a table.
+        files: where results were written, by kind.
+    """
+    if as_json:
+        from basinscope.volume_json import study_json
+
+        print(json.dumps(study_json(study, files), allow_nan=False))
+        return
+    from basinscope.summary_table import page
+    from basinscope.volume_table import study_table
+
+    console = page()
+    console.print(study_table(study, files, console.width))

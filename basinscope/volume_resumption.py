@@ -1,0 +1,76 @@
+"""Whether a stored volume study may be continued: everything that decides its numbers must be the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+from basinscope.resumption import SAME_COST
+from volume.study import VolumeSettings, VolumeStudy
+
+
+def check_settings(path: Path, stored: VolumeStudy, asked: VolumeSettings) -> None:
+    """Refuse to continue a study under other settings; methods may be added, and directions.
+
+    Args:
+        path: of the file, for the message.
+        stored: what it holds.
+        asked: what was asked for now.
+
+    Raises:
+        ValueError: saying what differs.
+    """
+    before, now = stored.settings.as_dict(), asked.as_dict()
+    free = {"methods", "directions"}
+    if "star-domain" not in stored.results or "star-domain" not in asked.methods:
+        free |= {"preconditioner", "eps"}
+    _refuse(path, ((name, before[name], now[name]) for name in now if name not in free))
+    for method in asked.methods:
+        sampled = stored.results[method].sampled if method in stored.results else None
+        if sampled is not None and asked.directions < len(sampled.log_terms):
+            done = len(sampled.log_terms)
+            raise ValueError(
+                f"{path} has {done} directions of {method} already: --resume needs at least --directions {done}, "
+                f"got {asked.directions}"
+            )
+
+
+def check_source(path: Path, stored: VolumeStudy, asked: VolumeStudy) -> None:
+    """Refuse to continue a study of another checkpoint, or under another cost, dtype or device.
+
+    Args:
+        path: of the file, for the message.
+        stored: what it holds.
+        asked: the study that would continue it.
+
+    Raises:
+        ValueError: saying what differs.
+    """
+    before, now = stored.provenance, asked.provenance
+    names = ("checkpoint_sha256", "cost", "dtype", "device")
+    _refuse(path, ((name, getattr(before, name), getattr(now, name)) for name in names))
+
+
+def check_landscape(path: Path, stored: VolumeStudy, asked: VolumeStudy) -> None:
+    """Refuse to continue a study on other data, or where the cost at the anchor has changed.
+
+    Args:
+        path: of the file, for the message.
+        stored: what it holds.
+        asked: the study that would continue it.
+
+    Raises:
+        ValueError: saying what differs.
+    """
+    _refuse(path, ((name, getattr(stored, name), getattr(asked, name)) for name in ("size", "data_sha256")))
+    if not math.isclose(stored.cost, asked.cost, rel_tol=SAME_COST, abs_tol=1e-6):
+        _refuse(path, [("cost at the checkpoint", stored.cost, asked.cost)])
+
+
+def _refuse(path: Path, entries: Iterable[tuple[str, object, object]]) -> None:
+    different = [f"{name} is {before} there and {now} now" for name, before, now in entries if before != now]
+    if different:
+        raise ValueError(
+            f"{path} cannot be resumed: {'; '.join(different)} (write to another file, or use --overwrite)"
+        )

@@ -1,0 +1,214 @@
+"""One run of ``basinscope volume``: read, check, estimate, and keep what is done after each block."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from basinscope.failures import Interrupted
+from basinscope.outputs import check_output, check_plot
+from basinscope.progress import Report
+from basinscope.spectrum_run import SMALL
+from basinscope.tasks.resolve import make_landscape, task_name
+from basinscope.volume_resumption import check_landscape, check_settings, check_source
+from spectra.checkpoint import AdamMoments, Checkpoint, adam_moments, read_checkpoint
+from spectra.costs import CrossEntropy, KLFromAnchor, cost_name, kl_from_anchor
+from spectra.landscape import Landscape
+from spectra.provenance import Provenance
+from volume.descent import descent
+from volume.estimator import VolumeEstimator, curvature_name
+from volume.method_result import MethodResult
+from volume.preconditioners import adam_curvature
+from volume.priors import parse_prior
+from volume.store import read_study, write_study
+from volume.study import VolumeSettings, VolumeStudy
+
+# Basins are measured on data that the network was not trained on, where a built-in task has such.
+HELD_OUT = {"digits": "digits-heldout"}
+
+
+@dataclass(frozen=True)
+class VolumeRequest:
+    """What the user asked for.
+
+    Attributes:
+        checkpoint: path of the checkpoint.
+        settings: of the study.
+        preconditioner: as typed; None chooses by what the checkpoint has.
+        task: name of the task, or None for the checkpoint's own.
+        cost: ``kl``, ``task``, or None to choose by the task's cost.
+        output: file of the store, or None.
+        plot: file of the figure, or None.
+        overwrite: whether existing files may be replaced.
+        resume: whether to continue the output if it exists.
+        command: the command line, for the record.
+    """
+
+    checkpoint: Path
+    settings: VolumeSettings
+    preconditioner: str | None = None
+    task: str | None = None
+    cost: str | None = None
+    output: Path | None = None
+    plot: Path | None = None
+    overwrite: bool = False
+    resume: bool = False
+    command: str = ""
+
+
+def run_volume(request: VolumeRequest, progress: Report) -> VolumeStudy:
+    """Run a study, or continue a stored one, keeping each finished block in the output.
+
+    Args:
+        request: what was asked for.
+        progress: called with work done, all work and what is being done.
+
+    Returns:
+        The study.
+
+    Raises:
+        ValueError: if what was asked for is not possible, in a sentence.
+        OSError: if a file cannot be read or written.
+        Interrupted: if the user interrupts the computing, saying what is kept and how to go on.
+    """
+    earlier = _earlier(request)
+    checkpoint = read_checkpoint(request.checkpoint)
+    name = task_name(request.task, checkpoint)
+    name = HELD_OUT.get(name, name)
+    landscape = _landscape(request.cost, name, checkpoint)
+    if landscape.size < SMALL and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+    chosen, moments, notes = _preconditioner(request, checkpoint, landscape)
+    study = _study(request, name, checkpoint, landscape, replace(request.settings, preconditioner=chosen), notes)
+    prior = parse_prior(
+        study.settings.prior, landscape.theta, layout=landscape.parameters, metadata=checkpoint.metadata
+    )
+    if earlier is not None and request.output is not None:
+        check_source(request.output, earlier, study)
+        check_settings(request.output, earlier, study.settings)
+        check_landscape(request.output, earlier, study)
+        command = "\n".join(dict.fromkeys([*earlier.provenance.command.splitlines(), request.command]))
+        study = replace(
+            study,
+            results=earlier.results,
+            strategy=earlier.strategy,
+            provenance=replace(earlier.provenance, command=command),
+        )
+    estimator = VolumeEstimator(
+        landscape, study.settings, prior, moments=moments, strategy=study.strategy, progress=progress
+    )
+    return _Work(request, study, estimator).run()
+
+
+class _Work:
+    """Runs the methods in turn, and writes the store after each block of directions."""
+
+    def __init__(self, request: VolumeRequest, study: VolumeStudy, estimator: VolumeEstimator) -> None:
+        self.request, self.study, self.estimator = request, study, estimator
+        self.kept = 0
+
+    def run(self) -> VolumeStudy:
+        try:
+            for method in self.study.settings.methods:
+                self.keep(self.estimator.run(method, self.study.results.get(method), self.keep))
+        except KeyboardInterrupt:
+            raise Interrupted(self.state()) from None
+        return self.study
+
+    def keep(self, result: MethodResult) -> None:
+        known = self.study.results
+        self.study = replace(self.study, results={**known, result.method: result}, strategy=self.estimator.strategy)
+        if self.request.output is not None:
+            write_study(self.request.output, self.study)
+            self.kept += 1
+
+    def state(self) -> str:
+        output = self.request.output
+        if output is None:
+            return "interrupted; nothing is saved: with --output a run can be continued"
+        if not self.kept:
+            return f"interrupted before the first block of directions was done; nothing new is saved in {output}"
+        return f"interrupted: what was done is saved in {output}; go on with the same command and --resume"
+
+
+def _earlier(request: VolumeRequest) -> VolumeStudy | None:
+    output = request.output
+    if request.resume and output is None:
+        raise ValueError("--resume needs --output, the file to continue")
+    if request.resume and request.overwrite:
+        raise ValueError("--resume and --overwrite exclude each other: give one of them")
+    check_output(output, overwrite=request.overwrite, resume=request.resume)
+    check_plot(request.plot, overwrite=request.overwrite or request.resume)
+    if output is None or not request.resume or not output.exists():
+        return None
+    return read_study(output)
+
+
+def _landscape(cost: str | None, name: str, checkpoint: Checkpoint) -> Landscape:
+    """The task's landscape under the divergence from the anchor, or under its own cost."""
+    landscape = make_landscape(name, checkpoint)
+    softmax = isinstance(landscape.cost_function, CrossEntropy | KLFromAnchor)
+    if cost == "task" or (cost is None and not softmax):
+        return landscape
+    return landscape if isinstance(landscape.cost_function, KLFromAnchor) else landscape.with_cost(kl_from_anchor)
+
+
+def _preconditioner(
+    request: VolumeRequest, checkpoint: Checkpoint, landscape: Landscape
+) -> tuple[str, AdamMoments | None, tuple[str, ...]]:
+    """The preconditioner's name, Adam's moments if it wants them, and why it was chosen."""
+    if "star-domain" not in request.settings.methods:
+        # Nothing is preconditioned: what was typed is kept for the record.
+        return request.preconditioner or "identity", None, ()
+    asked = request.preconditioner or "adam-second"
+    if not asked.startswith("adam"):
+        return asked, None, ()
+    try:
+        moments = adam_moments(checkpoint, landscape.model)
+        if not bool((adam_curvature(moments, landscape.parameters, asked.removeprefix("adam-")) > 0.0).any()):
+            raise ValueError(f"Adam's moments in {checkpoint.path} are all zero: no step was taken")
+    except ValueError as error:
+        if request.preconditioner is None:
+            return "diagonal", None, (f"directions preconditioned by the diagonal: {error}",)
+        raise ValueError(f"--preconditioner {asked}: {error}; use diagonal") from None
+    return asked, moments, ()
+
+
+def _study(
+    request: VolumeRequest,
+    name: str,
+    checkpoint: Checkpoint,
+    landscape: Landscape,
+    settings: VolumeSettings,
+    notes: tuple[str, ...],
+) -> VolumeStudy:
+    """The study before its first result."""
+    cost = landscape.cost_function
+    unit = str(getattr(cost, "unit", "cost"))
+    below = descent(landscape)
+    caution = below.caution(settings.cutoff, unit)
+    provenance = Provenance(
+        checkpoint=str(request.checkpoint),
+        checkpoint_sha256=checkpoint.sha256,
+        task=name,
+        cost=cost_name(cost),
+        cost_unit=unit,
+        dtype=str(landscape.dtype).removeprefix("torch."),
+        device=str(landscape.device),
+        command=request.command,
+    )
+    return VolumeStudy(
+        settings=settings,
+        provenance=provenance,
+        size=landscape.size,
+        samples=landscape.total_weight,
+        data_sha256=landscape.batches.sha256,
+        cost=landscape.anchor_cost,
+        gradient_norm=below.gradient_norm,
+        operator=curvature_name(landscape),
+        notes=(*notes, *landscape.notes),
+        cautions=(caution,) if caution else (),
+    )

@@ -1,0 +1,130 @@
+"""A volume study for reading: one row a method, the verdicts beneath in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from basinscope.summary_table import with_error
+from volume.method_result import MethodResult
+from volume.study import VolumeStudy
+
+_COLUMNS = (
+    ("method", "left"),
+    ("of", "left"),
+    ("log V (nat)", "right"),
+    ("log10 V", "right"),
+    ("at least\n(95 %)", "right"),
+    ("largest\nshare", "right"),
+    ("effective\nsamples", "right"),
+    ("evals per\ndirection", "right"),
+    ("derived\nk", "right"),
+    ("effective\ndimension", "right"),
+)
+_NONE = "–"
+# Narrower pages get two tables: what the volume is, and what it rests on.
+_WIDE, _SPLIT = 108, 5
+# Errors below this are not shown: nobody reads a log-volume to more.
+_SHOWN = 0.005
+
+
+def study_table(study: VolumeStudy, files: Mapping[str, str], width: int = _WIDE) -> Group:
+    """A study laid out for a terminal.
+
+    Args:
+        study: the study.
+        files: where results were written, by kind.
+        width: of the page, in characters.
+
+    Returns:
+        Something that a rich console prints.
+    """
+    parts: list[RenderableType] = [_heading(study), *_tables(study, width), _caption(study)]
+    for method, result in study.results.items():
+        style = "" if result.trusted else "yellow"
+        parts.append(Text.assemble((method, "bold"), (f": {result.verdict}", style)))
+    parts += [Text(f"! {caution}", style="yellow") for caution in study.cautions]
+    parts += [Text(f"note: {note}", style="dim") for note in study.notes]
+    if not study.complete:
+        parts.append(Text("not all that was asked for is done: go on with --resume", style="yellow"))
+    parts += [Text(f"{kind} written to {path}", style="green") for kind, path in files.items()]
+    return Group(*parts)
+
+
+def _heading(study: VolumeStudy) -> RenderableType:
+    provenance, settings = study.provenance, study.settings
+    title = Text(f"Basin volume of {Path(provenance.checkpoint).name}", style="bold")
+    data = f"{study.samples:,.0f} samples of {provenance.task}, {provenance.cost} cost, {provenance.dtype}"
+    cutoff = f"cutoff {settings.cutoff:g} {provenance.cost_unit}, prior {_prior(study)}, seed {settings.seed}"
+    return Group(title, Text(f"{study.size:,} parameters, {data}"), Text(cutoff))
+
+
+def _prior(study: VolumeStudy) -> str:
+    """The prior with its numbers, where a result knows them."""
+    known = [result.measure for result in study.results.values() if result.measure != "lebesgue"]
+    return known[0] if known else study.settings.prior
+
+
+def _tables(study: VolumeStudy, width: int) -> list[RenderableType]:
+    every = range(len(_COLUMNS))
+    parts = [every] if width >= _WIDE else [every[:_SPLIT], [0, *every[_SPLIT:]]]
+    return [Padding(_rows(study, part), (1, 0, 0, 0)) for part in parts]
+
+
+def _rows(study: VolumeStudy, columns: Sequence[int]) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    for column in columns:
+        title, justify = _COLUMNS[column]
+        table.add_column(title, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for result in study.results.values():
+        cells = _cells(result)
+        table.add_row(*(cells[column] for column in columns))
+    return table
+
+
+def _cells(result: MethodResult) -> tuple[str, ...]:
+    first = (result.method, result.kind, _value(result), f"{result.log10_volume:.6g}")
+    bound, sampled = result.lower_bound, result.sampled
+    if sampled is None or bound is None:
+        derived, dimension = (_number(result.figures, name) for name in ("derived_k", "effective_dimension"))
+        return (*first, _NONE, _NONE, _NONE, _NONE, derived, dimension)
+    evaluations = f"{sampled.evaluations.mean():.3g}"
+    share, effective = f"{sampled.largest_share:.0%}", f"{sampled.effective_samples:.3g}"
+    return (*first, f"{bound:.6g}", share, effective, evaluations, _NONE, _NONE)
+
+
+def _value(result: MethodResult) -> str:
+    value, half = result.log_volume, result.half_width
+    if math.isinf(value):
+        return f"{value} !"
+    if result.sampled is not None and not result.trusted:
+        # The bootstrap's error means nothing where few directions carry the sum.
+        return f"{value:.1f} !"
+    text = f"{value:.2f}" if half < _SHOWN else with_error(value, half)
+    return text if result.trusted else f"{text} !"
+
+
+def _number(figures: Mapping[str, float], name: str) -> str:
+    return f"{figures[name]:.3g}" if name in figures else _NONE
+
+
+def _caption(study: VolumeStudy) -> Padding:
+    words = "± is half of the 95 % interval; ! marks a number that is not to be read alone: its verdict is beneath"
+    kinds = {result.kind for result in study.results.values()}
+    if len(kinds) > 1:
+        words += "; a mass is a probability under the prior, a volume is Lebesgue's: the two do not compare"
+    samplers = [result for result in study.results.values() if result.sampled is not None]
+    lines = [words, *(_sampler(result) for result in samplers)]
+    return Padding(Group(*(Text(line, style="dim") for line in lines)), (0, 0, 1, 0))
+
+
+def _sampler(result: MethodResult) -> str:
+    assert result.sampled is not None
+    eps = "" if math.isnan(result.eps) else f" with eps {result.eps:g}"
+    return f"{result.method}: {len(result.sampled.log_terms):,} directions, preconditioner {result.preconditioner}{eps}"

@@ -1,0 +1,343 @@
+import importlib.util
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import xarray
+
+from basinscope import volume_command, volume_run
+from basinscope.__main__ import main
+from volume import method_result, study
+from volume.exact import log_ellipsoid
+from volume.plots import volume_figure
+from volume.store import is_volume_file, read_study
+
+ROOT = Path(__file__).resolve().parents[2]
+DIGITS = ROOT / "data" / "digits_mlp" / "clean_seed0_step00640.pt"
+TINY = Path(__file__).with_name("tiny_task.py")
+LINEAR = Path(__file__).with_name("linear_task.py")
+EVERY = [word for method in volume_command.METHODS for word in ("--method", method)]
+Run = Callable[..., int]
+
+
+@pytest.fixture(scope="module")
+def task() -> ModuleType:
+    specification = importlib.util.spec_from_file_location("linear_task", LINEAR)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def save(path: Path, theta: torch.Tensor) -> Path:
+    deviations = {"weight": 0.4, "bias": 1.1}
+    model = {"weight": theta[None, :-1], "bias": theta[-1:]}
+    torch.save({"model": model, "metadata": {"initialisation_standard_deviations": deviations}}, path)
+    return path
+
+
+@pytest.fixture
+def quadratic(tmp_path: Path, task: ModuleType) -> Run:
+    """Run ``basinscope volume`` where the cost is exactly quadratic."""
+    path = save(tmp_path / "linear.pt", task.minimum())
+
+    def run(*options: str | Path) -> int:
+        return main(["volume", str(path), "--task", f"{LINEAR}:linear", *map(str, options)])
+
+    return run
+
+
+@pytest.fixture
+def tiny(checkpoint: Path) -> Run:
+    """Run ``basinscope volume`` on the tiny network."""
+
+    def run(*options: str | Path) -> int:
+        words = ["volume", str(checkpoint), "--task", f"{TINY}:tiny", "--directions", "100", "--eps", "0.01"]
+        return main([*words, *map(str, options)])
+
+    return run
+
+
+def answer(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    found: dict[str, Any] = json.loads(captured.out)
+    return found | {result["method"]: result for result in found["methods"]}
+
+
+def refused(code: int, capsys: pytest.CaptureFixture[str]) -> str:
+    captured = capsys.readouterr()
+    assert code == 2
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == 1
+    return captured.err.strip()
+
+
+def test_the_words_are_those_of_the_library() -> None:
+    assert volume_command.METHODS == method_result.METHODS
+    assert volume_command.PRECONDITIONERS == study.PRECONDITIONERS
+    assert volume_command.NEGATIVE_RULES == study.NEGATIVE_RULES
+
+
+@pytest.mark.parametrize("prior", ["gaussian:0.5", "init"])
+def test_masses_agree_where_the_cost_is_quadratic(
+    quadratic: Run, capsys: pytest.CaptureFixture[str], prior: str
+) -> None:
+    # 4,000 directions in 4 dimensions: the standard error is below 0.03 nats, the saddlepoint's own error below 0.1.
+    assert quadratic("--prior", prior, "--directions", "4000", "--json") == 0
+    found = answer(capsys)
+    assert found["quadratic-mass"]["log_volume"] == pytest.approx(found["star-domain"]["log_volume"], abs=0.2)
+    assert found["star-domain"]["standard_error"] < 0.03
+    assert found["star-domain"]["trusted"]
+    assert found["cautions"] == []
+
+
+def test_the_ellipsoid_slice_is_the_ellipsoid_where_the_cost_is_quadratic(
+    quadratic: Run, capsys: pytest.CaptureFixture[str], task: ModuleType
+) -> None:
+    assert quadratic("--method", "ellipsoid-slice", "--directions", "4000", "--json") == 0
+    found = answer(capsys)["ellipsoid-slice"]
+    exact = log_ellipsoid(torch.linalg.eigvalsh(task.hessian()).numpy(), 0.01)
+    # Five standard errors: a failure has probability below 1e-6.
+    assert found["log_volume"] == pytest.approx(exact, abs=5 * found["standard_error"] + 0.1)
+    assert (found["kind"], found["measure"], found["preconditioner"]) == ("volume", "lebesgue", "identity")
+
+
+@pytest.mark.parametrize("prior", ["gaussian:0.5", "init"])
+def test_the_shifted_determinant_is_the_formula(
+    quadratic: Run, capsys: pytest.CaptureFixture[str], task: ModuleType, prior: str
+) -> None:
+    assert quadratic("--method", "shifted-determinant", "--prior", prior, "--json") == 0
+    found = answer(capsys)["shifted-determinant"]
+    s = torch.tensor([0.5] * 4 if prior != "init" else [0.4] * 3 + [1.1], dtype=torch.float64)
+    shifted = torch.linalg.eigvalsh(task.hessian() + torch.diag(s**-2)).numpy()
+    assert found["log_volume"] == pytest.approx(log_ellipsoid(shifted, 0.01), abs=1e-6)
+    assert 0.0 < found["figures"]["derived_k"] < 0.1
+    assert "k = 1 was chosen" in found["verdict"]
+
+
+# Not the diagonal: it is exact, by 4,810 products, and the tiny network has it.
+@pytest.mark.parametrize("name", [name for name in study.PRECONDITIONERS if name != "diagonal"])
+def test_every_preconditioner_gives_a_lower_bound(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["volume", str(DIGITS), "--method", "star-domain", "--preconditioner", name, "--directions", "8", "--json"]
+    assert main([*words, *([] if name == "identity" else ["--eps", "0.1"])]) == 0
+    found = answer(capsys)
+    assert found["provenance"]["task"] == "digits-heldout"
+    assert found["samples"] == 773
+    # Each is a lower bound, far below the mass of the quadratic basin, -1,349 nats.
+    assert -20000 < found["star-domain"]["log_volume"] < -1349
+    assert found["star-domain"]["preconditioner"] == name
+
+
+def test_a_default_run_chooses_by_what_the_checkpoint_has(tiny: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny("--json") == 0
+    found = answer(capsys)
+    assert [result["method"] for result in found["methods"]] == ["quadratic-mass", "star-domain"]
+    assert found["settings"]["preconditioner"] == "diagonal"
+    assert "has no Adam state" in found["notes"][0]
+    assert (found["operator"], found["provenance"]["cost"]) == ("fisher", "kl")
+    assert found["star-domain"]["lower_bound95"] == pytest.approx(
+        found["star-domain"]["log_volume"] + math.log(0.05), abs=1e-9
+    )
+
+
+def test_more_directions_leave_the_earlier_terms_to_the_bit(
+    tiny: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "volume.h5"
+    options = (*EVERY, "--eps", "search", "--output", path)
+    assert tiny(*options) == 0
+    before = read_study(path)
+    assert tiny(*options, "--resume", "--directions", "300") == 0
+    after = read_study(path)
+    for method in ("star-domain", "ellipsoid-slice"):
+        one, two = before.results[method].sampled, after.results[method].sampled
+        assert one is not None
+        assert two is not None
+        for name in ("log_terms", "evaluations", "unbounded", "monotone", "radial_error"):
+            assert getattr(one, name).tobytes() == getattr(two, name)[:100].tobytes()
+        assert len(two.log_terms) == 300
+        assert len(set(two.log_terms)) == 300
+    for method in ("quadratic-mass", "shifted-determinant"):
+        assert before.results[method].log_volume == after.results[method].log_volume
+    assert before.results["star-domain"].eps == after.results["star-domain"].eps
+    assert before.provenance.created == after.provenance.created
+
+
+def test_a_method_can_be_added_and_settings_cannot_change(
+    tiny: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "volume.h5"
+    assert tiny("--method", "ellipsoid-slice", "--output", path) == 0
+    assert tiny("--method", "star-domain", "--output", path, "--resume") == 0
+    assert set(read_study(path).results) == {"ellipsoid-slice", "star-domain"}
+    capsys.readouterr()
+    said = refused(tiny("--method", "star-domain", "--output", path, "--resume", "--cutoff", "0.1"), capsys)
+    assert "cutoff is 0.01 there and 0.1 now" in said
+    said = refused(tiny("--method", "star-domain", "--output", path, "--resume", "--directions", "50"), capsys)
+    assert "needs at least --directions 100" in said
+    assert "use --overwrite" in refused(tiny("--output", path), capsys)
+
+
+def test_an_interruption_keeps_the_finished_blocks(
+    tiny: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, whole = tmp_path / "volume.h5", tmp_path / "whole.h5"
+    # No curvature in the directions: how its products are computed is chosen by timing, anew in each run.
+    options = ("--directions", "300", "--preconditioner", "identity", "--eps", "search")
+    write, count = volume_run.write_study, 0
+
+    def interrupted(*arguments: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise KeyboardInterrupt
+        write(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(volume_run, "write_study", interrupted)
+        assert tiny(*options, "--output", path) == 130
+    assert "--resume" in capsys.readouterr().err
+    partial = read_study(path).results["star-domain"].sampled
+    assert partial is not None
+    assert len(partial.log_terms) == 64
+    assert not read_study(path).complete
+    assert tiny(*options, "--output", path, "--resume") == 0
+    assert tiny(*options, "--output", whole) == 0
+    one, two = (read_study(file).results["star-domain"].sampled for file in (path, whole))
+    assert one is not None
+    assert two is not None
+    assert one.log_terms.tobytes() == two.log_terms.tobytes()
+
+
+def test_the_store_opens_in_xarray_and_show_prints_the_same(
+    tiny: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "volume.h5"
+    assert tiny(*EVERY, "--output", path) == 0
+    printed = capsys.readouterr().out
+    assert main(["show", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert printed == f"{shown}volume written to {path}\n"
+    assert all(method in shown for method in volume_command.METHODS)
+    with xarray.open_dataset(path, group="star-domain", engine="h5netcdf") as data:
+        assert data["log_terms"].dims == ("direction",)
+        assert data["log_terms"].attrs["units"] == "nat"
+        assert data.sizes["direction"] == 100
+    with h5py.File(path) as file:
+        assert file.attrs["setting_cutoff"] == 0.01
+        assert file.attrs["checkpoint_sha256"]
+    assert main(["show", str(path), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["methods"]) == 4
+    assert not is_volume_file(TINY)
+
+
+def test_the_figure_names_what_it_draws(tiny: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, picture = tmp_path / "volume.h5", tmp_path / "volume.png"
+    assert tiny(*EVERY, "--output", path, "--plot", picture) == 0
+    assert picture.stat().st_size > 10_000
+    found = read_study(path)
+    mass, lebesgue = volume_figure(found).axes
+    for axes, methods in ((mass, ("star-domain", "quadratic-mass")), (lebesgue, ("ellipsoid", "shifted"))):
+        words = " ".join(text.get_text() for text in axes.get_legend().get_texts())
+        assert all(method in words for method in methods)
+        assert "(nat)" in axes.get_xlabel()
+    places = [float(np.asarray(line.get_xdata())[0]) for line in mass.lines]
+    assert found.results["star-domain"].log_volume in places
+    assert found.results["quadratic-mass"].log_volume in places
+
+
+def test_a_checkpoint_that_is_no_minimum_is_said_with_the_number(
+    tmp_path: Path, task: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = save(tmp_path / "off.pt", task.minimum() + 0.3)
+    words = ["volume", str(path), "--task", f"{LINEAR}:linear", "--directions", "50"]
+    assert main([*words, "--json"]) == 0
+    (caution,) = answer(capsys)["cautions"]
+    norm = float((task.hessian() @ torch.full((4,), 0.3, dtype=torch.float64)).norm())
+    assert f"its gradient has norm {norm:.3g}" in caution
+    assert main(words) == 0
+    assert "! the checkpoint is no minimum of this cost" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--cutoff", "0"], "--cutoff must be positive and finite, got 0.0"),
+        (["--cutoff", "-1"], "--cutoff must be positive and finite, got -1.0"),
+        (["--cutoff", "nan"], "--cutoff must be positive and finite, got nan"),
+        (["--cutoff", "inf"], "--cutoff must be positive and finite, got inf"),
+        (["--prior", "gaussian:0"], "prior 'gaussian:0' needs a positive finite number, got 0"),
+        (["--prior", "gaussian:wide"], "needs a number after the colon, got 'wide'"),
+        (["--prior", "gausian"], "did you mean gaussian?"),
+        (["--prior", "init"], "metadata has no initialisation_standard_deviations"),
+        (["--prior", "uniform:1e-6"], "the anchor lies outside of the prior"),
+        (["--prior", "lebesgue", "--method", "quadratic-mass"], "lebesgue is improper: it has no mass"),
+        (["--prior", "uniform:9", "--method", "quadratic-mass"], "quadratic-mass needs a gaussian prior"),
+        (["--prior", "lebesgue", "--method", "shifted-determinant"], "lebesgue has none"),
+        (["--method", "star-domian"], "did you mean star-domain?"),
+        (["--preconditioner", "adam-secnd"], "did you mean adam-second"),
+        (["--preconditioner", "adam-second"], "has no Adam state; use diagonal"),
+        (["--preconditioner", "identity"], "--preconditioner identity takes no --eps"),
+        (["--negative", "clop"], "did you mean clip?"),
+        (["--cost", "kll"], "did you mean kl?"),
+        (["--eps", "0"], "eps must be a positive number or search, got '0'"),
+        (["--eps", "find"], "eps must be a positive number or search, got 'find'"),
+        (["--directions", "0"], "directions must be at least 1, got 0"),
+        (["--probes", "0"], "probes must be at least 1, got 0"),
+        (["--resume"], "--resume needs --output"),
+        (["--plot", "figure.gif"], "a plot must end in"),
+    ],
+)
+def test_bad_input_is_refused_in_a_sentence(
+    tiny: Run, capsys: pytest.CaptureFixture[str], options: list[str], words: str
+) -> None:
+    assert words in refused(tiny(*options), capsys)
+
+
+def test_a_zero_standard_deviation_in_the_checkpoint(
+    tmp_path: Path, task: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theta, path = task.minimum(), tmp_path / "zero.pt"
+    deviations = {"weight": 0.0, "bias": 1.0}
+    model = {"weight": theta[None, :-1], "bias": theta[-1:]}
+    torch.save({"model": model, "metadata": {"initialisation_standard_deviations": deviations}}, path)
+    code = main(["volume", str(path), "--task", f"{LINEAR}:linear", "--prior", "init"])
+    assert "of weight must be positive and finite, got 0" in refused(code, capsys)
+
+
+def test_a_direction_without_end_is_infinite_under_lebesgue(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # Softmax of two logits that move together: one parameter does nothing.
+    file = tmp_path / "flat.py"
+    file.write_text(
+        "import torch\n"
+        "from spectra.checkpoint import load_into\n"
+        "from spectra.landscape import Landscape\n"
+        "class Flat(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.w = torch.nn.Parameter(torch.ones(2))\n"
+        "    def forward(self, x):\n"
+        "        return x * torch.tanh(self.w.sum() * 1e-9)\n"
+        "def flat(checkpoint):\n"
+        "    model = Flat()\n"
+        "    load_into(checkpoint, model)\n"
+        "    cost = lambda outputs, targets: (outputs - targets).square().sum(1)\n"
+        "    return Landscape(model, cost, (torch.ones(3, 1), torch.zeros(3, 1)))\n"
+    )
+    torch.save({"model": {"w": torch.ones(2)}}, tmp_path / "flat.pt")
+    words = ["volume", str(tmp_path / "flat.pt"), "--task", f"{file}:flat", "--method", "ellipsoid-slice"]
+    assert main([*words, "--cutoff", "5", "--directions", "20", "--json"]) == 0
+    found = answer(capsys)["ellipsoid-slice"]
+    assert found["infinite"]
+    assert found["log_volume"] is None
+    assert found["unbounded"] == 20
+    assert "have no end" in found["verdict"]

@@ -1,0 +1,63 @@
+"""The eigenvalue density of any curvature operator, by the route that a spectrum would take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from spectra.dense import dense_spectrum
+from spectra.density import SpectralDensity
+from spectra.gauss_newton import JacobianSandwich
+from spectra.gram import gram_spectrum
+from spectra.operators import SymmetricOperator
+from spectra.routes import plan_route
+from spectra.slq import deflated_space, empty_density, next_probes
+from spectra.spectrum import SpectrumSettings
+
+
+def curvature_density(
+    operator: SymmetricOperator,
+    settings: SpectrumSettings,
+    *,
+    stream: str = "spectrum",
+    progress: Callable[[int, int], None] | None = None,
+) -> SpectralDensity:
+    """The density of an operator, exact where that costs no more than sampling.
+
+    Unlike ``spectra.compute.compute_spectrum`` it takes an operator, so also one in the units of a prior.
+
+    Args:
+        operator: H, of size n.
+        settings: probes, steps, deflate, engine, seed, block, memory and reorthogonalise are used.
+        stream: name of the random stream of the probes.
+        progress: called with the products done and all products.
+
+    Returns:
+        The density with all probes done.
+
+    Raises:
+        ValueError: if what was asked for does not fit the memory, or a product is not finite.
+
+    >>> import torch
+    >>> from spectra.operators import MatrixOperator
+    >>> curvature_density(MatrixOperator(torch.eye(3)), SpectrumSettings()).trace().value
+    3.0
+    """
+    plan = plan_route(operator, settings)
+    done = 0
+
+    def tell(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(min(done, plan.products), plan.products)
+
+    if plan.route == "dense":
+        return dense_spectrum(operator)
+    if plan.route == "gram":
+        assert isinstance(operator, JacobianSandwich)
+        return gram_spectrum(operator)
+    space = deflated_space(operator, settings, plan, stream, tell)
+    density = empty_density(operator, settings, space)
+    while density.runs.probes < settings.probes:
+        density = density.with_runs(next_probes(operator, settings, plan, space, density.runs.probes, stream, tell))
+    return density

@@ -1,0 +1,175 @@
+"""What one method says of a volume: an estimate by sampling or by a determinant, read in the same way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from spectra.estimate import Estimate
+from volume.determinant import DeterminantVolume
+from volume.quadratic_mass import QuadraticMass
+from volume.result import VolumeEstimate
+
+METHODS = ("shifted-determinant", "quadratic-mass", "star-domain", "ellipsoid-slice")
+SAMPLED = ("star-domain", "ellipsoid-slice")
+DETERMINANTS = ("shifted-determinant", "quadratic-mass")
+# Half of a 95 % interval of a normal, in standard errors.
+_NORMAL = 1.96
+# A chosen k this many times away from the derived one is worth a sentence.
+_TELL_RATIO = 3.0
+# Nats that a crossing's error may add to the largest term before it is worth a sentence.
+_TELL_RADIAL = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class MethodResult:
+    """One method's log-volume with its evidence.
+
+    Attributes:
+        method: one of ``METHODS``.
+        measure: name of the prior whose mass it is, or ``lebesgue``.
+        sampled: terms of the directions, for a sampled method; else None.
+        estimate: log-volume with its errors, for a determinant; else None.
+        figures: other numbers by name, such as ``derived_k`` and ``effective_dimension``.
+        preconditioner: of the directions; empty for a determinant.
+        eps: of the preconditioner; nan if it has none.
+    """
+
+    method: str
+    measure: str
+    sampled: VolumeEstimate | None = None
+    estimate: Estimate | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
+    preconditioner: str = ""
+    eps: float = math.nan
+
+    @property
+    def kind(self) -> str:
+        """``mass`` under a prior, or ``volume`` under Lebesgue measure."""
+        return "volume" if self.measure == "lebesgue" else "mass"
+
+    @property
+    def log_volume(self) -> float:
+        """Log-volume, nats."""
+        if self.sampled is not None:
+            return self.sampled.log_volume
+        assert self.estimate is not None
+        return self.estimate.value
+
+    @property
+    def log10_volume(self) -> float:
+        """The same to the base of ten."""
+        return self.log_volume / math.log(10.0)
+
+    @property
+    def half_width(self) -> float:
+        """Half of the 95 % interval, nats; of a sampled method by bootstrap, and too small if few directions carry."""
+        if self.sampled is not None:
+            return _NORMAL * self.sampled.standard_error
+        assert self.estimate is not None
+        low, high = self.estimate.interval(0.95)
+        return (high - low) / 2.0
+
+    @property
+    def lower_bound(self) -> float | None:
+        """Bound at 95 % confidence of a sampled method, nats; None for a determinant."""
+        return None if self.sampled is None else self.sampled.lower_bound(0.95)
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the number is an estimate with an error, and not merely a bound."""
+        if self.sampled is not None:
+            return self.sampled.effective_samples >= 30 and math.isfinite(self.sampled.log_volume)
+        assert self.estimate is not None
+        return self.estimate.trusted
+
+    @property
+    def verdict(self) -> str:
+        """What it is worth, in words."""
+        words = _of_sample(self.sampled) if self.sampled is not None else _of_determinant(self)
+        return "; ".join(words)
+
+
+def _of_sample(sampled: VolumeEstimate) -> list[str]:
+    words = [sampled.verdict]
+    count, endless = len(sampled.log_terms), int(sampled.unbounded.sum())
+    if endless and math.isfinite(sampled.log_volume):
+        words.append(f"{endless} of {count} directions never reach the cutoff where the prior has mass")
+    bent = int((~sampled.monotone).sum())
+    if bent:
+        words.append(f"{bent} of {count} directions are not monotone: their first crossing counts")
+    largest = float(sampled.radial_error[int(sampled.log_terms.argmax())])
+    if largest > _TELL_RADIAL:
+        words.append(f"the crossing of the largest term may be off by {largest:.2g} nats")
+    return [*words, *sampled.cautions]
+
+
+def _of_determinant(result: MethodResult) -> list[str]:
+    assert result.estimate is not None
+    words = list(result.estimate.cautions)
+    k, derived = result.figures.get("k"), result.figures.get("derived_k")
+    if k is not None and derived is not None:
+        ratio = k / derived if derived > 0.0 else math.inf
+        if not 1.0 / _TELL_RATIO < ratio < _TELL_RATIO:
+            words.append(
+                f"k = {k:.3g} was chosen, the prior's mass derives {derived:.3g} at this cutoff: the shift, "
+                f"not the curvature, decides all but {result.figures['effective_dimension']:.3g} dimensions"
+            )
+    return words or ["nothing speaks against it"]
+
+
+def from_mass(mass: QuadraticMass, measure: str) -> MethodResult:
+    """The result of ``quadratic_mass``.
+
+    Args:
+        mass: the Gaussian mass of the quadratic basin.
+        measure: name of the prior.
+
+    Returns:
+        The result.
+    """
+    figures = {
+        "derived_k": mass.derived_k,
+        "shift": mass.shift,
+        "effective_dimension": mass.effective_dimension.value,
+        "mean_cost": mass.mean_cost,
+        "standard_deviation": mass.standard_deviation,
+        "approximation_error": mass.approximation_error,
+        "negative_count": mass.negative_count,
+    }
+    return MethodResult("quadratic-mass", measure, estimate=mass.log_mass, figures=figures)
+
+
+def from_determinant(volume: DeterminantVolume) -> MethodResult:
+    """The result of ``shifted_determinant``, a Lebesgue volume.
+
+    Args:
+        volume: the shifted determinant's volume.
+
+    Returns:
+        The result; its figures hold ``derived_k`` if that is known.
+    """
+    figures = {"k": volume.k, "shift": volume.shift, "log_determinant": volume.log_determinant.value}
+    if volume.effective_dimension is not None:
+        figures["effective_dimension"] = volume.effective_dimension.value
+    if volume.derived_k is not None:
+        figures["derived_k"] = volume.derived_k
+    return MethodResult("shifted-determinant", "lebesgue", estimate=volume.log_volume, figures=figures)
+
+
+def from_sample(method: str, sampled: VolumeEstimate, measure: str, preconditioner: str, eps: float) -> MethodResult:
+    """The result of a sampled method.
+
+    Args:
+        method: ``star-domain`` or ``ellipsoid-slice``.
+        sampled: terms of the directions.
+        measure: name of the prior.
+        preconditioner: of the directions.
+        eps: of the preconditioner, nan if it has none.
+
+    Returns:
+        The result.
+    """
+    named = replace(sampled, method=f"{method}, {preconditioner}")
+    return MethodResult(method, measure, sampled=named, preconditioner=preconditioner, eps=eps)

@@ -1,0 +1,189 @@
+"""The store of a volume study: an HDF5 file that xarray opens, a group a method, replaced whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from spectra.atomic_file import replace_file
+from spectra.estimate import Estimate
+from spectra.provenance import Provenance
+from spectra.store_file import SIGNATURE, add_array, add_dimension, hdf5_image, opened, read_texts, texts
+from volume.method_result import MethodResult
+from volume.result import VolumeEstimate
+from volume.study import VolumeSettings, VolumeStudy
+
+FORMAT = "basinscope volume"
+FORMAT_VERSION = 1
+
+_PLAIN = ("size", "samples", "data_sha256", "cost", "gradient_norm", "operator", "strategy")
+_ARRAYS = (
+    ("log_terms", "what the direction alone says of the log-volume", "nat"),
+    ("evaluations", "cost evaluations spent on the direction", "1"),
+    ("unbounded", "1 where the cost stayed below the cutoff as far as the prior has mass", "1"),
+    ("monotone", "1 where the scan saw nothing above the cutoff before the crossing", "1"),
+    ("radial_error", "error of the log term from the crossing's error", "nat"),
+)
+_FLAGS = ("unbounded", "monotone")
+
+
+def is_volume_file(path: str | Path) -> bool:
+    """Whether a file is an HDF5 file that says it holds a volume study; anything unreadable is none.
+
+    Args:
+        path: the file.
+
+    Returns:
+        True if ``read_study`` is the reader for it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return False
+    with path.open("rb") as plain:
+        if plain.read(len(SIGNATURE)) != SIGNATURE:
+            return False
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return bool(file.attrs.get("format") == FORMAT)
+    except (OSError, RuntimeError, KeyError, TypeError):
+        return False
+
+
+def write_study(path: str | Path, study: VolumeStudy) -> None:
+    """Write a study to an HDF5 file, replacing what is there in one step; arrays go in bit for bit.
+
+    Args:
+        path: the file.
+        study: the study, with the results so far.
+
+    Raises:
+        OSError: if the file cannot be written; what was there before is intact.
+    """
+
+    def fill(file: h5py.File) -> None:
+        file.attrs["format"] = FORMAT
+        file.attrs["format_version"] = FORMAT_VERSION
+        file.attrs["title"] = f"basin volume of {Path(study.provenance.checkpoint).name}"
+        _write_provenance(file, study.provenance)
+        for name in _PLAIN:
+            file.attrs[name] = getattr(study, name)
+        for name, value in study.settings.as_dict().items():
+            file.attrs[f"setting_{name}"] = value
+        file.attrs["notes"], file.attrs["cautions"] = texts(study.notes), texts(study.cautions)
+        for method, result in study.results.items():
+            _write_result(file.create_group(method, track_order=True), result)
+
+    replace_file(path, hdf5_image(fill))
+
+
+def read_study(path: str | Path) -> VolumeStudy:
+    """Read a study from an HDF5 file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The study with its provenance.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is truncated, foreign, newer than this code, or damaged; the sentence says which.
+    """
+    with opened(path, FORMAT, FORMAT_VERSION) as file:
+        attributes = dict(file.attrs)
+        settings = _read_settings(attributes)
+        order = [method for method in settings.methods if method in file]
+        order += [method for method in file if method not in order]
+        return VolumeStudy(
+            settings=settings,
+            provenance=_read_provenance(attributes),
+            results={method: _read_result(file[method]) for method in order},
+            notes=read_texts(attributes["notes"]),
+            cautions=read_texts(attributes["cautions"]),
+            **{name: _plain(attributes[name]) for name in _PLAIN},
+        )
+
+
+def _write_result(group: h5py.Group, result: MethodResult) -> None:
+    for name in ("method", "measure", "preconditioner", "eps"):
+        group.attrs[name] = getattr(result, name)
+    for name, value in result.figures.items():
+        group.attrs[f"figure_{name}"] = value
+    if result.sampled is not None:
+        sampled = result.sampled
+        add_dimension(group, "direction", len(sampled.log_terms), "direction")
+        for name, long_name, units in _ARRAYS:
+            data = getattr(sampled, name)
+            # Flags as integers: xarray knows no HDF5 enumerations.
+            data = data.astype(np.int8) if name in _FLAGS else data
+            add_array(group, name, data, ("direction",), long_name, units)
+        group.attrs["size"], group.attrs["cutoff"], group.attrs["label"] = sampled.size, sampled.cutoff, sampled.method
+        group.attrs["cautions"] = texts(sampled.cautions)
+        return
+    estimate = result.estimate
+    assert estimate is not None
+    add_dimension(group, "probe", len(estimate.samples), "probe of the spectrum")
+    add_array(group, "samples", estimate.samples, ("probe",), "what each probe alone says of the log-volume", "nat")
+    for name in ("value", "standard_error", "truncation_error"):
+        group.attrs[name] = getattr(estimate, name)
+    group.attrs["cautions"] = texts(estimate.cautions)
+
+
+def _read_result(group: h5py.Group) -> MethodResult:
+    attributes = dict(group.attrs)
+    shared: dict[str, Any] = {
+        "method": str(attributes["method"]),
+        "measure": str(attributes["measure"]),
+        "preconditioner": str(attributes["preconditioner"]),
+        "eps": float(attributes["eps"]),
+        "figures": {
+            name.removeprefix("figure_"): float(value) for name, value in attributes.items() if name[:7] == "figure_"
+        },
+    }
+    cautions = read_texts(attributes["cautions"])
+    if "direction" not in group:
+        errors = {name: float(attributes[name]) for name in ("value", "standard_error", "truncation_error")}
+        return MethodResult(**shared, estimate=Estimate(**errors, samples=group["samples"][()], cautions=cautions))
+    arrays = {name: group[name][()] for name, *_ in _ARRAYS}
+    arrays |= {name: arrays[name].astype(bool) for name in _FLAGS}
+    label, size, cutoff = str(attributes["label"]), int(attributes["size"]), float(attributes["cutoff"])
+    sampled = VolumeEstimate(**arrays, size=size, cutoff=cutoff, method=label, cautions=cautions)
+    return MethodResult(**shared, sampled=sampled)
+
+
+def _read_settings(attributes: Mapping[str, Any]) -> VolumeSettings:
+    found = {
+        entry.name: _plain(attributes[f"setting_{entry.name}"])
+        for entry in fields(VolumeSettings)
+        if f"setting_{entry.name}" in attributes
+    }
+    return VolumeSettings(**{**found, "methods": tuple(str(found["methods"]).split(","))})
+
+
+def _attribute(name: str) -> str:
+    """Name in the file: ``cost`` there is the cost's value, so the function's name needs another."""
+    return "cost_function" if name == "cost" else name
+
+
+def _write_provenance(file: h5py.File, provenance: Provenance) -> None:
+    for entry in fields(Provenance):
+        if entry.name != "versions":
+            file.attrs[_attribute(entry.name)] = getattr(provenance, entry.name)
+    for name, version in provenance.versions.items():
+        file.attrs[f"version_{name}"] = version
+
+
+def _read_provenance(attributes: Mapping[str, Any]) -> Provenance:
+    names = [entry.name for entry in fields(Provenance) if entry.name != "versions"]
+    versions = {name[8:]: str(value) for name, value in attributes.items() if name.startswith("version_")}
+    return Provenance(**{name: str(attributes[_attribute(name)]) for name in names}, versions=versions)
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy's as Python's own."""
+    return value.item() if isinstance(value, np.generic) else value

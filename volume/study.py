@@ -1,0 +1,130 @@
+"""A study of one checkpoint's volume: what was asked for, and what each method said."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from spectra.provenance import Provenance
+from volume.method_result import METHODS, MethodResult
+
+PRECONDITIONERS = ("identity", "diagonal", "adam-second", "adam-first", "low-rank")
+NEGATIVE_RULES = ("raise", "clip", "abs")
+SEARCH = "search"
+
+
+@dataclass(frozen=True)
+class VolumeSettings:
+    """Everything that decides the numbers, apart from the landscape.
+
+    Attributes:
+        methods: some of ``METHODS``.
+        cutoff: T, unit of the cost, positive.
+        prior: as ``volume.priors.parse_prior`` reads it.
+        preconditioner: one of ``PRECONDITIONERS``, of the star-domain method.
+        eps: of the preconditioner: a positive number, or ``search``.
+        directions: of each sampled method.
+        probes: of the curvature's spectrum.
+        steps: Lanczos steps a probe.
+        seed: the one seed that all randomness comes from.
+        negative: rule for negative eigenvalues.
+    """
+
+    methods: tuple[str, ...] = ("quadratic-mass", "star-domain")
+    cutoff: float = 0.01
+    prior: str = "gaussian"
+    preconditioner: str = "diagonal"
+    eps: str = SEARCH
+    directions: int = 1000
+    probes: int = 8
+    steps: int = 64
+    seed: int = 0
+    negative: str = "raise"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.cutoff) and self.cutoff > 0.0):
+            raise ValueError(f"cutoff must be positive and finite, got {self.cutoff}")
+        if not self.methods:
+            raise ValueError(f"methods must be some of {', '.join(METHODS)}, got none")
+        for method in self.methods:
+            _member("methods", method, METHODS)
+        _member("preconditioner", self.preconditioner, PRECONDITIONERS)
+        _member("negative", self.negative, NEGATIVE_RULES)
+        for name, least in (("directions", 1), ("probes", 1), ("steps", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.prior == "lebesgue" and "quadratic-mass" in self.methods:
+            raise ValueError(
+                "quadratic-mass is the mass under a prior, and lebesgue is improper: it has no mass; "
+                "use a gaussian prior, or the methods star-domain or ellipsoid-slice"
+            )
+        self.fixed_eps  # noqa: B018  # refuses what is no number
+
+    @property
+    def fixed_eps(self) -> float | None:
+        """The eps that was given; None if it is to be searched.
+
+        Raises:
+            ValueError: if it is neither ``search`` nor a positive finite number.
+        """
+        if self.eps == SEARCH:
+            return None
+        try:
+            value = float(self.eps)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and value > 0.0):
+            raise ValueError(f"eps must be a positive number or {SEARCH}, got {self.eps!r}")
+        return value
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values by name, methods joined by commas."""
+        return {**asdict(self), "methods": ",".join(self.methods)}
+
+
+@dataclass(frozen=True, eq=False)
+class VolumeStudy:
+    """What the methods said of one checkpoint.
+
+    Attributes:
+        settings: what was asked for.
+        provenance: what it was made from and with.
+        results: by method, those that are done or begun.
+        size: number of parameters n.
+        samples: total weight of the data.
+        data_sha256: digest of the data as iterated.
+        cost: at the anchor, in its unit.
+        gradient_norm: of the cost at the anchor.
+        operator: name of the curvature that determinants use.
+        strategy: how its products were computed; kept on resuming.
+        notes: sentences on choices made.
+        cautions: sentences on why not to trust any of it.
+    """
+
+    settings: VolumeSettings
+    provenance: Provenance
+    results: Mapping[str, MethodResult] = field(default_factory=dict)
+    size: int = 0
+    samples: float = 0.0
+    data_sha256: str = ""
+    cost: float = 0.0
+    gradient_norm: float = 0.0
+    operator: str = ""
+    strategy: str = ""
+    notes: tuple[str, ...] = ()
+    cautions: tuple[str, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether every method is done, with all directions."""
+        return all(method in self.results and self._done(self.results[method]) for method in self.settings.methods)
+
+    def _done(self, result: MethodResult) -> bool:
+        return result.sampled is None or len(result.sampled.log_terms) >= self.settings.directions
+
+
+def _member(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
