@@ -25,6 +25,8 @@ endef
 demo: $(INSTALLED)
 	mkdir -p out
 	$(BIN)/basinscope spectrum $(CHECKPOINT) --output out/spectrum.h5 --plot out/spectrum.png --overwrite
+	$(BIN)/basinscope volume $(CHECKPOINT) --method shifted-determinant --method quadratic-mass --method star-domain \
+		--method ellipsoid-slice --directions 200 --output out/volume.h5 --plot out/volume.png --overwrite
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(WORKERS)

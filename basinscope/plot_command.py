@@ -1,4 +1,4 @@
-"""``basinscope plot``: the figure of a stored spectrum."""
+"""``basinscope plot``: the figure of a stored spectrum or volume."""
 
 from __future__ import annotations
 
@@ -24,13 +24,17 @@ def plot(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing figure.")] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Draw the spectrum that a result file holds."""
+    """Draw the spectrum or the volume that a result file holds."""
     del debug  # read by main
     one_of("--scale", scale, SCALES)
     target = file.with_suffix(".png") if output is None else output
     check_plot(target, overwrite=overwrite)
     from spectra.plots import save_figure, spectrum_figure
     from spectra.store import read_spectrum
+    from volume.plots import volume_figure
+    from volume.store import is_volume_file, read_study
 
-    save_figure(spectrum_figure(read_spectrum(file), scale=scale), target)
+    volume = is_volume_file(file)
+    figure = volume_figure(read_study(file)) if volume else spectrum_figure(read_spectrum(file), scale=scale)
+    save_figure(figure, target)
     print(f"figure written to {target}")

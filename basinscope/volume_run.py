@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from basinscope.failures import Interrupted
+from basinscope.failures import Interrupted, out_of_memory
 from basinscope.outputs import check_output, check_plot
 from basinscope.progress import Report
 from basinscope.spectrum_run import SMALL
@@ -91,14 +91,22 @@ def run_volume(request: VolumeRequest, progress: Report) -> VolumeStudy:
         check_settings(request.output, earlier, study.settings)
         check_landscape(request.output, earlier, study)
         command = "\n".join(dict.fromkeys([*earlier.provenance.command.splitlines(), request.command]))
+        kept = _kept_settings(earlier, study.settings)
         study = replace(
             study,
+            settings=kept,
             results=earlier.results,
             strategy=earlier.strategy,
             provenance=replace(earlier.provenance, command=command),
         )
     estimator = VolumeEstimator(
-        landscape, study.settings, prior, moments=moments, strategy=study.strategy, progress=progress
+        landscape,
+        study.settings,
+        prior,
+        moments=moments,
+        minimum=not study.cautions,
+        strategy=study.strategy,
+        progress=progress,
     )
     return _Work(request, study, estimator).run()
 
@@ -147,13 +155,30 @@ def _earlier(request: VolumeRequest) -> VolumeStudy | None:
     return read_study(output)
 
 
+def _kept_settings(earlier: VolumeStudy, asked: VolumeSettings) -> VolumeSettings:
+    """What was asked for now, with the preconditioner of stored directions that are not continued this time."""
+    if "star-domain" not in earlier.results or "star-domain" in asked.methods:
+        return asked
+    return replace(asked, preconditioner=earlier.settings.preconditioner, eps=earlier.settings.eps)
+
+
 def _landscape(cost: str | None, name: str, checkpoint: Checkpoint) -> Landscape:
     """The task's landscape under the divergence from the anchor, or under its own cost."""
     landscape = make_landscape(name, checkpoint)
     softmax = isinstance(landscape.cost_function, CrossEntropy | KLFromAnchor)
     if cost == "task" or (cost is None and not softmax):
         return landscape
-    return landscape if isinstance(landscape.cost_function, KLFromAnchor) else landscape.with_cost(kl_from_anchor)
+    if isinstance(landscape.cost_function, KLFromAnchor):
+        return landscape
+    try:
+        return landscape.with_cost(kl_from_anchor)
+    except (ValueError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        problem = f"{type(error).__name__}: {error}"
+        raise ValueError(f"--cost kl does not fit the task {name!r}: {problem} (--debug shows where)") from error
 
 
 def _preconditioner(

@@ -127,4 +127,6 @@ def _caption(study: VolumeStudy) -> Padding:
 def _sampler(result: MethodResult) -> str:
     assert result.sampled is not None
     eps = "" if math.isnan(result.eps) else f" with eps {result.eps:g}"
-    return f"{result.method}: {len(result.sampled.log_terms):,} directions, preconditioner {result.preconditioner}{eps}"
+    count = len(result.sampled.log_terms)
+    many = "1 direction" if count == 1 else f"{count:,} directions"
+    return f"{result.method}: {many}, preconditioner {result.preconditioner}{eps}"

@@ -43,10 +43,11 @@ class Descent:
         """
         if self.fall <= TELL * cutoff:
             return ""
+        measured = "" if unit == "cost" else f" {unit}"
         return (
             f"the checkpoint is no minimum of this cost: its gradient has norm {self.gradient_norm:.3g} {unit} / "
-            f"parameter, and {self.distance:.3g} along the descent the cost is {self.fall:.3g} {unit} lower, "
-            f"{self.fall / cutoff:.3g} times the cutoff; quadratic methods leave this slope out"
+            f"parameter, and {self.distance:.3g} along the descent the cost is {self.fall:.3g}{measured} lower, "
+            f"{self.fall / cutoff:.3g} times the cutoff"
         )
 
 

@@ -16,6 +16,7 @@ from spectra.routes import make_operator
 from spectra.spectrum import SpectrumSettings
 from volume.anchor import AnchorMeasure, anchor_measure
 from volume.curvature_density import curvature_density
+from volume.descent import descent
 from volume.determinant import shifted_determinant
 from volume.directions import choose_preconditioner
 from volume.method_result import DETERMINANTS, MethodResult, from_determinant, from_mass, from_sample
@@ -29,6 +30,7 @@ from volume.study import VolumeSettings
 
 OnResult = Callable[[MethodResult], None]
 Progress = Callable[[int, int, str], None]
+SLOPE = "the anchor is no minimum of the cost, and the quadratic basin leaves its slope out"
 
 
 def curvature_name(landscape: Landscape) -> str:
@@ -55,10 +57,20 @@ class VolumeEstimator:
         prior: Prior,
         *,
         moments: AdamMoments | None = None,
+        minimum: bool = True,
         strategy: str = "",
         progress: Progress | None = None,
     ) -> None:
         """Refuses a prior that a method cannot use.
+
+        Args:
+            landscape: the cost, of size n.
+            settings: what was asked for.
+            prior: the measure.
+            moments: Adam's, for the preconditioners made of them.
+            minimum: whether the anchor is a minimum of the cost; where it is not, determinants carry a caution.
+            strategy: how the curvature's products are computed; empty times the candidates.
+            progress: called with the work done, all work and what is being done.
 
         Raises:
             ValueError: if quadratic-mass is asked for under a prior that is not Gaussian, shifted-determinant under
@@ -66,6 +78,7 @@ class VolumeEstimator:
         """
         self.landscape, self.settings, self.prior = landscape, settings, prior
         self._moments, self._strategy, self._progress = moments, strategy, progress
+        self._slope = () if minimum else (SLOPE,)
         self.operator_name = curvature_name(landscape)
         if "quadratic-mass" in settings.methods and not isinstance(prior, GaussianPrior):
             raise ValueError(f"quadratic-mass needs a gaussian prior, got {prior.name}")
@@ -91,7 +104,10 @@ class VolumeEstimator:
             ValueError: if the landscape does not allow the method, in a sentence.
         """
         if method in DETERMINANTS:
-            return earlier or (self._mass() if method == "quadratic-mass" else self._determinant())
+            return earlier or self._cautioned(self._mass() if method == "quadratic-mass" else self._determinant())
+        known = None if earlier is None else earlier.sampled
+        if earlier is not None and known is not None and len(known.log_terms) >= self.settings.directions:
+            return earlier
         chosen: tuple[Preconditioner, float]
         if method == "ellipsoid-slice":
             prior: Prior = Lebesgue()
@@ -165,6 +181,11 @@ class VolumeEstimator:
             )
         )
 
+    def _cautioned(self, result: MethodResult) -> MethodResult:
+        assert result.estimate is not None
+        cautions = (*result.estimate.cautions, *self._slope)
+        return replace(result, estimate=replace(result.estimate, cautions=cautions))
+
     @cached_property
     def _sampler(self) -> StarDomainSettings:
         asked = self.settings
@@ -231,10 +252,19 @@ def estimate_volumes(
 
     Raises:
         ValueError: if the landscape or the prior does not allow a method.
+
+    >>> import torch
+    >>> from spectra.costs import mean_squared_error
+    >>> model, x = torch.nn.Linear(2, 1, bias=False), torch.eye(2)
+    >>> landscape = Landscape(model, mean_squared_error, (x, torch.ones(2, 1)), theta=torch.ones(2))
+    >>> settings = VolumeSettings(methods=("ellipsoid-slice",), cutoff=1.0, directions=3)
+    >>> round(math.exp(estimate_volumes(landscape, settings)["ellipsoid-slice"].log_volume) / math.pi, 3)  # a disc
+    2.0
     """
     settings = settings or VolumeSettings()
     prior = prior or GaussianPrior.from_parameters_rms(landscape.theta)
     if not isinstance(prior, GaussianPrior):
         settings = replace(settings, prior=prior.name)
-    estimator = VolumeEstimator(landscape, settings, prior, moments=moments)
+    minimum = not descent(landscape).caution(settings.cutoff)
+    estimator = VolumeEstimator(landscape, settings, prior, moments=moments, minimum=minimum)
     return {method: estimator.run(method) for method in settings.methods}

@@ -86,7 +86,8 @@ def test_a_checkpoint_cannot_name_code_to_run(
     code.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     path = tmp_path / "model.pt"
     torch.save({"model": tiny.network().state_dict(), "metadata": {"task": f"{code}:task"}}, path)
-    assert "which is not built in (digits, digits-heldout): give --task" in refused(main(["spectrum", str(path)]), capsys)
+    said = refused(main(["spectrum", str(path)]), capsys)
+    assert "which is not built in (digits, digits-heldout): give --task" in said
     assert not (tmp_path / "ran").exists()
 
 

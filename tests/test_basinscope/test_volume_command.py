@@ -179,6 +179,9 @@ def test_a_method_can_be_added_and_settings_cannot_change(
     assert tiny("--method", "ellipsoid-slice", "--output", path) == 0
     assert tiny("--method", "star-domain", "--output", path, "--resume") == 0
     assert set(read_study(path).results) == {"ellipsoid-slice", "star-domain"}
+    assert tiny("--method", "ellipsoid-slice", "--output", path, "--resume", "--directions", "200") == 0
+    assert read_study(path).settings.preconditioner == "diagonal"
+    assert tiny("--method", "star-domain", "--output", path, "--resume", "--directions", "100") == 0
     capsys.readouterr()
     said = refused(tiny("--method", "star-domain", "--output", path, "--resume", "--cutoff", "0.1"), capsys)
     assert "cutoff is 0.01 there and 0.1 now" in said
@@ -244,6 +247,8 @@ def test_the_figure_names_what_it_draws(tiny: Run, tmp_path: Path, capsys: pytes
     path, picture = tmp_path / "volume.h5", tmp_path / "volume.png"
     assert tiny(*EVERY, "--output", path, "--plot", picture) == 0
     assert picture.stat().st_size > 10_000
+    assert main(["plot", str(path), "--output", str(tmp_path / "again.png")]) == 0
+    assert (tmp_path / "again.png").read_bytes() == picture.read_bytes()
     found = read_study(path)
     mass, lebesgue = volume_figure(found).axes
     for axes, methods in ((mass, ("star-domain", "quadratic-mass")), (lebesgue, ("ellipsoid", "shifted"))):
@@ -261,7 +266,10 @@ def test_a_checkpoint_that_is_no_minimum_is_said_with_the_number(
     path = save(tmp_path / "off.pt", task.minimum() + 0.3)
     words = ["volume", str(path), "--task", f"{LINEAR}:linear", "--directions", "50"]
     assert main([*words, "--json"]) == 0
-    (caution,) = answer(capsys)["cautions"]
+    found = answer(capsys)
+    (caution,) = found["cautions"]
+    assert not found["quadratic-mass"]["trusted"]
+    assert "leaves its slope out" in found["quadratic-mass"]["verdict"]
     norm = float((task.hessian() @ torch.full((4,), 0.3, dtype=torch.float64)).norm())
     assert f"its gradient has norm {norm:.3g}" in caution
     assert main(words) == 0
