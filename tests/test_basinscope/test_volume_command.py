@@ -1,6 +1,10 @@
 import importlib.util
 import json
 import math
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -349,3 +353,33 @@ def test_a_direction_without_end_is_infinite_under_lebesgue(tmp_path: Path, caps
     assert found["log_volume"] is None
     assert found["unbounded"] == 20
     assert "have no end" in found["verdict"]
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_moment_loses_at_most_a_block(tmp_path: Path) -> None:
+    path, whole = tmp_path / "killed.h5", tmp_path / "whole.h5"
+    words = ["volume", str(DIGITS), "--method", "star-domain", "--eps", "0.1", "--directions", "2000"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for done in (64, 640):
+        command = [sys.executable, "-m", "basinscope", *words, "--output", str(path), "--resume"]
+        run = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL)
+        try:
+            deadline = time.monotonic() + 120
+            while run.poll() is None and time.monotonic() < deadline and terms(path) < done:
+                time.sleep(0.05)
+        finally:
+            run.kill()
+            run.wait()
+        assert done <= terms(path) < 2000
+    for target, options in ((path, ["--resume"]), (whole, [])):
+        command = [sys.executable, "-m", "basinscope", *words, "--output", str(target), *options]
+        subprocess.run(command, env=environment, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    one, two = (read_study(file).results["star-domain"].sampled for file in (path, whole))
+    assert one is not None
+    assert two is not None
+    assert one.log_terms.tobytes() == two.log_terms.tobytes()
+
+
+def terms(path: Path) -> int:
+    sampled = read_study(path).results["star-domain"].sampled if path.exists() else None
+    return 0 if sampled is None else len(sampled.log_terms)
