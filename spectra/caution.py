@@ -87,7 +87,7 @@ def for_shift(density: SpectralDensity, shift: float, negative: str) -> tuple[st
     elif negative != "raise" and lowest < 0.0:
         found.append(f"{_mass(density, 0.0)} are negative and were taken by the rule '{negative}'")
     outer = density.outer_support[0]
-    if outer <= -shift < lowest:
+    if outer <= -shift < lowest < 0.0:
         found.append(
             f"shift {shift:.3g} may be inside the negative eigenvalues: the lowest node {lowest:.3g} is known to "
             f"within {lowest - outer:.3g} only; more steps"
@@ -95,6 +95,8 @@ def for_shift(density: SpectralDensity, shift: float, negative: str) -> tuple[st
     # The footnote of the primer: c must be large against the resolution of SLQ near zero; and where negative
     # eigenvalues come closer to the singularity, what counts is the distance to them and the resolution there.
     resolution = max(density.resolution(at) for at in ((0.0, lowest) if lowest < 0.0 else (0.0,)))
+    if lowest >= 0.0:
+        resolution = max(resolution, -outer)  # as far below zero as the lowest node may belong
     distance = shift + min(lowest, 0.0)
     if 0.0 < distance < resolution:
         found.append(
