@@ -92,9 +92,17 @@ def goals(run: dict[str, Any], vectors: int) -> Iterator[Goal]:
             named = [row for row in one if row["competitor"] == name]
             yield Goal(f"hessian: times faster than {name}", ratio(run, named, False), bound, upper=False)
         return
-    yield Goal("hessian: times faster than the fastest peer", ratio(run, one, False), 1.0, upper=False)
-    value = ratio(run, several, True)
-    yield Goal("hessian: times faster than the fastest peer over several batches", value, 1.5, upper=False)
+    blocks = "fastest peer, products of curvlinops in our blocks counted too"
+    for who, kept in (("fastest peer by its own SLQ", own), (blocks, lambda rows: rows)):
+        value = ratio(run, kept(one), False)
+        yield Goal(f"hessian: times faster than the {who}", value, 1.0, upper=False)
+        value = ratio(run, kept(several), True)
+        yield Goal(f"hessian, several batches: times faster than the {who}", value, 1.5, upper=False)
+
+
+def own(rows: list[Row]) -> list[Row]:
+    """Without the recurrence in blocks, which curvlinops does not have: the benchmark lends it one."""
+    return [row for row in rows if not row["competitor"].startswith(f"{CURVLINOPS},")]
 
 
 def ratio(run: dict[str, Any], others: list[Row], several: bool) -> float | None:
