@@ -115,8 +115,10 @@ class Evaluation:
         first = self(tensors, inputs)
         self._volatile = any(not _same(buffer, before[name]) for name, buffer in self.model.named_buffers())
         self._random = not torch.equal(state, torch.get_rng_state())
+        # Written only where it changed: a write makes graphs that another landscape keeps of the model unusable.
         for name, buffer in self.model.named_buffers():
-            buffer.copy_(before[name])
+            if not _same(buffer, before[name]):
+                buffer.copy_(before[name])
         # Drawn on from here, so that a model which uses random numbers is seen to.
         volatile, random, self._random = self._volatile, self._random, False
         second = self(tensors, inputs)

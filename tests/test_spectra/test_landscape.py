@@ -388,3 +388,15 @@ class TestHiddenParameters:
         assert float(landscape.gradient()[landscape.parameters.positions("level")].norm()) == 0.0
         part = Landscape(Hiding("detached"), cross_entropy, (INPUTS.float(), TARGETS), parameters="last")
         assert float(part.gradient().norm()) > 0.0
+
+
+def test_a_second_landscape_leaves_the_graphs_of_the_first_usable() -> None:
+    """Checking determinism must not write into buffers that kept graphs refer to."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+    data = (torch.randn(10, 3), torch.randint(2, (10,)))
+    first = Hessian(Landscape(model, cross_entropy, data), strategy="double-backward")
+    vectors = torch.randn(2, first.size)
+    before = first.matmat(vectors)
+    Landscape(model, cross_entropy, data)
+    assert torch.equal(first.matmat(vectors), before)
