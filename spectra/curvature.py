@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -18,11 +17,14 @@ from spectra.operators import Restricted, SymmetricOperator
 from spectra.parameters import Patterns
 from spectra.randomness import generator
 from spectra.recording import record
+from spectra.verification import difference, timed, tolerance
 
 Product = Callable[[Tensor], Tensor]
 Linearised = tuple[Tensor, Callable[[Tensor], Tensor]]
 DEFAULT_MEMORY = 4 * 2**30
 _LARGE = 10**6
+# Seconds a row from which one run times a product well enough.
+_LONG = 0.1
 # Bytes a strategy holds or works with, in units of what one forward pass saves (measured on a
 # transformer, a ResNet and an MLP): a graph of the gradient, a linearised gradient, one vmapped tangent.
 _GRAPH, _LINEARISED, _TANGENT = 4, 16, 4
@@ -153,10 +155,10 @@ class Curvature(SymmetricOperator):
         probe = self._probe("verify")
         if self.size <= _LARGE:
             probe = torch.cat([probe, self._probe("verify again")])
-        product, truth = self._core_product(core, first, probe)
+        product, truth, seconds = self._core_product(core, first, probe)
         self.notes += confirm(self)
         if self.strategy == "auto":
-            core_time = self._seconds_per_vector(core, product, vectors, held)
+            core_time = self._seconds_per_vector(core, product, vectors, held, seconds / len(probe))
             del product  # one graph at a time
             chosen = self._choose(first, core, core_time, (probe, truth), vectors, held, keep)
         else:
@@ -192,11 +194,11 @@ class Curvature(SymmetricOperator):
         probe = torch.randn(self.size, generator=generator(0, stream, device=self.device), device=self.device)
         return probe.to(self.dtype).unsqueeze(0)
 
-    def _core_product(self, core: Strategy, batch: Batch, probe: Tensor) -> tuple[Product, Tensor]:
-        """The core on the first batch and a random vector, its failure told in a sentence."""
+    def _core_product(self, core: Strategy, batch: Batch, probe: Tensor) -> tuple[Product, Tensor, float]:
+        """The core on the first batch and a random vector, and its seconds; its failure told in a sentence."""
         try:
             product = core.build(batch)
-            return product, product(probe)
+            return product, *timed(product, probe)
         except (RuntimeError, NotImplementedError) as problem:
             if isinstance(problem, torch.OutOfMemoryError):
                 raise
@@ -211,7 +213,7 @@ class Curvature(SymmetricOperator):
         if chosen is core:
             return
         try:
-            error = _difference(chosen.build(batch), probe, truth)
+            error, _ = difference(chosen.build(batch), probe, truth)
         except Exception as problem:
             raise ValueError(
                 f"strategy {chosen.name} fails on this model ({type(problem).__name__}); use auto or {core.name}"
@@ -249,11 +251,11 @@ class Curvature(SymmetricOperator):
                 continue
             try:
                 product = one.build(batch)
-                error = _difference(product, *known)
+                error, seconds = difference(product, *known)
                 if not error <= tolerance(self.dtype):
                     self._note(f"{one.name} differs from {core.name} by {error:.2g} and is not used")
                     continue
-                taken = self._seconds_per_vector(one, product, vectors, held)
+                taken = self._seconds_per_vector(one, product, vectors, held, seconds / len(known[0]))
                 right.add(one.name)
             except Exception as problem:  # any failure of a fast path is a reason to step back from it
                 self._note(f"{one.name} fails here ({type(problem).__name__}) and is not used")
@@ -264,17 +266,16 @@ class Curvature(SymmetricOperator):
                 best, best_time = one, taken
         return best
 
-    def _seconds_per_vector(self, strategy: Strategy, product: Product, vectors: Tensor, held: int) -> float:
+    def _seconds_per_vector(
+        self, strategy: Strategy, product: Product, vectors: Tensor, held: int, known: float
+    ) -> float:
+        # What verifying took tells enough of a row that takes long; of a block it tells nothing.
+        if not strategy.batched and known >= _LONG:
+            return known
         # A large model gains nothing from blocks beyond a few vectors, and timing them is dear.
         most = self._chunk_of(strategy, held) if self.size <= _LARGE else min(self._chunk_of(strategy, held), 4)
         block = vectors[: most if strategy.batched else 2]
-        taken = []
-        for _ in range(1 if strategy.batched else 2):
-            _synchronise(self.device)
-            start = time.perf_counter()
-            product(block)
-            _synchronise(self.device)
-            taken.append(time.perf_counter() - start)
+        taken = [timed(product, block)[1] for _ in range(1 if strategy.batched else 2)]
         return min(taken) / len(block)
 
     def recorded(self, batch: Batch) -> Product:
@@ -312,22 +313,6 @@ class Curvature(SymmetricOperator):
 
     def _note(self, sentence: str) -> None:
         self.notes = (*self.notes, sentence)
-
-
-def tolerance(dtype: torch.dtype) -> float:
-    """Relative difference up to which two strategies count as equal: rounding, with room for cancellation."""
-    return max(100.0 * torch.finfo(dtype).eps, 1e-11)
-
-
-def _difference(product: Product, vectors: Tensor, truth: Tensor) -> float:
-    """Relative error on a block, the second time: a program that writes into its constants is right only once."""
-    product(vectors)
-    return float((product(vectors) - truth).norm() / truth.norm().clamp_min(torch.finfo(truth.dtype).tiny))
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def linearize(function: Callable[[Tensor], Tensor], theta: Tensor) -> Linearised:
