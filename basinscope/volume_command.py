@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from volume.study import VolumeStudy
 
 # Words that may be typed, here too so that --help needs no torch; a test holds them to the library's.
-METHODS = ("shifted-determinant", "quadratic-mass", "star-domain", "ellipsoid-slice")
+METHODS = ("shifted-determinant", "quadratic-mass", "star-domain", "ellipsoid-slice", "ellipsoid-slice-corrected")
 PRECONDITIONERS = ("identity", "diagonal", "adam-second", "adam-first", "low-rank")
 NEGATIVE_RULES = ("raise", "clip", "abs")
 PRIORS = ("gaussian", "init", "uniform", "ball", "lebesgue")
@@ -78,6 +78,13 @@ def volume(
         str,
         typer.Option(help=f"Rule for negative eigenvalues: {', '.join(NEGATIVE_RULES)}.", rich_help_panel=_ESTIMATE),
     ] = "raise",
+    k: Annotated[
+        float,
+        typer.Option(
+            help="Of the shift k / s² in shifted-determinant (0: none) and ellipsoid-slice-corrected.",
+            rich_help_panel=_ESTIMATE,
+        ),
+    ] = 1.0,
     output: Annotated[Path | None, typer.Option(help="HDF5 file to write.", rich_help_panel=_RESULT)] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Figure to write: .png, .pdf or .svg.", rich_help_panel=_RESULT)
@@ -109,6 +116,7 @@ def volume(
         "steps": steps,
         "seed": seed,
         "negative": negative,
+        "k": k,
     }
     _check_words(settings, preconditioner, cost)
     source = {"task": task, "cost": cost, "preconditioner": preconditioner}

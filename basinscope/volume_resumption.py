@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from basinscope.resumption import SAME_COST
+from volume.estimator import SHIFTED
 from volume.study import VolumeSettings, VolumeStudy
 
 
@@ -23,6 +24,8 @@ def check_settings(path: Path, stored: VolumeStudy, asked: VolumeSettings) -> No
     """
     before, now = stored.settings.as_dict(), asked.as_dict()
     free = {"methods", "directions"}
+    if not set(SHIFTED) & {*stored.results, *asked.methods}:
+        free |= {"k"}
     if "star-domain" not in stored.results or "star-domain" not in asked.methods:
         free |= {"preconditioner", "eps"}
     _refuse(path, ((name, before[name], now[name]) for name in now if name not in free))

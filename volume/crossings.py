@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from spectra.landscape import Landscape
@@ -50,12 +50,13 @@ class Crossings:
     scan: int
 
 
-def ray_costs(landscape: Landscape, directions: Tensor) -> RayCosts:
+def ray_costs(landscape: Landscape, directions: Tensor, stiffness: Array | None = None) -> RayCosts:
     """Costs above the anchor's along rays from the anchor.
 
     Args:
         landscape: the cost, of size n.
         directions: (k, n) rows; a radius is in units of their length.
+        stiffness: (k,) c of a correction ``c / 2 r^2`` that is added on each ray, unit of the curvature.
 
     Returns:
         A function of row numbers and radii.
@@ -65,13 +66,14 @@ def ray_costs(landscape: Landscape, directions: Tensor) -> RayCosts:
         chosen = directions[torch.as_tensor(rows, device=directions.device)]
         scale = torch.as_tensor(radii, dtype=directions.dtype, device=directions.device).unsqueeze(1)
         found = landscape.costs(landscape.theta + scale * chosen) - landscape.anchor_cost
-        return found.cpu().numpy()
+        plain: Array = found.cpu().numpy()
+        return plain if stiffness is None else plain + 0.5 * stiffness[rows] * radii**2
 
     return costs
 
 
 def first_crossings(
-    costs: RayCosts, count: int, cutoff: float, *, limit: Array, guess: float, tolerance: float, scan: int = 2
+    costs: RayCosts, count: int, cutoff: float, *, limit: Array, guess: ArrayLike, tolerance: float, scan: int = 2
 ) -> Crossings:
     """The first radius on each ray at which the cost reaches the cutoff.
 
@@ -85,7 +87,7 @@ def first_crossings(
         count: k, number of rays.
         cutoff: T, nats (unit of the cost), positive.
         limit: (k,) farthest radius looked at on each ray, finite and positive.
-        guess: first radius to try.
+        guess: first radius to try, one for all rays or (k,).
         tolerance: error allowed in log r.
         scan: radii at equal distances below the crossing to look at; 0 trusts the first crossing found.
 
@@ -99,13 +101,14 @@ def first_crossings(
     >>> round(float(found.radius[0]), 9)
     0.2
     """
-    for name, value in (("cutoff", cutoff), ("tolerance", tolerance), ("guess", guess)):
-        if not (np.isfinite(value) and value > 0.0):
+    start = np.broadcast_to(np.asarray(guess, dtype=np.float64), (count,))
+    for name, value in (("cutoff", cutoff), ("tolerance", tolerance), ("guess", start.min(initial=np.inf))):
+        if not (np.isfinite(value) and value > 0.0) and (name != "guess" or count):
             raise ValueError(f"{name} must be positive and finite, got {value}")
     if scan < 0:
         raise ValueError(f"scan must be at least 0, got {scan}")
     search = _Search(costs, count, cutoff, np.broadcast_to(limit, (count,)).astype(np.float64))
-    search.solve(np.arange(count), np.full(count, guess), tolerance)
+    search.solve(np.arange(count), start.copy(), tolerance)
     monotone = np.ones(count, dtype=np.bool_)
     for _ in range(8 if scan else 0):
         early = search.scan(np.flatnonzero(~search.settled), scan)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 
+from torch import Tensor
+
 from spectra.checkpoint import AdamMoments
 from spectra.costs import KLFromAnchor
 from spectra.density import SpectralDensity
@@ -17,9 +19,9 @@ from spectra.spectrum import SpectrumSettings
 from volume.anchor import AnchorMeasure, anchor_measure
 from volume.curvature_density import curvature_density
 from volume.descent import descent
-from volume.determinant import shifted_determinant
+from volume.determinant import ellipsoid_volume, shifted_determinant
 from volume.directions import choose_preconditioner
-from volume.method_result import DETERMINANTS, MethodResult, from_determinant, from_mass, from_sample
+from volume.method_result import DETERMINANTS, SLICES, MethodResult, from_determinant, from_mass, from_sample
 from volume.preconditioners import Identity, Preconditioner
 from volume.priors import GaussianPrior, Lebesgue, Prior
 from volume.quadratic_mass import QuadraticMass, quadratic_mass
@@ -30,6 +32,8 @@ from volume.study import VolumeSettings
 
 OnResult = Callable[[MethodResult], None]
 Progress = Callable[[int, int, str], None]
+# Methods with a shift c = k / s^2 in place of the curvature that is missing.
+SHIFTED = ("shifted-determinant", "ellipsoid-slice-corrected")
 SLOPE = "the anchor is no minimum of the cost, and the quadratic basin leaves its slope out"
 
 
@@ -82,10 +86,9 @@ class VolumeEstimator:
         self.operator_name = curvature_name(landscape)
         if "quadratic-mass" in settings.methods and not isinstance(prior, GaussianPrior):
             raise ValueError(f"quadratic-mass needs a gaussian prior, got {prior.name}")
-        if "shifted-determinant" in settings.methods and not prior.proper:
-            raise ValueError(
-                f"shifted-determinant takes its shift k / s^2 from the prior's width, and {prior.name} has none"
-            )
+        shifted = [name for name in SHIFTED if name in settings.methods]
+        if shifted and not prior.proper:
+            raise ValueError(f"{shifted[0]} takes its shift k / s^2 from the prior's width, and {prior.name} has none")
         # Refuses an anchor outside of the prior before anything is computed.
         prior.ray(landscape.theta, landscape.theta[None].clone().fill_(1.0))
 
@@ -109,7 +112,7 @@ class VolumeEstimator:
         if earlier is not None and known is not None and len(known.log_terms) >= self.settings.directions:
             return earlier
         chosen: tuple[Preconditioner, float]
-        if method == "ellipsoid-slice":
+        if method in SLICES:
             prior: Prior = Lebesgue()
             chosen = (Identity(), math.nan)
         else:
@@ -170,14 +173,17 @@ class VolumeEstimator:
 
     def _determinant(self) -> MethodResult:
         _, measure, s, log_scale = self._units
+        rule = {"negative": self.settings.negative, "log_scale": log_scale}
+        if self.settings.k == 0.0:
+            return from_determinant(ellipsoid_volume(self._density, self.settings.cutoff, **rule))  # type: ignore[arg-type]
         return from_determinant(
             shifted_determinant(
                 self._density,
                 self.settings.cutoff,
                 standard_deviation=s,
-                negative=self.settings.negative,
-                log_scale=log_scale,
+                k=self.settings.k,
                 mass=None if measure is None else self._quadratic,
+                **rule,  # type: ignore[arg-type]
             )
         )
 
@@ -185,6 +191,11 @@ class VolumeEstimator:
         assert result.estimate is not None
         cautions = (*result.estimate.cautions, *self._slope)
         return replace(result, estimate=replace(result.estimate, cautions=cautions))
+
+    @property
+    def _correction(self) -> Tensor:
+        """``c = k / s^2`` of each parameter, (n,) float64: as the shifted determinant has it."""
+        return self.settings.k * self.prior.scale(self.landscape.size).pow(-2)
 
     @cached_property
     def _sampler(self) -> StarDomainSettings:
@@ -213,8 +224,10 @@ class VolumeEstimator:
         earlier: MethodResult | None,
         on_result: OnResult | None,
     ) -> MethodResult:
+        k = self.settings.k if method in SHIFTED else None
+
         def result(sampled: VolumeEstimate) -> MethodResult:
-            return from_sample(method, sampled, prior.name, chosen[0].name, chosen[1])
+            return from_sample(method, sampled, prior.name, chosen[0].name, chosen[1], k)
 
         def on_block(sampled: VolumeEstimate) -> None:
             self._tell(len(sampled.log_terms), self.settings.directions, f"{method}: directions")
@@ -223,7 +236,13 @@ class VolumeEstimator:
 
         known = None if earlier is None else earlier.sampled
         found = star_domain_volume(
-            self.landscape, self._sampler, prior=prior, preconditioner=chosen[0], resume=known, on_block=on_block
+            self.landscape,
+            self._sampler,
+            prior=prior,
+            preconditioner=chosen[0],
+            correction=self._correction if k is not None else None,
+            resume=known,
+            on_block=on_block,
         )
         return result(found)
 

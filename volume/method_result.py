@@ -11,8 +11,9 @@ from volume.determinant import DeterminantVolume
 from volume.quadratic_mass import QuadraticMass
 from volume.result import VolumeEstimate
 
-METHODS = ("shifted-determinant", "quadratic-mass", "star-domain", "ellipsoid-slice")
-SAMPLED = ("star-domain", "ellipsoid-slice")
+METHODS = ("shifted-determinant", "quadratic-mass", "star-domain", "ellipsoid-slice", "ellipsoid-slice-corrected")
+SLICES = ("ellipsoid-slice", "ellipsoid-slice-corrected")
+SAMPLED = ("star-domain", *SLICES)
 DETERMINANTS = ("shifted-determinant", "quadratic-mass")
 # A determinant knows the error of its sum, not that of the paraboloid it stands on.
 UNTESTED = "nothing speaks against it, given that the cost is quadratic as far as the cutoff, which is not tested here"
@@ -89,8 +90,9 @@ class MethodResult:
     @property
     def verdict(self) -> str:
         """What it is worth, in words."""
-        words = _of_sample(self.sampled) if self.sampled is not None else _of_determinant(self)
-        return "; ".join(words)
+        if self.sampled is None:
+            return "; ".join(_of_determinant(self))
+        return "; ".join([*_of_sample(self.sampled), *_corrected(self)])
 
 
 def _of_sample(sampled: VolumeEstimate) -> list[str]:
@@ -105,6 +107,11 @@ def _of_sample(sampled: VolumeEstimate) -> list[str]:
     if largest > _TELL_RADIAL:
         words.append(f"the crossing of the largest term may be off by {largest:.2g} nats")
     return [*words, *sampled.cautions]
+
+
+def _corrected(result: MethodResult) -> list[str]:
+    k = result.figures.get("k")
+    return [] if k is None else [f"the volume where the cost plus k/2 |x|^2 / s^2, k = {k:.3g}, is below the cutoff"]
 
 
 def _of_determinant(result: MethodResult) -> list[str]:
@@ -160,18 +167,22 @@ def from_determinant(volume: DeterminantVolume) -> MethodResult:
     return MethodResult("shifted-determinant", "lebesgue", estimate=volume.log_volume, figures=figures)
 
 
-def from_sample(method: str, sampled: VolumeEstimate, measure: str, preconditioner: str, eps: float) -> MethodResult:
+def from_sample(
+    method: str, sampled: VolumeEstimate, measure: str, preconditioner: str, eps: float, k: float | None = None
+) -> MethodResult:
     """The result of a sampled method.
 
     Args:
-        method: ``star-domain`` or ``ellipsoid-slice``.
+        method: one of ``SAMPLED``.
         sampled: terms of the directions.
         measure: name of the prior.
         preconditioner: of the directions.
         eps: of the preconditioner, nan if it has none.
+        k: of the correction ``k / 2 sum_i x_i^2 / s_i^2`` that was added to the cost; None if none was.
 
     Returns:
         The result.
     """
+    figures = {} if k is None else {"k": k}
     named = replace(sampled, method=f"{method}, {preconditioner}")
-    return MethodResult(method, measure, sampled=named, preconditioner=preconditioner, eps=eps)
+    return MethodResult(method, measure, sampled=named, figures=figures, preconditioner=preconditioner, eps=eps)

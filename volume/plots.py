@@ -9,13 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from spectra.plots import BLUE, GREEN, GREY, ORANGE, VERMILLION
+from spectra.plots import BLUE, GREEN, GREY, ORANGE, SKY, VERMILLION
 from volume.method_result import MethodResult
 from volume.study import VolumeStudy
 
 COLOURS = {
     "star-domain": BLUE,
     "ellipsoid-slice": ORANGE,
+    "ellipsoid-slice-corrected": SKY,
     "quadratic-mass": VERMILLION,
     "shifted-determinant": GREEN,
 }

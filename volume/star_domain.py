@@ -7,20 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
-from spectra.lanczos import dots
 from spectra.landscape import Landscape
-from spectra.probes import draw_probes
-from volume.crossings import FARTHEST, Crossings, first_crossings, ray_costs
 from volume.preconditioners import Identity, Preconditioner
 from volume.priors import Lebesgue, Prior
-from volume.radial import log_radial_integral, log_radial_slope, log_sphere_surface
-from volume.ray_density import RayDensity
+from volume.rays import draw_rays
 from volume.result import VolumeEstimate
 
-Array = NDArray[np.float64]
 PILOTS = 4
 EPS_CANDIDATES = tuple(10.0**power for power in range(-6, 2))
 
@@ -63,6 +57,7 @@ def star_domain_volume(
     *,
     prior: Prior | None = None,
     preconditioner: Preconditioner | None = None,
+    correction: Tensor | None = None,
     resume: VolumeEstimate | None = None,
     on_block: Callable[[VolumeEstimate], None] | None = None,
 ) -> VolumeEstimate:
@@ -77,6 +72,8 @@ def star_domain_volume(
         settings: cutoff, number of directions and precision.
         prior: the measure; default Lebesgue.
         preconditioner: P; default the identity.
+        correction: (n,) c, unit of the curvature: the domain is that of ``C + 1/2 sum_i c_i x_i^2``, x the displacement
+            from the anchor; default none.
         resume: an earlier estimate with the same settings and fewer directions; its terms are kept to the bit.
         on_block: called with the partial estimate after each block of directions.
 
@@ -91,13 +88,18 @@ def star_domain_volume(
     """
     settings = settings or StarDomainSettings()
     prior, preconditioner = prior or Lebesgue(), preconditioner or Identity()
-    guess = _pilot_radius(landscape, settings, prior, preconditioner)
+    guess = pilot_radius(landscape, settings, prior, preconditioner, correction)
     estimate = resume
     done = 0 if resume is None else len(resume.log_terms)
     while done < settings.directions:
         count = min(settings.block - done % settings.block, settings.directions - done)
-        found = _terms(landscape, settings, prior, preconditioner, guess, done, count)
-        estimate = found if estimate is None else _joined(estimate, found)
+        place = {"seed": settings.seed, "stream": settings.stream, "first": done, "count": count}
+        rays = draw_rays(landscape, prior, preconditioner, correction=correction, **place)  # type: ignore[arg-type]
+        crossings = rays.crossings(
+            settings.cutoff, guess=guess, tolerance=settings.nats / landscape.size, scan=settings.scan
+        )
+        found = rays.terms(crossings, settings.cutoff)
+        estimate = found if estimate is None else joined(estimate, found)
         done += count
         if on_block is not None:
             on_block(estimate)
@@ -137,92 +139,50 @@ def search_eps(
     return candidates[int(np.argmax(volumes))]
 
 
-def _directions(
-    landscape: Landscape,
-    preconditioner: Preconditioner,
-    settings: StarDomainSettings,
-    first: int,
-    count: int,
-    stream: str,
-) -> tuple[Tensor, Array]:
-    """Unit rows u (count, n) and log |v| of each."""
-    rows = draw_probes(
-        landscape.size,
-        count,
-        seed=settings.seed,
-        first=first,
-        stream=stream,
-        dtype=landscape.dtype,
-        device=landscape.device,
-    )
-    rows = preconditioner.apply(rows / math.sqrt(landscape.size))
-    norms = dots(rows, rows).sqrt()
-    return rows / norms.to(rows.dtype).unsqueeze(1), norms.log().cpu().numpy()
-
-
-def _limit(landscape: Landscape, density: RayDensity) -> Array:
-    """How far to look on each ray: to where the prior has no mass left, or as far as makes sense."""
-    farthest = FARTHEST * max(1.0, float(landscape.theta.double().norm()))
-    return np.minimum(density.reach(landscape.size), farthest)
-
-
-def _pilot_radius(
-    landscape: Landscape, settings: StarDomainSettings, prior: Prior, preconditioner: Preconditioner
-) -> float:
-    """A first guess for all rays, from a few of their own stream: the same after a resumption."""
-    rows, _ = _directions(landscape, preconditioner, settings, 0, PILOTS, "pilots")
-    limit = _limit(landscape, prior.ray(landscape.theta, rows))
-    start = 1e-2 * max(float(landscape.theta.double().norm()), 1e-6)
-    found = first_crossings(
-        ray_costs(landscape, rows), PILOTS, settings.cutoff, limit=limit, guess=start, tolerance=0.05, scan=0
-    )
-    return float(np.median(found.radius))
-
-
-def _terms(
+def pilot_radius(
     landscape: Landscape,
     settings: StarDomainSettings,
     prior: Prior,
     preconditioner: Preconditioner,
-    guess: float,
-    first: int,
-    count: int,
-) -> VolumeEstimate:
-    size = landscape.size
-    rows, log_norms = _directions(landscape, preconditioner, settings, first, count, settings.stream)
-    density = prior.ray(landscape.theta, rows)
-    crossings = first_crossings(
-        ray_costs(landscape, rows),
-        count,
-        settings.cutoff,
-        limit=_limit(landscape, density),
-        guess=guess,
-        tolerance=settings.nats / size,
-        scan=settings.scan,
+    correction: Tensor | None = None,
+) -> float:
+    """A first guess for all rays, from a few of their own stream: the same after a resumption.
+
+    Args:
+        landscape: the cost.
+        settings: cutoff and seed are used.
+        prior: the measure.
+        preconditioner: of the directions.
+        correction: as for ``star_domain_volume``.
+
+    Returns:
+        The median radius of the pilots.
+    """
+    rays = draw_rays(
+        landscape,
+        prior,
+        preconditioner,
+        seed=settings.seed,
+        stream="pilots",
+        first=0,
+        count=PILOTS,
+        correction=correction,
     )
-    ray = {"constant": density.constant, "linear": density.linear, "quadratic": density.quadratic}
-    # A ray that never crosses counts to the end of the prior's support: for ever under Lebesgue measure.
-    radius = np.where(crossings.unbounded, density.extent, crossings.radius)
-    terms = log_sphere_surface(size) + log_radial_integral(radius, size, **ray) - size * log_norms
-    return VolumeEstimate(
-        log_terms=terms,
-        evaluations=crossings.evaluations,
-        unbounded=crossings.unbounded,
-        monotone=crossings.monotone,
-        radial_error=_radial_error(crossings, size, ray),
-        size=size,
-        cutoff=settings.cutoff,
-        method=f"star-domain, {preconditioner.name}",
-    )
+    start = 1e-2 * max(float(landscape.theta.double().norm()), 1e-6)
+    found = rays.crossings(settings.cutoff, guess=start, tolerance=0.05, scan=0)
+    return float(np.median(found.radius))
 
 
-def _radial_error(crossings: Crossings, size: int, ray: dict[str, Array]) -> Array:
-    """Nats that each crossing's error costs; none where the ray does not cross."""
-    slope = log_radial_slope(crossings.radius, size, **ray)
-    return np.where(crossings.unbounded, 0.0, slope * crossings.error)
+def joined(first: VolumeEstimate, second: VolumeEstimate) -> VolumeEstimate:
+    """The directions of one estimate followed by those of another.
 
+    Args:
+        first: some directions.
+        second: further ones.
 
-def _joined(first: VolumeEstimate, second: VolumeEstimate) -> VolumeEstimate:
+    Returns:
+        The estimate from all of them, with the cautions and the name of the first.
+    """
     return replace(
         first,
         log_terms=np.concatenate([first.log_terms, second.log_terms]),

@@ -30,6 +30,8 @@ class VolumeSettings:
         steps: Lanczos steps a probe.
         seed: the one seed that all randomness comes from.
         negative: rule for negative eigenvalues.
+        k: of the shift ``c = k / s^2`` in the shifted determinant and the corrected ellipsoid slice; 0 for a
+            determinant without a shift.
     """
 
     methods: tuple[str, ...] = ("quadratic-mass", "star-domain")
@@ -42,10 +44,15 @@ class VolumeSettings:
     steps: int = 64
     seed: int = 0
     negative: str = "raise"
+    k: float = 1.0
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.cutoff) and self.cutoff > 0.0):
             raise ValueError(f"cutoff must be positive and finite, got {self.cutoff}")
+        if not (math.isfinite(self.k) and self.k >= 0.0):
+            raise ValueError(f"k must be non-negative and finite, got {self.k:g}")
+        if self.k == 0.0 and "ellipsoid-slice-corrected" in self.methods:
+            raise ValueError("k must be positive for ellipsoid-slice-corrected, got 0; without it use ellipsoid-slice")
         if not self.methods:
             raise ValueError(f"methods must be some of {', '.join(METHODS)}, got none")
         for method in self.methods:

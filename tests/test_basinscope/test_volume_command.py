@@ -128,6 +128,31 @@ def test_the_shifted_determinant_is_the_formula(
     assert "k = 1 was chosen" in found["verdict"]
 
 
+@pytest.mark.parametrize("prior", ["gaussian:0.5", "init"])
+def test_the_corrected_slice_and_the_shifted_determinant_are_one_ellipsoid_at_any_k(
+    quadratic: Run, capsys: pytest.CaptureFixture[str], task: ModuleType, prior: str
+) -> None:
+    words = ["--method", "ellipsoid-slice-corrected", "--method", "shifted-determinant", "--k", "0.3"]
+    assert quadratic(*words, "--prior", prior, "--directions", "4000", "--json") == 0
+    found = answer(capsys)
+    s = torch.tensor([0.5] * 4 if prior != "init" else [0.4] * 3 + [1.1], dtype=torch.float64)
+    exact = log_ellipsoid(torch.linalg.eigvalsh(task.hessian() + 0.3 * torch.diag(s**-2)).numpy(), 0.01)
+    assert found["shifted-determinant"]["log_volume"] == pytest.approx(exact, abs=1e-6)
+    sampled = found["ellipsoid-slice-corrected"]
+    # Five standard errors: a failure has probability below 1e-6.
+    assert sampled["log_volume"] == pytest.approx(exact, abs=5 * sampled["standard_error"] + 0.1)
+    assert sampled["figures"] == {"k": 0.3}
+    assert "k = 0.3" in sampled["verdict"]
+
+
+def test_without_a_shift_the_determinant_is_the_ellipsoid(
+    quadratic: Run, capsys: pytest.CaptureFixture[str], task: ModuleType
+) -> None:
+    assert quadratic("--method", "shifted-determinant", "--k", "0", "--json") == 0
+    exact = log_ellipsoid(torch.linalg.eigvalsh(task.hessian()).numpy(), 0.01)
+    assert answer(capsys)["shifted-determinant"]["log_volume"] == pytest.approx(exact, abs=1e-6)
+
+
 # Not the diagonal: it is exact, by 4,810 products, and the tiny network has it.
 @pytest.mark.parametrize("name", [name for name in study.PRECONDITIONERS if name != "diagonal"])
 def test_every_preconditioner_gives_a_lower_bound(name: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,14 +187,15 @@ def test_more_directions_leave_the_earlier_terms_to_the_bit(
     before = read_study(path)
     assert tiny(*options, "--resume", "--directions", "300") == 0
     after = read_study(path)
-    for method in ("star-domain", "ellipsoid-slice"):
+    for method in ("star-domain", "ellipsoid-slice", "ellipsoid-slice-corrected"):
         one, two = before.results[method].sampled, after.results[method].sampled
         assert one is not None
         assert two is not None
         for name in ("log_terms", "evaluations", "unbounded", "monotone", "radial_error"):
             assert getattr(one, name).tobytes() == getattr(two, name)[:100].tobytes()
         assert len(two.log_terms) == 300
-        assert len(set(two.log_terms)) == 300
+        # Where the correction decides, all rays are nearly equally long.
+        assert method == "ellipsoid-slice-corrected" or len(set(two.log_terms)) == 300
     for method in ("quadratic-mass", "shifted-determinant"):
         assert before.results[method].log_volume == after.results[method].log_volume
     assert before.results["star-domain"].eps == after.results["star-domain"].eps
@@ -243,7 +269,7 @@ def test_the_store_opens_in_xarray_and_show_prints_the_same(
         assert file.attrs["setting_cutoff"] == 0.01
         assert file.attrs["checkpoint_sha256"]
     assert main(["show", str(path), "--json"]) == 0
-    assert len(json.loads(capsys.readouterr().out)["methods"]) == 4
+    assert len(json.loads(capsys.readouterr().out)["methods"]) == len(volume_command.METHODS)
     assert not is_volume_file(TINY)
 
 
@@ -303,6 +329,9 @@ def test_a_checkpoint_that_is_no_minimum_is_said_with_the_number(
         (["--cost", "kll"], "did you mean kl?"),
         (["--eps", "0"], "eps must be a positive number or search, got '0'"),
         (["--eps", "find"], "eps must be a positive number or search, got 'find'"),
+        (["--k", "-1"], "k must be non-negative and finite, got -1"),
+        (["--k", "0", "--method", "ellipsoid-slice-corrected"], "k must be positive for ellipsoid-slice-corrected"),
+        (["--prior", "lebesgue", "--method", "ellipsoid-slice-corrected"], "lebesgue has none"),
         (["--directions", "0"], "directions must be at least 1, got 0"),
         (["--probes", "0"], "probes must be at least 1, got 0"),
         (["--resume"], "--resume needs --output"),
@@ -347,12 +376,16 @@ def test_a_direction_without_end_is_infinite_under_lebesgue(tmp_path: Path, caps
     )
     torch.save({"model": {"w": torch.ones(2)}}, tmp_path / "flat.pt")
     words = ["volume", str(tmp_path / "flat.pt"), "--task", f"{file}:flat", "--method", "ellipsoid-slice"]
+    words += ["--method", "ellipsoid-slice-corrected", "--prior", "gaussian:2", "--k", "0.8"]
     assert main([*words, "--cutoff", "5", "--directions", "20", "--json"]) == 0
-    found = answer(capsys)["ellipsoid-slice"]
+    both = answer(capsys)
+    found, corrected = both["ellipsoid-slice"], both["ellipsoid-slice-corrected"]
     assert found["infinite"]
     assert found["log_volume"] is None
     assert found["unbounded"] == 20
     assert "have no end" in found["verdict"]
+    # The correction alone ends the rays: c/2 r^2 = 5 with c = 0.8 / 2^2 is a disc of radius sqrt 50.
+    assert corrected["log_volume"] == pytest.approx(math.log(50.0 * math.pi), abs=0.2)
 
 
 @pytest.mark.slow

@@ -53,6 +53,15 @@ def rotated(values: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor
 VALUES = torch.logspace(0, 1.5, SIZE, dtype=torch.float64)
 
 
+def test_the_correction_is_centred_at_the_anchor() -> None:
+    # Far from the origin, where a penalty on |theta| would not leave a ball.
+    matrix, anchor = 2.0 * torch.eye(SIZE, dtype=torch.float64), torch.full((SIZE,), 3.0, dtype=torch.float64)
+    settings = StarDomainSettings(cutoff=0.3, directions=20, nats=1e-6)
+    correction = torch.full((SIZE,), 1.5, dtype=torch.float64)
+    estimate = star_domain_volume(bowl(matrix, anchor), settings, correction=correction)
+    assert np.allclose(estimate.log_terms, log_ellipsoid(np.full(SIZE, 3.5), 0.3), rtol=0.0, atol=1e-4)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_ball_is_exact_in_every_direction(seed: int) -> None:
     matrix = 2.5 * torch.eye(SIZE, dtype=torch.float64)
