@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 # Words that may be typed, here too so that --help needs no torch; a test holds them to the library's.
 METHODS = ("shifted-determinant", "quadratic-mass", "star-domain", "ellipsoid-slice", "ellipsoid-slice-corrected")
-PRECONDITIONERS = ("identity", "diagonal", "adam-second", "adam-first", "low-rank")
+PRECONDITIONERS = ("identity", "diagonal", "hesscale", "adam-second", "adam-first", "low-rank", "full")
 NEGATIVE_RULES = ("raise", "clip", "abs")
 PRIORS = ("gaussian", "init", "uniform", "ball", "lebesgue")
 COSTS = ("kl", "task")
+EXPONENT = 0.5
 _ESTIMATE, _RESULT = "Estimate", "Result"
 
 
@@ -70,6 +71,9 @@ def volume(
         str,
         typer.Option(help="Of the preconditioner: a number, or search.", rich_help_panel=_ESTIMATE),
     ] = "search",
+    exponent: Annotated[
+        float, typer.Option(help="Of the curvature in the preconditioner.", rich_help_panel=_ESTIMATE)
+    ] = EXPONENT,
     directions: Annotated[int, typer.Option(help="Of sampled methods.", rich_help_panel=_ESTIMATE)] = 1000,
     probes: Annotated[int, typer.Option(help="Of the curvature's spectrum.", rich_help_panel=_ESTIMATE)] = 8,
     steps: Annotated[int, typer.Option(help="Lanczos steps a probe.", rich_help_panel=_ESTIMATE)] = 64,
@@ -111,6 +115,7 @@ def volume(
         "cutoff": cutoff,
         "prior": prior,
         "eps": eps,
+        "exponent": exponent,
         "directions": directions,
         "probes": probes,
         "steps": steps,
@@ -146,6 +151,8 @@ def _check_words(settings: dict[str, Any], preconditioner: str | None, cost: str
         one_of("--cost", cost, COSTS)
     if preconditioner == "identity" and settings["eps"] != "search":
         raise ValueError("--preconditioner identity takes no --eps: leave it out")
+    if preconditioner == "identity" and settings["exponent"] != EXPONENT:
+        raise ValueError("--preconditioner identity takes no --exponent: leave it out")
     cutoff = settings["cutoff"]
     if not 0.0 < cutoff < math.inf:
         raise ValueError(f"--cutoff must be positive and finite, got {cutoff}")

@@ -27,7 +27,7 @@ def check_settings(path: Path, stored: VolumeStudy, asked: VolumeSettings) -> No
     if not set(SHIFTED) & {*stored.results, *asked.methods}:
         free |= {"k"}
     if "star-domain" not in stored.results or "star-domain" not in asked.methods:
-        free |= {"preconditioner", "eps"}
+        free |= {"preconditioner", "eps", "exponent"}
     _refuse(path, ((name, before[name], now[name]) for name in now if name not in free))
     for method in asked.methods:
         sampled = stored.results[method].sampled if method in stored.results else None

@@ -159,7 +159,8 @@ def _kept_settings(earlier: VolumeStudy, asked: VolumeSettings) -> VolumeSetting
     """What was asked for now, with the preconditioner of stored directions that are not continued this time."""
     if "star-domain" not in earlier.results or "star-domain" in asked.methods:
         return asked
-    return replace(asked, preconditioner=earlier.settings.preconditioner, eps=earlier.settings.eps)
+    before = earlier.settings
+    return replace(asked, preconditioner=before.preconditioner, eps=before.eps, exponent=before.exponent)
 
 
 def _landscape(cost: str | None, name: str, checkpoint: Checkpoint) -> Landscape:

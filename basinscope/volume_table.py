@@ -13,6 +13,7 @@ from rich.text import Text
 
 from basinscope.summary_table import with_error
 from volume.method_result import MethodResult
+from volume.preconditioners import EXPONENT
 from volume.study import VolumeStudy
 
 _COLUMNS = (
@@ -120,13 +121,15 @@ def _caption(study: VolumeStudy) -> Padding:
     if len(kinds) > 1:
         words += "; a mass is a probability under the prior, a volume is Lebesgue's: the two do not compare"
     samplers = [result for result in study.results.values() if result.sampled is not None]
-    lines = [words, *(_sampler(result) for result in samplers)]
+    lines = [words, *(_sampler(result, study.settings.exponent) for result in samplers)]
     return Padding(Group(*(Text(line, style="dim") for line in lines)), (0, 0, 1, 0))
 
 
-def _sampler(result: MethodResult) -> str:
+def _sampler(result: MethodResult, exponent: float) -> str:
     assert result.sampled is not None
     eps = "" if math.isnan(result.eps) else f" with eps {result.eps:g}"
+    if eps and exponent != EXPONENT:
+        eps += f", exponent {exponent:g}"
     count = len(result.sampled.log_terms)
     many = "1 direction" if count == 1 else f"{count:,} directions"
     return f"{result.method}: {many}, preconditioner {result.preconditioner}{eps}"

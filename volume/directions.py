@@ -5,16 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import torch
+
 from spectra.checkpoint import AdamMoments
 from spectra.eigenpairs import top_eigenpairs
 from spectra.landscape import Landscape
 from spectra.operators import SymmetricOperator
+from volume.hesscale import check_chain, hesscale
 from volume.preconditioners import (
+    EXPONENT,
     Identity,
     Preconditioner,
     adam_curvature,
     diagonal_curvature,
     diagonal_preconditioner,
+    full_preconditioner,
     low_rank_preconditioner,
 )
 from volume.priors import Prior
@@ -24,6 +29,27 @@ from volume.star_domain import StarDomainSettings, search_eps
 EXACT_DIAGONAL = 5000
 DIAGONAL_PROBES = 256
 PAIRS = 40
+# The decomposition takes of the order of 10 n^3 operations and 8 n^2 bytes several times: minutes and a GB here.
+LARGEST_FULL = 6000
+
+
+def check_preconditioner(name: str, landscape: Landscape) -> None:
+    """Refuses, before any work, a preconditioner that the landscape does not allow.
+
+    Args:
+        name: one of ``volume.study.PRECONDITIONERS``.
+        landscape: the cost.
+
+    Raises:
+        ValueError: if the model is too large for ``full``, or is none that ``hesscale`` knows.
+    """
+    if name == "full" and landscape.size > LARGEST_FULL:
+        raise ValueError(
+            f"the preconditioner full decomposes the whole curvature and is for at most {LARGEST_FULL} parameters, "
+            f"got {landscape.size}; use low-rank or diagonal"
+        )
+    if name == "hesscale":
+        check_chain(landscape)
 
 
 def choose_preconditioner(
@@ -35,6 +61,7 @@ def choose_preconditioner(
     operator: Callable[[], SymmetricOperator],
     moments: AdamMoments | None = None,
     prior: Prior | None = None,
+    exponent: float = EXPONENT,
 ) -> tuple[Preconditioner, float]:
     """The preconditioner of that name, its eps searched on directions of its own if none is given.
 
@@ -46,16 +73,18 @@ def choose_preconditioner(
         operator: gives the curvature, if it is needed.
         moments: Adam's, if the name wants them.
         prior: the measure that the search maximises.
+        exponent: of the curvature.
 
     Returns:
         The preconditioner and its eps, nan if it has none.
 
     Raises:
-        ValueError: if Adam's moments are wanted and missing, or the curvature is zero or not finite.
+        ValueError: if Adam's moments are wanted and missing, the curvature is zero or not finite, the model is too
+            large for ``full``, or is none that ``hesscale`` knows.
     """
     if name == "identity":
         return Identity(), math.nan
-    build = _builder(name, landscape, settings, operator, moments)
+    build = _builder(name, landscape, settings, operator, moments, exponent)
     found = search_eps(landscape, build, settings, prior=prior) if eps is None else eps
     return build(found), found
 
@@ -66,19 +95,38 @@ def _builder(
     settings: StarDomainSettings,
     operator: Callable[[], SymmetricOperator],
     moments: AdamMoments | None,
+    exponent: float,
 ) -> Callable[[float], Preconditioner]:
     if name == "low-rank":
-        size = landscape.size
-        pairs = top_eigenpairs(operator(), min(PAIRS, max(1, size // 4)), seed=settings.seed)
-        largest = float(abs(pairs.values).max())
-        if not largest > 0.0:
-            raise ValueError("the low-rank preconditioner needs a curvature that is not zero")
-        return lambda eps: low_rank_preconditioner(pairs, size, eps * largest)
-    if name == "diagonal":
+        return _low_rank(operator(), settings.seed, exponent)
+    if name == "full":
+        return _full(landscape, operator, exponent)
+    if name == "hesscale":
+        curvature = hesscale(landscape)
+    elif name == "diagonal":
         probes = None if landscape.size <= EXACT_DIAGONAL else DIAGONAL_PROBES
         curvature = diagonal_curvature(operator(), probes=probes, seed=settings.seed)
     elif moments is None:
         raise ValueError(f"the preconditioner {name} needs Adam's state, and the checkpoint has none; use diagonal")
     else:
         curvature = adam_curvature(moments, landscape.parameters, name.removeprefix("adam-"))
-    return lambda eps: diagonal_preconditioner(curvature, eps=eps, name=name)
+    return lambda eps: diagonal_preconditioner(curvature, exponent=exponent, eps=eps, name=name)
+
+
+def _low_rank(operator: SymmetricOperator, seed: int, exponent: float) -> Callable[[float], Preconditioner]:
+    size = operator.size
+    pairs = top_eigenpairs(operator, min(PAIRS, max(1, size // 4)), seed=seed)
+    largest = float(abs(pairs.values).max())
+    if not largest > 0.0:
+        raise ValueError("the low-rank preconditioner needs a curvature that is not zero")
+    return lambda eps: low_rank_preconditioner(pairs, size, eps * largest, exponent=exponent)
+
+
+def _full(
+    landscape: Landscape, operator: Callable[[], SymmetricOperator], exponent: float
+) -> Callable[[float], Preconditioner]:
+    check_preconditioner("full", landscape)
+    values, columns = torch.linalg.eigh(operator().to_dense().double())
+    # In the directions' own dtype once, not at each block of them.
+    vectors = columns.T.to(landscape.dtype).contiguous()
+    return lambda eps: full_preconditioner(values, vectors, exponent=exponent, eps=eps)

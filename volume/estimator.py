@@ -20,7 +20,7 @@ from volume.anchor import AnchorMeasure, anchor_measure
 from volume.curvature_density import curvature_density
 from volume.descent import descent
 from volume.determinant import ellipsoid_volume, shifted_determinant
-from volume.directions import choose_preconditioner
+from volume.directions import check_preconditioner, choose_preconditioner
 from volume.method_result import DETERMINANTS, SLICES, MethodResult, from_determinant, from_mass, from_sample
 from volume.preconditioners import Identity, Preconditioner
 from volume.priors import GaussianPrior, Lebesgue, Prior
@@ -78,7 +78,8 @@ class VolumeEstimator:
 
         Raises:
             ValueError: if quadratic-mass is asked for under a prior that is not Gaussian, shifted-determinant under
-                one without a width, or the anchor lies outside of the prior.
+                one without a width, the landscape does not allow the preconditioner, or the anchor lies outside of
+                the prior.
         """
         self.landscape, self.settings, self.prior = landscape, settings, prior
         self._moments, self._strategy, self._progress = moments, strategy, progress
@@ -89,6 +90,8 @@ class VolumeEstimator:
         shifted = [name for name in SHIFTED if name in settings.methods]
         if shifted and not prior.proper:
             raise ValueError(f"{shifted[0]} takes its shift k / s^2 from the prior's width, and {prior.name} has none")
+        if "star-domain" in settings.methods:
+            check_preconditioner(settings.preconditioner, landscape)
         # Refuses an anchor outside of the prior before anything is computed.
         prior.ray(landscape.theta, landscape.theta[None].clone().fill_(1.0))
 
@@ -214,6 +217,7 @@ class VolumeEstimator:
             operator=lambda: self.operator,
             moments=self._moments,
             prior=self.prior,
+            exponent=asked.exponent,
         )
 
     def _sample(

@@ -28,6 +28,11 @@ class Preconditioner(Protocol):
         """What it is called."""
         ...
 
+    @property
+    def size(self) -> int | None:
+        """Number of parameters n that it is for; None for any."""
+        ...
+
     def apply(self, rows: Tensor) -> Tensor:
         """``z P`` for rows z (k, n)."""
         ...
@@ -38,6 +43,11 @@ class Identity:
     """No preconditioning."""
 
     name: str = "identity"
+
+    @property
+    def size(self) -> None:
+        """None: it fits any number of parameters."""
+        return None
 
     def apply(self, rows: Tensor) -> Tensor:
         """The rows themselves."""
@@ -56,6 +66,11 @@ class Diagonal:
     entries: Tensor
     name: str = "diagonal"
 
+    @property
+    def size(self) -> int:
+        """Number of parameters n."""
+        return len(self.entries)
+
     def apply(self, rows: Tensor) -> Tensor:
         """Each coordinate times its entry."""
         return rows * self.entries.to(rows)
@@ -68,7 +83,7 @@ class Spectral:
     Attributes:
         vectors: (k, n) orthonormal rows.
         entries: (k,) float64, positive.
-        rest: positive factor of the complement.
+        rest: positive factor of the complement; 0 where V spans everything.
         name: what it is called.
     """
 
@@ -76,6 +91,11 @@ class Spectral:
     entries: Tensor
     rest: float
     name: str = "low-rank"
+
+    @property
+    def size(self) -> int:
+        """Number of parameters n."""
+        return self.vectors.shape[1]
 
     def apply(self, rows: Tensor) -> Tensor:
         """``z P`` by projection on the eigenvectors."""
@@ -131,16 +151,17 @@ def full_preconditioner(
     if vectors.shape != (len(eigenvalues), len(eigenvalues)):
         raise ValueError(f"vectors must have shape {(len(eigenvalues),) * 2}, got {tuple(vectors.shape)}")
     entries = _entries(eigenvalues, exponent, eps)
-    return Spectral(vectors, torch.exp(entries - entries.mean()), 1.0, "full")
+    return Spectral(vectors, torch.exp(entries - entries.mean()), 0.0, "full")
 
 
-def low_rank_preconditioner(pairs: Eigenpairs, size: int, shift: float) -> Spectral:
-    """``(H + shift I)^(-1/2)`` with H known by its top eigenpairs and zero elsewhere, scaled to determinant one.
+def low_rank_preconditioner(pairs: Eigenpairs, size: int, shift: float, *, exponent: float = EXPONENT) -> Spectral:
+    """``(|H| + shift I)^-exponent``, H known by its top eigenpairs and zero elsewhere, scaled to determinant one.
 
     Args:
         pairs: top eigenpairs of H.
         size: number of parameters n.
         shift: positive; the curvature assumed of the directions that are not in the pairs.
+        exponent: e.
 
     Returns:
         The preconditioner.
@@ -154,8 +175,8 @@ def low_rank_preconditioner(pairs: Eigenpairs, size: int, shift: float) -> Spect
     """
     if not shift > 0.0:
         raise ValueError(f"shift must be positive, got {shift}")
-    logs = -0.5 * torch.log(torch.as_tensor(pairs.values, dtype=torch.float64).abs() + shift)
-    rest = -0.5 * math.log(shift)
+    logs = -exponent * torch.log(torch.as_tensor(pairs.values, dtype=torch.float64).abs() + shift)
+    rest = -exponent * math.log(shift)
     mean = (float(logs.sum()) + (size - len(logs)) * rest) / size
     return Spectral(pairs.vectors, torch.exp(logs - mean), math.exp(rest - mean), "low-rank")
 

@@ -81,13 +81,19 @@ def star_domain_volume(
         The estimate with all directions.
 
     Raises:
-        ValueError: if the cost is not a number on some ray, or a setting is out of range.
+        ValueError: if the cost is not a number on some ray, a setting is out of range, or the preconditioner is for
+            another number of parameters.
 
     Reference:
         Scherlis and Belrose, Estimating the probability of sampling a trained neural network at random, 2025.
     """
     settings = settings or StarDomainSettings()
     prior, preconditioner = prior or Lebesgue(), preconditioner or Identity()
+    if preconditioner.size not in (None, landscape.size):
+        raise ValueError(
+            f"preconditioner {preconditioner.name} must be for the {landscape.size} parameters of the landscape, got "
+            f"one for {preconditioner.size}"
+        )
     guess = pilot_radius(landscape, settings, prior, preconditioner, correction)
     estimate = resume
     done = 0 if resume is None else len(resume.log_terms)

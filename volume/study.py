@@ -9,8 +9,9 @@ from typing import Any
 
 from spectra.provenance import Provenance
 from volume.method_result import METHODS, MethodResult
+from volume.preconditioners import EXPONENT
 
-PRECONDITIONERS = ("identity", "diagonal", "adam-second", "adam-first", "low-rank")
+PRECONDITIONERS = ("identity", "diagonal", "hesscale", "adam-second", "adam-first", "low-rank", "full")
 NEGATIVE_RULES = ("raise", "clip", "abs")
 SEARCH = "search"
 
@@ -25,6 +26,7 @@ class VolumeSettings:
         prior: as ``volume.priors.parse_prior`` reads it.
         preconditioner: one of ``PRECONDITIONERS``, of the star-domain method.
         eps: of the preconditioner: a positive number, or ``search``.
+        exponent: of the curvature in the preconditioner, positive; 1/2 makes an ellipsoid a ball.
         directions: of each sampled method.
         probes: of the curvature's spectrum.
         steps: Lanczos steps a probe.
@@ -39,6 +41,7 @@ class VolumeSettings:
     prior: str = "gaussian"
     preconditioner: str = "diagonal"
     eps: str = SEARCH
+    exponent: float = EXPONENT
     directions: int = 1000
     probes: int = 8
     steps: int = 64
@@ -49,6 +52,8 @@ class VolumeSettings:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.cutoff) and self.cutoff > 0.0):
             raise ValueError(f"cutoff must be positive and finite, got {self.cutoff}")
+        if not (math.isfinite(self.exponent) and self.exponent > 0.0):
+            raise ValueError(f"exponent must be positive and finite, got {self.exponent}")
         if not (math.isfinite(self.k) and self.k >= 0.0):
             raise ValueError(f"k must be non-negative and finite, got {self.k:g}")
         if self.k == 0.0 and "ellipsoid-slice-corrected" in self.methods:

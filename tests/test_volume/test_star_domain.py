@@ -9,8 +9,6 @@ from spectra.landscape import Landscape
 from spectra.operators import MatrixOperator
 from volume.exact import log_ellipsoid, log_gaussian_ball
 from volume.preconditioners import (
-    Identity,
-    diagonal_curvature,
     diagonal_preconditioner,
     full_preconditioner,
     low_rank_preconditioner,
@@ -164,28 +162,6 @@ def test_one_direction_that_carries_all_is_called_a_lower_bound() -> None:
     assert estimate.lower_bound() == pytest.approx(estimate.log_volume - np.log(20))
     assert estimate.log_volume < log_ellipsoid(values.numpy(), 0.01)
     assert estimate.effective_samples < 2
-
-
-def test_determinants_are_one() -> None:
-    matrix, vectors = rotated(VALUES, 4)
-    pairs = top_eigenpairs(MatrixOperator(matrix), 3)
-    for preconditioner in (
-        Identity(),
-        diagonal_preconditioner(VALUES),
-        full_preconditioner(VALUES, vectors),
-        low_rank_preconditioner(pairs, SIZE, 0.3),
-    ):
-        whole = preconditioner.apply(torch.eye(SIZE, dtype=torch.float64))
-        assert float(torch.linalg.slogdet(whole)[1]) == pytest.approx(0.0, abs=1e-9)
-
-
-def test_diagonal_curvature_exact_and_estimated() -> None:
-    matrix, _ = rotated(VALUES, 5)
-    operator = MatrixOperator(matrix)
-    assert torch.allclose(diagonal_curvature(operator), matrix.diagonal())
-    estimated = diagonal_curvature(operator, probes=2000)
-    spread = ((matrix**2).sum(1) - matrix.diagonal() ** 2).sqrt() / 2000**0.5
-    assert bool(((estimated - matrix.diagonal()).abs() < 5 * spread).all())
 
 
 def test_eps_is_searched_on_directions_of_its_own() -> None:
