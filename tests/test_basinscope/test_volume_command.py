@@ -153,8 +153,8 @@ def test_without_a_shift_the_determinant_is_the_ellipsoid(
     assert answer(capsys)["shifted-determinant"]["log_volume"] == pytest.approx(exact, abs=1e-6)
 
 
-# Not the diagonal: it is exact, by 4,810 products, and the tiny network has it.
-@pytest.mark.parametrize("name", [name for name in study.PRECONDITIONERS if name != "diagonal"])
+# Not those that take 4,810 products: the tiny network has them.
+@pytest.mark.parametrize("name", [name for name in study.PRECONDITIONERS if name not in ("diagonal", "full")])
 def test_every_preconditioner_gives_a_lower_bound(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["volume", str(DIGITS), "--method", "star-domain", "--preconditioner", name, "--directions", "8", "--json"]
     assert main([*words, *([] if name == "identity" else ["--eps", "0.1"])]) == 0
@@ -218,6 +218,32 @@ def test_a_method_can_be_added_and_settings_cannot_change(
     said = refused(tiny("--method", "star-domain", "--output", path, "--resume", "--directions", "50"), capsys)
     assert "needs at least --directions 100" in said
     assert "use --overwrite" in refused(tiny("--output", path), capsys)
+
+
+@pytest.mark.parametrize("name", ["hesscale", "diagonal", "full"])
+def test_an_exponent_is_kept_and_cannot_change(
+    tiny: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    path = tmp_path / "volume.h5"
+    options = ("--method", "star-domain", "--preconditioner", name, "--output", path)
+    assert tiny(*options, "--exponent", "0.7") == 0
+    assert f"preconditioner {name} with eps 0.01, exponent 0.7" in capsys.readouterr().out
+    before = read_study(path)
+    assert (before.settings.exponent, before.settings.preconditioner) == (0.7, name)
+    assert tiny(*options, "--exponent", "0.7", "--resume", "--directions", "150") == 0
+    assert tiny("--method", "ellipsoid-slice", "--output", path, "--resume", "--directions", "150") == 0
+    assert read_study(path).settings.exponent == 0.7
+    capsys.readouterr()
+    assert "exponent is 0.7 there and 0.5 now" in refused(tiny(*options, "--resume"), capsys)
+
+
+def test_a_file_from_before_there_was_an_exponent_goes_on(tiny: Run, tmp_path: Path) -> None:
+    path = tmp_path / "volume.h5"
+    assert tiny("--method", "star-domain", "--output", path) == 0
+    with h5py.File(path, "r+") as file:
+        del file.attrs["setting_exponent"]
+    assert read_study(path).settings.exponent == 0.5
+    assert tiny("--method", "star-domain", "--output", path, "--resume", "--directions", "200") == 0
 
 
 def test_an_interruption_keeps_the_finished_blocks(
@@ -325,6 +351,12 @@ def test_a_checkpoint_that_is_no_minimum_is_said_with_the_number(
         (["--preconditioner", "adam-secnd"], "did you mean adam-second"),
         (["--preconditioner", "adam-second"], "has no Adam state; use diagonal"),
         (["--preconditioner", "identity"], "--preconditioner identity takes no --eps"),
+        (
+            ["--preconditioner", "identity", "--eps", "search", "--exponent", "1"],
+            "--preconditioner identity takes no --exponent",
+        ),
+        (["--exponent", "0"], "exponent must be positive and finite, got 0.0"),
+        (["--exponent", "nan"], "exponent must be positive and finite, got nan"),
         (["--negative", "clop"], "did you mean clip?"),
         (["--cost", "kll"], "did you mean kl?"),
         (["--eps", "0"], "eps must be a positive number or search, got '0'"),
