@@ -47,6 +47,7 @@ def _result(result: MethodResult) -> dict[str, Any]:
         "measure": result.measure,
         "log_volume": finite(result.log_volume),
         "log10_volume": finite(result.log10_volume),
+        "bits": None if result.bits is None else finite(result.bits),
         "half_width95": finite(result.half_width),
         "lower_bound95": None if bound is None else finite(bound),
         "infinite": result.log_volume == float("inf"),

@@ -78,7 +78,8 @@ def run_volume(request: VolumeRequest, progress: Report) -> VolumeStudy:
     checkpoint = read_checkpoint(request.checkpoint)
     name = task_name(request.task, checkpoint)
     name = HELD_OUT.get(name, name)
-    landscape = _landscape(request.cost, name, checkpoint)
+    own = make_landscape(name, checkpoint)
+    landscape = _landscape(request.cost, name, own)
     if landscape.size < SMALL and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
     chosen, moments, notes = _preconditioner(request, checkpoint, landscape)
@@ -105,6 +106,7 @@ def run_volume(request: VolumeRequest, progress: Report) -> VolumeStudy:
         prior,
         moments=moments,
         minimum=not study.cautions,
+        data=own if isinstance(own.cost_function, CrossEntropy) else None,
         strategy=study.strategy,
         progress=progress,
     )
@@ -163,9 +165,8 @@ def _kept_settings(earlier: VolumeStudy, asked: VolumeSettings) -> VolumeSetting
     return replace(asked, preconditioner=before.preconditioner, eps=before.eps, exponent=before.exponent)
 
 
-def _landscape(cost: str | None, name: str, checkpoint: Checkpoint) -> Landscape:
+def _landscape(cost: str | None, name: str, landscape: Landscape) -> Landscape:
     """The task's landscape under the divergence from the anchor, or under its own cost."""
-    landscape = make_landscape(name, checkpoint)
     softmax = isinstance(landscape.cost_function, CrossEntropy | KLFromAnchor)
     if cost == "task" or (cost is None and not softmax):
         return landscape

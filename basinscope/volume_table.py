@@ -121,8 +121,25 @@ def _caption(study: VolumeStudy) -> Padding:
     if len(kinds) > 1:
         words += "; a mass is a probability under the prior, a volume is Lebesgue's: the two do not compare"
     samplers = [result for result in study.results.values() if result.sampled is not None]
-    lines = [words, *(_sampler(result, study.settings.exponent) for result in samplers)]
+    lines = [words, *(_sampler(result, study.settings.exponent) for result in samplers), *_bits(study)]
     return Padding(Group(*(Text(line, style="dim") for line in lines)), (0, 0, 1, 0))
+
+
+def _bits(study: VolumeStudy) -> list[str]:
+    """Masses as code lengths, and the data's on top where it was evaluated."""
+    masses = [(result, result.bits) for result in study.results.values() if result.bits is not None]
+    each = [f"{result.method} {bits:,.0f}" for result, bits in masses if math.isfinite(bits)]
+    lines = [f"bits (-log2 of the mass): {', '.join(each)}"] if each else []
+    for result, bits in masses:
+        figures = result.figures
+        if "data_bits" in figures:
+            data = with_error(figures["data_bits"], 2.0 * figures["data_bits_error"])
+            lines.append(
+                f"{result.method}, description length: {bits:,.0f} bits for the prior restricted to the basin + {data} "
+                f"for {figures['coded_samples']:,.0f} targets, from {figures['data_draws']:.0f} draws "
+                f"({figures['anchor_data_bits']:.4g} at the checkpoint)"
+            )
+    return lines
 
 
 def _sampler(result: MethodResult, exponent: float) -> str:

@@ -19,6 +19,7 @@ from spectra.spectrum import SpectrumSettings
 from volume.anchor import AnchorMeasure, anchor_measure
 from volume.curvature_density import curvature_density
 from volume.descent import descent
+from volume.description_length import description_length
 from volume.determinant import ellipsoid_volume, shifted_determinant
 from volume.directions import check_preconditioner, choose_preconditioner
 from volume.method_result import DETERMINANTS, SLICES, MethodResult, from_determinant, from_mass, from_sample
@@ -62,6 +63,7 @@ class VolumeEstimator:
         *,
         moments: AdamMoments | None = None,
         minimum: bool = True,
+        data: Landscape | None = None,
         strategy: str = "",
         progress: Progress | None = None,
     ) -> None:
@@ -73,6 +75,7 @@ class VolumeEstimator:
             prior: the measure.
             moments: Adam's, for the preconditioners made of them.
             minimum: whether the anchor is a minimum of the cost; where it is not, determinants carry a caution.
+            data: the task under a cost that is a code length in nats, to code its data with; None codes none.
             strategy: how the curvature's products are computed; empty times the candidates.
             progress: called with the work done, all work and what is being done.
 
@@ -83,6 +86,7 @@ class VolumeEstimator:
         """
         self.landscape, self.settings, self.prior = landscape, settings, prior
         self._moments, self._strategy, self._progress = moments, strategy, progress
+        self._data = data
         self._slope = () if minimum else (SLOPE,)
         self.operator_name = curvature_name(landscape)
         if "quadratic-mass" in settings.methods and not isinstance(prior, GaussianPrior):
@@ -248,7 +252,22 @@ class VolumeEstimator:
             resume=known,
             on_block=on_block,
         )
-        return result(found)
+        return self._described(result(found), chosen[0])
+
+    def _described(self, result: MethodResult, preconditioner: Preconditioner) -> MethodResult:
+        """A mass with what it costs to send the data by the prior restricted to the basin, the cheapest on it."""
+        if result.kind == "volume" or result.sampled is None:
+            return result
+        length = description_length(
+            self.landscape,
+            result.sampled,
+            self.prior,
+            posterior="prior",
+            preconditioner=preconditioner,
+            seed=self.settings.seed,
+            data=self._data,
+        )
+        return replace(result, figures={**result.figures, **length.figures})
 
     def _tell(self, done: int, total: int, what: str) -> None:
         if self._progress is not None:

@@ -66,6 +66,11 @@ class MethodResult:
         return self.log_volume / math.log(10.0)
 
     @property
+    def bits(self) -> float | None:
+        """``-log2`` of a mass, the code length of the basin under the prior; None for a Lebesgue volume."""
+        return None if self.kind == "volume" else -self.log_volume / math.log(2.0)
+
+    @property
     def half_width(self) -> float:
         """Half of the 95 % interval, nats; of a sampled method by bootstrap, and too small if few directions carry."""
         if self.sampled is not None:
