@@ -133,7 +133,9 @@ def _bits(study: VolumeStudy) -> list[str]:
     for result, bits in masses:
         figures = result.figures
         if "data_bits" in figures:
-            data = with_error(figures["data_bits"], 2.0 * figures["data_bits_error"])
+            half = 2.0 * figures["data_bits_error"]
+            # Where one direction carries all, the spread along it is no error of the average over the basin.
+            data = with_error(figures["data_bits"], half) if result.trusted else f"{figures['data_bits']:.4g} !"
             lines.append(
                 f"{result.method}, description length: {bits:,.0f} bits for the prior restricted to the basin + {data} "
                 f"for {figures['coded_samples']:,.0f} targets, from {figures['data_draws']:.0f} draws "

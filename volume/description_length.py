@@ -147,7 +147,7 @@ def description_length(
     charge = charge if posterior == "uniform" else np.zeros_like(charge)
 
     def kl_bits(picked: Picks) -> Array:
-        volume = logsumexp(points.log_terms[picked], axis=-1) - math.log(picked.shape[-1])
+        volume: Array = logsumexp(points.log_terms[picked], axis=-1) - math.log(picked.shape[-1])
         return _mean(points, charge, picked) / _LN2 - volume / _LN2
 
     return DescriptionLength(

@@ -178,6 +178,21 @@ def test_a_default_run_chooses_by_what_the_checkpoint_has(tiny: Run, capsys: pyt
     )
 
 
+def test_a_mass_is_a_code_length_and_the_data_comes_on_top(tiny: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny("--json", "--method", "star-domain", "--method", "ellipsoid-slice") == 0
+    found = answer(capsys)
+    mass, figures = found["star-domain"], found["star-domain"]["figures"]
+    assert mass["bits"] == pytest.approx(-mass["log_volume"] / math.log(2.0))
+    assert figures["parameter_bits"] == pytest.approx(mass["bits"], abs=1e-6)
+    assert found["ellipsoid-slice"]["bits"] is None
+    assert tiny("--json", "--cost", "task", "--method", "ellipsoid-slice") == 0
+    anchor = 40 * answer(capsys)["cost"] / math.log(2.0)
+    assert figures["anchor_data_bits"] == pytest.approx(anchor, rel=1e-5)
+    assert (figures["coded_samples"], figures["data_draws"]) == (40.0, 32.0)
+    assert tiny("--method", "star-domain") == 0
+    assert "for 40 targets, from 32 draws" in " ".join(capsys.readouterr().out.split())
+
+
 def test_more_directions_leave_the_earlier_terms_to_the_bit(
     tiny: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
