@@ -1,0 +1,65 @@
+"""A reading from several estimates that share their probes: value, paired error, what truncation does to it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from comparisons.flatness import Reading
+from spectra.estimate import Estimate
+
+
+def combined(
+    function: Callable[..., float], *estimates: Estimate, details: Mapping[str, float] | None = None
+) -> Reading:
+    """``function(values)`` with the jackknife's error over the probes that the estimates share.
+
+    Args:
+        function: of as many numbers as there are estimates; smooth near their values.
+        *estimates: from common probes, or exact.
+        details: further numbers by name.
+
+    Returns:
+        The reading; truncation errors are carried one by one and added.
+
+    Raises:
+        ValueError: if the numbers of probes differ.
+
+    >>> combined(lambda a, b: a / b, Estimate(1.0), Estimate(4.0)).value
+    0.25
+    """
+    values = [one.value for one in estimates]
+    counts = {len(one.samples) for one in estimates if len(one.samples)}
+    if len(counts) > 1:
+        raise ValueError(f"estimates must share their probes, got {sorted(counts)} of them")
+    centre = function(*values)
+    truncation = 0.0
+    for place, one in enumerate(estimates):
+        if one.truncation_error > 0.0:
+            moved = [value + (one.truncation_error if i == place else 0.0) for i, value in enumerate(values)]
+            truncation += abs(function(*moved) - centre)
+    cautions = tuple(dict.fromkeys(text for one in estimates for text in one.cautions))
+    samples = counts.pop() if counts else 0
+    return Reading(
+        value=centre,
+        standard_error=_jackknife(function, estimates, samples),
+        cautions=cautions,
+        details=details or {},
+        truncation_error=truncation,
+        samples=samples,
+    )
+
+
+def _jackknife(function: Callable[..., float], estimates: tuple[Estimate, ...], samples: int) -> float:
+    if samples == 0:
+        return 0.0
+    if samples == 1:
+        return math.inf
+    rows = [
+        (one.samples.sum() - one.samples) / (samples - 1) if len(one.samples) else np.full(samples, one.value)
+        for one in estimates
+    ]
+    left_out = np.array([function(*(float(x) for x in column)) for column in zip(*rows, strict=True)])
+    return float(np.sqrt((samples - 1) / samples * np.square(left_out - left_out.mean()).sum()))

@@ -1,0 +1,118 @@
+"""What a flatness measure is: one small pure function of evidence, with its source, unit and invariances."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from scipy import stats
+
+from spectra.estimate import Estimate
+
+if TYPE_CHECKING:
+    from comparisons.evidence import Evidence
+
+FAMILIES = ("curvature", "sharpness", "norms", "volumes", "learning-coefficient")
+# Changes of the parameters that leave the function as it is; comparisons.invariance carries them out.
+INVARIANCES = ("layer-rescaling", "node-rescaling", "permutation", "parameter-scale")
+EVERY_INVARIANCE = frozenset(INVARIANCES)
+FLATTER = ("smaller", "larger")
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What a measure says of one checkpoint.
+
+    Attributes:
+        value: in the measure's unit.
+        standard_error: of ``value``; 0 for an exact value, inf where one sample leaves nothing to compare with.
+        cautions: sentences on why not to trust it; empty if nothing speaks against it.
+        details: further numbers by name, such as a value for each layer.
+        truncation_error: error that more samples do not reduce (Lanczos steps).
+        samples: how many independent samples the standard error is of; 0 if many.
+    """
+
+    value: float
+    standard_error: float = 0.0
+    cautions: tuple[str, ...] = ()
+    details: Mapping[str, float] = field(default_factory=dict)
+    truncation_error: float = 0.0
+    samples: int = 0
+
+    @property
+    def half_width(self) -> float:
+        """Half of the 95 % interval: Student t over samples, and the truncation error.
+
+        >>> round(Reading(1.0, standard_error=1.0, samples=2).half_width, 3)
+        12.706
+        """
+        if self.standard_error == 0.0:
+            return self.truncation_error
+        quantile = stats.norm.ppf(0.975) if self.samples == 0 else stats.t.ppf(0.975, max(self.samples - 1, 1))
+        return float(quantile) * self.standard_error + self.truncation_error
+
+    @property
+    def trusted(self) -> bool:
+        """Whether nothing speaks against the value."""
+        return not self.cautions and math.isfinite(self.value)
+
+
+def reading_of(estimate: Estimate, *, details: Mapping[str, float] | None = None) -> Reading:
+    """The reading of an estimate, with both of its errors.
+
+    Args:
+        estimate: of a spectral sum.
+        details: further numbers by name.
+
+    Returns:
+        The reading.
+
+    >>> reading_of(Estimate(2.0)).half_width
+    0.0
+    """
+    return Reading(
+        value=estimate.value,
+        standard_error=estimate.standard_error,
+        cautions=estimate.cautions,
+        details=details or {},
+        truncation_error=estimate.truncation_error,
+        samples=len(estimate.samples),
+    )
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One row of the registry.
+
+    Attributes:
+        name: what the command line and files call it, words joined by hyphens.
+        title: what tables call it.
+        family: one of ``FAMILIES``.
+        unit: of its values, in terms of ``cost`` and ``parameter``; ``1`` if it has none.
+        source: who proposed it.
+        flatter: ``smaller`` or ``larger``: in which direction a checkpoint counts as flatter (or simpler).
+        invariances: those of ``INVARIANCES`` under which its exact value does not change.
+        needs: names of the evidence it cannot do without; see ``Evidence.missing``.
+        compute: the evidence -> the reading; raises ValueError, in a sentence, where there is no value.
+    """
+
+    name: str
+    title: str
+    family: str
+    unit: str
+    source: str
+    flatter: str
+    invariances: frozenset[str]
+    needs: tuple[str, ...]
+    compute: Callable[[Evidence], Reading]
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise ValueError(f"family must be one of {', '.join(FAMILIES)}; got {self.family!r}")
+        if self.flatter not in FLATTER:
+            raise ValueError(f"flatter must be one of {', '.join(FLATTER)}; got {self.flatter!r}")
+        if not self.invariances <= EVERY_INVARIANCE:
+            unknown = ", ".join(sorted(self.invariances - EVERY_INVARIANCE))
+            raise ValueError(f"invariances must be some of {', '.join(INVARIANCES)}; got {unknown}")

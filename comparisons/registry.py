@@ -1,0 +1,41 @@
+"""The registry: every measure, one row each, from the tuples ``MEASURES`` of the family modules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+from comparisons import curvature, determinants
+from comparisons.flatness import FAMILIES, Measure
+
+# A further family module is one more term here.
+REGISTRY: tuple[Measure, ...] = (*curvature.MEASURES, *determinants.MEASURES)
+
+
+def measures_named(words: Sequence[str]) -> tuple[Measure, ...]:
+    """The measures that words stand for.
+
+    Args:
+        words: names of measures or families, or ``all``.
+
+    Returns:
+        The measures, in the registry's order.
+
+    Raises:
+        ValueError: if a word is neither, with the nearest that is; or there is none.
+
+    >>> [measure.name for measure in measures_named(["hessian-trace"])]
+    ['hessian-trace']
+    """
+    wanted: set[str] = set()
+    for word in words:
+        found = {m.name for m in REGISTRY if word in ("all", m.name, m.family)}
+        if not found:
+            names = ["all", *FAMILIES, *(measure.name for measure in REGISTRY)]
+            near = get_close_matches(word, names, n=2, cutoff=0.6)
+            offer = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise ValueError(f"there is no measure or family {word!r}{offer}")
+        wanted |= found
+    if not wanted:
+        raise ValueError("measures must be some of the registry's, got none")
+    return tuple(measure for measure in REGISTRY if measure.name in wanted)
