@@ -1,4 +1,4 @@
-"""Basin segments of constructed landscapes: products of ellipsoids, scale laws, a linear model with two sets of data."""
+"""Basin segments of constructed landscapes: products of ellipsoids, scale laws, a model with two sets of data."""
 
 import math
 
