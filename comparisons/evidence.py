@@ -34,8 +34,8 @@ class EvidenceSettings:
         budget: gradients that each stochastic item may spend; None for what the other settings say.
     """
 
-    probes: int = 8
-    steps: int = 64
+    probes: int = 6
+    steps: int = 48
     seed: int = 0
     cutoff: float = 0.01
     directions: int = 64

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import get_close_matches
 
-from comparisons import curvature, determinants
+from comparisons import curvature, determinants, norms, volumes
 from comparisons.flatness import FAMILIES, Measure
 
 # A further family module is one more term here.
-REGISTRY: tuple[Measure, ...] = (*curvature.MEASURES, *determinants.MEASURES)
+REGISTRY: tuple[Measure, ...] = (
+    *curvature.MEASURES,
+    *determinants.MEASURES,
+    *norms.MEASURES,
+    *volumes.MEASURES,
+)
 
 
 def measures_named(words: Sequence[str]) -> tuple[Measure, ...]:

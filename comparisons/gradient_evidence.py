@@ -1,0 +1,188 @@
+"""Gradients as evidence: of the cost, of its samples one by one, and the outputs with their margins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from comparisons.evidence import Evidence
+from comparisons.work import Tally
+from spectra.batches import Batch
+from spectra.costs import CrossEntropy
+from spectra.landscape import Landscape
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class SampleGradients:
+    """How the samples' gradients scatter around their mean.
+
+    Attributes:
+        square_norm: ``|g|^2`` of the mean gradient g over all samples, penalty left out, (cost / parameter)^2.
+        deviations: (rows,) ``|g_i - g|^2`` of the rows looked at, (cost / parameter)^2.
+        weights: (rows,) how many samples each row holds.
+        whole: whether every row of the data was looked at.
+    """
+
+    square_norm: float
+    deviations: Array
+    weights: Array
+    whole: bool
+
+    @property
+    def trace(self) -> float:
+        """``tr S = mean |g_i - g|^2``, (cost / parameter)^2."""
+        return float(self.weights @ self.deviations / self.weights.sum())
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of ``trace`` where only some of the rows were looked at, else 0."""
+        if self.whole:
+            return 0.0
+        share = self.weights / self.weights.sum()
+        return float(np.sqrt((share**2 * (self.deviations - self.trace) ** 2).sum()))
+
+
+def gradient(evidence: Evidence) -> Tensor:
+    """The gradient of the landscape's cost at the anchor, its penalty included.
+
+    Args:
+        evidence: of a checkpoint.
+
+    Returns:
+        (n,), cost / parameter.
+    """
+
+    def build(tally: Tally) -> Tensor:
+        tally.gradients += 1
+        return evidence.landscape.gradient()
+
+    return evidence.item("gradient", build)
+
+
+def sample_gradients(evidence: Evidence) -> SampleGradients:
+    """The scatter of the samples' gradients, a row of a batch at a time; at most as many rows as the settings say.
+
+    A row of several samples (a sequence of tokens) counts as one of that weight.
+
+    Args:
+        evidence: of a checkpoint.
+
+    Returns:
+        The scatter.
+
+    Raises:
+        ValueError: if the landscape is in train mode, where rows of a batch may depend on each other.
+    """
+
+    def build(tally: Tally) -> SampleGradients:
+        landscape = evidence.landscape
+        if landscape.mode == "train":
+            raise ValueError(
+                "per-sample gradients need eval mode: in train mode rows of a batch may depend on each other"
+            )
+        # The penalty's part is no sample's.
+        mean = (gradient(evidence) - landscape.l2 * landscape.theta).double()
+        total = sum(batch.rows for batch in landscape.iterate())
+        stride = max(1, math.ceil(total / evidence.settings.samples))
+        parts = landscape.leaves(landscape.theta)
+
+        # The model is entered once: doing so for each row would cost more than the row's gradient.
+        def scatter() -> list[tuple[float, float]]:
+            rows = (_row_gradient(landscape, parts, row) for row in _rows(landscape, stride))
+            return [
+                (float((slope.double() / weight - mean).square().sum()), weight)
+                for slope, weight in rows
+                if weight > 0.0
+            ]
+
+        deviations, weights = (
+            np.array(side) for side in zip(*landscape.evaluation.inside(parts, scatter), strict=True)
+        )
+        tally.gradients += 1.0 / stride
+        square = float(mean.square().sum())
+        return SampleGradients(square, deviations, weights, stride == 1)
+
+    return evidence.item("sample-gradients", build)
+
+
+def _rows(landscape: Landscape, stride: int) -> Iterator[Batch]:
+    """Every ``stride``-th row of the data, as batches of one."""
+    place = 0
+    for batch in landscape.iterate():
+        for row in range(batch.rows):
+            if place % stride == 0:
+                yield replace(
+                    batch,
+                    inputs=_row(batch.inputs, row),
+                    targets=_row(batch.targets, row),
+                    weights=_row(batch.weights, row),
+                )
+            place += 1
+
+
+def _row(part: Any, row: int) -> Any:
+    if isinstance(part, Tensor):
+        return part[row : row + 1]
+    if isinstance(part, Mapping):
+        return {name: _row(value, row) for name, value in part.items()}
+    if isinstance(part, tuple | list):
+        return type(part)(_row(value, row) for value in part)
+    return part
+
+
+def _row_gradient(landscape: Landscape, parts: dict[str, Tensor], row: Batch) -> tuple[Tensor, float]:
+    """Gradient of the weighted sum of a row's costs, and the sum of its weights; inside the evaluation."""
+    costs, weights = landscape.sample_costs(landscape.evaluation.outputs(row.inputs), row)
+    summed = costs.sum() if weights is None else (costs * weights.to(costs)).sum()
+    weight = float(len(costs)) if weights is None else float(weights.sum())
+    leaves = list(parts.values())
+    return landscape.flat(torch.autograd.grad(summed, leaves, allow_unused=True), leaves), weight
+
+
+def margins(evidence: Evidence) -> Array:
+    """``f_y - max_(j != y) f_j`` of each sample: positive where the network is right.
+
+    Args:
+        evidence: of a checkpoint.
+
+    Returns:
+        (samples,), unit of the outputs; samples to ignore are left out.
+
+    Raises:
+        ValueError: if the cost is no cross-entropy with classes.
+    """
+
+    def build(tally: Tally) -> Array:
+        landscape = evidence.landscape
+        cost = landscape.cost_function
+        if not isinstance(cost, CrossEntropy):
+            raise ValueError("margins need the cost cross_entropy")
+        tensors = landscape.parameters.unflatten(landscape.theta)
+        found = []
+        with torch.no_grad():
+            for batch in landscape.iterate():
+                if batch.targets.is_floating_point():
+                    raise ValueError("margins need classes as targets, got probabilities")
+                outputs = landscape.evaluation(tensors, batch.inputs)
+                rows, classes = outputs.reshape(-1, outputs.shape[-1]).double(), batch.targets.reshape(-1).long()
+                kept = classes != cost.ignore_index
+                found.append(_margins(rows[kept], classes[kept]))
+        tally.evaluations += 1
+        return torch.cat(found).cpu().numpy()
+
+    return evidence.item("margins", build)
+
+
+def _margins(rows: Tensor, classes: Tensor) -> Tensor:
+    right = rows.gather(1, classes[:, None]).squeeze(1)
+    others = rows.scatter(1, classes[:, None], -math.inf).amax(1)
+    return right - others
