@@ -31,10 +31,10 @@ def plot(
     check_plot(target, overwrite=overwrite)
     from spectra.plots import save_figure, spectrum_figure
     from spectra.store import read_spectrum
-    from volume.plots import volume_figure
+    from volume.figures import study_figure
     from volume.store import is_volume_file, read_study
 
     volume = is_volume_file(file)
-    figure = volume_figure(read_study(file)) if volume else spectrum_figure(read_spectrum(file), scale=scale)
+    figure = study_figure(read_study(file)) if volume else spectrum_figure(read_spectrum(file), scale=scale)
     save_figure(figure, target)
     print(f"figure written to {target}")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from basinscope.announcement import announcement, plan_of
-from basinscope.failures import Interrupted, out_of_memory
+from basinscope.failures import Interrupted
 from basinscope.outputs import check_output, check_plot
+from basinscope.placement import guarded, placed
 from basinscope.resumption import check_landscape, check_settings, check_source
 from basinscope.tasks.resolve import make_landscape, task_name
 from spectra import costs
@@ -22,8 +22,6 @@ from spectra.landscape import Landscape
 from spectra.provenance import Provenance
 from spectra.spectrum import Spectrum, SpectrumSettings
 from spectra.store import StoredSpectrum, read_spectrum, write_spectrum
-
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 # Below this many parameters a product is too short to share between threads: 614 products of a network of
 # 4,810 parameters took 3.1 s on one thread and 208 s on two threads of a busy machine.
@@ -156,42 +154,11 @@ def _earlier(request: Request) -> StoredSpectrum | None:
 
 
 def _landscape(request: Request, name: str, checkpoint: Checkpoint) -> Landscape:
-    dtype = None if request.dtype is None else DTYPES[request.dtype]
-    device = None if request.device is None else _device(request.device)
     landscape = make_landscape(name, checkpoint)
     if request.cost is not None:
-        with _guarded(f"--cost {request.cost}", name):
+        with guarded(f"--cost {request.cost}", name):
             landscape = landscape.with_cost(costs.BY_NAME[request.cost])
-    if dtype in (None, landscape.dtype) and device in (None, landscape.device):
-        return landscape
-    with _guarded(f"--dtype {landscape.dtype if dtype is None else dtype} --device {device or landscape.device}", name):
-        return landscape.to(dtype=dtype, device=device)
-
-
-@contextmanager
-def _guarded(asked: str, name: str) -> Iterator[None]:
-    """Turn what the user's model and data raise under a change into a sentence, as for the task itself."""
-    try:
-        yield
-    except (ValueError, OSError, MemoryError):
-        raise
-    except Exception as error:
-        if out_of_memory(error):
-            raise
-        problem = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{asked} does not fit the task {name!r}: {problem} (--debug shows where)") from error
-
-
-def _device(name: str) -> torch.device:
-    try:
-        # A device may be named well and not be there: only using it tells.
-        device = torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"--device {name!r} cannot be used here: {reason}") from error
-    if device.type == "meta":
-        raise ValueError(f"--device {name!r} cannot be used here: its tensors hold no numbers")
-    return device
+    return placed(landscape, request.dtype, request.device, name)
 
 
 def _set_threads(threads: int | None) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from basinscope.choices import nearest, one_of
-from basinscope.spectrum_command import DebugOption, JsonOption
+from basinscope.spectrum_command import DTYPES, DebugOption, JsonOption
 
 if TYPE_CHECKING:
     from basinscope.volume_run import VolumeRequest
@@ -25,7 +25,7 @@ NEGATIVE_RULES = ("raise", "clip", "abs")
 PRIORS = ("gaussian", "init", "uniform", "ball", "lebesgue")
 COSTS = ("kl", "task")
 EXPONENT = 0.5
-_ESTIMATE, _RESULT = "Estimate", "Result"
+_ESTIMATE, _MACHINE, _RESULT = "Estimate", "Machine", "Result"
 
 
 def volume(
@@ -89,6 +89,22 @@ def volume(
             rich_help_panel=_ESTIMATE,
         ),
     ] = 1.0,
+    sweep_cutoff: Annotated[
+        str,
+        typer.Option(
+            help="A:B:N for volumes and slopes at N cutoffs from A to B too.",
+            show_default="none",
+            rich_help_panel=_ESTIMATE,
+        ),
+    ] = "",
+    dtype: Annotated[
+        str | None,
+        typer.Option(help=f"{' or '.join(DTYPES)}.", show_default="the model's", rich_help_panel=_MACHINE),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Such as cpu or cuda.", show_default="the task's", rich_help_panel=_MACHINE),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="HDF5 file to write.", rich_help_panel=_RESULT)] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Figure to write: .png, .pdf or .svg.", rich_help_panel=_RESULT)
@@ -122,9 +138,12 @@ def volume(
         "seed": seed,
         "negative": negative,
         "k": k,
+        "sweep_cutoff": sweep_cutoff,
     }
     _check_words(settings, preconditioner, cost)
-    source = {"task": task, "cost": cost, "preconditioner": preconditioner}
+    if dtype is not None:
+        one_of("--dtype", dtype, DTYPES)
+    source = {"task": task, "cost": cost, "preconditioner": preconditioner, "dtype": dtype, "device": device}
     where = {"output": output, "plot": plot, "overwrite": overwrite, "resume": resume}
     request = _request(checkpoint, settings, {**source, **where})
     _run(request, as_json)
@@ -178,9 +197,9 @@ def _run(request: VolumeRequest, as_json: bool) -> None:
     files = {} if request.output is None else {"volume": str(request.output)}
     if request.plot is not None:
         from spectra.plots import save_figure
-        from volume.plots import volume_figure
+        from volume.figures import study_figure
 
-        save_figure(volume_figure(study), request.plot)
+        save_figure(study_figure(study), request.plot)
         files["figure"] = str(request.plot)
     show_study(study, as_json, files)
 

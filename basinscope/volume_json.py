@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from basinscope.summary import finite
+from basinscope.sweep_table import sweep_json
 from volume.method_result import MethodResult
 from volume.study import VolumeStudy
 
@@ -33,6 +34,8 @@ def study_json(study: VolumeStudy, files: Mapping[str, str]) -> dict[str, Any]:
         "notes": list(study.notes),
         "cautions": list(study.cautions),
         "methods": [_result(result) for result in study.results.values()],
+        "sweep": None if study.sweep is None else sweep_json(study.sweep),
+        "cost_noise": finite(study.cost_noise),
         "data_sha256": study.data_sha256,
         "provenance": asdict(study.provenance),
         "files": dict(files),

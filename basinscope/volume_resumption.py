@@ -24,6 +24,8 @@ def check_settings(path: Path, stored: VolumeStudy, asked: VolumeSettings) -> No
     """
     before, now = stored.settings.as_dict(), asked.as_dict()
     free = {"methods", "directions"}
+    if stored.sweep is None or not asked.sweep_cutoff:
+        free |= {"sweep_cutoff"}
     if not set(SHIFTED) & {*stored.results, *asked.methods}:
         free |= {"k"}
     if "star-domain" not in stored.results or "star-domain" not in asked.methods:
@@ -31,8 +33,10 @@ def check_settings(path: Path, stored: VolumeStudy, asked: VolumeSettings) -> No
     _refuse(path, ((name, before[name], now[name]) for name in now if name not in free))
     for method in asked.methods:
         sampled = stored.results[method].sampled if method in stored.results else None
-        if sampled is not None and asked.directions < len(sampled.log_terms):
-            done = len(sampled.log_terms)
+        done = 0 if sampled is None else len(sampled.log_terms)
+        if asked.sweep_cutoff and stored.sweep is not None:
+            done = max(done, stored.sweep.directions(method))
+        if asked.directions < done:
             raise ValueError(
                 f"{path} has {done} directions of {method} already: --resume needs at least --directions {done}, "
                 f"got {asked.directions}"

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from basinscope.failures import Interrupted, out_of_memory
+from basinscope.failures import Interrupted
 from basinscope.outputs import check_output, check_plot
+from basinscope.placement import guarded, placed
 from basinscope.progress import Report
 from basinscope.spectrum_run import SMALL
 from basinscope.tasks.resolve import make_landscape, task_name
@@ -18,13 +22,15 @@ from spectra.checkpoint import AdamMoments, Checkpoint, adam_moments, read_check
 from spectra.costs import CrossEntropy, KLFromAnchor, cost_name, kl_from_anchor
 from spectra.landscape import Landscape
 from spectra.provenance import Provenance
-from volume.descent import descent
+from volume.descent import Descent, descent
 from volume.estimator import VolumeEstimator, curvature_name
-from volume.method_result import MethodResult
+from volume.method_result import SAMPLED, MethodResult
+from volume.noise import above_noise, cost_noise, noise_caution
 from volume.preconditioners import adam_curvature
 from volume.priors import parse_prior
 from volume.store import read_study, write_study
 from volume.study import VolumeSettings, VolumeStudy
+from volume.sweep import CutoffSweep, parse_sweep
 
 # Basins are measured on data that the network was not trained on, where a built-in task has such.
 HELD_OUT = {"digits": "digits-heldout"}
@@ -40,6 +46,8 @@ class VolumeRequest:
         preconditioner: as typed; None chooses by what the checkpoint has.
         task: name of the task, or None for the checkpoint's own.
         cost: ``kl``, ``task``, or None to choose by the task's cost.
+        dtype: name of a dtype, or None for the model's own.
+        device: where to compute, or None for where the task put the model.
         output: file of the store, or None.
         plot: file of the figure, or None.
         overwrite: whether existing files may be replaced.
@@ -52,6 +60,8 @@ class VolumeRequest:
     preconditioner: str | None = None
     task: str | None = None
     cost: str | None = None
+    dtype: str | None = None
+    device: str | None = None
     output: Path | None = None
     plot: Path | None = None
     overwrite: bool = False
@@ -78,34 +88,26 @@ def run_volume(request: VolumeRequest, progress: Report) -> VolumeStudy:
     checkpoint = read_checkpoint(request.checkpoint)
     name = task_name(request.task, checkpoint)
     name = HELD_OUT.get(name, name)
-    own = make_landscape(name, checkpoint)
+    own = placed(make_landscape(name, checkpoint), request.dtype, request.device, name)
     landscape = _landscape(request.cost, name, own)
     if landscape.size < SMALL and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
     chosen, moments, notes = _preconditioner(request, checkpoint, landscape)
-    study = _study(request, name, checkpoint, landscape, replace(request.settings, preconditioner=chosen), notes)
+    noise = cost_noise(landscape)
+    below = above_noise(descent(landscape), noise)
+    asked = replace(request.settings, preconditioner=chosen)
+    study = _study(request, name, checkpoint, landscape, asked, below, noise, notes)
     prior = parse_prior(
         study.settings.prior, landscape.theta, layout=landscape.parameters, metadata=checkpoint.metadata
     )
     if earlier is not None and request.output is not None:
-        check_source(request.output, earlier, study)
-        check_settings(request.output, earlier, study.settings)
-        check_landscape(request.output, earlier, study)
-        command = "\n".join(dict.fromkeys([*earlier.provenance.command.splitlines(), request.command]))
-        kept = _kept_settings(earlier, study.settings)
-        study = replace(
-            study,
-            settings=kept,
-            results=earlier.results,
-            strategy=earlier.strategy,
-            provenance=replace(earlier.provenance, command=command),
-        )
+        study = _continued(request.output, request.command, earlier, study)
     estimator = VolumeEstimator(
         landscape,
         study.settings,
         prior,
         moments=moments,
-        minimum=not study.cautions,
+        fall=below.fall,
         data=own if isinstance(own.cost_function, CrossEntropy) else None,
         strategy=study.strategy,
         progress=progress,
@@ -124,13 +126,31 @@ class _Work:
         try:
             for method in self.study.settings.methods:
                 self.keep(self.estimator.run(method, self.study.results.get(method), self.keep))
+            if self.study.settings.sweep_cutoff:
+                self.sweep(parse_sweep(self.study.settings.sweep_cutoff))
         except KeyboardInterrupt:
             raise Interrupted(self.state()) from None
         return self.study
 
     def keep(self, result: MethodResult) -> None:
         known = self.study.results
-        self.study = replace(self.study, results={**known, result.method: result}, strategy=self.estimator.strategy)
+        self.write(results={**known, result.method: result})
+
+    def sweep(self, cutoffs: NDArray[np.float64]) -> None:
+        """Each method at each cutoff, kept after each block too."""
+        for method in self.study.settings.methods:
+
+            def keep(results: tuple[MethodResult, ...], method: str = method) -> None:
+                done = {} if self.study.sweep is None else self.study.sweep.results
+                self.write(sweep=CutoffSweep(cutoffs, {**done, method: results}))
+
+            known = () if self.study.sweep is None else self.study.sweep.results.get(method, ())
+            like = self.study.results[method]
+            keep(self.estimator.sweep(method, cutoffs, earlier=known, like=like, on_block=keep))
+
+    def write(self, **changed: Any) -> None:
+        """Change the study, and its file."""
+        self.study = replace(self.study, strategy=self.estimator.strategy, **changed)
         if self.request.output is not None:
             write_study(self.request.output, self.study)
             self.kept += 1
@@ -157,8 +177,27 @@ def _earlier(request: VolumeRequest) -> VolumeStudy | None:
     return read_study(output)
 
 
+def _continued(output: Path, typed: str, earlier: VolumeStudy, study: VolumeStudy) -> VolumeStudy:
+    """The study with what is stored of it, if that is the same study."""
+    check_source(output, earlier, study)
+    check_settings(output, earlier, study.settings)
+    check_landscape(output, earlier, study)
+    command = "\n".join(dict.fromkeys([*earlier.provenance.command.splitlines(), typed]))
+    kept = _kept_settings(earlier, study.settings)
+    return replace(
+        study,
+        settings=kept,
+        results=earlier.results,
+        sweep=earlier.sweep,
+        strategy=earlier.strategy,
+        provenance=replace(earlier.provenance, command=command),
+    )
+
+
 def _kept_settings(earlier: VolumeStudy, asked: VolumeSettings) -> VolumeSettings:
-    """What was asked for now, with the preconditioner of stored directions that are not continued this time."""
+    """What was asked for now, with the sweep and the preconditioner of stored results not continued this time."""
+    if earlier.sweep is not None and not asked.sweep_cutoff:
+        asked = replace(asked, sweep_cutoff=earlier.settings.sweep_cutoff)
     if "star-domain" not in earlier.results or "star-domain" in asked.methods:
         return asked
     before = earlier.settings
@@ -172,15 +211,8 @@ def _landscape(cost: str | None, name: str, landscape: Landscape) -> Landscape:
         return landscape
     if isinstance(landscape.cost_function, KLFromAnchor):
         return landscape
-    try:
+    with guarded("--cost kl", name):
         return landscape.with_cost(kl_from_anchor)
-    except (ValueError, OSError, MemoryError):
-        raise
-    except Exception as error:
-        if out_of_memory(error):
-            raise
-        problem = f"{type(error).__name__}: {error}"
-        raise ValueError(f"--cost kl does not fit the task {name!r}: {problem} (--debug shows where)") from error
 
 
 def _preconditioner(
@@ -210,20 +242,25 @@ def _study(
     checkpoint: Checkpoint,
     landscape: Landscape,
     settings: VolumeSettings,
+    below: Descent,
+    noise: float,
     notes: tuple[str, ...],
 ) -> VolumeStudy:
     """The study before its first result."""
     cost = landscape.cost_function
     unit = str(getattr(cost, "unit", "cost"))
-    below = descent(landscape)
-    caution = below.caution(settings.cutoff, unit)
+    dtype = str(landscape.dtype).removeprefix("torch.")
+    lowest = float(parse_sweep(settings.sweep_cutoff)[0]) if settings.sweep_cutoff else settings.cutoff
+    cautions = [below.caution(min(settings.cutoff, lowest), unit)]
+    if set(SAMPLED) & set(settings.methods):
+        cautions.append(noise_caution(noise, min(settings.cutoff, lowest), landscape.size, dtype))
     provenance = Provenance(
         checkpoint=str(request.checkpoint),
         checkpoint_sha256=checkpoint.sha256,
         task=name,
         cost=cost_name(cost),
         cost_unit=unit,
-        dtype=str(landscape.dtype).removeprefix("torch."),
+        dtype=dtype,
         device=str(landscape.device),
         command=request.command,
     )
@@ -237,5 +274,6 @@ def _study(
         gradient_norm=below.gradient_norm,
         operator=curvature_name(landscape),
         notes=(*notes, *landscape.notes),
-        cautions=(caution,) if caution else (),
+        cost_noise=noise,
+        cautions=tuple(filter(None, cautions)),
     )

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from basinscope.summary_table import with_error
+from basinscope.sweep_table import sweep_table
 from volume.method_result import MethodResult
 from volume.preconditioners import EXPONENT
 from volume.study import VolumeStudy
@@ -50,6 +51,8 @@ def study_table(study: VolumeStudy, files: Mapping[str, str], width: int = _WIDE
     for method, result in study.results.items():
         style = "" if result.trusted else "yellow"
         parts.append(Text.assemble((method, "bold"), (f": {result.verdict}", style)))
+    if study.sweep is not None:
+        parts += [Text(), sweep_table(study.sweep, study.provenance.cost_unit)]
     parts += [Text(f"! {caution}", style="yellow") for caution in study.cautions]
     parts += [Text(f"note: {note}", style="dim") for note in study.notes]
     if not study.complete:

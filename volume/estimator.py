@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from spectra.checkpoint import AdamMoments
@@ -20,22 +22,24 @@ from volume.anchor import AnchorMeasure, anchor_measure
 from volume.curvature_density import curvature_density
 from volume.descent import descent
 from volume.description_length import description_length
-from volume.determinant import ellipsoid_volume, shifted_determinant
+from volume.determinant_methods import determinant_results
 from volume.directions import check_preconditioner, choose_preconditioner
-from volume.method_result import DETERMINANTS, SLICES, MethodResult, from_determinant, from_mass, from_sample
+from volume.method_result import DETERMINANTS, SLICES, MethodResult, from_sample
+from volume.noise import above_noise, cost_noise
 from volume.preconditioners import Identity, Preconditioner
 from volume.priors import GaussianPrior, Lebesgue, Prior
-from volume.quadratic_mass import QuadraticMass, quadratic_mass
 from volume.result import VolumeEstimate
 from volume.scaling import prior_units
 from volume.star_domain import StarDomainSettings, star_domain_volume
 from volume.study import VolumeSettings
+from volume.sweep_sampling import sample_cutoffs
 
+Array = NDArray[np.float64]
 OnResult = Callable[[MethodResult], None]
+OnSweep = Callable[[tuple[MethodResult, ...]], None]
 Progress = Callable[[int, int, str], None]
 # Methods with a shift c = k / s^2 in place of the curvature that is missing.
 SHIFTED = ("shifted-determinant", "ellipsoid-slice-corrected")
-SLOPE = "the anchor is no minimum of the cost, and the quadratic basin leaves its slope out"
 
 
 def curvature_name(landscape: Landscape) -> str:
@@ -62,7 +66,7 @@ class VolumeEstimator:
         prior: Prior,
         *,
         moments: AdamMoments | None = None,
-        minimum: bool = True,
+        fall: float = 0.0,
         data: Landscape | None = None,
         strategy: str = "",
         progress: Progress | None = None,
@@ -74,7 +78,8 @@ class VolumeEstimator:
             settings: what was asked for.
             prior: the measure.
             moments: Adam's, for the preconditioners made of them.
-            minimum: whether the anchor is a minimum of the cost; where it is not, determinants carry a caution.
+            fall: the most that the cost was seen to fall below the anchor's; determinants at cutoffs that this is no
+                small part of carry a caution.
             data: the task under a cost that is a code length in nats, to code its data with; None codes none.
             strategy: how the curvature's products are computed; empty times the candidates.
             progress: called with the work done, all work and what is being done.
@@ -86,8 +91,8 @@ class VolumeEstimator:
         """
         self.landscape, self.settings, self.prior = landscape, settings, prior
         self._moments, self._strategy, self._progress = moments, strategy, progress
+        self._fall = fall
         self._data = data
-        self._slope = () if minimum else (SLOPE,)
         self.operator_name = curvature_name(landscape)
         if "quadratic-mass" in settings.methods and not isinstance(prior, GaussianPrior):
             raise ValueError(f"quadratic-mass needs a gaussian prior, got {prior.name}")
@@ -114,17 +119,53 @@ class VolumeEstimator:
             ValueError: if the landscape does not allow the method, in a sentence.
         """
         if method in DETERMINANTS:
-            return earlier or self._cautioned(self._mass() if method == "quadratic-mass" else self._determinant())
+            return earlier or self._determinants(method, [self.settings.cutoff])[0]
         known = None if earlier is None else earlier.sampled
         if earlier is not None and known is not None and len(known.log_terms) >= self.settings.directions:
             return earlier
-        chosen: tuple[Preconditioner, float]
-        if method in SLICES:
-            prior: Prior = Lebesgue()
-            chosen = (Identity(), math.nan)
-        else:
-            prior, chosen = self.prior, self._preconditioner(earlier)
-        return self._sample(method, prior, chosen, earlier, on_result)
+        return self._sample(method, earlier, on_result)
+
+    def sweep(
+        self,
+        method: str,
+        cutoffs: Array,
+        *,
+        earlier: tuple[MethodResult, ...] = (),
+        like: MethodResult | None = None,
+        on_block: OnSweep | None = None,
+    ) -> tuple[MethodResult, ...]:
+        """One method's results at several cutoffs, from one spectrum and one set of directions.
+
+        Args:
+            method: one of ``METHODS``.
+            cutoffs: (q,) T, ascending.
+            earlier: results at the same cutoffs with fewer directions, to continue.
+            like: the result at the study's own cutoff, whose preconditioner is used at all of them.
+            on_block: called with the partial results after each block of directions.
+
+        Returns:
+            One result a cutoff.
+
+        Raises:
+            ValueError: if the landscape does not allow the method, in a sentence.
+        """
+        if method in DETERMINANTS:
+            return earlier or self._determinants(method, cutoffs)
+        known = tuple(result.sampled for result in earlier if result.sampled is not None)
+        if known and len(known[0].log_terms) >= self.settings.directions:
+            return earlier
+        prior, chosen, correction = self._chosen(method, earlier[0] if earlier else like)
+
+        def results(sampled: tuple[VolumeEstimate, ...]) -> tuple[MethodResult, ...]:
+            return tuple(self._sampled(method, one, prior, chosen) for one in sampled)
+
+        def tell(sampled: tuple[VolumeEstimate, ...]) -> None:
+            self._tell(len(sampled[0].log_terms), self.settings.directions, f"{method}: directions of the sweep")
+            if on_block is not None:
+                on_block(results(sampled))
+
+        options = {"prior": prior, "preconditioner": chosen[0], "correction": correction, "resume": known}
+        return results(sample_cutoffs(self.landscape, cutoffs, self._sampler, on_block=tell, **options))  # type: ignore[arg-type]
 
     @property
     def strategy(self) -> str:
@@ -167,37 +208,33 @@ class VolumeEstimator:
             self._units[0], self._spectrum_settings, progress=lambda done, total: self._tell(done, total, "spectrum")
         )
 
-    @cached_property
-    def _quadratic(self) -> QuadraticMass:
-        _, measure, s, _ = self._units
-        assert measure is not None
-        return quadratic_mass(
-            self._density, measure, [self.settings.cutoff], standard_deviation=s, negative=self.settings.negative
-        )[0]
-
-    def _mass(self) -> MethodResult:
-        return from_mass(self._quadratic, self.prior.name)
-
-    def _determinant(self) -> MethodResult:
+    def _determinants(self, method: str, cutoffs: Sequence[float] | Array) -> tuple[MethodResult, ...]:
         _, measure, s, log_scale = self._units
-        rule = {"negative": self.settings.negative, "log_scale": log_scale}
-        if self.settings.k == 0.0:
-            return from_determinant(ellipsoid_volume(self._density, self.settings.cutoff, **rule))  # type: ignore[arg-type]
-        return from_determinant(
-            shifted_determinant(
-                self._density,
-                self.settings.cutoff,
-                standard_deviation=s,
-                k=self.settings.k,
-                mass=None if measure is None else self._quadratic,
-                **rule,  # type: ignore[arg-type]
-            )
+        return determinant_results(
+            method,
+            cutoffs,
+            self._density,
+            self.settings,
+            standard_deviation=s,
+            measure=measure,
+            log_scale=log_scale,
+            prior=self.prior.name,
+            fall=self._fall,
         )
 
-    def _cautioned(self, result: MethodResult) -> MethodResult:
-        assert result.estimate is not None
-        cautions = (*result.estimate.cautions, *self._slope)
-        return replace(result, estimate=replace(result.estimate, cautions=cautions))
+    def _chosen(
+        self, method: str, known: MethodResult | None
+    ) -> tuple[Prior, tuple[Preconditioner, float], Tensor | None]:
+        """Measure, preconditioner with its eps, and correction of a sampled method."""
+        if method not in SLICES:
+            return self.prior, self._preconditioner(known), None
+        return Lebesgue(), (Identity(), math.nan), self._correction if method in SHIFTED else None
+
+    def _sampled(
+        self, method: str, sampled: VolumeEstimate, prior: Prior, chosen: tuple[Preconditioner, float]
+    ) -> MethodResult:
+        k = self.settings.k if method in SHIFTED else None
+        return from_sample(method, sampled, prior.name, chosen[0].name, chosen[1], k)
 
     @property
     def _correction(self) -> Tensor:
@@ -224,35 +261,24 @@ class VolumeEstimator:
             exponent=asked.exponent,
         )
 
-    def _sample(
-        self,
-        method: str,
-        prior: Prior,
-        chosen: tuple[Preconditioner, float],
-        earlier: MethodResult | None,
-        on_result: OnResult | None,
-    ) -> MethodResult:
-        k = self.settings.k if method in SHIFTED else None
-
-        def result(sampled: VolumeEstimate) -> MethodResult:
-            return from_sample(method, sampled, prior.name, chosen[0].name, chosen[1], k)
+    def _sample(self, method: str, earlier: MethodResult | None, on_result: OnResult | None) -> MethodResult:
+        prior, chosen, correction = self._chosen(method, earlier)
 
         def on_block(sampled: VolumeEstimate) -> None:
             self._tell(len(sampled.log_terms), self.settings.directions, f"{method}: directions")
             if on_result is not None:
-                on_result(result(sampled))
+                on_result(self._sampled(method, sampled, prior, chosen))
 
-        known = None if earlier is None else earlier.sampled
         found = star_domain_volume(
             self.landscape,
             self._sampler,
             prior=prior,
             preconditioner=chosen[0],
-            correction=self._correction if k is not None else None,
-            resume=known,
+            correction=correction,
+            resume=None if earlier is None else earlier.sampled,
             on_block=on_block,
         )
-        return self._described(result(found), chosen[0])
+        return self._described(self._sampled(method, found, prior, chosen), chosen[0])
 
     def _described(self, result: MethodResult, preconditioner: Preconditioner) -> MethodResult:
         """A mass with what it costs to send the data by the prior restricted to the basin, the cheapest on it."""
@@ -307,6 +333,6 @@ def estimate_volumes(
     prior = prior or GaussianPrior.from_parameters_rms(landscape.theta)
     if not isinstance(prior, GaussianPrior):
         settings = replace(settings, prior=prior.name)
-    minimum = not descent(landscape).caution(settings.cutoff)
-    estimator = VolumeEstimator(landscape, settings, prior, moments=moments, minimum=minimum)
+    fall = above_noise(descent(landscape), cost_noise(landscape)).fall
+    estimator = VolumeEstimator(landscape, settings, prior, moments=moments, fall=fall)
     return {method: estimator.run(method) for method in settings.methods}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -17,19 +18,13 @@ from spectra.store_file import SIGNATURE, add_array, add_dimension, hdf5_image, 
 from volume.method_result import MethodResult
 from volume.result import VolumeEstimate
 from volume.study import VolumeSettings, VolumeStudy
+from volume.sweep_store import FLAGS, RAY_ARRAYS, read_sweep, write_sweep
 
 FORMAT = "basinscope volume"
 FORMAT_VERSION = 1
+SWEEP = "sweep"
 
 _PLAIN = ("size", "samples", "data_sha256", "cost", "gradient_norm", "operator", "strategy")
-_ARRAYS = (
-    ("log_terms", "what the direction alone says of the log-volume", "nat"),
-    ("evaluations", "cost evaluations spent on the direction", "1"),
-    ("unbounded", "1 where the cost stayed below the cutoff as far as the prior has mass", "1"),
-    ("monotone", "1 where the scan saw nothing above the cutoff before the crossing", "1"),
-    ("radial_error", "error of the log term from the crossing's error", "nat"),
-)
-_FLAGS = ("unbounded", "monotone")
 
 
 def is_volume_file(path: str | Path) -> bool:
@@ -70,13 +65,15 @@ def write_study(path: str | Path, study: VolumeStudy) -> None:
         file.attrs["format_version"] = FORMAT_VERSION
         file.attrs["title"] = f"basin volume of {Path(study.provenance.checkpoint).name}"
         _write_provenance(file, study.provenance)
-        for name in _PLAIN:
+        for name in (*_PLAIN, "cost_noise"):
             file.attrs[name] = getattr(study, name)
         for name, value in study.settings.as_dict().items():
             file.attrs[f"setting_{name}"] = value
         file.attrs["notes"], file.attrs["cautions"] = texts(study.notes), texts(study.cautions)
         for method, result in study.results.items():
             _write_result(file.create_group(method, track_order=True), result)
+        if study.sweep is not None:
+            write_sweep(file.create_group(SWEEP, track_order=True), study.sweep)
 
     replace_file(path, hdf5_image(fill))
 
@@ -98,13 +95,15 @@ def read_study(path: str | Path) -> VolumeStudy:
         attributes = dict(file.attrs)
         settings = _read_settings(attributes)
         order = [method for method in settings.methods if method in file]
-        order += [method for method in file if method not in order]
+        order += [method for method in file if method not in (*order, SWEEP)]
         return VolumeStudy(
             settings=settings,
             provenance=_read_provenance(attributes),
             results={method: _read_result(file[method]) for method in order},
             notes=read_texts(attributes["notes"]),
             cautions=read_texts(attributes["cautions"]),
+            sweep=read_sweep(file[SWEEP]) if SWEEP in file else None,
+            cost_noise=float(attributes.get("cost_noise", math.nan)),
             **{name: _plain(attributes[name]) for name in _PLAIN},
         )
 
@@ -117,10 +116,10 @@ def _write_result(group: h5py.Group, result: MethodResult) -> None:
     if result.sampled is not None:
         sampled = result.sampled
         add_dimension(group, "direction", len(sampled.log_terms), "direction")
-        for name, long_name, units in _ARRAYS:
+        for name, long_name, units in RAY_ARRAYS:
             data = getattr(sampled, name)
             # Flags as integers: xarray knows no HDF5 enumerations.
-            data = data.astype(np.int8) if name in _FLAGS else data
+            data = data.astype(np.int8) if name in FLAGS else data
             add_array(group, name, data, ("direction",), long_name, units)
         group.attrs["size"], group.attrs["cutoff"], group.attrs["label"] = sampled.size, sampled.cutoff, sampled.method
         group.attrs["cautions"] = texts(sampled.cautions)
@@ -149,8 +148,8 @@ def _read_result(group: h5py.Group) -> MethodResult:
     if "direction" not in group:
         errors = {name: float(attributes[name]) for name in ("value", "standard_error", "truncation_error")}
         return MethodResult(**shared, estimate=Estimate(**errors, samples=group["samples"][()], cautions=cautions))
-    arrays = {name: group[name][()] for name, *_ in _ARRAYS}
-    arrays |= {name: arrays[name].astype(bool) for name in _FLAGS}
+    arrays = {name: group[name][()] for name, *_ in RAY_ARRAYS}
+    arrays |= {name: arrays[name].astype(bool) for name in FLAGS}
     label, size, cutoff = str(attributes["label"]), int(attributes["size"]), float(attributes["cutoff"])
     sampled = VolumeEstimate(**arrays, size=size, cutoff=cutoff, method=label, cautions=cautions)
     return MethodResult(**shared, sampled=sampled)

@@ -10,6 +10,7 @@ from typing import Any
 from spectra.provenance import Provenance
 from volume.method_result import METHODS, MethodResult
 from volume.preconditioners import EXPONENT
+from volume.sweep import CutoffSweep, parse_sweep
 
 PRECONDITIONERS = ("identity", "diagonal", "hesscale", "adam-second", "adam-first", "low-rank", "full")
 NEGATIVE_RULES = ("raise", "clip", "abs")
@@ -34,6 +35,7 @@ class VolumeSettings:
         negative: rule for negative eigenvalues.
         k: of the shift ``c = k / s^2`` in the shifted determinant and the corrected ellipsoid slice; 0 for a
             determinant without a shift.
+        sweep_cutoff: ``A:B:N`` for volumes at N cutoffs from A to B too; empty for none.
     """
 
     methods: tuple[str, ...] = ("quadratic-mass", "star-domain")
@@ -48,6 +50,7 @@ class VolumeSettings:
     seed: int = 0
     negative: str = "raise"
     k: float = 1.0
+    sweep_cutoff: str = ""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.cutoff) and self.cutoff > 0.0):
@@ -72,6 +75,8 @@ class VolumeSettings:
                 "quadratic-mass is the mass under a prior, and lebesgue is improper: it has no mass; "
                 "use a gaussian prior, or the methods star-domain or ellipsoid-slice"
             )
+        if self.sweep_cutoff:
+            parse_sweep(self.sweep_cutoff)
         self.fixed_eps  # noqa: B018  # refuses what is no number
 
     @property
@@ -110,6 +115,8 @@ class VolumeStudy:
         cost: at the anchor, in its unit.
         gradient_norm: of the cost at the anchor.
         operator: name of the curvature that determinants use.
+        sweep: volumes at other cutoffs, as far as they are done; None if none were asked for.
+        cost_noise: rounding noise of the cost at the anchor, in its unit; nan if it was not measured.
         strategy: how its products were computed; kept on resuming.
         notes: sentences on choices made.
         cautions: sentences on why not to trust any of it.
@@ -125,13 +132,21 @@ class VolumeStudy:
     gradient_norm: float = 0.0
     operator: str = ""
     strategy: str = ""
+    sweep: CutoffSweep | None = None
+    cost_noise: float = math.nan
     notes: tuple[str, ...] = ()
     cautions: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
         """Whether every method is done, with all directions."""
-        return all(method in self.results and self._done(self.results[method]) for method in self.settings.methods)
+        methods = self.settings.methods
+        if not all(method in self.results and self._done(self.results[method]) for method in methods):
+            return False
+        if not self.settings.sweep_cutoff:
+            return True
+        swept = {} if self.sweep is None else self.sweep.results
+        return all(method in swept and self._done(swept[method][0]) for method in methods)
 
     def _done(self, result: MethodResult) -> bool:
         return result.sampled is None or len(result.sampled.log_terms) >= self.settings.directions

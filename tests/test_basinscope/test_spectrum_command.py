@@ -16,7 +16,7 @@ from torch.func import functional_call, hessian
 from basinscope import spectrum_command
 from basinscope.__main__ import main
 from basinscope.difference import compare
-from basinscope.spectrum_run import DTYPES
+from basinscope.placement import DTYPES
 from basinscope.summary import summarise
 from spectra import compute, costs
 from spectra.spectrum import ENGINES, OPERATORS, Spectrum, SpectrumSettings

@@ -153,6 +153,53 @@ def test_without_a_shift_the_determinant_is_the_ellipsoid(
     assert answer(capsys)["shifted-determinant"]["log_volume"] == pytest.approx(exact, abs=1e-6)
 
 
+def test_a_sweep_has_slope_half_n_and_resumes_to_the_bit(
+    quadratic: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, whole = tmp_path / "sweep.h5", tmp_path / "whole.h5"
+    words = ["--method", "ellipsoid-slice", "--method", "shifted-determinant", "--k", "1e-9"]
+    words += ["--sweep-cutoff", "1e-4:1:5", "--dtype", "float64"]
+    assert quadratic(*words, "--directions", "64", "--output", path) == 0
+    assert "ellipsoid-slice, volume across cutoffs" in capsys.readouterr().out
+    assert quadratic(*words, "--directions", "200", "--output", path, "--resume", "--json") == 0
+    found = answer(capsys)["sweep"]
+    assert found["cutoffs"] == pytest.approx([1e-4, 1e-3, 1e-2, 1e-1, 1.0])
+    for method, tolerance in (("ellipsoid-slice", 0.1), ("shifted-determinant", 1e-6)):
+        assert found["methods"][method]["slope"] == pytest.approx([2.0] * 5, abs=tolerance)
+    assert found["methods"]["ellipsoid-slice"]["directions"] == 200
+    picture = tmp_path / "sweep.png"
+    assert quadratic(*words, "--directions", "200", "--output", whole, "--plot", picture) == 0
+    assert picture.stat().st_size > 10_000
+    one, two = (read_study(file).sweep for file in (path, whole))
+    assert one is not None
+    assert two is not None
+    for a, b in zip(one.results["ellipsoid-slice"], two.results["ellipsoid-slice"], strict=True):
+        assert a.sampled is not None
+        assert b.sampled is not None
+        assert a.sampled.log_terms.tobytes() == b.sampled.log_terms.tobytes()
+        assert a.verdict == b.verdict
+    assert one.log_volumes("shifted-determinant") == pytest.approx(two.log_volumes("shifted-determinant"), abs=1e-12)
+    assert read_study(path).complete
+    with xarray.open_dataset(path, group="sweep/ellipsoid-slice", engine="h5netcdf") as data:
+        assert data["log_terms"].dims == ("cutoff", "direction")
+        assert data["cutoff"].values == pytest.approx(found["cutoffs"])
+    capsys.readouterr()
+    said = refused(quadratic(*words[:-4], "--sweep-cutoff", "1:2:3", "--output", path, "--resume"), capsys)
+    assert "sweep_cutoff is 1e-4:1:5 there and 1:2:3 now" in said
+
+
+def test_a_cutoff_in_the_rounding_noise_is_said(tiny: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--method", "star-domain", "--cutoff", "1e-8", "--preconditioner", "identity", "--eps", "search"]
+    assert tiny(*words, "--directions", "5", "--json") == 0
+    found = answer(capsys)
+    assert "rounding noise" in found["cautions"][0]
+    assert 1e-10 < found["cost_noise"] < 1e-6
+    assert tiny(*words, "--directions", "5", "--dtype", "float64", "--json") == 0
+    found = answer(capsys)
+    assert found["cautions"] == []
+    assert found["provenance"]["dtype"] == "float64"
+
+
 # Not those that take 4,810 products: the tiny network has them.
 @pytest.mark.parametrize("name", [name for name in study.PRECONDITIONERS if name not in ("diagonal", "full")])
 def test_every_preconditioner_gives_a_lower_bound(name: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -376,6 +423,9 @@ def test_a_checkpoint_that_is_no_minimum_is_said_with_the_number(
         (["--cost", "kll"], "did you mean kl?"),
         (["--eps", "0"], "eps must be a positive number or search, got '0'"),
         (["--eps", "find"], "eps must be a positive number or search, got 'find'"),
+        (["--sweep-cutoff", "1:2"], "sweep cutoffs must be A:B:N"),
+        (["--dtype", "float23"], "did you mean float32"),
+        (["--device", "nowhere"], "--device 'nowhere' cannot be used here"),
         (["--k", "-1"], "k must be non-negative and finite, got -1"),
         (["--k", "0", "--method", "ellipsoid-slice-corrected"], "k must be positive for ellipsoid-slice-corrected"),
         (["--prior", "lebesgue", "--method", "ellipsoid-slice-corrected"], "lebesgue has none"),

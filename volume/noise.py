@@ -1,0 +1,80 @@
+"""How finely the cost can be told: its rounding noise at the anchor, and what that does to crossings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from spectra.landscape import Landscape
+from spectra.probes import draw_probes
+from volume.descent import Descent
+
+DRAWS = 16
+# The descent looks at 24 costs, the noise at 16: a fall within this many noises may be one.
+_FALLS = 4.0
+
+
+def cost_noise(landscape: Landscape, *, seed: int = 0) -> float:
+    """The rounding noise of the cost near the anchor, unit of the cost.
+
+    Every parameter is moved by a few roundings of its own, up or down at random; the true cost hardly changes, so what
+    changes is noise. The largest change over the draws is returned, less what the gradient explains.
+
+    Args:
+        landscape: the cost.
+        seed: of the moves.
+
+    Returns:
+        The noise. Of a divergence averaged over 773 samples about 3e-9 in float32 and 1e-17 in float64.
+    """
+    theta, roundings = landscape.theta, 4.0 * torch.finfo(landscape.dtype).eps
+    options = {"dtype": theta.dtype, "device": theta.device}
+    signs = draw_probes(landscape.size, DRAWS, seed=seed, kind="rademacher", stream="noise", **options)  # type: ignore[arg-type]
+    moved = theta + roundings * theta * signs
+    changes = landscape.costs(moved) - landscape.anchor_cost
+    explained = (moved - theta).double() @ landscape.gradient().double()
+    return float((changes - explained).abs().max())
+
+
+def above_noise(below: Descent, noise: float) -> Descent:
+    """A descent whose fall is none if it may be noise.
+
+    Args:
+        below: as seen.
+        noise: of the cost.
+
+    Returns:
+        The descent.
+
+    >>> above_noise(Descent(1e-8, 3e-9, 1e-6), 1e-9).fall
+    0.0
+    """
+    return replace(below, fall=0.0, distance=0.0) if below.fall <= _FALLS * noise else below
+
+
+def noise_caution(noise: float, cutoff: float, size: int, dtype: str) -> str:
+    """A sentence if the noise moves crossings of the cutoff by more than a nat, else nothing.
+
+    A relative error e of the cost is ``n/2 e`` nats of a ray's log term, where the cost is quadratic.
+
+    Args:
+        noise: of the cost.
+        cutoff: T, the lowest that rays are followed to.
+        size: number of parameters n.
+        dtype: of the cost.
+
+    Returns:
+        The sentence, or an empty text.
+
+    >>> noise_caution(1e-8, 1e-3, 1000, "float32")
+    ''
+    """
+    nats = size / 2.0 * noise / cutoff
+    if nats <= 1.0:
+        return ""
+    advice = "; use --dtype float64" if dtype == "float32" else ""
+    return (
+        f"the cost's rounding noise of {noise:.2g} in {dtype} moves a ray's log term by about {nats:.2g} nats at the "
+        f"cutoff {cutoff:g}, and by less than one only above {size / 2.0 * noise:.2g}{advice}"
+    )

@@ -1,0 +1,80 @@
+"""The figure of a sweep: log-volume against cutoff, and its slope, half the dimensions that bound the basin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from spectra.plots import GREY
+from volume.plots import COLOURS
+from volume.study import VolumeStudy
+from volume.sweep import CutoffSweep
+
+_MARKERS = {"star-domain": "o", "ellipsoid-slice": "s", "ellipsoid-slice-corrected": "D"}
+
+
+def sweep_figure(study: VolumeStudy) -> Figure:
+    """The figure of a study's sweep.
+
+    Above, the log-volume by each method with its 95 % interval; beneath, the local slope, with n/2 (a quadratic basin
+    under Lebesgue measure) and, dotted, half the effective dimension that the spectrum tells.
+
+    Args:
+        study: a study with a sweep.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: if the study holds no sweep.
+    """
+    if study.sweep is None or not study.sweep.results:
+        raise ValueError("the study holds no sweep over cutoffs: nothing to draw")
+    figure = Figure(figsize=(8.0, 7.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(
+        f"Basin volume of {Path(study.provenance.checkpoint).name} across cutoffs\nn = {study.size:,} parameters, "
+        f"{study.provenance.cost} on {study.samples:,.0f} samples, {study.provenance.dtype}",
+        fontsize=11,
+    )
+    above, beneath = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    for method in study.sweep.results:
+        _volumes(above, study.sweep, method)
+        _slopes(beneath, study.sweep, method)
+    unit = study.provenance.cost_unit
+    above.set_ylabel("log V (nat)")
+    beneath.set_ylabel("slope d log V / d log T")
+    beneath.set_xlabel(f"cutoff T ({unit})")
+    beneath.axhline(study.size / 2.0, color=GREY, linestyle="--", linewidth=1.0, label="n/2: quadratic, Lebesgue")
+    beneath.set_xscale("log")
+    beneath.set_yscale("log")
+    for axes in (above, beneath):
+        axes.grid(alpha=0.25)
+        axes.legend(fontsize=8)
+    return figure
+
+
+def _volumes(axes: Axes, sweep: CutoffSweep, method: str) -> None:
+    values, half, colour = sweep.log_volumes(method), sweep.half_widths(method), COLOURS[method]
+    result = sweep.results[method][0]
+    bound = "" if all(one.trusted for one in sweep.results[method]) or result.sampled is None else ", a lower bound"
+    label = f"{method} ({result.kind}{bound})"
+    kept = np.isfinite(values)
+    axes.plot(sweep.cutoffs[kept], values[kept], color=colour, marker=_MARKERS.get(method, "."), ms=4, label=label)
+    known = kept & np.isfinite(half)
+    low, high = (values - half)[known], (values + half)[known]
+    axes.fill_between(sweep.cutoffs[known], low, high, color=colour, alpha=0.25, linewidth=0)
+
+
+def _slopes(axes: Axes, sweep: CutoffSweep, method: str) -> None:
+    slopes, colour = sweep.slopes(method), COLOURS[method]
+    kept = np.isfinite(slopes) & (slopes > 0.0)
+    axes.plot(sweep.cutoffs[kept], slopes[kept], color=colour, marker=_MARKERS.get(method, "."), ms=4, label=method)
+    if method == "quadratic-mass":
+        half = sweep.half_effective_dimensions(method)
+        label = "half the effective dimension"
+        axes.plot(sweep.cutoffs, half, color=colour, linestyle=":", linewidth=1.8, label=label)
