@@ -1,0 +1,102 @@
+"""Costs and gradients at many parameter vectors: vmapped where that is right and faster, else one at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from spectra.many_costs import CHUNK_BYTES, LARGEST_VMAPPED
+
+if TYPE_CHECKING:
+    from spectra.batches import Batch
+    from spectra.landscape import Landscape
+
+# Beyond this the batched products gain nothing more.
+LARGEST_CHUNK = 16
+
+
+class ManyGradients:
+    """The cost and its gradient at rows of thetas, from one pass each.
+
+    The vmapped way is tried once, on two vectors: used if it agrees with the loop to rounding and is faster.
+
+    Attributes:
+        landscape: the cost.
+        vmapped: whether it is used; None as long as nobody asked.
+    """
+
+    def __init__(self, landscape: Landscape) -> None:
+        """Takes the landscape whose cost is differentiated."""
+        self.landscape = landscape
+        self.vmapped: bool | None = None
+        self._chunk = 1
+
+    def __call__(self, thetas: Tensor) -> tuple[Tensor, Tensor]:
+        """Costs (k,) in float64 and gradients (k, n) at rows of thetas (k, n)."""
+        thetas = thetas.to(self.landscape.theta)
+        if self.vmapped is None and len(thetas) > 1:
+            self.vmapped = self._decide(thetas[:2])
+        return self._vmapped(thetas) if self.vmapped else self._looped(thetas)
+
+    def _looped(self, thetas: Tensor) -> tuple[Tensor, Tensor]:
+        return self.landscape.costs(thetas), self.landscape.gradients(thetas)
+
+    def _vmapped(self, thetas: Tensor) -> tuple[Tensor, Tensor]:
+        landscape = self.landscape
+        sums = torch.zeros(len(thetas), dtype=torch.float64, device=thetas.device)
+        slopes = torch.zeros_like(thetas)
+        for batch in landscape.iterate():
+            mapped = torch.func.vmap(torch.func.grad_and_value(self._at(batch), has_aux=True), chunk_size=self._chunk)
+            slope, (_, total) = mapped(thetas)
+            sums, slopes = sums + total.detach(), slopes + slope.detach()
+        costs, slopes = sums / landscape.total_weight, slopes / landscape.total_weight
+        if landscape.l2:
+            costs = costs + 0.5 * landscape.l2 * thetas.double().square().sum(-1)
+            slopes = slopes + landscape.l2 * thetas
+        return costs, slopes
+
+    def _at(self, batch: Batch) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        landscape = self.landscape
+
+        def summed(theta: Tensor) -> tuple[Tensor, Tensor]:
+            outputs = landscape.evaluation(landscape.parameters.unflatten(theta), batch.inputs)
+            costs, weights = landscape.sample_costs(outputs, batch)
+            if weights is None:
+                return costs.sum(), costs.double().sum()
+            return (costs * weights.to(costs)).sum(), (costs.double() * weights.double()).sum()
+
+        return summed
+
+    def _decide(self, thetas: Tensor) -> bool:
+        landscape = self.landscape
+        convolutional = any(isinstance(m, nn.modules.conv._ConvNd) for m in landscape.model.modules())
+        one = self._looped(thetas)  # first, for it refuses models whose parameters autograd cannot reach
+        if landscape.size > LARGEST_VMAPPED or (convolutional and landscape.device.type == "cpu"):
+            return False
+        batch = next(landscape.iterate())
+        held = landscape.evaluation.saved_bytes(landscape.leaves(landscape.theta), batch.inputs)
+        self._chunk = max(1, min(LARGEST_CHUNK, CHUNK_BYTES // max(held, 1)))
+        block = thetas[:1].expand(self._chunk, -1)
+        try:
+            two = self._vmapped(thetas)
+            faster = _seconds(lambda: self._vmapped(block)) < _seconds(lambda: self._looped(block))
+        except Exception:  # whatever vmap cannot do, the loop can
+            return False
+        rounding = 1000 * torch.finfo(landscape.dtype).eps
+        return faster and all(_close(a.double(), b.double(), rounding) for a, b in zip(one, two, strict=True))
+
+
+def _close(one: Tensor, two: Tensor, rounding: float) -> bool:
+    scale = one.abs().max().clamp_min(torch.finfo(torch.float64).tiny)
+    return bool((one - two).abs().max() <= rounding * scale)
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    function()
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start

@@ -1,0 +1,184 @@
+"""The bridge against closed forms, quadrature, the saddlepoint and brute force.
+
+A bridge's error bar is a jackknife over 16 chains or more. An exact number is asked for within 4.5 of them: Student's t
+of 15 degrees is beyond that with probability 4e-4 a case, and the seeds are fixed.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from spectra.landscape import Landscape
+from spectra.many_gradients import ManyGradients
+from volume.bridge import bridge_volume
+from volume.bridge_result import BridgeResult
+from volume.bridge_settings import BridgeSettings
+from volume.exact import log_gaussian_ball, log_power_ball
+from volume.priors import GaussianPrior, UniformPrior
+from volume.saddlepoint import QuadraticForm, log_distribution
+
+SIGMAS = 4.5
+Cost = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Point(torch.nn.Module):
+    """Theta itself, for costs that are any function of it."""
+
+    def __init__(self, anchor: torch.Tensor) -> None:
+        super().__init__()
+        self.theta = torch.nn.Parameter(anchor.clone())
+
+    def forward(self, ones: torch.Tensor) -> torch.Tensor:
+        return ones * self.theta
+
+
+def landscape(cost: Cost, anchor: torch.Tensor) -> Landscape:
+    """``cost(theta - anchor)`` in float64; the cost takes rows (k, n) and gives (k,)."""
+
+    def displaced(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return cost(outputs - targets)
+
+    return Landscape(Point(anchor), displaced, (torch.ones(1, len(anchor)).double(), anchor.unsqueeze(0)))
+
+
+def rotated(values: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.linalg.qr(torch.randn(len(values), len(values), generator=generator, dtype=torch.float64))[0]
+    matrix = (basis * values) @ basis.T
+    return (matrix + matrix.T) / 2, basis.T
+
+
+def half_square(matrix: torch.Tensor) -> Cost:
+    return lambda x: 0.5 * ((x @ matrix) * x).sum(-1)
+
+
+def check(result: BridgeResult, exact: float, most: float = 1.0) -> None:
+    volume = result.volumes[-1]
+    assert abs(volume.log_volume - exact) <= SIGMAS * volume.standard_error
+    assert volume.standard_error <= most
+    assert result.diverged == 0
+
+
+@pytest.mark.parametrize("size, scale, seed", [(20, 0.0, 0), (20, 0.5, 1), (150, 0.3, 2)])
+def test_a_quadratic_cost_has_the_mass_of_the_saddlepoint(size: int, scale: float, seed: int) -> None:
+    values = torch.logspace(0, 3, size, dtype=torch.float64)
+    matrix, vectors = rotated(values, seed)
+    anchor = scale * torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    deviations = torch.linspace(0.5, 2.0, size, dtype=torch.float64)
+    # In standard deviations the curvature is the matrix: the saddlepoint is right to 0.002 nats there.
+    cost = half_square(matrix / torch.outer(deviations, deviations))
+    settings = BridgeSettings(cutoffs=(0.05 * size,), draws=60, warm_up=20, seed=seed)
+    result = bridge_volume(landscape(cost, anchor * deviations), GaussianPrior(deviations), settings)
+    masses = (vectors @ anchor).numpy() ** 2
+    form = QuadraticForm(values.numpy(), np.ones(size), values.numpy(), masses)
+    check(result, float(log_distribution(form, np.array([0.05 * size])).log_probability[0]), 0.3)
+
+
+def test_a_ball_around_an_anchor_off_the_origin_is_a_chi_square() -> None:
+    anchor = torch.full((10,), 0.4, dtype=torch.float64)
+    result = bridge_volume(
+        landscape(lambda x: 0.5 * x.square().sum(-1), anchor),
+        GaussianPrior(1.5),
+        BridgeSettings(cutoffs=(0.3, 0.1), draws=60, warm_up=20, seed=3),
+    )
+    check(result, log_gaussian_ball(math.sqrt(0.2), 10, 1.5, 0.4 * math.sqrt(10.0)), 0.3)
+    wide, narrow = result.volumes
+    assert (wide.cutoff, narrow.cutoff) == (0.3, 0.1)
+    assert abs(wide.log_volume - log_gaussian_ball(math.sqrt(0.6), 10, 1.5, 0.4 * math.sqrt(10.0))) < SIGMAS * (
+        wide.standard_error
+    )
+    assert abs(narrow.slope - 5.0) < SIGMAS * narrow.slope_error  # half the dimension
+
+
+def test_a_quartic_cost_without_curvature_has_dirichlets_volume() -> None:
+    size, deviation = 12, 30.0  # so wide that the density is flat over the basin, to 1e-3 nats
+    result = bridge_volume(
+        landscape(lambda x: x.pow(4).sum(-1), torch.zeros(size).double()),
+        GaussianPrior(deviation),
+        BridgeSettings(cutoffs=(0.2,), draws=40, warm_up=20, work_spread=2.0, seed=4),
+    )
+    flat = -0.5 * size * math.log(2.0 * math.pi * deviation**2)
+    check(result, log_power_ball(4.0, 0.2, np.ones(size)) + flat)
+
+
+def well(x: torch.Tensor) -> torch.Tensor:
+    """A lopsided well of one coordinate, one minimum, flat on one side."""
+    return 4.0 * (torch.exp(-1.5 * x) + 1.5 * x - 1.0) + 0.2 * x.square()
+
+
+def log_mass_of_wells(anchors: np.ndarray, cutoff: float, tilt: float) -> float:
+    """Tilted by ``exp(-b c)``, so that the tail is the middle, on a grid of costs, convolved."""
+    spacing = cutoff / 4000.0
+    x = np.linspace(-8.0, 12.0, 2_000_001)
+    costs = well(torch.from_numpy(x)).numpy()
+    bins = np.rint(costs / spacing).astype(np.int64)
+    total, log_scale = np.ones(1), 0.0
+    for anchor in anchors:
+        weights = np.exp(-0.5 * (x + anchor) ** 2 - tilt * costs) / math.sqrt(2.0 * math.pi) * (x[1] - x[0])
+        density = np.bincount(bins[bins < 4001], weights[bins < 4001])
+        total = np.convolve(total, density)[:4001]
+        log_scale += math.log(total.sum())
+        total /= total.sum()
+    grid = np.arange(len(total)) * spacing
+    # Half of the bin at the cutoff is below it.
+    total[-1] *= 0.5
+    return log_scale + tilt * cutoff + math.log(float((total * np.exp(tilt * (grid - cutoff))).sum()))
+
+
+def test_a_product_of_wells_has_the_mass_of_its_convolution() -> None:
+    anchors = np.linspace(-0.8, 0.8, 8)
+    exact = log_mass_of_wells(anchors, 8.0, 0.4)
+    basis = torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64))[0]
+    # A rotation leaves the prior alone, and the wells' axes are no longer those of the parameters.
+    result = bridge_volume(
+        landscape(lambda x: well(x @ basis).sum(-1), basis @ torch.from_numpy(anchors)),
+        GaussianPrior(1.0),
+        BridgeSettings(cutoffs=(8.0,), draws=60, warm_up=30, work_spread=0.5, seed=5),
+    )
+    check(result, exact, 0.3)
+    assert len(result.rungs) > 2
+
+
+def banana(x: torch.Tensor) -> torch.Tensor:
+    """Bent so far that straight lines from the anchor to its horns leave it."""
+    return 0.05 * x[..., 0].square() + 20.0 * (x[..., 1] - 0.5 * x[..., 0].square()).square() + x[..., 2].square()
+
+
+def test_a_banana_and_its_star_domain_have_the_masses_of_brute_force() -> None:
+    anchor = torch.tensor([0.2, -0.1, 0.3], dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn(1_000_000, 3, generator=generator, dtype=torch.float64) * 1.2 - anchor
+    inside = points[banana(points) < 0.3]
+    fractions = torch.linspace(0.005, 1.0, 200, dtype=torch.float64)
+    star = sum(int((banana(part.unsqueeze(1) * fractions[:, None]).amax(1) < 0.3).sum()) for part in inside.split(4096))
+    assert star < 0.8 * len(inside)
+    for target, count in (("sublevel", len(inside)), ("star", star)):
+        settings = BridgeSettings(cutoffs=(0.3,), target=target, draws=40, warm_up=20, seed=6, work_spread=1.0)
+        result = bridge_volume(landscape(banana, anchor), GaussianPrior(1.2), settings)
+        volume = result.volumes[0]
+        error = math.hypot(volume.standard_error, count**-0.5)
+        assert abs(volume.log_volume - math.log(count / 1e6)) <= SIGMAS * error
+        assert volume.standard_error < 0.3
+
+
+def test_gradients_of_many_vectors_are_those_of_each() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2)).double()
+    inputs = torch.randn(7, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    place = Landscape(
+        model, lambda outputs, targets: (outputs - targets).square().sum(-1), (inputs, torch.zeros(7, 2)), l2=0.3
+    )
+    thetas = place.theta + torch.randn(5, place.size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    many = ManyGradients(place)
+    for vmapped in (True, False):
+        many.vmapped = vmapped
+        costs, slopes = many(thetas)
+        assert torch.allclose(costs, place.costs(thetas), rtol=1e-12)
+        assert torch.allclose(slopes, place.gradients(thetas), rtol=1e-10, atol=1e-12)
+
+
+def test_only_gaussian_priors_are_bridged() -> None:
+    with pytest.raises(ValueError, match="needs a gaussian prior, got"):
+        bridge_volume(landscape(banana, torch.zeros(3).double()), UniformPrior(1.0, "box"))

@@ -1,0 +1,140 @@
+r"""Ground truth by a bridge from the quadratic model to the real cost.
+
+Gibbs ensembles ``pi(x) ~ rho(theta* + x) exp(-b C(theta* + x) - g/2 |x|^2)`` lead from g so large that the cost is its
+quadratic model, where the normaliser is known, to g = 0; and the step from canonical to microcanonical is exact,
+``log V(T) = log Z(b, 0) + b T + log E[exp(b (C - T)) 1{C < T}]``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from spectra.landscape import Landscape
+from volume.bridge_cost import BridgeCost, Evaluations, SublevelCost
+from volume.bridge_curvature import inverse_temperature, leading_curvature
+from volume.bridge_result import BridgeResult
+from volume.bridge_settings import BridgeSettings
+from volume.estimator import curvature_name
+from volume.ladder import Carrier
+from volume.priors import Prior
+from volume.quadratic_ensemble import LeadingCurvature, QuadraticEnsemble
+from volume.rung import Rung, RungState
+from volume.rung_sampler import MOST_RUNGS, Progress, RungSampler
+from volume.star_cost import StarCost
+
+OnRung = Callable[[BridgeResult], None]
+
+
+def bridge_volume(
+    landscape: Landscape,
+    prior: Prior,
+    settings: BridgeSettings | None = None,
+    *,
+    curvature: LeadingCurvature | None = None,
+    resume: BridgeResult | None = None,
+    on_rung: OnRung | None = None,
+    progress: Progress | None = None,
+) -> BridgeResult:
+    """The prior's mass of the basin around the anchor, with an error bar from independent chains.
+
+    Args:
+        landscape: the cost, of size n.
+        prior: a Gaussian one.
+        settings: cutoffs, target and precision.
+        curvature: of the quadratic model, in standard deviations of the prior; computed if not given.
+        resume: an earlier result of the same settings; its rungs are kept.
+        on_rung: called with the result so far after each rung, to store it.
+        progress: called with the work done, all work and what is being done.
+
+    Returns:
+        All evidence; ``volumes`` are the answer, ``ended`` says what ended it.
+
+    Raises:
+        ValueError: if the prior is not Gaussian, or the cost has no quadratic model at the anchor.
+
+    >>> import torch
+    >>> from spectra.costs import mean_squared_error
+    >>> from volume.priors import GaussianPrior
+    >>> model, x = torch.nn.Linear(2, 1, bias=False), torch.eye(2)
+    >>> landscape = Landscape(model, mean_squared_error, (x, torch.zeros(2, 1)), theta=torch.zeros(2))
+    >>> result = bridge_volume(landscape, GaussianPrior(1.0), BridgeSettings(cutoffs=(0.5,), draws=50))
+    >>> abs(result.volumes[0].log_volume - math.log(1 - math.exp(-0.5))) < 0.2  # |x|^2 / 2 < 0.5
+    True
+    """
+    settings = settings or BridgeSettings()
+    cost = (StarCost if settings.target == "star" else SublevelCost)(landscape, prior)
+    if curvature is None:
+        if progress is not None:
+            progress(0, 1, "bridge: curvature at the anchor")
+        name = curvature_name(landscape)
+        curvature = leading_curvature(landscape, prior, name, settings.pairs, seed=settings.seed)
+    return _Bridge(cost, curvature, settings, on_rung, progress).run(resume)
+
+
+class _Bridge:
+    """One bridge: passes over a ladder whose rungs the first pass finds."""
+
+    def __init__(
+        self,
+        cost: BridgeCost,
+        curvature: LeadingCurvature,
+        settings: BridgeSettings,
+        on_rung: OnRung | None,
+        progress: Progress | None,
+    ) -> None:
+        self.cost, self.settings, self.on_rung = cost, settings, on_rung
+        first = inverse_temperature(curvature, cost.anchor, max(settings.cutoffs))
+        carrier = Carrier(cost, QuadraticEnsemble(curvature, cost.anchor, first, 0.0))
+        self.sampler = RungSampler(carrier, settings, progress)
+        self.passes: list[list[Rung]] = []
+
+    def run(self, resume: BridgeResult | None) -> BridgeResult:
+        self.passes = [list(rungs) for rungs in resume.passes] if resume is not None else []
+        while not (ended := self._ended()):
+            if not self.passes or self.passes[-1][-1].passage is None:
+                self.passes.append([])
+            self._climb(len(self.passes) - 1)
+        return self._result(ended)
+
+    def _ended(self) -> str:
+        complete = [rungs for rungs in self.passes if rungs and rungs[-1].passage is None]
+        if complete and len(complete) == len(self.passes):
+            errors = [volume.standard_error for volume in self._result("").volumes]
+            if math.isfinite(self.settings.standard_error) and max(errors) <= self.settings.standard_error:
+                return "standard error"
+            if len(complete) >= (self.settings.passes if math.isfinite(self.settings.standard_error) else 1):
+                return "passes"
+        spent = sum(rung.gradient_evaluations for rungs in self.passes for rung in rungs)
+        return "budget" if spent >= self.settings.budget else ""
+
+    def _climb(self, number: int) -> None:
+        """Adds one rung to a pass."""
+        rungs, first = self.passes[number], self.passes[0] if number else None
+        self.cost.spent = Evaluations()
+        if not rungs:
+            rung = self.sampler.start(number, None if first is None else first[0].state)
+        elif len(rungs) >= MOST_RUNGS:
+            raise ValueError(f"the bridge has {MOST_RUNGS} rungs and no end: use more draws or a larger work_spread")
+        else:
+            rung = self.sampler.sample(number, rungs, first)
+        spent = self.cost.spent
+        rungs.append(replace(rung, gradient_evaluations=spent.gradients, cost_evaluations=spent.costs))
+        if self.on_rung is not None:
+            self.on_rung(self._result(""))
+
+    def _result(self, ended: str) -> BridgeResult:
+        ensembles = [self.sampler.carrier.ensemble(rung.state) for rung in self.passes[0]]
+        free = self.sampler.carrier.ensemble(RungState(ensembles[0].inverse_temperature, 0.0))
+        return BridgeResult(
+            settings=self.settings,
+            size=free.curvature.size,
+            log_start=ensembles[0].log_normaliser,
+            log_free_start=free.log_normaliser,
+            start_squares=np.array([ensemble.mean_square for ensemble in ensembles]),
+            passes=tuple(tuple(rungs) for rungs in self.passes),
+            ended=ended,
+        )

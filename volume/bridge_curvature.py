@@ -1,0 +1,98 @@
+"""The quadratic model that a bridge starts from, and the inverse temperature that belongs to a cutoff."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spectra.eigenpairs import top_eigenpairs
+from spectra.landscape import Landscape
+from spectra.operators import SymmetricOperator
+from spectra.routes import make_operator
+from spectra.spectrum import SpectrumSettings
+from spectra.traces import hutchinson
+from volume.priors import Prior
+from volume.quadratic_ensemble import LeadingCurvature
+from volume.saddlepoint import QuadraticForm, log_distribution
+from volume.scaling import ScaledOperator
+
+# Up to this size the whole matrix is decomposed: n^2 numbers, and of the order of a minute.
+LARGEST_DENSE = 6000
+PAIRS = 400
+TRACE_PRODUCTS = 64
+
+
+def leading_curvature(
+    landscape: Landscape, prior: Prior, name: str, pairs: int | None = None, *, seed: int = 0
+) -> LeadingCurvature:
+    """Eigenpairs of a landscape's curvature at its anchor, in standard deviations of the prior.
+
+    Negative eigenvalues count as zero: the bridge needs a Gaussian near the ensemble, and corrects all else.
+
+    Args:
+        landscape: the cost.
+        prior: a Gaussian one.
+        name: of the curvature, as ``spectra.routes.make_operator`` knows it.
+        pairs: how many; None takes all up to 6,000 parameters, else 400.
+        seed: of the Krylov space and the trace's probes.
+
+    Returns:
+        The curvature.
+    """
+    operator = make_operator(landscape, SpectrumSettings(operator=name, seed=seed))
+    scaled = ScaledOperator(operator, prior.scale(landscape.size).to(landscape.device))
+    if pairs is None and landscape.size <= LARGEST_DENSE:
+        return dense_curvature(scaled.to_dense())
+    return _top(scaled, min(pairs or PAIRS, landscape.size), seed)
+
+
+def dense_curvature(matrix: Tensor) -> LeadingCurvature:
+    """All eigenpairs of a matrix, decomposed in its own precision.
+
+    Args:
+        matrix: (n, n), symmetric up to rounding.
+
+    Returns:
+        The curvature; negative eigenvalues are zero.
+    """
+    values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
+    return LeadingCurvature(values.flip(0).double().clamp(min=0.0), vectors.T.flip(0).contiguous())
+
+
+def _top(operator: SymmetricOperator, count: int, seed: int) -> LeadingCurvature:
+    found = top_eigenpairs(operator, count, which="largest", tolerance=1e-2, seed=seed)
+    values = torch.as_tensor(found.values, dtype=torch.float64, device=operator.device).clamp(min=0.0)
+    vectors = found.vectors.to(operator.device, operator.dtype)
+    # Lanczos leaves rows orthonormal to rounding; the map's determinant needs them so to the last digit.
+    vectors = torch.linalg.qr(vectors.double().T)[0].T.to(operator.dtype)
+    if count == operator.size:
+        return LeadingCurvature(values, vectors)
+    lost = hutchinson(operator, TRACE_PRODUCTS, seed=seed).value - float(values.sum())
+    return LeadingCurvature(values, vectors, max(lost / (operator.size - count), 0.0))
+
+
+def inverse_temperature(curvature: LeadingCurvature, anchor: Tensor, cutoff: float) -> float:
+    """The b at which the quadratic model's ensemble has the cutoff as its mean cost.
+
+    Args:
+        curvature: in standard deviations of the prior.
+        anchor: (n,) in the same units.
+        cutoff: T, unit of the cost.
+
+    Returns:
+        ``b = -t0``, the saddle of the quadratic mass; where the cutoff is above the prior's own mean cost, a tenth of
+        an inverse cutoff.
+
+    >>> curvature = LeadingCurvature(torch.ones(2).double(), torch.eye(2).double())
+    >>> round(inverse_temperature(curvature, torch.zeros(2).double(), 0.01), 6)  # mean cost 1 / (1 + b)
+    99.0
+    """
+    values = curvature.values.cpu().numpy()
+    others = curvature.size - len(values)
+    parts = (curvature.vectors @ anchor.to(curvature.vectors)).double().cpu().numpy() ** 2
+    left = max(float(anchor.square().sum()) - float(parts.sum()), 0.0) if others else 0.0
+    nodes, masses = np.append(values, curvature.rest), np.append(parts, left)
+    counts = np.append(np.ones(len(values)), float(others))
+    saddle = float(log_distribution(QuadraticForm(nodes, counts, nodes, masses), np.array([cutoff])).saddle[0])
+    return max(-saddle, 0.1 / cutoff)

@@ -1,0 +1,227 @@
+"""What a bridge says of log-volumes, with errors from the spread of its chains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.interpolate import PchipInterpolator
+from scipy.special import logsumexp
+
+from volume.acceptance_ratio import Link, link
+from volume.bridge_settings import BridgeSettings
+from volume.rung import Array, Rung, joined
+
+# Half a window of the slope d log V / d log T, in relative standard deviations of the cost.
+_SLOPE_WINDOW = 0.25
+
+
+@dataclass(frozen=True)
+class BridgeVolume:
+    """The log-volume at one cutoff.
+
+    Attributes:
+        cutoff: T, unit of the cost.
+        log_volume: log of the prior's mass, nats.
+        standard_error: from the spread of the chains, nats.
+        slope: ``d log V / d log T``, the local learning coefficient by volume.
+        slope_error: its standard error.
+        share_below: of the ensemble's draws, those that cost less than the cutoff.
+    """
+
+    cutoff: float
+    log_volume: float
+    standard_error: float
+    slope: float
+    slope_error: float
+    share_below: float
+
+
+@dataclass(frozen=True, eq=False)
+class Diagnostics:
+    """Whether the chains of each rung agree.
+
+    Attributes:
+        rhat_cost: (rungs,) rank-normalised split R-hat of C, the first sampled rung first.
+        rhat_square: (rungs,) of ``|x|^2``.
+        effective_cost: (rungs,) effective sample size of C, all chains together.
+        effective_square: (rungs,) of ``|x|^2``.
+    """
+
+    rhat_cost: Array
+    rhat_square: Array
+    effective_cost: Array
+    effective_square: Array
+
+    @property
+    def largest_rhat(self) -> float:
+        """The largest of all."""
+        return float(np.max([self.rhat_cost, self.rhat_square]))
+
+    @property
+    def least_effective(self) -> float:
+        """The smallest effective sample size of all."""
+        return float(np.min([self.effective_cost, self.effective_square]))
+
+
+@dataclass(frozen=True, eq=False)
+class BridgeResult:
+    """All evidence of a bridge, and what follows from it.
+
+    Attributes:
+        settings: what was asked for.
+        size: number of parameters n.
+        log_start: log normaliser of the exactly known start, nats.
+        log_free_start: log normaliser of the quadratic ensemble at the same b with nothing holding it, nats.
+        start_squares: (rungs,) ``E|x|^2`` of the quadratic ensemble at each rung.
+        passes: for each pass its rungs, independent draws of the start first.
+        ended: what ended it: ``standard error``, ``budget`` or ``passes``; empty while it runs.
+    """
+
+    settings: BridgeSettings
+    size: int
+    log_start: float
+    log_free_start: float
+    start_squares: Array
+    passes: tuple[tuple[Rung, ...], ...]
+    ended: str = ""
+
+    @cached_property
+    def rungs(self) -> tuple[Rung, ...]:
+        """Each rung with the chains of all complete passes side by side."""
+        complete = [rungs for rungs in self.passes if rungs and rungs[-1].passage is None]
+        if not complete:
+            raise ValueError(f"the bridge is not complete: it ended by {self.ended or 'a kill'}; continue it")
+        return tuple(joined(list(each)) for each in zip(*complete, strict=True))
+
+    @cached_property
+    def links(self) -> tuple[Link, ...]:
+        """Log ratios of normalisers of neighbouring rungs."""
+        return tuple(link(a.onward, b.backward) for a, b in zip(self.rungs, self.rungs[1:], strict=False))
+
+    @cached_property
+    def log_normalisers(self) -> tuple[Array, Array]:
+        """``log Z`` of each sampled rung (rungs,), and without each chain in turn (rungs, chains), nats."""
+        whole = self.log_start + np.cumsum([one.log_ratio for one in self.links])
+        without = self.log_start + np.cumsum([one.without for one in self.links], axis=0)
+        return whole, without
+
+    def volume(self, cutoff: float) -> BridgeVolume:
+        """The log-volume at a cutoff that some free rung's draws surround.
+
+        Args:
+            cutoff: T, unit of the cost.
+
+        Returns:
+            The log-volume with its error and slope.
+
+        Raises:
+            ValueError: if no free rung has draws on both sides of the cutoff, or the bridge is not complete.
+        """
+        rungs = self.rungs[1:]
+        number = min((j for j, r in enumerate(rungs) if r.state.free), key=lambda j: _distance(rungs[j], cutoff))
+        costs, b = rungs[number].costs, rungs[number].state.inverse_temperature
+        share = float((costs < cutoff).mean())
+        if not 0.0 < share < 1.0:
+            raise ValueError(f"cutoff {cutoff:g} is outside of what the bridge reached: add it to the cutoffs")
+        window = _SLOPE_WINDOW * float(costs.std() / costs.mean())
+        whole, without = self.log_normalisers
+
+        def log_volume(kept: Array, log_normaliser: float, at: float) -> float:
+            below = kept[kept < at]
+            return log_normaliser + b * at + float(logsumexp(b * (below - at))) - math.log(kept.size)
+
+        def slope(kept: Array) -> float:
+            ends = [log_volume(kept, 0.0, cutoff * math.exp(sign * window)) for sign in (1.0, -1.0)]
+            return (ends[0] - ends[1]) / (2.0 * window)
+
+        every = range(costs.shape[1])
+        left_out = np.array([log_volume(np.delete(costs, c, 1), without[number, c], cutoff) for c in every])
+        slopes = np.array([slope(np.delete(costs, c, 1)) for c in every])
+        formula = math.sqrt(sum(one.standard_error**2 for one in self.links[: number + 1]))
+        return BridgeVolume(
+            cutoff=cutoff,
+            log_volume=float(log_volume(costs, whole[number], cutoff)),
+            standard_error=max(jackknife(left_out), formula),
+            slope=slope(costs),
+            slope_error=jackknife(slopes),
+            share_below=share,
+        )
+
+    @property
+    def volumes(self) -> tuple[BridgeVolume, ...]:
+        """One for each cutoff asked for, the largest cutoff first."""
+        return tuple(self.volume(cutoff) for cutoff in sorted(self.settings.cutoffs, reverse=True))
+
+    @cached_property
+    def diagnostics(self) -> Diagnostics:
+        """R-hat and effective sample sizes of the sampled rungs."""
+        from arviz_stats.base.array import array_stats  # slow to import
+
+        def each(function: Callable[..., float], name: str) -> Array:
+            arrays = (getattr(rung, name) for rung in self.rungs[1:])
+            return np.array([float(function(a, chain_axis=1, draw_axis=0)) for a in arrays])
+
+        return Diagnostics(
+            rhat_cost=each(array_stats.rhat, "costs"),
+            rhat_square=each(array_stats.rhat, "squares"),
+            effective_cost=each(array_stats.ess, "costs"),
+            effective_square=each(array_stats.ess, "squares"),
+        )
+
+    @property
+    def integrated(self) -> tuple[float, float] | None:
+        """Cross-check: ``log Z`` of the first free rung by thermodynamic integration, and by the links, nats.
+
+        ``log Z(b, 0) - log Z_Q(b, 0) = log Z(b, G) - log Z_Q(b, G) + 1/2 int_0^G (E|x|^2 - E_Q|x|^2) dg``, the
+        integral by a monotone cubic in ``log(1 + g)``. None if there are fewer than three rungs to integrate over.
+        """
+        rungs = self.rungs[1:]
+        last = next(j for j, rung in enumerate(rungs) if rung.state.free)
+        if last < 2:
+            return None
+        way = np.log1p([rung.state.localisation for rung in rungs[: last + 1]])[::-1]
+        excess = np.array([rung.squares.mean() for rung in rungs[: last + 1]]) - self.start_squares[1 : last + 2]
+        integrand = 0.5 * excess[::-1] * np.exp(way)
+        area = float(PchipInterpolator(way, integrand).integrate(way[0], way[-1]))
+        begun = self.links[0].log_ratio + self.log_free_start
+        return begun + area, float(self.log_normalisers[0][last])
+
+    @property
+    def gradient_evaluations(self) -> int:
+        """All that were spent, of one parameter vector each."""
+        return sum(rung.gradient_evaluations for rungs in self.passes for rung in rungs)
+
+    @property
+    def cost_evaluations(self) -> int:
+        """All that were spent, of one parameter vector each."""
+        return sum(rung.cost_evaluations for rungs in self.passes for rung in rungs)
+
+    @property
+    def diverged(self) -> int:
+        """Trajectories that ended at no finite energy, or far too high a one; all were rejected."""
+        return int(sum(int(rung.diverged.sum()) for rungs in self.passes for rung in rungs))
+
+
+def jackknife(without: Array) -> float:
+    """Standard error from estimates that leave out one chain each.
+
+    Args:
+        without: (chains,) estimates.
+
+    Returns:
+        ``sqrt((m - 1) / m sum (e_i - mean e)^2)``.
+
+    >>> values = np.array([1.0, 2.0, 4.0])
+    >>> math.isclose(jackknife((values.sum() - values) / 2), values.std(ddof=1) / 3**0.5)  # of a mean: s / sqrt(m)
+    True
+    """
+    count = len(without)
+    return math.sqrt((count - 1) / count * float(np.square(without - without.mean()).sum()))
+
+
+def _distance(rung: Rung, cutoff: float) -> float:
+    return abs(float(rung.costs.mean()) - cutoff) / max(float(rung.costs.std()), 1e-300)

@@ -1,0 +1,60 @@
+"""What decides the numbers of a bridge, apart from the landscape and the prior."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+TARGETS = ("sublevel", "star")
+
+
+@dataclass(frozen=True)
+class BridgeSettings:
+    """Everything that decides the numbers, apart from the landscape and the prior.
+
+    Attributes:
+        cutoffs: (q,) T, unit of the cost; visited from the largest on.
+        target: ``sublevel``, the set ``{C < T}``, or ``star``, the points whose segment from the anchor stays below T.
+        chains: Markov chains that run side by side; their spread is the error bar.
+        draws: of each chain at each rung.
+        warm_up: trajectories of each chain before, at each rung.
+        kept: draws of each chain that are carried to the neighbouring rungs.
+        work_spread: standard deviation of the work from one rung to the next that the ladder aims at, nats.
+        pairs: leading eigenpairs of the curvature; None takes all of them up to 6,000 parameters, else 400.
+        standard_error: passes are added until the log-volumes are known to this, nats; inf makes one pass.
+        budget: gradient evaluations after which nothing new is begun.
+        passes: at most so many.
+        seed: the one seed that all randomness comes from.
+    """
+
+    cutoffs: tuple[float, ...] = (0.01,)
+    target: str = "sublevel"
+    chains: int = 16
+    draws: int = 100
+    warm_up: int = 50
+    kept: int = 25
+    work_spread: float = 1.5
+    pairs: int | None = None
+    standard_error: float = math.inf
+    budget: float = math.inf
+    passes: int = 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.cutoffs or not all(math.isfinite(c) and c > 0.0 for c in self.cutoffs):
+            raise ValueError(f"cutoffs must be positive and finite, at least one, got {self.cutoffs}")
+        if self.target not in TARGETS:
+            raise ValueError(f"target must be one of {', '.join(TARGETS)}; got {self.target!r}")
+        for name, least in (("chains", 4), ("draws", 8), ("warm_up", 1), ("kept", 1), ("passes", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name in ("work_spread", "standard_error", "budget"):
+            if not getattr(self, name) > 0.0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.pairs is not None and self.pairs < 1:
+            raise ValueError(f"pairs must be at least 1, got {self.pairs}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values by name."""
+        return {**asdict(self), "pairs": 0 if self.pairs is None else self.pairs}

@@ -1,0 +1,142 @@
+"""One rung of a bridge: a Gibbs ensemble, and what was seen of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+# What a work of no finite value counts as, nats: its weight is zero all the same.
+IMPOSSIBLE = 1e12
+# More of them than this, and a rung is out of reach.
+_TOLERATED = 0.01
+
+
+@dataclass(frozen=True)
+class RungState:
+    """Which ensemble: ``pi(x) ~ N(a + x; 0, I) exp(-b C(x) - g/2 |x|^2)``.
+
+    Attributes:
+        inverse_temperature: b, per unit of cost.
+        localisation: g, in units of the prior's precision.
+    """
+
+    inverse_temperature: float
+    localisation: float
+
+    @property
+    def free(self) -> bool:
+        """Whether nothing but the cost holds it to the anchor."""
+        return self.localisation == 0.0
+
+
+@dataclass(frozen=True)
+class Passage:
+    """How points are carried from one rung to the next: as the quadratic ensemble moves between two references.
+
+    Any two references give a right answer; ones as narrow as the rungs themselves give small works.
+
+    Attributes:
+        here: the rung.
+        there: the next.
+        departure: reference of this rung.
+        arrival: reference of the next.
+    """
+
+    here: RungState
+    there: RungState
+    departure: RungState
+    arrival: RungState
+
+
+@dataclass(frozen=True, eq=False)
+class Rung:
+    """Evidence of one rung; all its estimates follow from these numbers, and the points are not kept.
+
+    A work is that of carrying a point to a neighbouring rung: the change of the reduced potential less the log
+    determinant of the map.
+
+    Attributes:
+        state: the ensemble.
+        passage: to the next rung; None for the last.
+        costs: (draws, chains) C.
+        quadratics: (kept, chains) the quadratic model's cost.
+        squares: (draws, chains) ``|x|^2`` in standard deviations of the prior.
+        prior_squares: (draws, chains) ``|a + x|^2``, minus twice the prior's log density up to a constant.
+        onward: (kept, chains) works to the next rung; no rows for the last.
+        backward: (kept, chains) works to the rung before; no rows for the first.
+        last: (chains, n) the last points.
+        diverged: (chains,) trajectories that ended at no finite energy, or far too high a one; all were rejected.
+        step_size: of the integrator; nan for independent draws.
+        acceptance: mean acceptance probability; nan for independent draws.
+        leaps: integrator steps of each chain.
+        gradient_evaluations: of one parameter vector each.
+        cost_evaluations: likewise.
+    """
+
+    state: RungState
+    passage: Passage | None
+    costs: Array
+    quadratics: Array
+    squares: Array
+    prior_squares: Array
+    onward: Array
+    backward: Array
+    last: NDArray[np.floating]
+    diverged: NDArray[np.int64]
+    step_size: float = float("nan")
+    acceptance: float = float("nan")
+    leaps: int = 0
+    gradient_evaluations: int = 0
+    cost_evaluations: int = 0
+
+    @property
+    def chains(self) -> int:
+        """How many chains."""
+        return int(self.costs.shape[1])
+
+
+PER_DRAW = ("costs", "quadratics", "squares", "prior_squares", "onward", "backward")
+
+
+def joined(rungs: list[Rung]) -> Rung:
+    """The same rung of several passes as one, their chains side by side.
+
+    Args:
+        rungs: at least one, all of one state and as many draws.
+
+    Returns:
+        The rung.
+    """
+    first = rungs[0]
+    if len(rungs) == 1:
+        return first
+    values = {field.name: getattr(first, field.name) for field in fields(first)}
+    for name in PER_DRAW:
+        values[name] = np.concatenate([getattr(rung, name) for rung in rungs], axis=1)
+    for name in ("last", "diverged"):
+        values[name] = np.concatenate([getattr(rung, name) for rung in rungs])
+    for name in ("leaps", "gradient_evaluations", "cost_evaluations"):
+        values[name] = sum(getattr(rung, name) for rung in rungs)
+    values["acceptance"] = float(np.mean([rung.acceptance for rung in rungs]))
+    return Rung(**values)
+
+
+def spread(works: Array) -> float:
+    """Half the distance of the 16th and 84th percentile: the standard deviation of a normal, deaf to outliers.
+
+    Args:
+        works: any shape.
+
+    Returns:
+        The spread, nats; inf if more than one in a hundred are impossible.
+
+    >>> spread(np.arange(101.0))
+    34.0
+    """
+    if float(np.mean(works >= IMPOSSIBLE)) > _TOLERATED:
+        return float("inf")
+    low, high = np.percentile(works, [16.0, 84.0])
+    return float(0.5 * (high - low))
