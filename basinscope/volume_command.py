@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from volume.study import VolumeStudy
 
 # Words that may be typed, here too so that --help needs no torch; a test holds them to the library's.
-METHODS = ("shifted-determinant", "quadratic-mass", "star-domain", "ellipsoid-slice", "ellipsoid-slice-corrected")
+METHODS = (
+    "shifted-determinant",
+    "quadratic-mass",
+    "star-domain",
+    "ellipsoid-slice",
+    "ellipsoid-slice-corrected",
+    "segment",
+)
 PRECONDITIONERS = ("identity", "diagonal", "hesscale", "adam-second", "adam-first", "low-rank", "full")
 NEGATIVE_RULES = ("raise", "clip", "abs")
 PRIORS = ("gaussian", "init", "uniform", "ball", "lebesgue")
@@ -43,6 +50,14 @@ def volume(
             help="How to make a landscape: a built-in name (digits, on its held-out rows), "
             "package.module:function or path/to/file.py:function.",
             show_default="the checkpoint's own",
+        ),
+    ] = None,
+    validation_task: Annotated[
+        str | None,
+        typer.Option(
+            help="The same network on data that it was not trained on, where basins are then measured; segment takes "
+            "the curvature of --task's data beside it.",
+            show_default="digits-heldout for digits, else none",
         ),
     ] = None,
     cost: Annotated[
@@ -105,6 +120,14 @@ def volume(
         str | None,
         typer.Option(help="Such as cpu or cuda.", show_default="the task's", rich_help_panel=_MACHINE),
     ] = None,
+    rank_tolerance: Annotated[
+        float,
+        typer.Option(
+            help="Of segment: curvature below this share of the largest is zero.",
+            show_default="rounding, 10 n eps",
+            rich_help_panel=_ESTIMATE,
+        ),
+    ] = 0.0,
     output: Annotated[Path | None, typer.Option(help="HDF5 file to write.", rich_help_panel=_RESULT)] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Figure to write: .png, .pdf or .svg.", rich_help_panel=_RESULT)
@@ -139,11 +162,19 @@ def volume(
         "negative": negative,
         "k": k,
         "sweep_cutoff": sweep_cutoff,
+        "rank_tolerance": rank_tolerance,
     }
     _check_words(settings, preconditioner, cost)
     if dtype is not None:
         one_of("--dtype", dtype, DTYPES)
-    source = {"task": task, "cost": cost, "preconditioner": preconditioner, "dtype": dtype, "device": device}
+    source = {
+        "task": task,
+        "validation_task": validation_task,
+        "cost": cost,
+        "preconditioner": preconditioner,
+        "dtype": dtype,
+        "device": device,
+    }
     where = {"output": output, "plot": plot, "overwrite": overwrite, "resume": resume}
     request = _request(checkpoint, settings, {**source, **where})
     _run(request, as_json)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from basinscope.resumption import SAME_COST
 from volume.estimator import SHIFTED
+from volume.method_result import SEGMENT
 from volume.study import VolumeSettings, VolumeStudy
 
 
@@ -28,6 +29,8 @@ def check_settings(path: Path, stored: VolumeStudy, asked: VolumeSettings) -> No
         free |= {"sweep_cutoff"}
     if not set(SHIFTED) & {*stored.results, *asked.methods}:
         free |= {"k"}
+    if SEGMENT not in {*stored.results, *asked.methods}:
+        free |= {"rank_tolerance"}
     if "star-domain" not in stored.results or "star-domain" not in asked.methods:
         free |= {"preconditioner", "eps", "exponent"}
     _refuse(path, ((name, before[name], now[name]) for name in now if name not in free))

@@ -24,7 +24,7 @@ from spectra.landscape import Landscape
 from spectra.provenance import Provenance
 from volume.descent import Descent, descent
 from volume.estimator import VolumeEstimator, curvature_name
-from volume.method_result import SAMPLED, MethodResult
+from volume.method_result import SAMPLED, SEGMENT, MethodResult
 from volume.noise import above_noise, cost_noise, noise_caution
 from volume.preconditioners import adam_curvature
 from volume.priors import parse_prior
@@ -45,6 +45,7 @@ class VolumeRequest:
         settings: of the study.
         preconditioner: as typed; None chooses by what the checkpoint has.
         task: name of the task, or None for the checkpoint's own.
+        validation_task: name of the task to measure basins on, or None for a built-in task's held-out rows.
         cost: ``kl``, ``task``, or None to choose by the task's cost.
         dtype: name of a dtype, or None for the model's own.
         device: where to compute, or None for where the task put the model.
@@ -59,6 +60,7 @@ class VolumeRequest:
     settings: VolumeSettings
     preconditioner: str | None = None
     task: str | None = None
+    validation_task: str | None = None
     cost: str | None = None
     dtype: str | None = None
     device: str | None = None
@@ -86,8 +88,8 @@ def run_volume(request: VolumeRequest, progress: Report) -> VolumeStudy:
     """
     earlier = _earlier(request)
     checkpoint = read_checkpoint(request.checkpoint)
-    name = task_name(request.task, checkpoint)
-    name = HELD_OUT.get(name, name)
+    trained = task_name(request.task, checkpoint)
+    name = request.validation_task or HELD_OUT.get(trained, trained)
     own = placed(make_landscape(name, checkpoint), request.dtype, request.device, name)
     landscape = _landscape(request.cost, name, own)
     if landscape.size < SMALL and "OMP_NUM_THREADS" not in os.environ:
@@ -109,6 +111,7 @@ def run_volume(request: VolumeRequest, progress: Report) -> VolumeStudy:
         moments=moments,
         fall=below.fall,
         data=own if isinstance(own.cost_function, CrossEntropy) else None,
+        training=_training(request, trained, name, checkpoint),
         strategy=study.strategy,
         progress=progress,
     )
@@ -202,6 +205,19 @@ def _kept_settings(earlier: VolumeStudy, asked: VolumeSettings) -> VolumeSetting
         return asked
     before = earlier.settings
     return replace(asked, preconditioner=before.preconditioner, eps=before.eps, exponent=before.exponent)
+
+
+def _training(request: VolumeRequest, trained: str, name: str, checkpoint: Checkpoint) -> Landscape | None:
+    """The landscape of the training data, for the segment; None if that is not asked for."""
+    if SEGMENT not in request.settings.methods:
+        return None
+    if trained == name:
+        raise ValueError(
+            f"segment needs two sets of data, and there is only that of the task {name!r}: give --task, the data that "
+            "the checkpoint was trained on, and --validation-task, other data"
+        )
+    own = placed(make_landscape(trained, checkpoint), request.dtype, request.device, trained)
+    return _landscape(request.cost, trained, own)
 
 
 def _landscape(cost: str | None, name: str, landscape: Landscape) -> Landscape:

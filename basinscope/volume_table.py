@@ -13,7 +13,7 @@ from rich.text import Text
 
 from basinscope.summary_table import with_error
 from basinscope.sweep_table import sweep_table
-from volume.method_result import MethodResult
+from volume.method_result import SEGMENT, MethodResult
 from volume.preconditioners import EXPONENT
 from volume.study import VolumeStudy
 
@@ -124,7 +124,12 @@ def _caption(study: VolumeStudy) -> Padding:
     if len(kinds) > 1:
         words += "; a mass is a probability under the prior, a volume is Lebesgue's: the two do not compare"
     samplers = [result for result in study.results.values() if result.sampled is not None]
-    lines = [words, *(_sampler(result, study.settings.exponent) for result in samplers), *_bits(study)]
+    lines = [
+        words,
+        *(_sampler(result, study.settings.exponent) for result in samplers),
+        *_bits(study),
+        *_segment(study),
+    ]
     return Padding(Group(*(Text(line, style="dim") for line in lines)), (0, 0, 1, 0))
 
 
@@ -145,6 +150,20 @@ def _bits(study: VolumeStudy) -> list[str]:
                 f"({figures['anchor_data_bits']:.4g} at the checkpoint)"
             )
     return lines
+
+
+def _segment(study: VolumeStudy) -> list[str]:
+    """What a basin segment is made of."""
+    if SEGMENT not in study.results:
+        return []
+    found = study.results[SEGMENT].figures
+    return [
+        f"segment: {found['log_cross_section']:,.1f} nat across, in {found['rank']:,.0f} dimensions that "
+        f"{found['training_samples']:,.0f} training samples see, and {found['log_extent']:,.1f} along, in "
+        f"{found['zero_dimension']:,.0f} of which {found['unseen_dimension']:,.0f} are unseen in validation too; rank "
+        f"at {found['rank_tolerance']:.2g} of the largest eigenvalue, gap {found['rank_gap']:.3g}, shift "
+        f"{found['shift']:.3g}"
+    ]
 
 
 def _sampler(result: MethodResult, exponent: float) -> str:

@@ -25,6 +25,7 @@ from spectra.store import StoredSpectrum
 
 # Okabe and Ito, Color universal design, 2008.
 BLUE, ORANGE, VERMILLION, GREEN, SKY, GREY = "#0072B2", "#E69F00", "#D55E00", "#009E73", "#56B4E9", "#7F7F7F"
+PURPLE = "#CC79A7"
 MOST_LAYERS = 30
 SEMIDEFINITE = tuple(name for name in OPERATORS if name != "hessian")
 # Ten times the epsilon of float32: eigenvalues nearer to zero, against the largest, have no sign.

@@ -67,10 +67,19 @@ def determinant_results(
             from_determinant(shifted_determinant(density, float(T), mass=mass, **rule))
             for T, mass in zip(cutoffs, masses, strict=True)
         ]
-    return tuple(_cautioned(one, fall > TELL * T) for one, T in zip(found, cutoffs, strict=True))
+    return tuple(with_slope(one, fall > TELL * T) for one, T in zip(found, cutoffs, strict=True))
 
 
-def _cautioned(result: MethodResult, sloping: bool) -> MethodResult:
+def with_slope(result: MethodResult, sloping: bool) -> MethodResult:
+    """The result, with the caution of an anchor that is no minimum.
+
+    Args:
+        result: of a determinant.
+        sloping: whether the anchor is none.
+
+    Returns:
+        The result.
+    """
     assert result.estimate is not None
     cautions = (*result.estimate.cautions, *((SLOPE,) if sloping else ()))
     return replace(result, estimate=replace(result.estimate, cautions=cautions))

@@ -24,12 +24,13 @@ from volume.descent import descent
 from volume.description_length import description_length
 from volume.determinant_methods import determinant_results
 from volume.directions import check_preconditioner, choose_preconditioner
-from volume.method_result import DETERMINANTS, SLICES, MethodResult, from_sample
+from volume.method_result import DETERMINANTS, SEGMENT, SLICES, MethodResult, from_sample
 from volume.noise import above_noise, cost_noise
 from volume.preconditioners import Identity, Preconditioner
 from volume.priors import GaussianPrior, Lebesgue, Prior
 from volume.result import VolumeEstimate
 from volume.scaling import prior_units
+from volume.segment_method import segment_results
 from volume.star_domain import StarDomainSettings, star_domain_volume
 from volume.study import VolumeSettings
 from volume.sweep_sampling import sample_cutoffs
@@ -68,6 +69,7 @@ class VolumeEstimator:
         moments: AdamMoments | None = None,
         fall: float = 0.0,
         data: Landscape | None = None,
+        training: Landscape | None = None,
         strategy: str = "",
         progress: Progress | None = None,
     ) -> None:
@@ -81,6 +83,7 @@ class VolumeEstimator:
             fall: the most that the cost was seen to fall below the anchor's; determinants at cutoffs that this is no
                 small part of carry a caution.
             data: the task under a cost that is a code length in nats, to code its data with; None codes none.
+            training: the same cost on the data that the anchor was trained on, for the segment; None allows no segment.
             strategy: how the curvature's products are computed; empty times the candidates.
             progress: called with the work done, all work and what is being done.
 
@@ -92,7 +95,7 @@ class VolumeEstimator:
         self.landscape, self.settings, self.prior = landscape, settings, prior
         self._moments, self._strategy, self._progress = moments, strategy, progress
         self._fall = fall
-        self._data = data
+        self._data, self._training = data, training
         self.operator_name = curvature_name(landscape)
         if "quadratic-mass" in settings.methods and not isinstance(prior, GaussianPrior):
             raise ValueError(f"quadratic-mass needs a gaussian prior, got {prior.name}")
@@ -209,6 +212,10 @@ class VolumeEstimator:
         )
 
     def _determinants(self, method: str, cutoffs: Sequence[float] | Array) -> tuple[MethodResult, ...]:
+        if method == SEGMENT:
+            self._tell(0, 1, "segment: dense eigenvectors")
+            options = {"operator": self.operator_name, "prior": self.prior, "fall": self._fall}
+            return segment_results(self._training, self.landscape, cutoffs, self.settings, **options)  # type: ignore[arg-type]
         _, measure, s, log_scale = self._units
         return determinant_results(
             method,

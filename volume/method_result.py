@@ -11,10 +11,18 @@ from volume.determinant import DeterminantVolume
 from volume.quadratic_mass import QuadraticMass
 from volume.result import VolumeEstimate
 
-METHODS = ("shifted-determinant", "quadratic-mass", "star-domain", "ellipsoid-slice", "ellipsoid-slice-corrected")
+METHODS = (
+    "shifted-determinant",
+    "quadratic-mass",
+    "star-domain",
+    "ellipsoid-slice",
+    "ellipsoid-slice-corrected",
+    "segment",
+)
 SLICES = ("ellipsoid-slice", "ellipsoid-slice-corrected")
 SAMPLED = ("star-domain", *SLICES)
-DETERMINANTS = ("shifted-determinant", "quadratic-mass")
+SEGMENT = "segment"
+DETERMINANTS = ("shifted-determinant", "quadratic-mass", SEGMENT)
 # A determinant knows the error of its sum, not that of the paraboloid it stands on.
 UNTESTED = "nothing speaks against it, given that the cost is quadratic as far as the cutoff, which is not tested here"
 # Half of a 95 % interval of a normal, in standard errors.

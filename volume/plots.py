@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from spectra.plots import BLUE, GREEN, GREY, ORANGE, SKY, VERMILLION
+from spectra.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
 from volume.method_result import MethodResult
 from volume.study import VolumeStudy
 
@@ -19,6 +19,7 @@ COLOURS = {
     "ellipsoid-slice-corrected": SKY,
     "quadratic-mass": VERMILLION,
     "shifted-determinant": GREEN,
+    "segment": PURPLE,
 }
 BINS = 40
 _MEANING = {
@@ -99,6 +100,9 @@ def _histogram(axes: Axes, result: MethodResult) -> None:
 
 def _line(axes: Axes, result: MethodResult) -> None:
     half, value, colour = result.half_width, result.log_volume, COLOURS[result.method]
+    if not np.isfinite(value):
+        axes.plot([], [], color=colour, label=f"{result.method}: without end, not drawn")
+        return
     error = f" ± {half:.2g}" if np.isfinite(half) and half > 0.0 else ""
     axes.axvline(value, color=colour, linewidth=1.8, label=f"{result.method} {value:,.1f}{error}")
     if error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -46,6 +46,16 @@ class SegmentVolume:
     def log_volume(self) -> float:
         """Of the segment, nats."""
         return self.log_cross_section + self.log_extent
+
+    def at(self, cutoff: float) -> SegmentVolume:
+        """The same segment at another cutoff: the volume goes with T^(n/2). The cautions are those of this one."""
+        ratio = math.log(cutoff / self.cutoff)
+        return replace(
+            self,
+            cutoff=cutoff,
+            log_cross_section=self.log_cross_section + self.rank / 2.0 * ratio,
+            log_extent=self.log_extent + self.zero_dimension / 2.0 * ratio,
+        )
 
     @property
     def rank(self) -> int:

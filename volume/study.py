@@ -36,6 +36,7 @@ class VolumeSettings:
         k: of the shift ``c = k / s^2`` in the shifted determinant and the corrected ellipsoid slice; 0 for a
             determinant without a shift.
         sweep_cutoff: ``A:B:N`` for volumes at N cutoffs from A to B too; empty for none.
+        rank_tolerance: of the segment: eigenvalues below this share of the largest are zero; 0 takes rounding's.
     """
 
     methods: tuple[str, ...] = ("quadratic-mass", "star-domain")
@@ -51,6 +52,7 @@ class VolumeSettings:
     negative: str = "raise"
     k: float = 1.0
     sweep_cutoff: str = ""
+    rank_tolerance: float = 0.0
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.cutoff) and self.cutoff > 0.0):
@@ -59,6 +61,8 @@ class VolumeSettings:
             raise ValueError(f"exponent must be positive and finite, got {self.exponent}")
         if not (math.isfinite(self.k) and self.k >= 0.0):
             raise ValueError(f"k must be non-negative and finite, got {self.k:g}")
+        if not 0.0 <= self.rank_tolerance < 1.0:
+            raise ValueError(f"rank_tolerance must be at least 0 and below 1, got {self.rank_tolerance:g}")
         if self.k == 0.0 and "ellipsoid-slice-corrected" in self.methods:
             raise ValueError("k must be positive for ellipsoid-slice-corrected, got 0; without it use ellipsoid-slice")
         if not self.methods:

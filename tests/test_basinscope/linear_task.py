@@ -29,6 +29,14 @@ def minimum() -> Tensor:
     return torch.linalg.lstsq(design(), rows()[1]).solution[:, 0]
 
 
+def few(checkpoint: Checkpoint) -> Landscape:
+    """Two of the rows: two directions are flat."""
+    model = nn.Linear(SIZE - 1, 1).double()
+    load_into(checkpoint, model)
+    inputs, targets = rows()
+    return Landscape(model, mean_squared_error, (inputs[:2], targets[:2]))
+
+
 def linear(checkpoint: Checkpoint) -> Landscape:
     model = nn.Linear(SIZE - 1, 1).double()
     load_into(checkpoint, model)

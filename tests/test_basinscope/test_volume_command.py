@@ -27,7 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "data" / "digits_mlp" / "clean_seed0_step00640.pt"
 TINY = Path(__file__).with_name("tiny_task.py")
 LINEAR = Path(__file__).with_name("linear_task.py")
-EVERY = [word for method in volume_command.METHODS for word in ("--method", method)]
+OTHER = ("--validation-task", f"{TINY}:other_data")
+EVERY = [*[word for method in volume_command.METHODS for word in ("--method", method)], *OTHER]
 Run = Callable[..., int]
 
 
@@ -223,6 +224,37 @@ def test_a_default_run_chooses_by_what_the_checkpoint_has(tiny: Run, capsys: pyt
     assert found["star-domain"]["lower_bound95"] == pytest.approx(
         found["star-domain"]["log_volume"] + math.log(0.05), abs=1e-9
     )
+
+
+@pytest.mark.parametrize("prior", ["gaussian:0.5", "init"])
+def test_the_segment_is_the_formula(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], task: ModuleType, prior: str
+) -> None:
+    """Two training rows span the cross-section; the other rows and the prior bound the two directions that are left."""
+    path = save(tmp_path / "linear.pt", task.minimum())
+    words = ["volume", str(path), "--task", f"{LINEAR}:few", "--validation-task", f"{LINEAR}:linear"]
+    words += ["--method", "segment"]
+    assert main([*words, "--prior", prior, "--k", "2", "--json"]) == 0
+    found = answer(capsys)["segment"]
+    # In units of the prior where it has several standard deviations; in plain ones where it has one, s = 0.5.
+    s, shift = (np.array([0.4] * 3 + [1.1]), 2.0) if prior == "init" else (np.ones(4), 8.0)
+    design = task.design().numpy() * s
+    train = np.linalg.svd(design[:2])
+    null = train.Vh[2:]
+    inner = np.linalg.eigvalsh(null @ (2.0 * design.T @ design / 30) @ null.T)
+    expected = log_ellipsoid(train.S**2, 0.01) + log_ellipsoid(inner + shift, 0.01) + np.log(s).sum()
+    assert found["log_volume"] == pytest.approx(expected, abs=1e-8)
+    figures = found["figures"]
+    assert (figures["rank"], figures["zero_dimension"], figures["unseen_dimension"]) == (2.0, 2.0, 0.0)
+    assert (found["kind"], found["bits"]) == ("volume", None)
+    assert main([*words, "--prior", "lebesgue"]) == 0
+    assert "in 2 of which 0 are unseen in validation too" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_segment_without_a_validation_set(tiny: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(tiny("--method", "segment"), capsys)
+    assert "segment needs two sets of data" in said
+    assert "--validation-task" in said
 
 
 def test_a_mass_is_a_code_length_and_the_data_comes_on_top(tiny: Run, capsys: pytest.CaptureFixture[str]) -> None:
