@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from basinscope.audit_command import audit
 from basinscope.failures import exit_code_of
 from basinscope.plot_command import plot
 from basinscope.show_command import show
@@ -21,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (spectrum, volume, show, plot):
+for command in (spectrum, volume, audit, show, plot):
     app.command()(command)
 
 

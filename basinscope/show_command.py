@@ -36,8 +36,12 @@ def show(
     one_of("--negative", negative, NEGATIVE_RULES)
     check_shifts(shift or [])
     from spectra.store import read_spectrum
+    from volume.audit_store import is_audit_file
     from volume.store import is_volume_file
 
+    if is_audit_file(file):
+        _show_audit(file, against, as_json)
+        return
     if is_volume_file(file):
         _show_volume(file, against, as_json)
         return
@@ -62,3 +66,12 @@ def _show_volume(file: Path, against: Path | None, as_json: bool) -> None:
     from volume.store import read_study
 
     show_study(read_study(file), as_json, {})
+
+
+def _show_audit(file: Path, against: Path | None, as_json: bool) -> None:
+    if against is not None:
+        raise ValueError(f"--against compares two spectra, and {file} holds an audit")
+    from basinscope.audit_command import show_report
+    from volume.audit_store import read_report
+
+    show_report(read_report(file), as_json, {})

@@ -91,7 +91,7 @@ def run_volume(request: VolumeRequest, progress: Report) -> VolumeStudy:
     trained = task_name(request.task, checkpoint)
     name = request.validation_task or HELD_OUT.get(trained, trained)
     own = placed(make_landscape(name, checkpoint), request.dtype, request.device, name)
-    landscape = _landscape(request.cost, name, own)
+    landscape = volume_landscape(request.cost, name, own)
     if landscape.size < SMALL and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
     chosen, moments, notes = _preconditioner(request, checkpoint, landscape)
@@ -217,11 +217,25 @@ def _training(request: VolumeRequest, trained: str, name: str, checkpoint: Check
             "the checkpoint was trained on, and --validation-task, other data"
         )
     own = placed(make_landscape(trained, checkpoint), request.dtype, request.device, trained)
-    return _landscape(request.cost, trained, own)
+    return volume_landscape(request.cost, trained, own)
 
 
-def _landscape(cost: str | None, name: str, landscape: Landscape) -> Landscape:
-    """The task's landscape under the divergence from the anchor, or under its own cost."""
+def volume_landscape(cost: str | None, name: str, landscape: Landscape) -> Landscape:
+    """The task's landscape under the divergence from the anchor, or under its own cost.
+
+    Args:
+        cost: ``kl``, ``task``, or None to choose by the task's cost.
+        name: of the task.
+        landscape: as the task makes it.
+
+    Returns:
+        The landscape.
+
+    Raises:
+        ValueError: if the task's model has no such cost.
+        OSError: if its data cannot be read.
+        MemoryError: if its data does not fit the memory.
+    """
     softmax = isinstance(landscape.cost_function, CrossEntropy | KLFromAnchor)
     if cost == "task" or (cost is None and not softmax):
         return landscape

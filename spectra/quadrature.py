@@ -163,8 +163,9 @@ def logarithm_error_bound(lowest: float, highest: float, shift: float, steps: in
         return math.inf
     if high <= low:
         return 0.0
-    ratio = math.sqrt(high / low)
-    largest = (ratio + 1.0) / (ratio - 1.0)
+    # sqrt(kappa) - 1 without cancellation: ends that differ by rounding alone make kappa round to one.
+    excess = math.expm1(0.5 * math.log1p((high - low) / low))
+    largest = (excess + 2.0) / excess
     radii = 1.0 + (largest - 1.0) * np.linspace(0.02, 0.999, 200)
     centre, half = (high + low) / 2.0, (high - low) / 2.0
     # |log z| is largest at the ends of the ellipse's major axis, its imaginary part at most pi / 2 there.

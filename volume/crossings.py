@@ -10,7 +10,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from spectra.landscape import Landscape
+from volume.cost_surface import CostSurface
 
 Array = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -50,7 +50,7 @@ class Crossings:
     scan: int
 
 
-def ray_costs(landscape: Landscape, directions: Tensor, stiffness: Array | None = None) -> RayCosts:
+def ray_costs(landscape: CostSurface, directions: Tensor, stiffness: Array | None = None) -> RayCosts:
     """Costs above the anchor's along rays from the anchor.
 
     Args:

@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from spectra.lanczos import dots
-from spectra.landscape import Landscape
 from spectra.probes import draw_probes
+from volume.cost_surface import CostSurface
 from volume.crossings import FARTHEST, Crossings, RayCosts, first_crossings, ray_costs
 from volume.preconditioners import Preconditioner
 from volume.priors import Prior
@@ -69,7 +69,7 @@ class Rays:
 
 
 def draw_rays(
-    landscape: Landscape,
+    landscape: CostSurface,
     prior: Prior,
     preconditioner: Preconditioner,
     *,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
-from spectra.landscape import Landscape
+from volume.cost_surface import CostSurface
 from volume.preconditioners import Identity, Preconditioner
 from volume.priors import Lebesgue, Prior
 from volume.rays import draw_rays
@@ -52,7 +52,7 @@ class StarDomainSettings:
 
 
 def star_domain_volume(
-    landscape: Landscape,
+    landscape: CostSurface,
     settings: StarDomainSettings | None = None,
     *,
     prior: Prior | None = None,
@@ -114,7 +114,7 @@ def star_domain_volume(
 
 
 def search_eps(
-    landscape: Landscape,
+    landscape: CostSurface,
     build: Callable[[float], Preconditioner],
     settings: StarDomainSettings,
     *,
@@ -146,7 +146,7 @@ def search_eps(
 
 
 def pilot_radius(
-    landscape: Landscape,
+    landscape: CostSurface,
     settings: StarDomainSettings,
     prior: Prior,
     preconditioner: Preconditioner,

@@ -1,0 +1,173 @@
+"""``basinscope audit``: how far estimators are from the truth, from the command line."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from basinscope.choices import nearest
+from basinscope.spectrum_command import DebugOption, JsonOption
+
+if TYPE_CHECKING:
+    from basinscope.audit_run import AuditRequest
+    from volume.audit_report import AuditReport
+
+_EFFORT, _RESULT, _CHECKPOINT = "Effort", "Result", "Checkpoint"
+
+
+def audit(
+    checkpoint: Annotated[
+        Path | None,
+        typer.Argument(help="A .pt, .pth or .safetensors file; or --known.", show_default=False),
+    ] = None,
+    known: Annotated[bool, typer.Option("--known", help="Audit on the cases whose truth is known.")] = False,
+    estimators: Annotated[
+        list[str] | None,
+        typer.Option(help="Names, or their beginnings such as star-domain; repeatable.", show_default="all"),
+    ] = None,
+    cases: Annotated[
+        list[str] | None, typer.Option(help="Known cases, likewise; repeatable.", show_default="all")
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Seeds an estimator and case.", rich_help_panel=_EFFORT)] = 20,
+    directions: Annotated[int, typer.Option(help="Of sampled methods.", rich_help_panel=_EFFORT)] = 100,
+    probes: Annotated[int, typer.Option(help="Of spectra.", rich_help_panel=_EFFORT)] = 8,
+    steps: Annotated[int, typer.Option(help="Lanczos steps a probe.", rich_help_panel=_EFFORT)] = 32,
+    products: Annotated[int, typer.Option(help="Of traces.", rich_help_panel=_EFFORT)] = 60,
+    seed: Annotated[int, typer.Option(help="Of the first repeat.", rich_help_panel=_EFFORT)] = 0,
+    facts: Annotated[
+        bool, typer.Option("--facts/--no-facts", help="With --known: check the seven facts of the sampler too.")
+    ] = True,
+    spectrum: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --known: a spectrum file to put on a random basis.",
+            show_default="that of the digits network, where its data is",
+        ),
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="As of basinscope volume.", rich_help_panel=_CHECKPOINT)] = None,
+    cost: Annotated[str | None, typer.Option(help="As of basinscope volume.", rich_help_panel=_CHECKPOINT)] = None,
+    cutoff: Annotated[float, typer.Option(help="Cost that bounds the basin.", rich_help_panel=_CHECKPOINT)] = 0.01,
+    prior: Annotated[str, typer.Option(help="As of basinscope volume.", rich_help_panel=_CHECKPOINT)] = "gaussian",
+    truth: Annotated[
+        str | None,
+        typer.Option(help="Log-volume in nats and its standard error, as -1300:5.", rich_help_panel=_CHECKPOINT),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="HDF5 file to write.", rich_help_panel=_RESULT)] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Figure to write: .png, .pdf or .svg.", rich_help_panel=_RESULT)
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace existing files.", rich_help_panel=_RESULT)
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep the rows that the output has.", rich_help_panel=_RESULT)
+    ] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Audit estimators: bias, spread, coverage and cost over repeats, against the truth where it is known.
+
+    Log-volumes are in nats. With --known the truth is a closed form or a quadrature; of a checkpoint it is what --truth
+    says, and without one the estimators are only held against each other.
+    """  # noqa: DOC501  # the help has no place for it
+    del debug  # read by main
+    if known == (checkpoint is not None):
+        raise ValueError("audit needs a checkpoint or --known, and not both")
+    effort = {"directions": directions, "probes": probes, "steps": steps, "products": products}
+    for name, value, least in (("repeats", repeats, 2), *((name, value, 1) for name, value in effort.items())):
+        if value < least:
+            raise ValueError(f"--{name} must be at least {least}, got {value}")
+    if products < 6:
+        raise ValueError(f"--products must be at least 6, got {products}")
+    if seed < 0:
+        raise ValueError(f"--seed must be at least 0, got {seed}")
+    if not 0.0 < cutoff < math.inf:
+        raise ValueError(f"--cutoff must be positive and finite, got {cutoff}")
+    source = {"task": task, "cost": cost, "cutoff": cutoff, "prior": prior, "truth": truth}
+    _refuse_checkpoint_options(known, source, spectrum, cases)
+    where = {"output": output, "plot": plot, "overwrite": overwrite, "resume": resume}
+    asked = {"estimators": tuple(estimators or ()), "cases": tuple(cases or ()), "repeats": repeats, "seed": seed}
+    _run(
+        {"checkpoint": checkpoint, "effort": effort, "facts": facts and known, "spectrum": spectrum}
+        | asked
+        | source
+        | where,
+        as_json,
+    )
+
+
+def _refuse_checkpoint_options(
+    known: bool, source: dict[str, Any], spectrum: Path | None, cases: list[str] | None
+) -> None:
+    """What belongs to the other kind of audit is refused, not ignored."""
+    defaults = {"task": None, "cost": None, "cutoff": 0.01, "prior": "gaussian", "truth": None}
+    given = [name for name, value in source.items() if value != defaults[name]]
+    if known and given:
+        raise ValueError(f"--{given[0]} is of the audit of a checkpoint; --known has its own")
+    if not known and (spectrum is not None or cases):
+        raise ValueError(f"--{'spectrum' if spectrum is not None else 'cases'} needs --known")
+
+
+def chosen(option: str, asked: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names that begin with what was asked for, in their own order.
+
+    Args:
+        option: for the message.
+        asked: names or beginnings; empty for all.
+        names: all names.
+
+    Returns:
+        The names.
+
+    Raises:
+        ValueError: if a word is the beginning of none.
+
+    >>> chosen("--cases", ("ball",), ("ball-2", "ball-3", "wells"))
+    ('ball-2', 'ball-3')
+    """
+    for word in asked:
+        if not any(name.startswith(word) for name in names):
+            raise ValueError(f"{option} must be among {', '.join(names)}; got {word!r}{nearest(word, names)}")
+    return tuple(name for name in names if not asked or any(name.startswith(word) for word in asked))
+
+
+def _run(options: dict[str, Any], as_json: bool) -> None:
+    from basinscope.audit_run import AuditRequest, run_audit
+    from basinscope.volume_progress import volume_progress
+
+    request: AuditRequest = AuditRequest(command=shlex.join(["basinscope", *sys.argv[1:]]), **options)
+    with volume_progress() as progress:
+        report = run_audit(request, progress)
+    files = {} if request.output is None else {"audit": str(request.output)}
+    if request.plot is not None:
+        from spectra.plots import save_figure
+        from volume.audit_plots import audit_figure
+
+        save_figure(audit_figure(report.table), request.plot)
+        files["figure"] = str(request.plot)
+    show_report(report, as_json, files)
+
+
+def show_report(report: AuditReport, as_json: bool, files: dict[str, str]) -> None:
+    """Print an audit on stdout.
+
+    Args:
+        report: the audit.
+        as_json: print one JSON object instead of a table.
+        files: where results were written, by kind.
+    """
+    if as_json:
+        from basinscope.audit_json import report_json
+
+        print(json.dumps(report_json(report, files), allow_nan=False))
+        return
+    from basinscope.audit_table import report_table
+    from basinscope.summary_table import page
+
+    page().print(report_table(report, files))

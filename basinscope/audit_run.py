@@ -1,0 +1,218 @@
+"""One run of ``basinscope audit``: the cases, the estimators, and the table, kept as it grows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from basinscope.audit_command import chosen
+from basinscope.outputs import check_output, check_plot
+from basinscope.progress import Report
+from basinscope.spectrum_run import SMALL
+from basinscope.tasks.digits import data_folder
+from basinscope.tasks.resolve import make_landscape, task_name
+from basinscope.volume_run import HELD_OUT, volume_landscape
+from spectra.checkpoint import AdamMoments, Checkpoint, adam_moments, read_checkpoint
+from spectra.landscape import Landscape
+from spectra.routes import make_operator
+from spectra.spectrum import SpectrumSettings
+from spectra.store import read_spectrum
+from volume.audit import AuditTable, audit
+from volume.audit_case import VOLUME, AuditCase, Truth
+from volume.audit_cases import SHIFT, Array, known_cases
+from volume.audit_estimators import NAMES, estimators
+from volume.audit_facts import Fact, sampler_facts
+from volume.audit_report import AuditReport
+from volume.audit_store import read_report, write_report
+from volume.estimator import curvature_name
+from volume.priors import parse_prior
+
+SHIPPED = "digits_mlp_fisher.h5"
+UNKNOWN = "without a truth there is no bias: give --truth, or audit on --known cases"
+
+
+@dataclass(frozen=True)
+class AuditRequest:
+    """What the user asked for.
+
+    Attributes:
+        checkpoint: path of the checkpoint; None for the known cases.
+        effort: directions, probes, steps and products.
+        facts: whether to check the sampler's facts.
+        spectrum: a spectrum file for the known cases; None takes the one that comes with the data.
+        estimators: names or beginnings; empty for all.
+        cases: likewise.
+        repeats: seeds a row.
+        seed: of the first.
+        task: of the checkpoint; None for its own.
+        cost: ``kl``, ``task`` or None.
+        cutoff: T.
+        prior: as ``volume.priors.parse_prior`` reads it.
+        truth: as typed, or None.
+        output: file of the store, or None.
+        plot: file of the figure, or None.
+        overwrite: whether existing files may be replaced.
+        resume: whether to keep the rows of the output.
+        command: the command line, for the record.
+    """
+
+    checkpoint: Path | None
+    effort: Mapping[str, int]
+    facts: bool = True
+    spectrum: Path | None = None
+    estimators: tuple[str, ...] = ()
+    cases: tuple[str, ...] = ()
+    repeats: int = 20
+    seed: int = 0
+    task: str | None = None
+    cost: str | None = None
+    cutoff: float = 0.01
+    prior: str = "gaussian"
+    truth: str | None = None
+    output: Path | None = None
+    plot: Path | None = None
+    overwrite: bool = False
+    resume: bool = False
+    command: str = ""
+
+
+def run_audit(request: AuditRequest, progress: Report) -> AuditReport:
+    """Run an audit, keeping each finished row in the output.
+
+    Args:
+        request: what was asked for.
+        progress: called with work done, all work and what is being done.
+
+    Returns:
+        The report.
+
+    Raises:
+        ValueError: if what was asked for is not possible, in a sentence.
+        OSError: if a file cannot be read or written.
+    """
+    names = chosen("--estimators", request.estimators, NAMES)
+    earlier = _earlier(request)
+    if "OMP_NUM_THREADS" not in os.environ and request.checkpoint is None:
+        torch.set_num_threads(1)
+    cases, report = _known(request) if request.checkpoint is None else _checkpoint(request, request.checkpoint)
+    if earlier is not None and (earlier.title, earlier.notes[:1]) != (report.title, report.notes[:1]):
+        raise ValueError(f"{request.output} is an audit of {earlier.title} made otherwise; choose another --output")
+    every = estimators(**request.effort)
+
+    def keep(table: AuditTable) -> None:
+        if request.output is not None:
+            write_report(request.output, replace(report, table=table))
+
+    table = audit(
+        cases,
+        {name: every[name] for name in names},
+        repeats=request.repeats,
+        seed=request.seed,
+        earlier=None if earlier is None else earlier.table,
+        progress=progress,
+        on_row=keep,
+    )
+    facts: tuple[Fact, ...] = ()
+    if request.facts:
+        facts = sampler_facts(request.seed, lambda done, total: progress(done, total, "facts of the sampler"))
+    report = replace(report, table=table, facts=facts)
+    if request.output is not None:
+        write_report(request.output, report)
+    return report
+
+
+def _earlier(request: AuditRequest) -> AuditReport | None:
+    output = request.output
+    if request.resume and output is None:
+        raise ValueError("--resume needs --output, the file to continue")
+    if request.resume and request.overwrite:
+        raise ValueError("--resume and --overwrite exclude each other: give one of them")
+    check_output(output, overwrite=request.overwrite, resume=request.resume)
+    check_plot(request.plot, overwrite=request.overwrite or request.resume)
+    if output is None or not request.resume or not output.exists():
+        return None
+    return read_report(output)
+
+
+def _effort(request: AuditRequest) -> str:
+    return ", ".join(f"{value} {name}" for name, value in request.effort.items())
+
+
+def _known(request: AuditRequest) -> tuple[tuple[AuditCase, ...], AuditReport]:
+    shipped = data_folder() / SHIPPED
+    path = request.spectrum or (shipped if shipped.is_file() else None)
+    notes = [_effort(request)]
+    measured = {}
+    if path is not None:
+        name = "measured-digits" if path == shipped else f"measured-{path.stem}"
+        measured[name] = _eigenvalues(path)
+    else:
+        notes.append(f"no measured spectrum: {shipped} is not there; give --spectrum FILE")
+    cases = known_cases(measured)
+    wanted = chosen("--cases", request.cases, tuple(case.name for case in cases))
+    kept = tuple(case for case in cases if case.name in wanted)
+    return kept, AuditReport(_empty(request), command=request.command, notes=tuple(notes))
+
+
+def _eigenvalues(path: Path) -> Array:
+    """All eigenvalues of an exact spectrum."""
+    density = read_spectrum(path).spectrum.density
+    if not density.exact:
+        raise ValueError(f"--spectrum {path} must hold an exact spectrum (--engine dense or gram), found a sampled one")
+    counts = np.rint(density.deflation.weights).astype(np.int64)
+    return np.repeat(density.deflation.nodes, counts)
+
+
+def _checkpoint(request: AuditRequest, path: Path) -> tuple[tuple[AuditCase, ...], AuditReport]:
+    truth = _truth(request.truth)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    checkpoint = read_checkpoint(path)
+    name = task_name(request.task, checkpoint)
+    name = HELD_OUT.get(name, name)
+    landscape = volume_landscape(request.cost, name, make_landscape(name, checkpoint))
+    if landscape.size < SMALL and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+    prior = parse_prior(request.prior, landscape.theta, layout=landscape.parameters, metadata=checkpoint.metadata)
+    operator = make_operator(landscape, SpectrumSettings(operator=curvature_name(landscape)))
+    case = AuditCase(
+        path.stem,
+        landscape,
+        request.cutoff,
+        {} if truth is None else {VOLUME: truth},
+        prior=prior,
+        operator=operator,
+        shift=SHIFT,
+        landscape=landscape,
+        moments=_moments(checkpoint, landscape),
+    )
+    unit = getattr(landscape.cost_function, "unit", "")
+    made = f"{_effort(request)}, cutoff {request.cutoff:g} {unit}, prior {prior.name}"
+    notes = (made,) if truth is not None else (made, UNKNOWN)
+    return (case,), AuditReport(_empty(request), (), path.name, request.command, notes)
+
+
+def _moments(checkpoint: Checkpoint, landscape: Landscape) -> AdamMoments | None:
+    try:
+        return adam_moments(checkpoint, landscape.model)
+    except ValueError:
+        return None  # the table says that there is no state of Adam
+
+
+def _truth(text: str | None) -> Truth | None:
+    if text is None:
+        return None
+    value, _, error = text.partition(":")
+    try:
+        return Truth(float(value), float(error) if error else 0.0, "given")
+    except ValueError:
+        raise ValueError(f"--truth must be nats and their standard error, as -1300:5; got {text!r}") from None
+
+
+def _empty(request: AuditRequest) -> AuditTable:
+    return AuditTable((), request.repeats, request.seed)

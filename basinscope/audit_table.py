@@ -1,0 +1,161 @@
+"""An audit for reading: a table a case, the truth above it, what does not apply beneath."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from basinscope.summary_table import with_error
+from volume.audit import AuditRow
+from volume.audit_case import TRACE, VOLUME
+from volume.audit_report import AuditReport
+from volume.audit_statistics import FACTORS, Figure
+
+_COLUMNS = (
+    "bias",
+    "spread",
+    "rms",
+    "95 % bar\ncovers",
+    "largest\nshare",
+    "for\n1 nat",
+    "gradient\nevals",
+    "cost\nevals",
+)
+_NONE = "–"
+_CAPTION = (
+    "nats, traces in % of the truth; ± one standard error over repeats; ! a bias beyond what 3 of them are in many "
+    "repeats. covers: repeats whose own 95 % interval holds the truth. for 1 nat: directions for an rms error of "
+    "1 nat, ~ extrapolated as if log terms were normal. A curvature product counts as 2 gradients."
+)
+
+
+def report_table(report: AuditReport, files: Mapping[str, str]) -> Group:
+    """An audit laid out for a terminal of 100 columns.
+
+    Args:
+        report: the audit.
+        files: where results were written, by kind.
+
+    Returns:
+        Something that a rich console prints.
+    """
+    repeats = report.table.repeats
+    parts: list[RenderableType] = [Text(f"Audit of {report.title}, {repeats} repeats a row", style="bold")]
+    for name in dict.fromkeys(row.case for row in report.table.rows):
+        rows = [row for row in report.table.rows if row.case == name]
+        parts += _case(name, rows)
+    parts.append(Padding(Text(_CAPTION, style="dim"), (1, 0, 0, 0)))
+    parts.append(_markov(report))
+    if report.facts:
+        parts.append(_facts(report))
+    parts += [Text(f"note: {note}", style="dim") for note in report.notes]
+    parts += [Text(f"{kind} written to {path}", style="green") for kind, path in files.items()]
+    return Group(*parts)
+
+
+def _case(name: str, rows: list[AuditRow]) -> list[RenderableType]:
+    applied = [row for row in rows if row.readings]
+    parts: list[RenderableType] = [Padding(_heading(name, rows), (1, 0, 0, 0))]
+    if applied:
+        known = any(row.truth is not None for row in applied)
+        table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+        table.add_column("estimator", no_wrap=True)
+        for title in _COLUMNS if known else ("mean", *_COLUMNS[1:]):
+            table.add_column(title, justify="right", no_wrap=True)
+        for row in applied:
+            style = "yellow" if row.biased else ""
+            table.add_row(row.estimator, *_cells(row), style=style)
+        parts.append(table)
+    reasons = Counter(row.skipped for row in rows if row.skipped)
+    if reasons:
+        # Their names are in the JSON; here they would bury what applies.
+        words = "; ".join(f"{count} as {reason}" for reason, count in reasons.items())
+        parts.append(Text(f"{reasons.total()} do not apply: {words}", style="dim"))
+    return parts
+
+
+def _heading(name: str, rows: list[AuditRow]) -> Text:
+    truth = next((row.truth for row in rows if row.truth is not None and row.quantity == VOLUME), None)
+    text = Text.assemble((name, "bold"), f", n = {rows[0].size:,}: ")
+    if truth is None:
+        if any(row.truth is not None for row in rows):
+            return text.append("truth of each quantity exact")
+        return text.append("no truth is known: spread and mutual differences only")
+    # A hundredth of a nat is read by nobody where the truth is a closed form.
+    value = with_error(truth.value, truth.error) if truth.error > 0.005 else f"{truth.value:.2f}"
+    return text.append(f"true log volume {value} nat ({truth.how})")
+
+
+def _cells(row: AuditRow) -> tuple[str, ...]:
+    scale = 100.0 / abs(row.truth.value) if row.quantity == TRACE and row.truth is not None else 1.0
+    unit = " %" if row.quantity == TRACE and row.truth is not None else ""
+    if row.truth is None:
+        first = _figure(row.mean, 1.0)
+    else:
+        first = _figure(row.bias, scale) + unit + (" !" if row.biased else "")
+    if row.infinite:
+        first = f"{row.infinite} infinite" if not len(row.values) else f"{first} ({row.infinite} inf)"
+    share = row.largest_share.value
+    return (
+        first,
+        _short(row.spread.value * scale),
+        _short(row.rms.value * scale),
+        f"{row.coverage.hits}/{row.coverage.of}" if row.coverage.of else _NONE,
+        _NONE if math.isnan(share) else f"{share:.0%}",
+        str(row.directions_needed),
+        _count(row.gradients),
+        _count(row.evaluations),
+    )
+
+
+def _figure(figure: Figure, scale: float) -> str:
+    if not math.isfinite(figure.value):
+        return _NONE
+    error = figure.error * scale
+    return with_error(figure.value * scale, error) if error > 1e-4 else f"{figure.value * scale:.4f}"
+
+
+def _short(value: float) -> str:
+    if math.isnan(value):
+        return _NONE
+    return f"{value:.0f}" if value >= 99.5 else f"{value:.2g}" if value >= 0.001 else "0"
+
+
+def _count(value: float) -> str:
+    return _NONE if not value else f"{value:.0f}" if value < 99_999.5 else f"{value:.1e}"
+
+
+def _markov(report: AuditReport) -> Text:
+    """How often log-volumes from unbiased terms lie above the truth, and what Markov allows."""
+    sampled = [row for row in report.table.applied if row.overestimates and row.consistent]
+    if not sampled:
+        return Text("")
+    words = []
+    broken = []
+    for place, factor in enumerate(FACTORS):
+        worst = max(sampled, key=lambda row: row.overestimates[place].value)
+        share = worst.overestimates[place]
+        words.append(f"by {factor:g} times in at most {share.value:.0%} of repeats (allowed {1.0 / factor:.0%})")
+        broken += [f"{r.estimator} on {r.case}" for r in sampled if r.overestimates[place].excludes(1.0 / factor)]
+    text = Text(f"Markov: sampled volumes exceed the truth {', '.join(words)}")
+    if broken:
+        names = ", ".join(dict.fromkeys(broken))
+        text.append(f"\n! beyond Markov's bound, so not unbiased for this volume: {names}", style="yellow")
+    return text
+
+
+def _facts(report: AuditReport) -> RenderableType:
+    table = Table(box=None, padding=(0, 1, 1, 0), header_style="bold", title_justify="left")
+    table.add_column("", no_wrap=True)
+    table.add_column("claim", ratio=4)
+    table.add_column("measured", ratio=5)
+    table.add_column("verdict", ratio=3)
+    for fact in report.facts:
+        table.add_row(*(Text(cell) for cell in (fact.letter, fact.claim, fact.measured, fact.verdict)))
+    return Padding(Group(Text("The facts of the star-domain sampler", style="bold"), table), (1, 0, 0, 0))
