@@ -47,7 +47,7 @@ class HartleyRotated(SymmetricOperator):
 
 
 def _hartley(rows: Tensor) -> Tensor:
-    spectrum = torch.fft.fft(rows)
+    spectrum: Tensor = torch.fft.fft(rows)
     return (spectrum.real - spectrum.imag) / math.sqrt(rows.shape[-1])
 
 
