@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from basinscope.audit_command import audit
+from basinscope.compare_command import compare
 from basinscope.failures import exit_code_of
 from basinscope.plot_command import plot
 from basinscope.show_command import show
@@ -22,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (spectrum, volume, audit, show, plot):
+for command in (spectrum, volume, compare, audit, show, plot):
     app.command()(command)
 
 
@@ -31,7 +32,7 @@ def _root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
-    """Hessian and Fisher spectra and basin volumes of PyTorch checkpoints, and how far they can be trusted."""
+    """Spectra, basin volumes and flatness of PyTorch checkpoints, and how far they can be trusted."""
     if version:
         print(f"basinscope {metadata.version('basinscope')}")
         raise typer.Exit

@@ -134,7 +134,8 @@ def _reading(result: MethodResult) -> Reading:
     details = {"bits": -result.log_volume / math.log(2.0), "largest share": result.sampled.largest_share}
     return Reading(
         value=result.log_volume,
-        standard_error=result.sampled.standard_error,
+        # The bootstrap's error means nothing where few directions carry the sum.
+        standard_error=result.sampled.standard_error if result.trusted else math.inf,
         cautions=() if result.trusted else (result.verdict,),
         details=details,
     )

@@ -1,0 +1,156 @@
+"""``basinscope compare``: flatness measures of checkpoints side by side, from the command line."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from basinscope.choices import one_of
+from basinscope.spectrum_command import DebugOption, JsonOption
+
+if TYPE_CHECKING:
+    from basinscope.compare_run import CompareRequest
+    from comparisons.comparison import Comparison
+
+# Words that may be typed, here too so that --help needs no torch; a test holds them to the library's.
+FAMILIES = ("curvature", "sharpness", "norms", "volumes", "learning-coefficient")
+TABLES = ("md", "csv", "latex")
+_ESTIMATE, _RESULT = "Estimate", "Result"
+
+
+def compare(
+    checkpoints: Annotated[
+        list[Path],
+        typer.Argument(help="Files: .pt, .pth or .safetensors.", show_default=False, metavar="CHECKPOINT..."),
+    ],
+    measures: Annotated[
+        str, typer.Option(help=f"all, or names of measures or families ({', '.join(FAMILIES)}), separated by commas.")
+    ] = "all",
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="How to make a landscape: a built-in name (digits), package.module:function or "
+            "path/to/file.py:function.",
+            show_default="each checkpoint's own",
+        ),
+    ] = None,
+    held_out_task: Annotated[
+        str | None,
+        typer.Option(help="Likewise, with held-out data.", show_default="that of a built-in task"),
+    ] = None,
+    initial: Annotated[
+        Path | None,
+        typer.Option(help="Checkpoint of the initialisation.", show_default="step 0 of the same run, beside it"),
+    ] = None,
+    reuse: Annotated[
+        list[Path] | None,
+        typer.Option(help="A spectrum.h5 or volume.h5 to take evidence from where it fits; repeatable."),
+    ] = None,
+    probes: Annotated[int, typer.Option(help="Of each spectrum.", rich_help_panel=_ESTIMATE)] = 6,
+    steps: Annotated[int, typer.Option(help="Lanczos steps a probe.", rich_help_panel=_ESTIMATE)] = 48,
+    cutoff: Annotated[float, typer.Option(help="Cost that bounds a basin.", rich_help_panel=_ESTIMATE)] = 0.01,
+    directions: Annotated[int, typer.Option(help="Of sampled volumes.", rich_help_panel=_ESTIMATE)] = 64,
+    k: Annotated[float, typer.Option(help="Of the shift k / s².", rich_help_panel=_ESTIMATE)] = 1.0,
+    budget: Annotated[
+        int | None,
+        typer.Option(help="Gradients for each stochastic item, in place of the above.", rich_help_panel=_ESTIMATE),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The one seed of all randomness.", rich_help_panel=_ESTIMATE)] = 0,
+    jobs: Annotated[int, typer.Option(help="Checkpoints examined at once.", rich_help_panel=_ESTIMATE)] = 1,
+    table: Annotated[
+        str | None,
+        typer.Option(help=f"Print the table as one of {', '.join(TABLES)}.", rich_help_panel=_RESULT),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="HDF5 file to write.", rich_help_panel=_RESULT)] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace existing files.", rich_help_panel=_RESULT)
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Skip checkpoints that the output holds.", rich_help_panel=_RESULT)
+    ] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Compare flatness measures of checkpoints: each with its error, its cost and what it is invariant to.
+
+    A measure or a checkpoint that fails is reported, and the rest go on.
+    """
+    del debug  # read by main
+    _check_words(table, as_json, jobs)
+    settings = {
+        "probes": probes,
+        "steps": steps,
+        "cutoff": cutoff,
+        "directions": directions,
+        "k": k,
+        "budget": budget,
+        "seed": seed,
+    }
+    source = {"task": task, "held_out_task": held_out_task, "initial": initial, "reuse": tuple(reuse or ())}
+    where = {"output": output, "overwrite": overwrite, "resume": resume, "jobs": jobs}
+    request = _request(checkpoints, measures, settings, {**source, **where})
+    _run(request, table, as_json)
+
+
+def _check_words(table: str | None, as_json: bool, jobs: int) -> None:
+    if table is not None:
+        one_of("--table", table, TABLES)
+    if table is not None and as_json:
+        raise ValueError("--table and --json exclude each other: give one of them")
+    if jobs < 1:
+        raise ValueError(f"--jobs must be at least 1, got {jobs}")
+
+
+def _request(paths: list[Path], measures: str, settings: dict[str, Any], options: dict[str, Any]) -> CompareRequest:
+    from comparisons.evidence import EvidenceSettings
+
+    checked = EvidenceSettings(**settings)
+    from comparisons.registry import measures_named
+
+    words = [word.strip() for word in measures.split(",") if word.strip()]
+    names = tuple(measure.name for measure in measures_named(words))
+    from basinscope.compare_run import CompareRequest
+
+    unique = tuple(dict.fromkeys(paths))
+    return CompareRequest(unique, names, checked, command=shlex.join(["basinscope", *sys.argv[1:]]), **options)
+
+
+def _run(request: CompareRequest, table: str | None, as_json: bool) -> None:
+    from basinscope.compare_run import run_compare
+    from basinscope.volume_progress import volume_progress
+
+    with volume_progress() as report:
+        comparison = run_compare(request, report)
+    files = {} if request.output is None else {"comparison": str(request.output)}
+    show_comparison(comparison, files, table, as_json)
+
+
+def show_comparison(comparison: Comparison, files: dict[str, str], table: str | None, as_json: bool) -> None:
+    """Print a comparison on stdout.
+
+    Args:
+        comparison: the comparison.
+        files: where results were written, by kind.
+        table: ``md``, ``csv`` or ``latex`` in place of the table for terminals; or None.
+        as_json: print one JSON object instead.
+    """
+    if as_json:
+        from basinscope.compare_json import comparison_json
+
+        print(json.dumps(comparison_json(comparison, files), allow_nan=False))
+        return
+    if table is not None:
+        from comparisons.tables import plain_table
+
+        print(plain_table(comparison, table))
+        return
+    from basinscope.compare_table import comparison_table
+    from basinscope.summary_table import page
+
+    console = page()
+    console.print(comparison_table(comparison, files, console.width))

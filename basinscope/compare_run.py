@@ -1,0 +1,192 @@
+"""One run of ``basinscope compare``: checkpoint after checkpoint, each kept when it is done, one failure no end."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from basinscope.compare_evidence import make_evidence
+from basinscope.failures import Interrupted, out_of_memory, sentence
+from basinscope.outputs import check_output, check_plot
+from basinscope.progress import Report
+from basinscope.spectrum_run import SMALL
+from comparisons.comparison import Comparison, Examined
+from comparisons.evidence import EvidenceSettings
+from comparisons.registry import measures_named
+from comparisons.store import read_comparison, write_comparison
+from comparisons.suite import examine
+from spectra.provenance import Provenance
+
+# What a user's file or task may be at fault for; anything else is a mistake of ours.
+EXPECTED = (ValueError, TypeError, OSError, MemoryError)
+
+
+@dataclass(frozen=True)
+class CompareRequest:
+    """What the user asked for.
+
+    Attributes:
+        checkpoints: their paths, in the order of the table.
+        measures: names of measures.
+        settings: what decides the numbers.
+        task: name of the task, or None for each checkpoint's own.
+        held_out_task: name of the task on held-out data, or None for a built-in task's.
+        initial: checkpoint of the initialisation, or None to look for it.
+        reuse: files of spectra and volumes.
+        jobs: processes.
+        output: file of the store, or None.
+        plot: file of the figure, or None.
+        report: file of the page, or None.
+        overwrite: whether existing files may be replaced.
+        resume: whether to skip checkpoints that the output holds.
+        command: the command line, for the record.
+    """
+
+    checkpoints: tuple[Path, ...]
+    measures: tuple[str, ...]
+    settings: EvidenceSettings
+    task: str | None = None
+    held_out_task: str | None = None
+    initial: Path | None = None
+    reuse: tuple[Path, ...] = ()
+    jobs: int = 1
+    output: Path | None = None
+    plot: Path | None = None
+    report: Path | None = None
+    overwrite: bool = False
+    resume: bool = False
+    command: str = ""
+
+
+def run_compare(request: CompareRequest, progress: Report) -> Comparison:
+    """Examine checkpoints, or those that a stored comparison lacks, keeping each in the output when it is done.
+
+    Args:
+        request: what was asked for.
+        progress: called with work done, all work and what is being done.
+
+    Returns:
+        The comparison; a checkpoint that could not be examined has a sentence in place of its outcomes.
+
+    Raises:
+        ValueError: if what was asked for is not possible, in a sentence.
+        OSError: if a file cannot be read or written.
+        Interrupted: if the user interrupts the computing, saying what is kept and how to go on.
+    """
+    known = _known(request)
+    waiting = [path for path in request.checkpoints if str(path) not in known]
+
+    def comparison() -> Comparison:
+        # In the order asked for, then what the output held besides.
+        order = dict.fromkeys([*map(str, request.checkpoints), *known])
+        rows = tuple(known[name] for name in order if name in known)
+        return Comparison(request.settings, request.measures, rows)
+
+    try:
+        for examined in _examined(request, waiting, progress):
+            known[examined.provenance.checkpoint] = examined
+            if request.output is not None:
+                write_comparison(request.output, comparison())
+    except KeyboardInterrupt:
+        if request.output is None:
+            raise Interrupted("interrupted; nothing is saved: with --output a run can be continued") from None
+        done = f"the checkpoints that were done are saved in {request.output}; go on with the same command and --resume"
+        raise Interrupted(f"interrupted: {done}") from None
+    found = comparison()
+    if not found.done:
+        raise ValueError(found.checkpoints[0].failure)
+    return found
+
+
+def _examined(request: CompareRequest, waiting: list[Path], progress: Report) -> Iterator[Examined]:
+    if request.jobs == 1 or len(waiting) < 2:
+        for place, path in enumerate(waiting):
+
+            def tell(done: int, total: int, what: str, place: int = place, path: Path = path) -> None:
+                progress(place * total + done, len(waiting) * total, f"{path.stem}: {what}")
+
+            yield examine_file(request, path, tell)
+        return
+    # Spawned, not forked: torch's threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(request.jobs, len(waiting)), mp_context=context) as pool:
+        for done, future in enumerate(as_completed([pool.submit(examine_file, request, path) for path in waiting])):
+            yield future.result()
+            progress(done + 1, len(waiting), "checkpoints")
+
+
+def examine_file(request: CompareRequest, path: Path, progress: Report | None = None) -> Examined:
+    """Examine one checkpoint; what fails is said in the result.
+
+    Args:
+        request: what was asked for.
+        path: the checkpoint.
+        progress: called with measures done, all measures and the name of the next.
+
+    Returns:
+        The outcomes, or the failure.
+
+    Raises:
+        Exception: if anything but the user's files, task or memory is at fault.
+    """
+    try:
+        return _examine(request, path, progress)
+    except Exception as error:
+        if isinstance(error, EXPECTED) or out_of_memory(error):
+            return Examined(Provenance(str(path), ""), failure=sentence(error))
+        raise
+
+
+def _examine(request: CompareRequest, path: Path, progress: Report | None) -> Examined:
+    evidence, provenance = make_evidence(
+        path,
+        request.settings,
+        task=request.task,
+        held_out_task=request.held_out_task,
+        initial=request.initial,
+        reuse=request.reuse,
+        command=request.command,
+    )
+    if evidence.landscape.size < SMALL and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+    return examine(evidence, measures_named(request.measures), provenance, progress=progress)
+
+
+def _known(request: CompareRequest) -> dict[str, Examined]:
+    output = request.output
+    if request.resume and output is None:
+        raise ValueError("--resume needs --output, the file to continue")
+    if request.resume and request.overwrite:
+        raise ValueError("--resume and --overwrite exclude each other: give one of them")
+    check_output(output, overwrite=request.overwrite, resume=request.resume)
+    check_plot(request.plot, overwrite=request.overwrite or request.resume)
+    check_output(request.report, overwrite=request.overwrite or request.resume)
+    if output is None or not request.resume or not output.exists():
+        return {}
+    stored = read_comparison(output)
+    before, now = asdict(stored.settings), asdict(request.settings)
+    changed = [name for name in now if before[name] != now[name]]
+    if changed:
+        name = changed[0]
+        raise ValueError(
+            f"{output} was made with {name} {before[name]}, not {now[name]}: it cannot be continued with it"
+        )
+    return {one.provenance.checkpoint: one for one in stored.done if _fits(one, request)}
+
+
+def _fits(one: Examined, request: CompareRequest) -> bool:
+    """Whether a stored checkpoint has all measures asked for, and its file is the same still."""
+    path = Path(one.provenance.checkpoint)
+    if any(name not in one.outcomes for name in request.measures):
+        return False
+    if path not in request.checkpoints:
+        return True
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == one.provenance.checkpoint_sha256

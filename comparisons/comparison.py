@@ -1,0 +1,107 @@
+"""A comparison: what each measure said of each checkpoint, at what cost, and what it was made from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from comparisons.evidence import EvidenceSettings
+from comparisons.flatness import Reading
+from comparisons.work import Work
+from spectra.provenance import Provenance
+
+Plain = str | int | float | bool
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What one measure came to at one checkpoint.
+
+    Attributes:
+        reading: the reading; None if there is none.
+        work: what it would have cost alone, its share of the evidence included.
+        failure: why there is no reading; empty if there is one.
+    """
+
+    reading: Reading | None
+    work: Work
+    failure: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Examined:
+    """One checkpoint with its outcomes.
+
+    Attributes:
+        provenance: file, task and cost.
+        size: number of parameters n.
+        samples: total weight of the training data.
+        data_sha256: digest of that data as iterated.
+        cost: on it, in its unit.
+        held_out_cost: on held-out data; nan if there is none.
+        hyperparameters: plain values of the checkpoint's metadata.
+        outcomes: by measure.
+        work: all that was spent, each item of evidence counted once.
+        notes: sentences on what was reused or stepped back from.
+        failure: why the checkpoint could not be examined at all; empty if it was.
+    """
+
+    provenance: Provenance
+    size: int = 0
+    samples: float = 0.0
+    data_sha256: str = ""
+    cost: float = math.nan
+    held_out_cost: float = math.nan
+    hyperparameters: Mapping[str, Plain] = field(default_factory=dict)
+    outcomes: Mapping[str, Outcome] = field(default_factory=dict)
+    work: Work = field(default_factory=Work)
+    notes: tuple[str, ...] = ()
+    failure: str = ""
+
+    @property
+    def gap(self) -> float:
+        """Held-out cost less the training cost, in the cost's unit."""
+        return self.held_out_cost - self.cost
+
+    def value(self, measure: str) -> float:
+        """A measure's value; nan if there is none."""
+        outcome = self.outcomes.get(measure)
+        return math.nan if outcome is None or outcome.reading is None else outcome.reading.value
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Checkpoints side by side.
+
+    Attributes:
+        settings: what decides the numbers.
+        measures: names, in the order of the registry.
+        checkpoints: those done, in the order asked for.
+    """
+
+    settings: EvidenceSettings
+    measures: tuple[str, ...]
+    checkpoints: tuple[Examined, ...] = ()
+
+    @property
+    def done(self) -> tuple[Examined, ...]:
+        """The checkpoints that could be examined."""
+        return tuple(one for one in self.checkpoints if not one.failure)
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """Sentences on what does not compare."""
+        done, found = self.done, []
+        sizes = sorted({one.size for one in done})
+        if len(sizes) > 1:
+            many = ", ".join(f"{size:,}" for size in sizes)
+            found.append(
+                f"the checkpoints have different numbers of parameters ({many}): volumes, determinants and other sums "
+                "over all directions are not comparable between them"
+            )
+        if len({one.data_sha256 for one in done}) > 1:
+            found.append("the checkpoints were measured on different data")
+        if len({one.provenance.cost for one in done}) > 1:
+            found.append("the checkpoints were measured under different costs")
+        return tuple(found)

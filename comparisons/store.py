@@ -1,0 +1,179 @@
+"""The store of a comparison: an HDF5 file that xarray opens, values by checkpoint and measure, replaced whole."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from comparisons.comparison import Comparison, Examined, Outcome
+from comparisons.evidence import EvidenceSettings
+from comparisons.flatness import Reading
+from comparisons.work import Work
+from spectra.atomic_file import replace_file
+from spectra.provenance import Provenance
+from spectra.store_file import add_array, add_dimension, hdf5_image, opened
+
+FORMAT = "basinscope comparison"
+FORMAT_VERSION = 1
+
+_READING = ("value", "standard_error", "truncation_error", "samples")
+_WORK = ("evaluations", "gradients", "products", "seconds")
+_NUMBERS = (
+    ("value", "value in the measure's unit, nan where there is none", "see measure_unit"),
+    ("half_width", "half of the 95 % interval", "see measure_unit"),
+    ("standard_error", "standard error over samples", "see measure_unit"),
+    ("truncation_error", "error that more samples do not reduce", "see measure_unit"),
+    ("samples", "independent samples behind the standard error, 0 if many", "1"),
+    ("evaluations", "forward passes that the measure needs alone", "1"),
+    ("gradients", "gradients that the measure needs alone", "1"),
+    ("products", "curvature products that the measure needs alone", "1"),
+    ("seconds", "wall time that the measure needs alone", "s"),
+)
+
+
+def write_comparison(path: str | Path, comparison: Comparison) -> None:
+    """Write a comparison to an HDF5 file, replacing what is there in one step.
+
+    Args:
+        path: the file.
+        comparison: with the checkpoints done so far.
+
+    Raises:
+        OSError: if the file cannot be written; what was there before is intact.
+    """
+
+    def fill(file: h5py.File) -> None:
+        file.attrs["format"] = FORMAT
+        file.attrs["format_version"] = FORMAT_VERSION
+        file.attrs["title"] = (
+            f"{len(comparison.measures)} flatness measures of {len(comparison.checkpoints)} checkpoints"
+        )
+        file.attrs["settings"] = json.dumps(asdict(comparison.settings))
+        add_dimension(file, "checkpoint", len(comparison.checkpoints), "number of the checkpoint")
+        add_dimension(file, "measure", len(comparison.measures), "number of the measure")
+        _add_texts(file, "measure_name", ("measure",), list(comparison.measures), "name of the measure")
+        rows = [[one.outcomes.get(name) for name in comparison.measures] for one in comparison.checkpoints]
+        shape = (len(comparison.checkpoints), len(comparison.measures))
+        for name, words, unit in _NUMBERS:
+            data = np.array([[_number(cell, name) for cell in row] for row in rows], dtype=np.float64).reshape(shape)
+            add_array(file, name, data, ("checkpoint", "measure"), words, unit)
+        for name, words in (("remarks", "cautions or the failure"), ("details", "further numbers, JSON")):
+            told = np.array([[_told(cell, name) for cell in row] for row in rows], dtype=object).reshape(shape)
+            _add_texts(file, name, ("checkpoint", "measure"), told, words)
+        described = [json.dumps(_described(one)) for one in comparison.checkpoints]
+        _add_texts(file, "description", ("checkpoint",), described, "the checkpoint and its data, JSON")
+        for name in ("cost", "held_out_cost"):
+            add_array(file, name, [getattr(one, name) for one in comparison.checkpoints], ("checkpoint",), name, "cost")
+
+    replace_file(path, hdf5_image(fill))
+
+
+def read_comparison(path: str | Path) -> Comparison:
+    """Read a comparison from an HDF5 file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is truncated, foreign, newer than this code, or damaged; the sentence says which.
+    """
+    with opened(path, FORMAT, FORMAT_VERSION) as file:
+        measures = tuple(_texts(file["measure_name"]))
+        numbers = {name: file[name][()] for name, _, _ in _NUMBERS}
+        remarks, details = (file[name].asstr()[()] for name in ("remarks", "details"))
+        checkpoints = []
+        for row, description in enumerate(_texts(file["description"])):
+            cells = {}
+            for column, name in enumerate(measures):
+                here = {key: float(values[row, column]) for key, values in numbers.items()}
+                outcome = _outcome(here, json.loads(remarks[row, column]), json.loads(details[row, column]))
+                if outcome is not None:
+                    cells[name] = outcome
+            costs = {name: float(file[name][row]) for name in ("cost", "held_out_cost")}
+            checkpoints.append(_examined(json.loads(description), costs, cells))
+        known = {entry.name for entry in fields(EvidenceSettings)}
+        stored = {name: value for name, value in json.loads(str(file.attrs["settings"])).items() if name in known}
+        return Comparison(EvidenceSettings(**stored), measures, tuple(checkpoints))
+
+
+def _add_texts(file: h5py.File, name: str, dimensions: tuple[str, ...], values: Any, long_name: str) -> None:
+    data = np.array(values, dtype=object)
+    dataset = file.create_dataset(name, data=data, shape=data.shape, dtype=h5py.string_dtype())
+    for axis, dimension in enumerate(dimensions):
+        dataset.dims[axis].attach_scale(file[dimension])
+    dataset.attrs["long_name"] = long_name
+
+
+def _texts(dataset: h5py.Dataset) -> list[str]:
+    return [str(text) for text in dataset.asstr()[()]]
+
+
+def _number(outcome: Outcome | None, name: str) -> float:
+    if outcome is None or (outcome.reading is None and name not in _WORK):
+        return math.nan
+    source = outcome.work if name in _WORK else outcome.reading
+    return float(getattr(source, name))
+
+
+def _told(outcome: Outcome | None, name: str) -> str:
+    if outcome is None:
+        return json.dumps(None)
+    if name == "details":
+        return json.dumps({} if outcome.reading is None else dict(outcome.reading.details))
+    cautions = () if outcome.reading is None else outcome.reading.cautions
+    return json.dumps({"failure": outcome.failure, "cautions": list(cautions)})
+
+
+def _outcome(numbers: dict[str, float], remarks: Any, details: Any) -> Outcome | None:
+    if remarks is None:
+        return None
+    work = Work(**{name: numbers[name] for name in _WORK})
+    if remarks["failure"]:
+        return Outcome(None, work, remarks["failure"])
+    reading = Reading(
+        numbers["value"],
+        numbers["standard_error"],
+        tuple(remarks["cautions"]),
+        details,
+        numbers["truncation_error"],
+        int(numbers["samples"]),
+    )
+    return Outcome(reading, work)
+
+
+def _described(one: Examined) -> dict[str, Any]:
+    return {
+        "provenance": asdict(one.provenance),
+        "size": one.size,
+        "samples": one.samples,
+        "data_sha256": one.data_sha256,
+        "hyperparameters": dict(one.hyperparameters),
+        "work": asdict(one.work),
+        "notes": list(one.notes),
+        "failure": one.failure,
+    }
+
+
+def _examined(found: dict[str, Any], costs: dict[str, float], cells: dict[str, Outcome]) -> Examined:
+    return Examined(
+        provenance=Provenance(**found["provenance"]),
+        size=found["size"],
+        samples=found["samples"],
+        data_sha256=found["data_sha256"],
+        hyperparameters=found["hyperparameters"],
+        outcomes=cells,
+        work=Work(**found["work"]),
+        notes=tuple(found["notes"]),
+        failure=found["failure"],
+        **costs,
+    )

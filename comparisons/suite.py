@@ -1,0 +1,88 @@
+"""All measures at one checkpoint, from one evidence; a measure that fails is reported and the rest go on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from comparisons.comparison import Examined, Outcome, Plain
+from comparisons.evidence import Evidence
+from comparisons.flatness import Measure
+from comparisons.work import Work
+from spectra.checkpoint import Checkpoint
+from spectra.provenance import Provenance
+
+Progress = Callable[[int, int, str], None]
+
+
+def examine(
+    evidence: Evidence,
+    measures: Sequence[Measure],
+    provenance: Provenance,
+    *,
+    progress: Progress | None = None,
+) -> Examined:
+    """What each measure says of a checkpoint.
+
+    Args:
+        evidence: of the checkpoint.
+        measures: rows of the registry.
+        provenance: what the checkpoint is.
+        progress: called with measures done, all measures and the name of the next.
+
+    Returns:
+        The outcomes; measures whose needs are not met, or that fail, have a sentence in place of a reading.
+    """
+    outcomes = {}
+    for place, measure in enumerate(measures):
+        if progress is not None:
+            progress(place, len(measures), measure.name)
+        outcomes[measure.name] = outcome_of(evidence, measure)
+    landscape, held_out = evidence.landscape, evidence.held_out
+    return Examined(
+        provenance=provenance,
+        size=landscape.size,
+        samples=landscape.total_weight,
+        data_sha256=landscape.batches.sha256,
+        cost=landscape.cost(),
+        held_out_cost=math.nan if held_out is None else held_out.cost(),
+        hyperparameters={} if evidence.checkpoint is None else hyperparameters(evidence.checkpoint),
+        outcomes=outcomes,
+        work=sum(evidence.work.values(), Work()),
+        notes=(*evidence.notes, *landscape.notes),
+    )
+
+
+def outcome_of(evidence: Evidence, measure: Measure) -> Outcome:
+    """One measure's reading, or why there is none.
+
+    Args:
+        evidence: of a checkpoint.
+        measure: a row of the registry.
+
+    Returns:
+        The outcome.
+    """
+    missing = [reason for need in measure.needs if (reason := evidence.missing(need))]
+    if missing:
+        return Outcome(None, Work(), missing[0])
+    try:
+        found, work = evidence.watch(measure.compute)
+    except (TypeError, RuntimeError, NotImplementedError) as error:
+        # A user's model may refuse a derivative that other measures do without.
+        return Outcome(None, Work(), f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+    if isinstance(found, ValueError):
+        return Outcome(None, work, " ".join(str(found).split()))
+    return Outcome(found, work)
+
+
+def hyperparameters(checkpoint: Checkpoint) -> dict[str, Plain]:
+    """The plain values among a checkpoint's metadata.
+
+    Args:
+        checkpoint: the checkpoint.
+
+    Returns:
+        Numbers, texts and truth values by name; lists and the like are left out.
+    """
+    return {name: value for name, value in checkpoint.metadata.items() if isinstance(value, str | int | float | bool)}

@@ -1,0 +1,214 @@
+"""A comparison as plain cells, for terminals, Markdown, CSV and LaTeX alike."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from comparisons.comparison import Comparison, Outcome
+from comparisons.flatness import INVARIANCES, Measure
+from comparisons.registry import REGISTRY
+
+FORMATS = ("md", "csv", "latex")
+NONE = "–"
+MARKS = {"layer-rescaling": "L", "node-rescaling": "N", "permutation": "P", "parameter-scale": "S"}
+_LATEX = {"±": r"$\pm$", "–": "--", "²": r"$^2$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "_": r"\_", "%": r"\%"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measure's row.
+
+    Attributes:
+        measure: of the registry.
+        flat: an arrow, the direction in which checkpoints count as flatter.
+        invariances: letters of those under which it does not change.
+        gradients: what it costs alone at the dearest checkpoint, in gradients.
+        cells: one a checkpoint, value and half of the 95 % interval; ``!`` marks a caution.
+    """
+
+    measure: Measure
+    flat: str
+    invariances: str
+    gradients: str
+    cells: tuple[str, ...]
+
+
+def rows(comparison: Comparison) -> list[Row]:
+    """The rows of a comparison, in the registry's order.
+
+    Args:
+        comparison: some checkpoints.
+
+    Returns:
+        A row for each of its measures that the registry knows.
+    """
+    known = {measure.name: measure for measure in REGISTRY}
+    found = []
+    for name in comparison.measures:
+        if name not in known:
+            continue
+        measure, outcomes = known[name], [one.outcomes.get(name) for one in comparison.done]
+        dearest = max((one.work.in_gradients for one in outcomes if one is not None), default=0.0)
+        found.append(
+            Row(
+                measure=measure,
+                flat="↓" if measure.flatter == "smaller" else "↑",
+                invariances="".join(MARKS[kind] for kind in INVARIANCES if kind in measure.invariances) or NONE,
+                gradients=f"{dearest:,.0f}" if dearest >= 1.0 or dearest == 0.0 else "<1",
+                cells=tuple(cell(outcome) for outcome in outcomes),
+            )
+        )
+    return found
+
+
+def cell(outcome: Outcome | None) -> str:
+    """A value with half of its 95 % interval, to the digits that the interval supports.
+
+    Args:
+        outcome: of one measure.
+
+    Returns:
+        The text; a dash where there is no value.
+    """
+    if outcome is None or outcome.reading is None:
+        return NONE
+    reading = outcome.reading
+    mark = "" if reading.trusted else " !"
+    return f"{_with_error(reading.value, reading.half_width)}{mark}"
+
+
+def _with_error(value: float, half: float) -> str:
+    if not (math.isfinite(value) and math.isfinite(half)):
+        return f"{value:.4g} ± ?"
+    if half < 1e-5 * abs(value):
+        return f"{value:.5g}"
+    largest = max(abs(value), half)
+    exponent = math.floor(math.log10(largest)) if largest > 0.0 else 0
+    plain = -3 <= exponent < 6
+    scale = 1.0 if plain else 10.0**exponent
+    decimals = max(0, 1 - math.floor(math.log10(half / scale))) if half > 0.0 else 4
+    text = f"{value / scale:.{decimals}f} ± {half / scale:.{decimals}f}"
+    return text if plain else f"({text})e{exponent:+d}"
+
+
+def short_names(comparison: Comparison) -> tuple[list[str], str]:
+    """Names of the checkpoints without the words that all of them share.
+
+    Args:
+        comparison: some checkpoints.
+
+    Returns:
+        The names, and the shared words joined by underscores (empty if there are none).
+
+    >>> from comparisons.comparison import Examined
+    >>> from comparisons.evidence import EvidenceSettings
+    >>> from spectra.provenance import Provenance
+    >>> both = tuple(Examined(Provenance(f"{kind}_seed0.pt", "")) for kind in ("clean", "poisoned"))
+    >>> short_names(Comparison(EvidenceSettings(), (), both))
+    (['clean', 'poisoned'], 'seed0')
+    """
+    stems = [Path(one.provenance.checkpoint).stem for one in comparison.done]
+    words = [stem.split("_") for stem in stems]
+    shared = [word for word in words[0] if all(word in one for one in words)] if len(words) > 1 else []
+    names = ["_".join(word for word in one if word not in shared) for one in words]
+    if not all(names) or max(Counter(names).values()) > 1:
+        # Folders tell apart what file names do not.
+        parents = [
+            f"{Path(one.provenance.checkpoint).parent.name}/{stem}"
+            for one, stem in zip(comparison.done, stems, strict=True)
+        ]
+        return (parents if len(set(stems)) < len(stems) else stems), ""
+    return names, "_".join(shared)
+
+
+def remarks(comparison: Comparison) -> dict[str, list[str]]:
+    """Every caution and failure, with the measures and checkpoints it is of.
+
+    Args:
+        comparison: some checkpoints.
+
+    Returns:
+        Sentence -> ``measure (checkpoints)``; the checkpoints are left out where it is all of them.
+    """
+    names, _ = short_names(comparison)
+    told: dict[str, dict[str, list[str]]] = {}
+    for name, one in zip(names, comparison.done, strict=True):
+        for measure in comparison.measures:
+            outcome = one.outcomes.get(measure)
+            if outcome is None:
+                continue
+            texts = [outcome.failure] if outcome.reading is None else list(outcome.reading.cautions)
+            for text in texts:
+                told.setdefault(text, {}).setdefault(measure, []).append(name)
+    everyone = len(names)
+    return {
+        text: [m if len(where) == everyone else f"{m} ({', '.join(where)})" for m, where in places.items()]
+        for text, places in told.items()
+    }
+
+
+def plain_table(comparison: Comparison, kind: str) -> str:
+    """The table as text of another program.
+
+    Args:
+        comparison: some checkpoints.
+        kind: ``md``, ``csv`` (values, half widths and seconds at full precision) or ``latex``.
+
+    Returns:
+        The text.
+
+    Raises:
+        ValueError: if the kind is unknown.
+    """
+    if kind not in FORMATS:
+        raise ValueError(f"table must be one of {', '.join(FORMATS)}; got {kind!r}")
+    if kind == "csv":
+        return _csv(comparison)
+    names, _ = short_names(comparison)
+    head = ["measure", "unit", "flat", "invariant to", "gradients", *names]
+    body = [
+        [row.measure.title, row.measure.unit, row.flat, row.invariances, row.gradients, *row.cells]
+        for row in rows(comparison)
+    ]
+    return _markdown(head, body) if kind == "md" else _latex(head, body)
+
+
+def _markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *body]
+    escaped = ([text.replace("|", "\\|") for text in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
+
+
+def _latex(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    def line(cells: Sequence[str]) -> str:
+        return " & ".join("".join(_LATEX.get(sign, sign) for sign in text) for text in cells) + r" \\"
+
+    columns = "l" * 4 + "r" * (len(head) - 4)
+    inner = [line(head), r"\hline", *(line(cells) for cells in body)]
+    return "\n".join([rf"\begin{{tabular}}{{{columns}}}", *inner, r"\end{tabular}"])
+
+
+def _csv(comparison: Comparison) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["checkpoint", "measure", "unit", "flatter", "value", "half_width95", "gradients", "seconds", "remark"]
+    )
+    for one in comparison.done:
+        for row in rows(comparison):
+            outcome = one.outcomes.get(row.measure.name)
+            if outcome is None:
+                continue
+            reading = outcome.reading
+            numbers = ["", ""] if reading is None else [repr(reading.value), repr(reading.half_width)]
+            remark = outcome.failure if reading is None else "; ".join(reading.cautions)
+            spent = [f"{outcome.work.in_gradients:.4g}", f"{outcome.work.seconds:.4g}"]
+            where, what = one.provenance.checkpoint, row.measure
+            writer.writerow([where, what.name, what.unit, what.flatter, *numbers, *spent, remark])
+    return text.getvalue().rstrip("\n")

@@ -1,0 +1,193 @@
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+import xarray
+
+from basinscope import compare_command, compare_run
+from basinscope.__main__ import main
+from basinscope.compare_evidence import step_zero
+from comparisons import flatness, tables
+from comparisons.registry import REGISTRY
+from comparisons.store import read_comparison
+
+TASK_FILE = Path(__file__).with_name("tiny_task.py")
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def pair(tmp_path: Path, tiny: ModuleType) -> list[Path]:
+    found = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        path = tmp_path / f"tiny_seed{seed}_step00010.pt"
+        torch.save({"model": tiny.network().state_dict(), "metadata": {"seed": seed, "width": 8}}, path)
+        found.append(path)
+    return found
+
+
+@pytest.fixture
+def compare(pair: list[Path]) -> Run:
+    def run(*options: str | Path, files: list[Path] | None = None, measures: str = "curvature,norms") -> int:
+        paths = map(str, files or pair)
+        words = ["compare", *paths, "--task", f"{TASK_FILE}:tiny", "--measures", measures]
+        return main([*words, "--held-out-task", f"{TASK_FILE}:other_data", *map(str, options)])
+
+    return run
+
+
+def test_words_are_the_librarys() -> None:
+    assert compare_command.FAMILIES == flatness.FAMILIES
+    assert compare_command.TABLES == tables.FORMATS
+
+
+def test_json_holds_the_values(compare: Run, pair: list[Path], tiny: ModuleType, capsys: pytest.CaptureFixture) -> None:
+    assert compare("--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [one["checkpoint"] for one in found["checkpoints"]] == list(map(str, pair))
+    for path, one in zip(pair, found["checkpoints"], strict=True):
+        state = torch.load(path, weights_only=True)["model"]
+        norm = float(torch.cat([part.flatten() for part in state.values()]).double().norm())
+        assert one["measures"]["parameter-norm"]["value"] == pytest.approx(norm, rel=1e-6)
+        model = tiny.network()
+        model.load_state_dict(state)
+        costs = [torch.nn.functional.cross_entropy(model(x), y).item() for x, y in (tiny.rows(), tiny.rows(1))]
+        assert one["gap"] == pytest.approx(costs[1] - costs[0], abs=1e-6)
+        assert "no step-0 checkpoint" in one["measures"]["distance-from-initialisation"]["failure"]
+        assert one["measures"]["hessian-trace"]["work"]["in_gradients"] > 0
+
+
+def test_the_table_fits_a_hundred_columns(
+    compare: Run, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("basinscope.summary_table.PAGE_WIDTH", 100)
+    assert compare() == 0
+    out = capsys.readouterr().out
+    assert max(len(line) for line in out.splitlines()) <= 100
+    assert "all of tiny_step00010: seed0, seed1" in out
+    for measure in REGISTRY:
+        if measure.family in ("curvature", "norms"):
+            assert measure.title in out
+
+
+def test_resuming_skips_what_is_done(
+    compare: Run, pair: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, seen = tmp_path / "out.h5", []
+    assert compare("--output", output, files=pair[:1]) == 0
+    first = read_comparison(output)
+    plain = compare_run.examine_file
+
+    def examine(request: compare_run.CompareRequest, path: Path, progress: None) -> object:
+        seen.append(path)
+        return plain(request, path, progress)
+
+    monkeypatch.setattr(compare_run, "examine_file", examine)
+    assert compare("--output", output, "--resume") == 0
+    both = read_comparison(output)
+    assert seen == [pair[1]]
+    assert len(both.done) == 2
+    for name, outcome in first.done[0].outcomes.items():
+        kept = both.done[0].outcomes[name]
+        assert kept.failure == outcome.failure
+        if outcome.reading is not None:
+            assert kept.reading is not None
+            assert (kept.reading.value, kept.reading.details) == (outcome.reading.value, outcome.reading.details)
+    # A checkpoint that has changed is examined anew.
+    content = torch.load(pair[0], weights_only=True)
+    torch.save({**content, "epoch": 2}, pair[0])
+    assert compare("--output", output, "--resume") == 0
+    assert seen == [pair[1], pair[0]]
+
+
+def test_other_settings_do_not_resume(compare: Run, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    output = tmp_path / "out.h5"
+    assert compare("--output", output, measures="parameter-norm") == 0
+    assert compare("--output", output, "--resume", "--steps", "9", measures="parameter-norm") == 2
+    assert "was made with steps 48, not 9" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_fails_is_no_end(
+    compare: Run, pair: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    wrong = tmp_path / "wrong.pt"
+    torch.save({"0.weight": torch.zeros(2, 2)}, wrong)
+    assert compare(files=[wrong, pair[0]], measures="parameter-norm") == 0
+    assert "wrong.pt failed: " in capsys.readouterr().out
+    assert compare(files=[wrong], measures="parameter-norm") == 2
+    assert "wrong.pt" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_processes_give_the_same_numbers(compare: Run, capsys: pytest.CaptureFixture) -> None:
+    found = []
+    for jobs in ("1", "2"):
+        assert compare("--table", "csv", "--jobs", jobs, measures="hessian-trace,margin") == 0
+        found.append(list(csv.DictReader(io.StringIO(capsys.readouterr().out))))
+    for one, two in zip(*found, strict=True):
+        assert float(one["value"]) == pytest.approx(float(two["value"]), rel=1e-5)
+        assert one["measure"] == two["measure"]
+
+
+def test_markdown_and_latex(compare: Run, capsys: pytest.CaptureFixture) -> None:
+    assert compare("--table", "md", measures="parameter-norm") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "| measure | unit | flat | invariant to | gradients | seed0 | seed1 |"
+    assert len(lines) == 3
+    assert compare("--table", "latex", measures="parameter-norm,hessian-trace") == 0
+    assert r"\begin{tabular}{llllrrr}" in capsys.readouterr().out
+
+
+def test_xarray_opens_the_file(compare: Run, tmp_path: Path) -> None:
+    output = tmp_path / "out.h5"
+    assert compare("--output", output, measures="norms") == 0
+    with xarray.open_dataset(output, engine="h5netcdf") as data:
+        assert data["value"].dims == ("checkpoint", "measure")
+        names = [str(name) for name in data["measure_name"].values]
+        norm = data["value"].values[:, names.index("parameter-norm")]
+        assert np.all(norm > 0.0)
+
+
+def test_spectra_are_reused_where_they_fit(
+    compare: Run, pair: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    stored, other = tmp_path / "spectrum.h5", tmp_path / "other.h5"
+    for task, path in (("tiny", stored), ("other_data", other)):
+        assert main(["spectrum", str(pair[0]), "--task", f"{TASK_FILE}:{task}", "--output", str(path)]) == 0
+    capsys.readouterr()
+    words = ["--json", "--reuse", stored, "--reuse", other]
+    assert compare(*words, measures="hessian-trace") == 0
+    first, second = json.loads(capsys.readouterr().out)["checkpoints"]
+    assert any("hessian spectrum reused from spectrum.h5" in note for note in first["notes"])
+    assert "other.h5 was not reused: it is of other data" in first["notes"]
+    assert second["notes"] == []
+    assert first["measures"]["hessian-trace"]["work"]["products"] == 0
+    assert second["measures"]["hessian-trace"]["work"]["products"] > 0
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["--measures", "hesian-trace"], "did you mean hessian-trace"),
+        (["--table", "html"], "--table must be one of md, csv, latex"),
+        (["--jobs", "0"], "--jobs must be at least 1, got 0"),
+        (["--cutoff", "-1"], "cutoff must be positive"),
+        (["--resume"], "--resume needs --output"),
+        (["--table", "md", "--json"], "exclude each other"),
+    ],
+)
+def test_bad_words(compare: Run, words: list[str], sentence: str, capsys: pytest.CaptureFixture) -> None:
+    assert compare(*words, measures="parameter-norm") == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_step_zero_is_found_by_name(tmp_path: Path) -> None:
+    (tmp_path / "run_step000.pt").touch()
+    assert step_zero(tmp_path / "run_step640.pt") == tmp_path / "run_step000.pt"
+    assert step_zero(tmp_path / "run.pt") is None
