@@ -29,7 +29,7 @@ def audit(
     known: Annotated[bool, typer.Option("--known", help="Audit on the cases whose truth is known.")] = False,
     estimators: Annotated[
         list[str] | None,
-        typer.Option(help="Names, or their beginnings such as star-domain; repeatable.", show_default="all"),
+        typer.Option(help="Names, or their beginnings such as star-domain; repeatable.", show_default="all but bridge"),
     ] = None,
     cases: Annotated[
         list[str] | None, typer.Option(help="Known cases, likewise; repeatable.", show_default="all")
@@ -56,7 +56,10 @@ def audit(
     prior: Annotated[str, typer.Option(help="As of basinscope volume.", rich_help_panel=_CHECKPOINT)] = "gaussian",
     truth: Annotated[
         str | None,
-        typer.Option(help="Log-volume in nats and its standard error, as -1300:5.", rich_help_panel=_CHECKPOINT),
+        typer.Option(
+            help="Log-volume in nats and its standard error, as -1300:5; or bridge, bridge-star: run one.",
+            rich_help_panel=_CHECKPOINT,
+        ),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="HDF5 file to write.", rich_help_panel=_RESULT)] = None,
     plot: Annotated[

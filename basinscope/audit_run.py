@@ -23,9 +23,10 @@ from spectra.routes import make_operator
 from spectra.spectrum import SpectrumSettings
 from spectra.store import read_spectrum
 from volume.audit import AuditTable, audit
+from volume.audit_bridge import bridge_truth
 from volume.audit_case import VOLUME, AuditCase, Truth
 from volume.audit_cases import SHIFT, Array, known_cases
-from volume.audit_estimators import NAMES, estimators
+from volume.audit_estimators import BY_NAME, NAMES, estimators
 from volume.audit_facts import Fact, sampler_facts
 from volume.audit_report import AuditReport
 from volume.audit_store import read_report, write_report
@@ -33,6 +34,8 @@ from volume.estimator import curvature_name
 from volume.priors import parse_prior
 
 SHIPPED = "digits_mlp_fisher.h5"
+# Words for a truth that is computed, and what the bridge then aims at.
+BRIDGES = {"bridge": "sublevel", "bridge-star": "star"}
 UNKNOWN = "without a truth there is no bias: give --truth, or audit on --known cases"
 
 
@@ -96,6 +99,8 @@ def run_audit(request: AuditRequest, progress: Report) -> AuditReport:
         OSError: if a file cannot be read or written.
     """
     names = chosen("--estimators", request.estimators, NAMES)
+    if not request.estimators:
+        names = tuple(name for name in names if name not in BY_NAME)
     earlier = _earlier(request)
     if "OMP_NUM_THREADS" not in os.environ and request.checkpoint is None:
         torch.set_num_threads(1)
@@ -169,7 +174,7 @@ def _eigenvalues(path: Path) -> Array:
 
 
 def _checkpoint(request: AuditRequest, path: Path) -> tuple[tuple[AuditCase, ...], AuditReport]:
-    truth = _truth(request.truth)
+    truth = _given_truth(request.truth)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
     checkpoint = read_checkpoint(path)
@@ -180,6 +185,9 @@ def _checkpoint(request: AuditRequest, path: Path) -> tuple[tuple[AuditCase, ...
         torch.set_num_threads(1)
     prior = parse_prior(request.prior, landscape.theta, layout=landscape.parameters, metadata=checkpoint.metadata)
     operator = make_operator(landscape, SpectrumSettings(operator=curvature_name(landscape)))
+    if request.truth in BRIDGES:
+        target = BRIDGES[request.truth]
+        truth = bridge_truth(landscape, prior, request.cutoff, target=target, seed=request.seed)
     case = AuditCase(
         path.stem,
         landscape,
@@ -204,14 +212,17 @@ def _moments(checkpoint: Checkpoint, landscape: Landscape) -> AdamMoments | None
         return None  # the table says that there is no state of Adam
 
 
-def _truth(text: str | None) -> Truth | None:
-    if text is None:
+def _given_truth(text: str | None) -> Truth | None:
+    """What was typed; None where nothing was, or a bridge is to be run."""
+    if text is None or text in BRIDGES:
         return None
     value, _, error = text.partition(":")
     try:
         return Truth(float(value), float(error) if error else 0.0, "given")
     except ValueError:
-        raise ValueError(f"--truth must be nats and their standard error, as -1300:5; got {text!r}") from None
+        raise ValueError(
+            f"--truth must be nats and their standard error, as -1300:5, bridge or bridge-star; got {text!r}"
+        ) from None
 
 
 def _empty(request: AuditRequest) -> AuditTable:

@@ -221,6 +221,7 @@ def wells_case(size: int = 20, cutoff: float = 8.0, standard_deviation: float = 
         prior=GaussianPrior(standard_deviation),
         operator=MatrixOperator(torch.eye(size, dtype=torch.float64)),
         shift=SHIFT,
+        landscape=_landscape(surface.formula, anchor),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from volume.audit_bridge import bridge
 from volume.audit_case import AuditCase
 from volume.audit_determinants import (
     DERIVED,
@@ -32,7 +33,7 @@ def estimators(*, directions: int = 200, probes: int = 8, steps: int = 32, produ
         Estimators by name; ``estimators() | {"mine": my_function}`` has one more.
 
     >>> sorted(estimators())[:3]
-    ['ellipsoid-determinant', 'ellipsoid-slice', 'ellipsoid-slice-corrected']
+    ['bridge', 'ellipsoid-determinant', 'ellipsoid-slice']
     """
     ours, theirs = own_density(probes, steps), pyhessian_density_of(probes, steps)
     return {
@@ -48,6 +49,7 @@ def estimators(*, directions: int = 200, probes: int = 8, steps: int = 32, produ
         "log-determinant/pyhessian": without_bar(log_determinant(theirs)),
         **{f"trace/{name}": trace(name, products) for name in ("hutchinson", "hutch++", "xtrace")},
         "trace/pyhessian-stopping": trace("pyhessian-stopping", products),
+        "bridge": bridge(),
     }
 
 
@@ -68,3 +70,5 @@ def without_bar(estimator: Estimator) -> Estimator:
 
 
 NAMES = tuple(estimators())
+# Not run unless it is asked for by name: a repeat takes seconds on a small case and minutes on a checkpoint.
+BY_NAME = ("bridge",)
