@@ -24,7 +24,7 @@ SHAPING = 32
 # A trial whose work spreads by this share of the aim or more, and not above it, is good enough.
 GOOD_ENOUGH = 0.75
 # Free ensembles reach a cutoff where it is within so many standard deviations of their mean cost.
-REACHED = 0.5
+REACHED = 1.0
 # The exactly known start is localised no more than this, in units of the prior's precision.
 LARGEST_LOCALISATION = 1e15
 
@@ -130,7 +130,8 @@ def first_localisation(carrier: Carrier, draw: Callable[[RungState], Tensor], in
         points = draw(state)
         excess = carrier.cost.costs(points) - carrier.ensemble(state).costs(points)
         works = finite(inverse_temperature * excess)
-        return max(spread(works), 0.25 * float(np.ptp(works)))
+        found = spread(works)
+        return found if math.isinf(found) else max(found, 0.25 * float(np.ptp(works[works < IMPOSSIBLE])))
 
     if deviation(0.0) <= 1.0:
         return RungState(inverse_temperature, 0.0)

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 # What a work of no finite value counts as, nats: its weight is zero all the same.
 IMPOSSIBLE = 1e12
-# More of them than this, and a rung is out of reach.
-_TOLERATED = 0.01
+# More of them than this, and a rung is out of reach; fewer only cost their share of the overlap.
+_TOLERATED = 0.25
 
 
 @dataclass(frozen=True)
@@ -131,12 +131,12 @@ def spread(works: Array) -> float:
         works: any shape.
 
     Returns:
-        The spread, nats; inf if more than one in a hundred are impossible.
+        The spread, nats; of those that are possible; inf if more than a quarter are not.
 
     >>> spread(np.arange(101.0))
     34.0
     """
     if float(np.mean(works >= IMPOSSIBLE)) > _TOLERATED:
         return float("inf")
-    low, high = np.percentile(works, [16.0, 84.0])
+    low, high = np.percentile(works[works < IMPOSSIBLE], [16.0, 84.0])
     return float(0.5 * (high - low))

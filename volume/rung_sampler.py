@@ -66,7 +66,7 @@ class RungSampler:
             passage=Passage(state, state, state, state),
             onward=finite(torch.as_tensor(state.inverse_temperature * excess)),
             backward=np.empty((0, chains)),
-            last=points[-chains:].cpu().numpy(),
+            last=_finite_last(points, arrays["costs"].ravel(), chains).cpu().numpy(),
             diverged=np.zeros(chains, dtype=np.int64),
             **arrays,
         )
@@ -88,7 +88,10 @@ class RungSampler:
         state = passage.there
         points = torch.as_tensor(before.last).to(self.carrier.cost.like)
         if position > 1:
-            points = self.carrier.carried(points, self.carrier.reference.components(points), passage)
+            moved = self.carrier.carried(points, self.carrier.reference.components(points), passage)
+            # Where carrying leads beyond a fence, the chain begins where it stood.
+            finite_there = self.carrier.cost.costs(moved).isfinite().unsqueeze(1)
+            points = torch.where(finite_there, moved, points)
         watch = _Watch(
             self,
             state,
@@ -160,6 +163,16 @@ class RungSampler:
         device = self.carrier.cost.like.device
         stream = f"bridge {self.settings.target}"
         return generator(self.settings.seed, stream, number * MOST_RUNGS + position, device=device)
+
+
+def _finite_last(points: Tensor, costs: Array, chains: int) -> Tensor:
+    """The last points of finite cost, for chains to begin at."""
+    usable = np.flatnonzero(np.isfinite(costs))
+    if len(usable) < chains:
+        raise ValueError(
+            f"the cost is finite at {len(usable)} of {len(costs)} points near the anchor: no bridge begins"
+        )
+    return points[torch.from_numpy(usable[-chains:]).to(points.device)]
 
 
 class _Watch:

@@ -6,6 +6,8 @@ of 15 degrees is beyond that with probability 4e-4 a case, and the seeds are fix
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from spectra.many_gradients import ManyGradients
 from volume.bridge import bridge_volume
 from volume.bridge_result import BridgeResult
 from volume.bridge_settings import BridgeSettings
+from volume.bridge_store import read_bridge, refuse_other, write_bridge
 from volume.exact import log_gaussian_ball, log_power_ball
 from volume.priors import GaussianPrior, UniformPrior
 from volume.saddlepoint import QuadraticForm, log_distribution
@@ -182,3 +185,58 @@ def test_gradients_of_many_vectors_are_those_of_each() -> None:
 def test_only_gaussian_priors_are_bridged() -> None:
     with pytest.raises(ValueError, match="needs a gaussian prior, got"):
         bridge_volume(landscape(banana, torch.zeros(3).double()), UniformPrior(1.0, "box"))
+
+
+def test_a_bridge_killed_after_any_rung_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
+    place = landscape(lambda x: well(x).sum(-1), torch.linspace(-0.8, 0.8, 6, dtype=torch.float64))
+    settings = BridgeSettings(cutoffs=(6.0,), chains=6, draws=16, warm_up=8, kept=8, work_spread=0.5, seed=7)
+    file, source = tmp_path / "bridge.h5", {"prior": "gaussian:1"}
+    sizes = []
+
+    def keep(result: BridgeResult) -> None:
+        sizes.append(len(result.passes[0]))
+        write_bridge(tmp_path / f"after_{len(sizes)}.h5", result, source)
+
+    whole = bridge_volume(place, GaussianPrior(1.0), settings, on_rung=keep)
+    assert sizes == list(range(1, len(whole.rungs) + 1))
+    for number in (1, len(sizes) - 1, len(sizes)):
+        stored, found = read_bridge(tmp_path / f"after_{number}.h5")
+        assert found == source
+        assert len(stored.passes[0]) == number
+        resumed = bridge_volume(place, GaussianPrior(1.0), settings, resume=stored)
+        assert resumed.volumes == whole.volumes
+        write_bridge(file, resumed, source)
+        assert read_bridge(file)[0].volumes == whole.volumes
+    refuse_other(file, stored, source, replace(settings, budget=1e9), source)
+    with pytest.raises(ValueError, match="cannot be resumed: seed is 7 there and 8 now; prior is gaussian:1 there"):
+        refuse_other(file, stored, source, replace(settings, seed=8), {"prior": "gaussian:2"})
+    with pytest.raises(ValueError, match="the bridge is not complete"):
+        _ = read_bridge(tmp_path / "after_1.h5")[0].volumes
+
+
+def test_more_passes_come_nearer_and_a_budget_ends_them() -> None:
+    place = landscape(lambda x: 0.5 * x.square().sum(-1), torch.zeros(6).double())
+    settings = BridgeSettings(cutoffs=(0.1,), chains=8, draws=20, warm_up=5, kept=10, seed=8)
+    once = bridge_volume(place, GaussianPrior(1.0), settings)
+    aim = 0.6 * once.volumes[0].standard_error
+    often = bridge_volume(place, GaussianPrior(1.0), replace(settings, standard_error=aim))
+    assert once.ended == "passes"
+    assert often.ended == "standard error"
+    assert often.volumes[0].standard_error <= aim
+    assert len(often.passes) > 1
+    check(often, log_gaussian_ball(math.sqrt(0.2), 6, 1.0))
+    ended = bridge_volume(place, GaussianPrior(1.0), replace(settings, standard_error=1e-9, budget=2000.0))
+    assert ended.ended == "budget"
+
+
+def test_a_cost_that_is_not_finite_far_away_is_rejected_there() -> None:
+    def fenced(x: torch.Tensor) -> torch.Tensor:
+        square = x.square().sum(-1)
+        return 0.5 * square + torch.where(square > 1.0, torch.nan, 0.0)
+
+    settings = BridgeSettings(cutoffs=(0.25,), draws=30, warm_up=10, seed=9)
+    result = bridge_volume(landscape(fenced, torch.zeros(4).double()), GaussianPrior(1.0), settings)
+    volume = result.volumes[0]
+    assert abs(volume.log_volume - log_gaussian_ball(math.sqrt(0.5), 4, 1.0)) <= SIGMAS * volume.standard_error
+    assert result.diverged > 0
+    assert all(np.isfinite(rung.costs).all() for rung in result.rungs[1:])

@@ -1,0 +1,88 @@
+"""Log-volume of a digits checkpoint's basin by the bridge: one command, a file that is kept after every rung.
+
+    python benchmarks/bridge_digits.py out/bridge_sublevel.h5 --target sublevel
+    python benchmarks/bridge_digits.py out/bridge_star.h5 --target star --seed 1
+
+The same command goes on where a killed one stopped.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+
+from basinscope.tasks.digits import data_folder
+from basinscope.tasks.resolve import make_landscape
+from spectra.checkpoint import read_checkpoint
+from spectra.costs import kl_from_anchor
+from volume.bridge import bridge_volume
+from volume.bridge_result import BridgeResult
+from volume.bridge_settings import TARGETS, BridgeSettings
+from volume.bridge_store import read_bridge, refuse_other, write_bridge
+from volume.priors import parse_prior
+
+
+def arguments() -> argparse.Namespace:
+    """What was typed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--checkpoint", type=Path, default=data_folder() / "digits_mlp" / "clean_seed0_step00640.pt")
+    parser.add_argument("--prior", default="gaussian:1.3975")
+    parser.add_argument("--target", choices=TARGETS, default="sublevel")
+    parser.add_argument("--cutoff", type=float, default=0.01)
+    parser.add_argument("--draws", type=int, default=40)
+    parser.add_argument("--warm-up", type=int, default=15)
+    parser.add_argument("--kept", type=int, default=20)
+    parser.add_argument("--work-spread", type=float, default=3.0)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run or go on, tell each rung, and print the answer."""
+    asked = arguments()
+    torch.set_num_threads(1)
+    checkpoint = read_checkpoint(asked.checkpoint)
+    landscape = make_landscape("digits-heldout", checkpoint).with_cost(kl_from_anchor)
+    prior = parse_prior(asked.prior, landscape.theta, layout=landscape.parameters, metadata=checkpoint.metadata)
+    settings = BridgeSettings(
+        cutoffs=(asked.cutoff,),
+        target=asked.target,
+        draws=asked.draws,
+        warm_up=asked.warm_up,
+        kept=asked.kept,
+        work_spread=asked.work_spread,
+        seed=asked.seed,
+    )
+    source = {"checkpoint_sha256": checkpoint.sha256, "prior": prior.name, "data_sha256": landscape.batches.sha256}
+    earlier = None
+    if asked.output.exists():
+        earlier, found = read_bridge(asked.output)
+        refuse_other(asked.output, earlier, found, settings, source)
+    start = time.perf_counter()
+
+    def keep(result: BridgeResult) -> None:
+        write_bridge(asked.output, result, source)
+        rungs = result.passes[-1]
+        last = rungs[-1]
+        print(
+            f"{time.perf_counter() - start:6.0f} s  rung {len(rungs) - 1}: b {last.state.inverse_temperature:.4g}, "
+            f"g {last.state.localisation:.4g}, mean cost {last.costs.mean():.5f}, |x|^2 {last.squares.mean():.5g}, "
+            f"step {last.step_size:.3f}, acceptance {last.acceptance:.2f}, diverged {last.diverged.sum()}, "
+            f"{result.gradient_evaluations:,} gradients",
+            flush=True,
+        )
+
+    result = bridge_volume(landscape, prior, settings, resume=earlier, on_rung=keep)
+    for volume in result.volumes:
+        print(f"log mass {volume.log_volume:.2f} +- {volume.standard_error:.2f} nats at cutoff {volume.cutoff:g}")
+        print(f"slope {volume.slope:.1f} +- {volume.slope_error:.1f}, {volume.share_below:.0%} of draws below")
+    found = result.diagnostics
+    print(f"largest R-hat {found.largest_rhat:.3f}, least effective sample {found.least_effective:.0f}")
+    print(f"least overlap of neighbours {min(link.overlap for link in result.links):.3f}, ended by {result.ended}")
+    print(f"log Z by integration and by links: {result.integrated}")
+
+
+if __name__ == "__main__":
+    main()

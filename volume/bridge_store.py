@@ -1,0 +1,172 @@
+"""The store of a bridge: an HDF5 file, a group a pass and a group a rung in it, replaced whole after each rung."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import astuple, fields
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from spectra.atomic_file import replace_file
+from spectra.provenance import library_versions, now
+from spectra.store_file import add_array, add_dimension, hdf5_image, opened
+from volume.bridge_result import BridgeResult
+from volume.bridge_settings import BridgeSettings
+from volume.rung import Passage, Rung, RungState
+
+FORMAT = "basinscope bridge"
+FORMAT_VERSION = 1
+# What may differ between a stored bridge and one that goes on from it.
+FREE_SETTINGS = ("standard_error", "budget", "passes")
+
+_ARRAYS = (
+    ("costs", "draw", "cost above the anchor's", "cost"),
+    ("quadratics", "kept", "cost of the quadratic model", "cost"),
+    ("squares", "draw", "squared distance from the anchor in standard deviations of the prior", "1"),
+    ("prior_squares", "draw", "minus twice the prior's log density, up to a constant", "nat"),
+    ("onward", "onward_kept", "work of carrying a draw to the next rung", "nat"),
+    ("backward", "backward_kept", "work of carrying a draw to the rung before", "nat"),
+)
+_NUMBERS = ("step_size", "acceptance", "leaps", "gradient_evaluations", "cost_evaluations")
+_PASSAGE = ("here", "there", "departure", "arrival")
+_PLAIN = ("size", "log_start", "log_free_start", "ended")
+
+
+def write_bridge(path: str | Path, result: BridgeResult, source: Mapping[str, str]) -> None:
+    """Write a bridge to an HDF5 file, replacing what is there in one step.
+
+    Args:
+        path: the file.
+        result: the bridge so far.
+        source: what it was made from, texts by name, such as the checkpoint's digest and the prior.
+
+    Raises:
+        OSError: if the file cannot be written; what was there before is intact.
+    """
+
+    def fill(file: h5py.File) -> None:
+        file.attrs["format"], file.attrs["format_version"] = FORMAT, FORMAT_VERSION
+        file.attrs["created"] = now()
+        for name, value in library_versions().items():
+            file.attrs[f"version_{name}"] = value
+        for name, value in source.items():
+            file.attrs[f"source_{name}"] = value
+        for name, value in result.settings.as_dict().items():
+            file.attrs[f"setting_{name}"] = value
+        for name in _PLAIN:
+            file.attrs[name] = getattr(result, name)
+        file["start_squares"] = result.start_squares
+        for number, rungs in enumerate(result.passes):
+            group = file.create_group(f"pass_{number:03d}")
+            for position, rung in enumerate(rungs):
+                # Only the last rung's points are needed to go on.
+                _write_rung(group.create_group(f"rung_{position:03d}"), rung, position == len(rungs) - 1)
+
+    replace_file(path, hdf5_image(fill))
+
+
+def read_bridge(path: str | Path) -> tuple[BridgeResult, dict[str, str]]:
+    """Read a bridge.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The bridge so far, and what it was made from.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is truncated, foreign, newer than this code, or damaged; the sentence says which.
+    """
+    with opened(path, FORMAT, FORMAT_VERSION) as file:
+        attributes = dict(file.attrs)
+        passes = tuple(
+            tuple(_read_rung(file[group][name]) for name in sorted(file[group]))
+            for group in sorted(file)
+            if group.startswith("pass_")
+        )
+        result = BridgeResult(
+            settings=_read_settings(attributes),
+            start_squares=file["start_squares"][()],
+            passes=passes,
+            **{name: _plain(attributes[name]) for name in _PLAIN},
+        )
+    prefix = "source_"
+    return result, {name[len(prefix) :]: str(v) for name, v in attributes.items() if name.startswith(prefix)}
+
+
+def refuse_other(
+    path: str | Path,
+    stored: BridgeResult,
+    source: Mapping[str, str],
+    settings: BridgeSettings,
+    asked: Mapping[str, str],
+) -> None:
+    """Refuse to go on with a bridge of another source or other settings.
+
+    Args:
+        path: of the file, for the message.
+        stored: what it holds.
+        source: what that was made from.
+        settings: asked for now.
+        asked: what it would be made from now.
+
+    Raises:
+        ValueError: saying what differs.
+    """
+    before, today = stored.settings.as_dict(), settings.as_dict()
+    entries = [(name, before[name], today[name]) for name in today if name not in FREE_SETTINGS]
+    entries += [(name, source.get(name, ""), asked[name]) for name in asked]
+    different = [f"{name} is {then} there and {here} now" for name, then, here in entries if then != here]
+    if different:
+        raise ValueError(f"{path} cannot be resumed: {'; '.join(different)} (write to another file)")
+
+
+def _write_rung(group: h5py.Group, rung: Rung, newest: bool) -> None:
+    group.attrs["state"] = astuple(rung.state)
+    if rung.passage is not None:
+        for name in _PASSAGE:
+            group.attrs[f"passage_{name}"] = astuple(getattr(rung.passage, name))
+    for name in _NUMBERS:
+        group.attrs[name] = getattr(rung, name)
+    add_dimension(group, "chain", rung.chains, "Markov chain")
+    for name, dimension, long_name, units in _ARRAYS:
+        array = getattr(rung, name)
+        if dimension not in group:
+            add_dimension(group, dimension, len(array), dimension.replace("_", " "))
+        add_array(group, name, array, (dimension, "chain"), long_name, units)
+    add_array(group, "diverged", rung.diverged, ("chain",), "diverged trajectories, all rejected", "1")
+    group["last"] = rung.last if newest else rung.last[:0]
+
+
+def _read_rung(group: h5py.Group) -> Rung:
+    attributes = dict(group.attrs)
+    passage = None
+    if "passage_here" in attributes:
+        passage = Passage(*(_state(attributes[f"passage_{name}"]) for name in _PASSAGE))
+    return Rung(
+        state=_state(attributes["state"]),
+        passage=passage,
+        last=group["last"][()],
+        diverged=group["diverged"][()],
+        **{name: group[name][()] for name, *_ in _ARRAYS},
+        **{name: _plain(attributes[name]) for name in _NUMBERS},
+    )
+
+
+def _state(values: Any) -> RungState:
+    return RungState(*(float(value) for value in values))
+
+
+def _read_settings(attributes: Mapping[str, Any]) -> BridgeSettings:
+    values = {field.name: _plain(attributes[f"setting_{field.name}"]) for field in fields(BridgeSettings)}
+    cutoffs = tuple(float(cutoff) for cutoff in np.atleast_1d(values.pop("cutoffs")))
+    pairs = values.pop("pairs") or None
+    return BridgeSettings(**values, cutoffs=cutoffs, pairs=pairs)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
