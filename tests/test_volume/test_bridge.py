@@ -150,6 +150,7 @@ def banana(x: torch.Tensor) -> torch.Tensor:
     return 0.05 * x[..., 0].square() + 20.0 * (x[..., 1] - 0.5 * x[..., 0].square()).square() + x[..., 2].square()
 
 
+@pytest.mark.slow
 def test_a_banana_and_its_star_domain_have_the_masses_of_brute_force() -> None:
     anchor = torch.tensor([0.2, -0.1, 0.3], dtype=torch.float64)
     generator = torch.Generator().manual_seed(0)
