@@ -60,12 +60,15 @@ def show(
 
 
 def _show_volume(file: Path, against: Path | None, as_json: bool) -> None:
-    if against is not None:
-        raise ValueError(f"--against compares two spectra, and {file} holds a volume")
-    from basinscope.volume_command import show_study
-    from volume.store import read_study
+    from basinscope.volume_report import show_study
+    from volume.store import is_volume_file, read_study
 
-    show_study(read_study(file), as_json, {})
+    others = []
+    if against is not None:
+        if not is_volume_file(against):
+            raise ValueError(f"{file} holds a volume, so --against must be a volume file too; {against} is none")
+        others = [(against, read_study(against))]
+    show_study(read_study(file), as_json, {}, others)
 
 
 def _show_audit(file: Path, against: Path | None, as_json: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 import sys
@@ -16,7 +15,6 @@ from basinscope.spectrum_command import DTYPES, DebugOption, JsonOption
 
 if TYPE_CHECKING:
     from basinscope.volume_run import VolumeRequest
-    from volume.study import VolumeStudy
 
 # Words that may be typed, here too so that --help needs no torch; a test holds them to the library's.
 METHODS = (
@@ -36,7 +34,9 @@ _ESTIMATE, _MACHINE, _RESULT = "Estimate", "Machine", "Result"
 
 
 def volume(
-    checkpoint: Annotated[Path, typer.Argument(help="A .pt, .pth or .safetensors file.", show_default=False)],
+    checkpoint: Annotated[
+        Path | None, typer.Argument(help="A .pt, .pth or .safetensors file.", show_default=False)
+    ] = None,
     method: Annotated[
         list[str] | None,
         typer.Option(
@@ -128,6 +128,21 @@ def volume(
             rich_help_panel=_ESTIMATE,
         ),
     ] = 0.0,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Another checkpoint, or a volume file: the differences too, by common randomness; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    trajectory: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of checkpoints, or a pattern in one ('DIR/clean_seed0_*'), in place of CHECKPOINT; "
+            "--output is then a folder.",
+            show_default=False,
+        ),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="HDF5 file to write.", rich_help_panel=_RESULT)] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Figure to write: .png, .pdf or .svg.", rich_help_panel=_RESULT)
@@ -176,8 +191,28 @@ def volume(
         "device": device,
     }
     where = {"output": output, "plot": plot, "overwrite": overwrite, "resume": resume}
-    request = _request(checkpoint, settings, {**source, **where})
-    _run(request, as_json)
+    place = _place(checkpoint, trajectory, against or [])
+    request = _request(place, settings, {**source, **where})
+    from basinscope.volume_report import report_trajectory, report_volume
+
+    if trajectory is None:
+        report_volume(request, as_json, against or [])
+    else:
+        report_trajectory(request, as_json)
+
+
+def _place(checkpoint: Path | None, trajectory: Path | None, against: list[Path]) -> Path:
+    """The checkpoint, or where those of the trajectory are."""
+    if (checkpoint is None) == (trajectory is None):
+        raise ValueError("give either CHECKPOINT or --trajectory, a folder of checkpoints")
+    if trajectory is not None and against:
+        raise ValueError("--against compares checkpoints one by one, and excludes --trajectory")
+    place = checkpoint or trajectory
+    assert place is not None
+    for path in (*against, *([] if checkpoint is None else [place])):
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist")
+    return place
 
 
 def _methods(asked: list[str] | None, prior: str) -> tuple[str, ...]:
@@ -212,44 +247,6 @@ def _request(checkpoint: Path, settings: dict[str, Any], options: dict[str, Any]
     from volume.study import VolumeSettings
 
     checked = VolumeSettings(**settings)
-    if not checkpoint.exists():
-        raise FileNotFoundError(f"{checkpoint} does not exist")
     from basinscope.volume_run import VolumeRequest
 
     return VolumeRequest(checkpoint, checked, command=shlex.join(["basinscope", *sys.argv[1:]]), **options)
-
-
-def _run(request: VolumeRequest, as_json: bool) -> None:
-    from basinscope.volume_progress import volume_progress
-    from basinscope.volume_run import run_volume
-
-    with volume_progress() as report:
-        study = run_volume(request, report)
-    files = {} if request.output is None else {"volume": str(request.output)}
-    if request.plot is not None:
-        from spectra.plots import save_figure
-        from volume.figures import study_figure
-
-        save_figure(study_figure(study), request.plot)
-        files["figure"] = str(request.plot)
-    show_study(study, as_json, files)
-
-
-def show_study(study: VolumeStudy, as_json: bool, files: dict[str, str]) -> None:
-    """Print a study on stdout.
-
-    Args:
-        study: the study.
-        as_json: print one JSON object instead of a table.
-        files: where results were written, by kind.
-    """
-    if as_json:
-        from basinscope.volume_json import study_json
-
-        print(json.dumps(study_json(study, files), allow_nan=False))
-        return
-    from basinscope.summary_table import page
-    from basinscope.volume_table import study_table
-
-    console = page()
-    console.print(study_table(study, files, console.width))

@@ -93,7 +93,7 @@ def _rows(study: VolumeStudy, columns: Sequence[int]) -> Table:
 
 
 def _cells(result: MethodResult) -> tuple[str, ...]:
-    first = (result.method, result.kind, _value(result), f"{result.log10_volume:.6g}")
+    first = (result.method, result.kind, log_volume_cell(result), f"{result.log10_volume:.6g}")
     bound, sampled = result.lower_bound, result.sampled
     if sampled is None or bound is None:
         derived, dimension = (_number(result.figures, name) for name in ("derived_k", "effective_dimension"))
@@ -103,7 +103,15 @@ def _cells(result: MethodResult) -> tuple[str, ...]:
     return (*first, f"{bound:.6g}", share, effective, evaluations, _NONE, _NONE)
 
 
-def _value(result: MethodResult) -> str:
+def log_volume_cell(result: MethodResult) -> str:
+    """A log-volume with its error, marked if it is not to be read alone.
+
+    Args:
+        result: of one method.
+
+    Returns:
+        Text of a cell.
+    """
     value, half = result.log_volume, result.half_width
     if math.isinf(value):
         return f"{value} !"

@@ -1,0 +1,165 @@
+"""Volumes along a training run: the same study of each checkpoint of a folder, with common seeds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from basinscope.failures import out_of_memory, sentence
+from basinscope.progress import Report
+from basinscope.summary import finite
+from basinscope.volume_run import VolumeRequest, run_volume
+from basinscope.volume_table import log_volume_cell
+from volume.study import VolumeStudy
+
+ENDINGS = (".pt", ".pth", ".safetensors")
+
+
+@dataclass(frozen=True)
+class TrajectoryPoint:
+    """One checkpoint of a trajectory.
+
+    Attributes:
+        checkpoint: its file.
+        run: the name without its last number: checkpoints of one training run share it.
+        step: the last number of the name; None if it has none.
+        study: its volumes; None if it failed.
+        failure: why, in a sentence; empty if it did not.
+    """
+
+    checkpoint: Path
+    run: str
+    step: int | None
+    study: VolumeStudy | None = None
+    failure: str = ""
+
+
+def trajectory_files(place: Path) -> list[TrajectoryPoint]:
+    """The checkpoints of a folder or of a pattern in one, by run and then by step.
+
+    Args:
+        place: a folder, or a path whose last part is a pattern such as ``clean_seed0_*``.
+
+    Returns:
+        Points without volumes, numbers in names in the order of numbers.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or no checkpoint in it.
+    """
+    folder, pattern = (place, "*") if place.is_dir() else (place.parent, place.name)
+    found = [path for path in folder.glob(pattern) if path.suffix in ENDINGS and path.is_file()]
+    if not found:
+        raise FileNotFoundError(f"--trajectory found no checkpoint ({', '.join(ENDINGS)}) at {place}")
+    return [_point(path) for path in sorted(found, key=lambda path: _natural(path.name))]
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _point(path: Path) -> TrajectoryPoint:
+    numbers = list(re.finditer(r"\d+", path.stem))
+    if not numbers:
+        return TrajectoryPoint(path, path.stem, None)
+    last = numbers[-1]
+    return TrajectoryPoint(path, path.stem[: last.start()].rstrip("_-."), int(last[0]))
+
+
+def run_trajectory(request: VolumeRequest, place: Path, progress: Report) -> list[TrajectoryPoint]:
+    """The same study of each checkpoint; one that fails is kept with its reason, and the rest go on.
+
+    Args:
+        request: what to do with each; its output, if any, is the folder that gets one volume file a checkpoint.
+        place: as for ``trajectory_files``.
+        progress: as for ``run_volume``.
+
+    Returns:
+        The points, in order.
+
+    Raises:
+        RuntimeError: if a study fails by a mistake that is ours.
+    """
+    points = trajectory_files(place)
+    if request.output is not None:
+        request.output.mkdir(parents=True, exist_ok=True)
+    done = []
+    for number, point in enumerate(points):
+        file = None if request.output is None else request.output / f"{point.checkpoint.stem}.h5"
+
+        def tell(at: int, total: int, what: str, number: int = number) -> None:
+            progress(at, total, f"{number + 1} of {len(points)}, {what}")
+
+        one = replace(request, checkpoint=point.checkpoint, output=file, plot=None)
+        try:
+            done.append(replace(point, study=run_volume(one, tell)))
+        except (ValueError, TypeError, OSError, MemoryError) as error:
+            done.append(replace(point, failure=sentence(error)))
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            done.append(replace(point, failure=sentence(error)))
+    return done
+
+
+def trajectory_table(points: Sequence[TrajectoryPoint]) -> Group:
+    """A trajectory laid out for a terminal.
+
+    Args:
+        points: the checkpoints with their volumes.
+
+    Returns:
+        Something that a rich console prints.
+    """
+    methods = list(dict.fromkeys(name for point in points if point.study for name in point.study.results))
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for title in ("checkpoint", "step", *(f"{method} (nat)" for method in methods)):
+        table.add_column(title, justify="left" if title == "checkpoint" else "right", no_wrap=True)
+    for point in points:
+        cells = []
+        for method in methods:
+            known = point.study is not None and method in point.study.results
+            cells.append(log_volume_cell(point.study.results[method]) if known and point.study else "–")
+        table.add_row(point.checkpoint.name, "–" if point.step is None else f"{point.step:,}", *cells)
+    parts: list[RenderableType] = [Text("log-volumes along the trajectory", style="bold"), table]
+    words = "± is half of the 95 % interval; ! marks a number that is a bound or carries a caution"
+    parts.append(Text(f"{words}; probes and directions have the same seeds at all checkpoints", style="dim"))
+    measures = {r.measure for p in points if p.study for r in p.study.results.values() if r.kind == "mass"}
+    if len(measures) > 1:
+        words = "the prior's width is each checkpoint's own, so masses are of different priors: use --prior init"
+        parts.append(Text(f"! {words} or gaussian:S for one prior", style="yellow"))
+    failed = [f"! {point.checkpoint.name} failed: {point.failure}" for point in points if point.failure]
+    return Group(*parts, *(Text(words, style="yellow") for words in failed))
+
+
+def trajectory_json(points: Sequence[TrajectoryPoint], files: dict[str, str]) -> dict[str, Any]:
+    """A trajectory in plain values.
+
+    Args:
+        points: the checkpoints with their volumes.
+        files: where results were written, by kind.
+
+    Returns:
+        An object that ``json.dumps(..., allow_nan=False)`` takes.
+    """
+    rows = []
+    for point in points:
+        results = {} if point.study is None else point.study.results
+        volumes = {
+            method: {
+                "log_volume": finite(result.log_volume),
+                "half_width95": finite(result.half_width),
+                "trusted": result.trusted,
+                "measure": result.measure,
+            }
+            for method, result in results.items()
+        }
+        row = {"checkpoint": str(point.checkpoint), "run": point.run, "step": point.step}
+        rows.append({**row, "methods": volumes, "failure": point.failure or None})
+    return {"trajectory": rows, "files": files}

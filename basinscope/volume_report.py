@@ -1,0 +1,94 @@
+"""What ``basinscope volume`` runs and prints: a study, its differences to others, or a trajectory of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from basinscope.outputs import check_plot
+from basinscope.progress import Report
+from basinscope.summary_table import page
+from basinscope.trajectory import run_trajectory, trajectory_json, trajectory_table
+from basinscope.trajectory_plot import trajectory_figure
+from basinscope.volume_difference import volume_difference_json, volume_difference_table, volume_differences
+from basinscope.volume_json import study_json
+from basinscope.volume_progress import volume_progress
+from basinscope.volume_run import VolumeRequest, run_volume
+from basinscope.volume_table import study_table
+from spectra.plots import save_figure
+from volume.figures import study_figure
+from volume.store import is_volume_file, read_study
+from volume.study import VolumeStudy
+
+
+def report_volume(request: VolumeRequest, as_json: bool, against: Sequence[Path] = ()) -> None:
+    """Run a study, and the same one of each checkpoint to compare with, and print them.
+
+    Args:
+        request: what was asked for.
+        as_json: print one JSON object instead of tables.
+        against: checkpoints, or volume files.
+    """
+    with volume_progress() as report:
+        study = run_volume(request, report)
+        others = [(path, _other(request, path, report)) for path in against]
+    files = {} if request.output is None else {"volume": str(request.output)}
+    if request.plot is not None:
+        save_figure(study_figure(study), request.plot)
+        files["figure"] = str(request.plot)
+    show_study(study, as_json, files, others)
+
+
+def _other(request: VolumeRequest, path: Path, report: Report) -> VolumeStudy:
+    """The study to compare with: from its file, or the same one of another checkpoint."""
+    if is_volume_file(path):
+        return read_study(path)
+    output = request.output
+    # Kept beside the first, so that it too can be resumed.
+    output = None if output is None else output.with_name(f"{output.stem}_against_{path.stem}{output.suffix}")
+    return run_volume(replace(request, checkpoint=path, output=output, plot=None), report)
+
+
+def report_trajectory(request: VolumeRequest, as_json: bool) -> None:
+    """Run the same study of each checkpoint of a folder, and print them.
+
+    Args:
+        request: what was asked for; its checkpoint is the folder, or a pattern in one.
+        as_json: print one JSON object instead of a table.
+    """
+    check_plot(request.plot, overwrite=request.overwrite or request.resume)
+    with volume_progress() as report:
+        points = run_trajectory(request, request.checkpoint, report)
+    files = {} if request.output is None else {"volumes": str(request.output)}
+    if request.plot is not None and any(point.study for point in points):
+        save_figure(trajectory_figure(points), request.plot)
+        files["figure"] = str(request.plot)
+    if as_json:
+        print(json.dumps(trajectory_json(points, files), allow_nan=False))
+        return
+    page().print(trajectory_table(points), *(f"{kind} written to {path}" for kind, path in files.items()), sep="\n")
+
+
+def show_study(
+    study: VolumeStudy, as_json: bool, files: dict[str, str], others: Sequence[tuple[Path, VolumeStudy]] = ()
+) -> None:
+    """Print a study on stdout.
+
+    Args:
+        study: the study.
+        as_json: print one JSON object instead of a table.
+        files: where results were written, by kind.
+        others: studies to compare with, and their files.
+    """
+    name = Path(study.provenance.checkpoint).name
+    found = [(other.name, volume_differences(study, one)) for other, one in others]
+    if as_json:
+        against = [volume_difference_json(rows, name, other) for other, rows in found]
+        print(json.dumps({**study_json(study, files), "against": against}, allow_nan=False))
+        return
+    console = page()
+    console.print(study_table(study, files, console.width))
+    for other, rows in found:
+        console.print("", volume_difference_table(rows, name, other), sep="\n")
