@@ -34,7 +34,7 @@ def audit(
     cases: Annotated[
         list[str] | None, typer.Option(help="Known cases, likewise; repeatable.", show_default="all")
     ] = None,
-    repeats: Annotated[int, typer.Option(help="Seeds an estimator and case.", rich_help_panel=_EFFORT)] = 20,
+    repeats: Annotated[int, typer.Option(help="Seeds an estimator and case.", rich_help_panel=_EFFORT)] = 12,
     directions: Annotated[int, typer.Option(help="Of sampled methods.", rich_help_panel=_EFFORT)] = 100,
     probes: Annotated[int, typer.Option(help="Of spectra.", rich_help_panel=_EFFORT)] = 8,
     steps: Annotated[int, typer.Option(help="Lanczos steps a probe.", rich_help_panel=_EFFORT)] = 32,

@@ -23,7 +23,7 @@ from volume.determinant import ellipsoid_volume, shifted_determinant
 from volume.quadratic_mass import QuadraticMass, quadratic_mass
 
 # PyHessian works one vector at a time through a model; more parameters than this are for its own benchmark.
-LARGEST_PYHESSIAN = 400
+LARGEST_PYHESSIAN = 200
 DERIVED = -1.0
 Density = Callable[[AuditCase, SymmetricOperator, int], tuple[SpectralDensity, int]]
 
@@ -184,7 +184,7 @@ def trace(method: str, products: int) -> Estimator:
             found = pyhessian_trace(_module_of(case), products, tolerance=1e-3, seed=seed)
             return _determinant_reading(found, len(found.samples), TRACE)
         if method != "hutchinson" and products > case.size:
-            raise NotApplicable("as many products as parameters: the dense matrix is exact")
+            raise NotApplicable("the dense matrix, exact, takes no more products")
         return _determinant_reading(own[method](counted, products, seed=seed), counted.products, TRACE)
 
     return run

@@ -44,6 +44,8 @@ def audit_figure(table: AuditTable) -> Figure:
     panels = {name: [row for row in rows if row.case == name] for name in dict.fromkeys(row.case for row in rows)}
     if not panels:
         raise ValueError("the audit holds no estimate of a log-volume: nothing to draw")
+    # Panels of like height side by side.
+    panels = dict(sorted(panels.items(), key=lambda panel: len(panel[1])))
     columns = min(COLUMNS, len(panels))
     pairs = [list(panels.items())[start : start + columns] for start in range(0, len(panels), columns)]
     heights = [1.1 + 0.24 * max(len(part) for _, part in pair) for pair in pairs]
@@ -86,7 +88,8 @@ def _panel(axes: Axes, name: str, rows: list[AuditRow]) -> None:
 def _decades(axes: Axes, farthest: float) -> None:
     """Limits and ticks of whole decades, at least to one nat on either side."""
     low, high = axes.get_xlim()
-    axes.set_xlim(min(low, -_LINEAR), max(high, _LINEAR))
+    # Room for half a dot beyond the farthest, on whichever scale it lies.
+    axes.set_xlim(min(1.3 * low, -_LINEAR), max(1.3 * high, _LINEAR))
     top = max(0, math.ceil(math.log10(max(farthest, _LINEAR))))
     decades = [10.0**power for power in range(top + 1)]
     ticks = [-tick for tick in reversed(decades)] + [0.0] + decades
