@@ -62,6 +62,14 @@ def compare(
     ] = None,
     seed: Annotated[int, typer.Option(help="The one seed of all randomness.", rich_help_panel=_ESTIMATE)] = 0,
     jobs: Annotated[int, typer.Option(help="Checkpoints examined at once.", rich_help_panel=_ESTIMATE)] = 1,
+    invariance: Annotated[
+        bool,
+        typer.Option(
+            "--invariance",
+            help="Change the parameters of one checkpoint so that its function stays, and show which measures move.",
+            rich_help_panel=_RESULT,
+        ),
+    ] = False,
     table: Annotated[
         str | None,
         typer.Option(help=f"Print the table as one of {', '.join(TABLES)}.", rich_help_panel=_RESULT),
@@ -94,6 +102,9 @@ def compare(
     source = {"task": task, "held_out_task": held_out_task, "initial": initial, "reuse": tuple(reuse or ())}
     where = {"output": output, "overwrite": overwrite, "resume": resume, "jobs": jobs}
     request = _request(checkpoints, measures, settings, {**source, **where})
+    if invariance:
+        _check_invariance(request, as_json)
+        return
     _run(request, table, as_json)
 
 
@@ -128,6 +139,20 @@ def _run(request: CompareRequest, table: str | None, as_json: bool) -> None:
         comparison = run_compare(request, report)
     files = {} if request.output is None else {"comparison": str(request.output)}
     show_comparison(comparison, files, table, as_json)
+
+
+def _check_invariance(request: CompareRequest, as_json: bool) -> None:
+    from basinscope.compare_run import run_invariance
+    from basinscope.invariance_table import invariance_json, invariance_table
+    from basinscope.summary_table import page
+    from basinscope.volume_progress import volume_progress
+
+    with volume_progress() as report:
+        table = run_invariance(request, report)
+    if as_json:
+        print(json.dumps(invariance_json(request.checkpoints[0], table), allow_nan=False))
+        return
+    page().print(invariance_table(request.checkpoints[0], table))
 
 
 def show_comparison(comparison: Comparison, files: dict[str, str], table: str | None, as_json: bool) -> None:

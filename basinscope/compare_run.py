@@ -19,6 +19,7 @@ from basinscope.progress import Report
 from basinscope.spectrum_run import SMALL
 from comparisons.comparison import Comparison, Examined
 from comparisons.evidence import EvidenceSettings
+from comparisons.invariance import InvarianceTable, check_invariance
 from comparisons.registry import measures_named
 from comparisons.store import read_comparison, write_comparison
 from comparisons.suite import examine
@@ -157,6 +158,34 @@ def _examine(request: CompareRequest, path: Path, progress: Report | None) -> Ex
     if evidence.landscape.size < SMALL and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
     return examine(evidence, measures_named(request.measures), provenance, progress=progress)
+
+
+def run_invariance(request: CompareRequest, progress: Report) -> InvarianceTable:
+    """Check which measures move where the parameters change and the function does not.
+
+    Args:
+        request: of one checkpoint.
+        progress: called with work done, all work and what is being done.
+
+    Returns:
+        The table.
+
+    Raises:
+        ValueError: if there is more than one checkpoint, or a file to write.
+    """
+    if len(request.checkpoints) != 1:
+        raise ValueError(f"--invariance takes one checkpoint, got {len(request.checkpoints)}")
+    if request.output is not None:
+        raise ValueError("--invariance writes no file: leave out --output, or use --json")
+    evidence, _ = make_evidence(
+        request.checkpoints[0], request.settings, task=request.task, held_out_task=request.held_out_task
+    )
+    if evidence.landscape.size < SMALL and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+    measures = measures_named(request.measures)
+    return check_invariance(
+        evidence.landscape, measures, request.settings, held_out=evidence.held_out, progress=progress
+    )
 
 
 def _known(request: CompareRequest) -> dict[str, Examined]:

@@ -191,3 +191,17 @@ def test_step_zero_is_found_by_name(tmp_path: Path) -> None:
     (tmp_path / "run_step000.pt").touch()
     assert step_zero(tmp_path / "run_step640.pt") == tmp_path / "run_step000.pt"
     assert step_zero(tmp_path / "run.pt") is None
+
+
+def test_invariance_of_a_tanh_network(compare: Run, pair: list[Path], capsys: pytest.CaptureFixture) -> None:
+    words = {"files": pair[:1], "measures": "hessian-trace,parameter-norm,margin"}
+    assert compare("--invariance", "--json", **words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert "rescaling is exact only there" in found["changes"]["layer-rescaling"]["failure"]
+    assert found["changes"]["permutation"]["output_difference"] < 1e-12
+    assert found["changes"]["parameter-scale"]["measures"]["parameter-norm"]["verdict"] == "moved"
+    assert found["contradictions"] == []
+    assert compare("--invariance", **words) == 0
+    assert "x0.0625" in capsys.readouterr().out
+    assert compare("--invariance") == 2
+    assert "--invariance takes one checkpoint, got 2" in capsys.readouterr().err
