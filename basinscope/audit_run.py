@@ -23,13 +23,14 @@ from spectra.routes import make_operator
 from spectra.spectrum import SpectrumSettings
 from spectra.store import read_spectrum
 from volume.audit import AuditTable, audit
-from volume.audit_bridge import bridge_truth
+from volume.audit_bridge import bridge_truth, truth_of
 from volume.audit_case import VOLUME, AuditCase, Truth
 from volume.audit_cases import SHIFT, Array, known_cases
 from volume.audit_estimators import BY_NAME, NAMES, estimators
 from volume.audit_facts import Fact, sampler_facts
 from volume.audit_report import AuditReport
 from volume.audit_store import read_report, write_report
+from volume.bridge_store import read_bridge
 from volume.estimator import curvature_name
 from volume.priors import parse_prior
 
@@ -188,6 +189,8 @@ def _checkpoint(request: AuditRequest, path: Path) -> tuple[tuple[AuditCase, ...
     if request.truth in BRIDGES:
         target = BRIDGES[request.truth]
         truth = bridge_truth(landscape, prior, request.cutoff, target=target, seed=request.seed)
+    elif request.truth is not None and truth is None:
+        truth = _stored_truth(request.truth, checkpoint.sha256, landscape, prior.name, request.cutoff)
     case = AuditCase(
         path.stem,
         landscape,
@@ -214,15 +217,31 @@ def _moments(checkpoint: Checkpoint, landscape: Landscape) -> AdamMoments | None
 
 def _given_truth(text: str | None) -> Truth | None:
     """What was typed; None where nothing was, or a bridge is to be run."""
-    if text is None or text in BRIDGES:
+    if text is None or text in BRIDGES or Path(text).suffix == ".h5":
         return None
     value, _, error = text.partition(":")
     try:
         return Truth(float(value), float(error) if error else 0.0, "given")
     except ValueError:
         raise ValueError(
-            f"--truth must be nats and their standard error, as -1300:5, bridge or bridge-star; got {text!r}"
+            f"--truth must be nats and their error, as -1300:5, a bridge file, bridge or bridge-star; got {text!r}"
         ) from None
+
+
+def _stored_truth(file: str, digest: str, landscape: Landscape, prior: str, cutoff: float) -> Truth:
+    """The truth that a bridge file holds, if it is of this landscape and prior."""
+    result, source = read_bridge(file)
+    asked = {"checkpoint_sha256": digest, "prior": prior, "data_sha256": landscape.batches.sha256}
+    different = [
+        f"{name} is {source[name]} there and {asked[name]} here"
+        for name in asked
+        if name in source and source[name] != asked[name]
+    ]
+    if result.size != landscape.size:
+        different.append(f"it has {result.size} parameters, the checkpoint {landscape.size}")
+    if different:
+        raise ValueError(f"--truth {file} is of something else: {'; '.join(different)}")
+    return truth_of(result, cutoff)
 
 
 def _empty(request: AuditRequest) -> AuditTable:

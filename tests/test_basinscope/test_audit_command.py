@@ -8,7 +8,14 @@ import torch
 
 from basinscope import audit_command
 from basinscope.__main__ import main
+from basinscope.tasks.resolve import make_landscape
+from spectra.checkpoint import read_checkpoint
+from spectra.costs import kl_from_anchor
 from volume.audit_store import read_report
+from volume.bridge import bridge_volume
+from volume.bridge_settings import BridgeSettings
+from volume.bridge_store import write_bridge
+from volume.priors import GaussianPrior
 
 TINY = Path(__file__).with_name("tiny_task.py")
 FEW = ("--repeats", "2", "--directions", "8", "--probes", "2", "--steps", "8", "--no-facts")
@@ -61,6 +68,22 @@ def test_a_checkpoint_with_and_without_a_truth(checkpoint: Path, capsys: pytest.
     assert row["bias"]["standard_error"] >= 0.25
     assert main([*words, "--truth", "-3.5:0.25"]) == 0
     assert "± 0.25" in capsys.readouterr().out
+
+
+def test_the_truth_of_a_bridge_file(tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    landscape = make_landscape(f"{TINY}:tiny", read_checkpoint(checkpoint)).with_cost(kl_from_anchor)
+    prior = GaussianPrior(1.0)
+    result = bridge_volume(landscape, prior, BridgeSettings((0.01,), chains=4, draws=10, warm_up=10))
+    path = tmp_path / "bridge.h5"
+    write_bridge(path, result, {"prior": prior.name})
+    words = ["audit", str(checkpoint), "--task", f"{TINY}:tiny", *FEW, "--estimators", "star-domain/identity"]
+    words += ["--truth", str(path), "--json"]
+    assert main([*words, "--prior", "gaussian:1"]) == 0
+    truth = json.loads(capsys.readouterr().out)["rows"][0]["truth"]
+    assert truth["value"] == result.volume(0.01).log_volume
+    assert truth["error"] == result.volume(0.01).standard_error
+    assert main([*words, "--prior", "gaussian:2"]) == 2
+    assert "is of something else: prior is gaussian:1" in capsys.readouterr().err.replace("\n", " ")
 
 
 @pytest.mark.parametrize(
