@@ -57,7 +57,7 @@ def audit(
     truth: Annotated[
         str | None,
         typer.Option(
-            help="Log-volume in nats and its standard error, as -1300:5; a bridge file; or bridge, bridge-star: run one.",
+            help="Nats and their standard error, as -1300:5; a bridge file; or bridge, bridge-star: run one.",
             rich_help_panel=_CHECKPOINT,
         ),
     ] = None,
