@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
 from pathlib import Path
@@ -16,6 +17,9 @@ from basinscope.spectrum_command import DebugOption, JsonOption
 if TYPE_CHECKING:
     from basinscope.compare_run import CompareRequest
     from comparisons.comparison import Comparison
+    from comparisons.rankings import Ranking
+
+    Rankings = tuple[str, tuple[Ranking, ...]]
 
 # Words that may be typed, here too so that --help needs no torch; a test holds them to the library's.
 FAMILIES = ("curvature", "sharpness", "norms", "volumes", "learning-coefficient")
@@ -50,6 +54,14 @@ def compare(
     reuse: Annotated[
         list[Path] | None,
         typer.Option(help="A spectrum.h5 or volume.h5 to take evidence from where it fits; repeatable."),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="Rank correlations with gap, held-out-loss, loss, or an entry of the checkpoints' metadata (a number, "
+            "or a label of two values).",
+            show_default="gap, from 4 checkpoints with held-out data on",
+        ),
     ] = None,
     probes: Annotated[int, typer.Option(help="Of each spectrum.", rich_help_panel=_ESTIMATE)] = 6,
     steps: Annotated[int, typer.Option(help="Lanczos steps a probe.", rich_help_panel=_ESTIMATE)] = 48,
@@ -105,7 +117,7 @@ def compare(
     if invariance:
         _check_invariance(request, as_json)
         return
-    _run(request, table, as_json)
+    _run(request, table, as_json, against)
 
 
 def _check_words(table: str | None, as_json: bool, jobs: int) -> None:
@@ -131,14 +143,14 @@ def _request(paths: list[Path], measures: str, settings: dict[str, Any], options
     return CompareRequest(unique, names, checked, command=shlex.join(["basinscope", *sys.argv[1:]]), **options)
 
 
-def _run(request: CompareRequest, table: str | None, as_json: bool) -> None:
+def _run(request: CompareRequest, table: str | None, as_json: bool, against: str | None) -> None:
     from basinscope.compare_run import run_compare
     from basinscope.volume_progress import volume_progress
 
     with volume_progress() as report:
         comparison = run_compare(request, report)
     files = {} if request.output is None else {"comparison": str(request.output)}
-    show_comparison(comparison, files, table, as_json)
+    show_comparison(comparison, files, table, as_json, rankings_of(comparison, against))
 
 
 def _check_invariance(request: CompareRequest, as_json: bool) -> None:
@@ -155,7 +167,33 @@ def _check_invariance(request: CompareRequest, as_json: bool) -> None:
     page().print(invariance_table(request.checkpoints[0], table))
 
 
-def show_comparison(comparison: Comparison, files: dict[str, str], table: str | None, as_json: bool) -> None:
+def rankings_of(comparison: Comparison, against: str | None) -> Rankings:
+    """The rank correlations with a target: those asked for, or with the gap where that can be.
+
+    Args:
+        comparison: the comparison.
+        against: the target as typed, or None.
+
+    Returns:
+        The target and the rankings; none where nothing was asked for and there are too few checkpoints.
+
+    Raises:
+        ValueError: if what was asked for is not to be had.
+    """
+    from comparisons.rankings import LEAST, rank_measures
+    from comparisons.registry import measures_named
+
+    gaps = sum(math.isfinite(one.gap) for one in comparison.done)
+    if against is None and gaps < LEAST:
+        return "gap", ()
+    target = against or "gap"
+    measures = measures_named(comparison.measures)
+    return target, rank_measures(comparison, measures, target, seed=comparison.settings.seed)
+
+
+def show_comparison(
+    comparison: Comparison, files: dict[str, str], table: str | None, as_json: bool, rankings: Rankings
+) -> None:
     """Print a comparison on stdout.
 
     Args:
@@ -163,11 +201,13 @@ def show_comparison(comparison: Comparison, files: dict[str, str], table: str | 
         files: where results were written, by kind.
         table: ``md``, ``csv`` or ``latex`` in place of the table for terminals; or None.
         as_json: print one JSON object instead.
+        rankings: the target and the rank correlations with it.
     """
     if as_json:
-        from basinscope.compare_json import comparison_json
+        from basinscope.compare_json import comparison_json, rankings_json
 
-        print(json.dumps(comparison_json(comparison, files), allow_nan=False))
+        found = comparison_json(comparison, files) | rankings_json(*rankings)
+        print(json.dumps(found, allow_nan=False))
         return
     if table is not None:
         from comparisons.tables import plain_table
@@ -179,3 +219,7 @@ def show_comparison(comparison: Comparison, files: dict[str, str], table: str | 
 
     console = page()
     console.print(comparison_table(comparison, files, console.width))
+    if rankings[1]:
+        from basinscope.ranking_table import ranking_table
+
+        console.print(ranking_table(rankings[1], rankings[0]))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from basinscope.summary import finite
 from comparisons.comparison import Comparison, Examined, Outcome
+from comparisons.rankings import Ranking
 from comparisons.registry import REGISTRY
 
 
@@ -76,3 +77,18 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
         "details": {name: finite(value) for name, value in reading.details.items()},
         "work": work,
     }
+
+
+def rankings_json(against: str, rankings: Sequence[Ranking]) -> dict[str, Any]:
+    """Rank correlations in plain values.
+
+    Args:
+        against: the target.
+        rankings: of measures.
+
+    Returns:
+        An object that ``json.dumps(..., allow_nan=False)`` takes.
+    """
+    ends = ("tau_interval", "rho_interval")
+    rows = [asdict(one) | {name: [finite(end) for end in getattr(one, name)] for name in ends} for one in rankings]
+    return {"against": against, "rankings": rows}

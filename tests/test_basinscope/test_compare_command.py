@@ -179,6 +179,7 @@ def test_spectra_are_reused_where_they_fit(
         (["--jobs", "0"], "--jobs must be at least 1, got 0"),
         (["--cutoff", "-1"], "cutoff must be positive"),
         (["--resume"], "--resume needs --output"),
+        (["--against", "gap"], "need at least 4 checkpoints with a value of gap, got 2"),
         (["--table", "md", "--json"], "exclude each other"),
     ],
 )
@@ -205,3 +206,24 @@ def test_invariance_of_a_tanh_network(compare: Run, pair: list[Path], capsys: py
     assert "x0.0625" in capsys.readouterr().out
     assert compare("--invariance") == 2
     assert "--invariance takes one checkpoint, got 2" in capsys.readouterr().err
+
+
+def test_rankings_against_a_hyperparameter(
+    compare: Run, tmp_path: Path, tiny: ModuleType, capsys: pytest.CaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    state, files = tiny.network().state_dict(), []
+    for place in range(4):
+        files.append(tmp_path / f"tiny_{place}.pt")
+        scaled = {name: (1.0 + place) * part for name, part in state.items()}
+        torch.save({"model": scaled, "metadata": {"l2": 4.0 - place}}, files[-1])
+    words = {"files": files, "measures": "parameter-norm,margin"}
+    assert compare("--json", "--against", "l2", **words) == 0
+    found = json.loads(capsys.readouterr().out)
+    norm = next(one for one in found["rankings"] if one["measure"] == "parameter-norm")
+    assert found["against"] == "l2"
+    # The norms rise as l2 falls: of 24 orders two are as extreme, and two measures are tested.
+    assert (norm["tau"], norm["rho"]) == pytest.approx((-1.0, -1.0))
+    assert norm["p"] == pytest.approx(2.0 / 24.0)
+    assert compare(**words) == 0
+    assert "Rank correlation with gap" in capsys.readouterr().out

@@ -1,0 +1,51 @@
+"""Rank correlations for reading: a row a measure, the strongest first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rich.console import Group
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from comparisons.rankings import Ranking
+from comparisons.registry import REGISTRY
+
+_KEY = (
+    "positive: flatter checkpoints have the smaller target; intervals of 95 % by bootstrap over checkpoints; p by "
+    "permutation, corrected for the number of measures by Holm's method"
+)
+
+
+def ranking_table(rankings: Sequence[Ranking], against: str) -> Group:
+    """Rankings laid out for a terminal.
+
+    Args:
+        rankings: of measures.
+        against: the target.
+
+    Returns:
+        Something that a rich console prints.
+    """
+    titles = {measure.name: measure.title for measure in REGISTRY}
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for title in ("measure", "Kendall tau", "95 %", "Spearman", "95 %", "p (Holm)", "checkpoints"):
+        table.add_column(title, justify="left" if title == "measure" else "right", no_wrap=True)
+    for row in sorted(rankings, key=lambda one: -abs(one.tau)):
+        table.add_row(
+            titles.get(row.measure, row.measure),
+            f"{row.tau:+.2f}",
+            _ends(row.tau_interval),
+            f"{row.rho:+.2f}",
+            _ends(row.rho_interval),
+            f"{row.p_holm:.2g}",
+            str(row.checkpoints),
+        )
+    heading = Text(f"Rank correlation with {against}", style="bold")
+    return Group(Padding(heading, (1, 0, 0, 0)), table, Text(_KEY, style="dim"))
+
+
+def _ends(interval: tuple[float, float]) -> str:
+    return "–" if math.isnan(interval[0]) else f"{interval[0]:+.2f} to {interval[1]:+.2f}"

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from comparisons.comparison import Comparison, Examined, Outcome
+from comparisons.evidence import EvidenceSettings
+from comparisons.flatness import Reading
+from comparisons.rankings import agreement, holm, kendall, rank_measures, spearman, target_values
+from comparisons.registry import measures_named
+from comparisons.work import Work
+from spectra.provenance import Provenance
+
+TRACE, MASS = measures_named(["hessian-trace"])[0], measures_named(["quadratic-mass"])[0]
+
+
+def made(traces: np.ndarray, gaps: np.ndarray, kinds: list[str] | None = None) -> Comparison:
+    rows = []
+    for place, (value, gap) in enumerate(zip(traces, gaps, strict=True)):
+        outcomes = {TRACE.name: Outcome(Reading(value), Work()), MASS.name: Outcome(Reading(-value), Work())}
+        labels = {} if kinds is None else {"kind": kinds[place]}
+        provenance = Provenance(f"run{place}.pt", "")
+        rows.append(Examined(provenance, cost=0.0, held_out_cost=gap, outcomes=outcomes, hyperparameters=labels))
+    return Comparison(EvidenceSettings(), (TRACE.name, MASS.name), tuple(rows))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_coefficients_against_scipy(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    x, y = generator.integers(0, 6, 15).astype(float), generator.integers(0, 4, 15).astype(float)
+    assert kendall(x, y) == pytest.approx(stats.kendalltau(x, y).statistic, abs=1e-12)
+    assert spearman(x, y) == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-12)
+
+
+def test_flatter_with_the_smaller_gap_is_positive_either_way() -> None:
+    x = np.arange(6.0)
+    found = rank_measures(made(x, x**2), [TRACE, MASS])
+    # Of 720 orders two are as extreme.
+    for ranking in found:
+        assert (ranking.tau, ranking.rho) == pytest.approx((1.0, 1.0))
+        assert ranking.p == pytest.approx(2.0 / 720.0)
+        assert ranking.p_holm == pytest.approx(4.0 / 720.0)
+    turned = rank_measures(made(x, -x), [TRACE])[0]
+    assert turned.tau == pytest.approx(-1.0)
+
+
+def test_chance_is_uniform_and_intervals_cover() -> None:
+    generator, low, covered = np.random.default_rng(0), 0, 0
+    for seed in range(60):
+        found = rank_measures(made(generator.normal(size=8), generator.normal(size=8)), [TRACE], seed=seed)[0]
+        low += found.p <= 0.2
+        covered += found.tau_interval[0] <= 0.0 <= found.tau_interval[1]
+    # Binomial(60, 0.2): at most 28 but for 2e-5; a percentile interval of 8 points covers in 70 % at the least.
+    assert low <= 28
+    assert covered >= 42
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_labels_and_what_cannot_be_ranked() -> None:
+    x = np.arange(5.0)
+    labelled = made(x, x, ["clean", "clean", "poisoned", "poisoned", "poisoned"])
+    assert target_values(labelled, "kind").tolist() == [0.0, 0.0, 1.0, 1.0, 1.0]
+    with pytest.raises(ValueError, match="against width: no checkpoint has it"):
+        target_values(labelled, "width")
+    with pytest.raises(ValueError, match="must have two values"):
+        target_values(made(x[:3], x[:3], ["a", "b", "c"]), "kind")
+    with pytest.raises(ValueError, match="there is no held-out data"):
+        target_values(made(x, x * np.nan), "gap")
+    with pytest.raises(ValueError, match="at least 4 checkpoints with a value of gap, got 2"):
+        rank_measures(made(x[:2], x[:2]), [TRACE])
+
+
+def test_agreement_turns_signs() -> None:
+    matrix = agreement(made(np.array([1.0, 3.0, 2.0]), np.zeros(3)), [TRACE, MASS])
+    assert matrix == pytest.approx(np.ones((2, 2)))
