@@ -87,6 +87,9 @@ def compare(
         typer.Option(help=f"Print the table as one of {', '.join(TABLES)}.", rich_help_panel=_RESULT),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="HDF5 file to write.", rich_help_panel=_RESULT)] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Figure to write: .png, .pdf or .svg.", rich_help_panel=_RESULT)
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace existing files.", rich_help_panel=_RESULT)
     ] = False,
@@ -112,7 +115,7 @@ def compare(
         "seed": seed,
     }
     source = {"task": task, "held_out_task": held_out_task, "initial": initial, "reuse": tuple(reuse or ())}
-    where = {"output": output, "overwrite": overwrite, "resume": resume, "jobs": jobs}
+    where = {"output": output, "plot": plot, "overwrite": overwrite, "resume": resume, "jobs": jobs}
     request = _request(checkpoints, measures, settings, {**source, **where})
     if invariance:
         _check_invariance(request, as_json)
@@ -150,6 +153,12 @@ def _run(request: CompareRequest, table: str | None, as_json: bool, against: str
     with volume_progress() as report:
         comparison = run_compare(request, report)
     files = {} if request.output is None else {"comparison": str(request.output)}
+    if request.plot is not None:
+        from comparisons.plots import comparison_figure
+        from spectra.plots import save_figure
+
+        save_figure(comparison_figure(comparison), request.plot)
+        files["figure"] = str(request.plot)
     show_comparison(comparison, files, table, as_json, rankings_of(comparison, against))
 
 

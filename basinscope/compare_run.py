@@ -44,7 +44,6 @@ class CompareRequest:
         jobs: processes.
         output: file of the store, or None.
         plot: file of the figure, or None.
-        report: file of the page, or None.
         overwrite: whether existing files may be replaced.
         resume: whether to skip checkpoints that the output holds.
         command: the command line, for the record.
@@ -60,7 +59,6 @@ class CompareRequest:
     jobs: int = 1
     output: Path | None = None
     plot: Path | None = None
-    report: Path | None = None
     overwrite: bool = False
     resume: bool = False
     command: str = ""
@@ -196,7 +194,6 @@ def _known(request: CompareRequest) -> dict[str, Examined]:
         raise ValueError("--resume and --overwrite exclude each other: give one of them")
     check_output(output, overwrite=request.overwrite, resume=request.resume)
     check_plot(request.plot, overwrite=request.overwrite or request.resume)
-    check_output(request.report, overwrite=request.overwrite or request.resume)
     if output is None or not request.resume or not output.exists():
         return {}
     stored = read_comparison(output)

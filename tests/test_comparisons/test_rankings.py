@@ -5,6 +5,7 @@ from scipy import stats
 from comparisons.comparison import Comparison, Examined, Outcome
 from comparisons.evidence import EvidenceSettings
 from comparisons.flatness import Reading
+from comparisons.plots import comparison_figure
 from comparisons.rankings import agreement, holm, kendall, rank_measures, spearman, target_values
 from comparisons.registry import measures_named
 from comparisons.work import Work
@@ -76,3 +77,14 @@ def test_labels_and_what_cannot_be_ranked() -> None:
 def test_agreement_turns_signs() -> None:
     matrix = agreement(made(np.array([1.0, 3.0, 2.0]), np.zeros(3)), [TRACE, MASS])
     assert matrix == pytest.approx(np.ones((2, 2)))
+
+
+def test_the_figure_shows_each_value_at_its_gap() -> None:
+    figure = comparison_figure(made(np.array([1.0, 2.0, 4.0]), np.array([0.1, 0.3, 0.2])))
+    trace, mass = figure.axes
+    points = [container.lines[0].get_xydata()[0].tolist() for container in trace.containers]
+    assert points == [[0.1, 1.0], [0.3, 2.0], [0.2, 4.0]]
+    assert "flatter: larger" in mass.get_title()
+    assert trace.get_xlabel().startswith("held-out less training cost")
+    with pytest.raises(ValueError, match="nothing to draw"):
+        comparison_figure(made(np.array([np.nan]), np.array([0.1])))

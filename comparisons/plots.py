@@ -1,0 +1,83 @@
+"""The figure of a comparison: a panel a measure, a point a checkpoint with its error."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from comparisons.comparison import Comparison
+from comparisons.flatness import Measure
+from comparisons.registry import REGISTRY
+from comparisons.tables import short_names
+from spectra.plots import BLUE, ORANGE
+
+COLUMNS = 4
+# Values that span more than this factor get a logarithmic axis.
+DECADES = 30.0
+
+
+def comparison_figure(comparison: Comparison) -> Figure:
+    """The figure of a comparison, against the generalisation gap where every checkpoint has one.
+
+    Bars are 95 % intervals; hollow points carry a caution.
+
+    Args:
+        comparison: at least one checkpoint done.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: if no measure has a value.
+    """
+    known = {measure.name: measure for measure in REGISTRY}
+    shown = [known[name] for name in comparison.measures if name in known and _any(comparison, name)]
+    if not shown:
+        raise ValueError("no measure has a value: nothing to draw")
+    lines = math.ceil(len(shown) / COLUMNS)
+    figure = Figure(figsize=(12.0, 0.8 + 2.5 * lines), layout="constrained")
+    FigureCanvasAgg(figure)
+    names, shared = short_names(comparison)
+    gaps = [one.gap for one in comparison.done]
+    by_gap = len(gaps) > 1 and all(math.isfinite(gap) for gap in gaps)
+    title = f"Flatness measures of {len(names)} checkpoints{f' ({shared})' if shared else ''}"
+    figure.suptitle(title, fontsize=11)
+    unit = comparison.done[0].provenance.cost_unit
+    for place, measure in enumerate(shown):
+        axes = figure.add_subplot(lines, min(COLUMNS, len(shown)), place + 1)
+        _panel(axes, comparison, measure, gaps if by_gap else list(map(float, range(len(names)))))
+        if by_gap:
+            axes.set_xlabel(f"held-out less training cost ({unit})", fontsize=7)
+        else:
+            axes.set_xticks(range(len(names)), names, rotation=20, ha="right")
+        axes.tick_params(labelsize=7)
+    return figure
+
+
+def _any(comparison: Comparison, name: str) -> bool:
+    return any(math.isfinite(one.value(name)) for one in comparison.done)
+
+
+def _panel(axes: Axes, comparison: Comparison, measure: Measure, places: list[float]) -> None:
+    values = []
+    for place, one in zip(places, comparison.done, strict=True):
+        outcome = one.outcomes.get(measure.name)
+        if outcome is None or outcome.reading is None or not math.isfinite(outcome.reading.value):
+            continue
+        reading = outcome.reading
+        half = reading.half_width if math.isfinite(reading.half_width) else 0.0
+        colour, face = (BLUE, BLUE) if reading.trusted else (ORANGE, "none")
+        axes.errorbar(place, reading.value, yerr=half, fmt="o", color=colour, mfc=face, ms=5, capsize=2, lw=1)
+        values.append(reading.value)
+    spread = np.array(values)
+    if (spread > 0.0).all() and spread.max() > DECADES * spread.min():
+        axes.set_yscale("log")
+    arrow = "smaller" if measure.flatter == "smaller" else "larger"
+    words = "\n".join(textwrap.wrap(measure.title, 34))
+    axes.set_title(f"{words}\n({measure.unit}; flatter: {arrow})", fontsize=8)
+    axes.margins(x=0.15, y=0.15)
