@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import get_close_matches
 
-from comparisons import curvature, determinants, norms, volumes
+from comparisons import curvature, determinants, norms, sharpness, volumes
 from comparisons.flatness import FAMILIES, Measure
 
 # A further family module is one more term here.
 REGISTRY: tuple[Measure, ...] = (
     *curvature.MEASURES,
     *determinants.MEASURES,
+    *sharpness.MEASURES,
     *norms.MEASURES,
     *volumes.MEASURES,
 )
