@@ -1,7 +1,8 @@
-"""HDF5 files of ours: made in memory, and opened unless truncated, foreign or newer."""
+"""HDF5 files of ours: made in memory, and opened unless truncated, damaged, foreign or newer."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 from collections.abc import Callable, Iterator
@@ -16,6 +17,9 @@ from numpy.typing import ArrayLike
 # models), and any reader of the last fifteen years opens it.
 LIBRARY_VERSIONS = ("v108", "v108")
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
+# Follows the HDF5 part, which knows its own length, so that other readers do not mind: 32 bytes of SHA-256 come after.
+# HDF5 itself notices few flipped bytes, and some send it round in circles for ever.
+TRAILER = b"\nbasinscope SHA-256 of all before this line: "
 
 
 def hdf5_image(fill: Callable[[h5py.File], None]) -> bytes:
@@ -28,12 +32,13 @@ def hdf5_image(fill: Callable[[h5py.File], None]) -> bytes:
         fill: puts the content into the open file.
 
     Returns:
-        The whole file.
+        The whole file, its digest at the end.
     """
     image = io.BytesIO()
     with h5py.File(image, "w", libver=LIBRARY_VERSIONS) as file:
         fill(file)
-    return image.getvalue()
+    content = image.getvalue()
+    return content + TRAILER + hashlib.sha256(content).digest()
 
 
 def add_dimension(group: h5py.Group, name: str, length: int, long_name: str) -> None:
@@ -104,6 +109,7 @@ def _open(path: Path, kind: str) -> h5py.File:
     if start != SIGNATURE:
         found = f"starts with {start!r}" if start else "is empty"
         raise ValueError(f"{path} is not a {kind} file: expected HDF5, but it {found}")
+    _check_digest(path, size)
     try:
         # No lock is needed: files are replaced whole, never changed in place.
         return h5py.File(path, "r", locking=False)
@@ -111,6 +117,22 @@ def _open(path: Path, kind: str) -> h5py.File:
         stored = re.search(r"stored_eof = (\d+)", str(error))
         found = f"{size} of its {stored[1]} bytes are there" if stored else f"{size} bytes, {error}"
         raise ValueError(f"{path} is a truncated or damaged HDF5 file: {found}") from error
+
+
+def _check_digest(path: Path, size: int) -> None:
+    """Refuses a file whose content is not what was written; one that was cut, or is not ours, has no digest."""
+    length = size - len(TRAILER) - hashlib.sha256().digest_size
+    with path.open("rb") as plain:
+        plain.seek(max(length, 0))
+        if plain.read(len(TRAILER)) != TRAILER:
+            return
+        expected, digest = plain.read(), hashlib.sha256()
+        plain.seek(0)
+        while length > 0 and (part := plain.read(min(length, 2**20))):
+            digest.update(part)
+            length -= len(part)
+    if digest.digest() != expected:
+        raise ValueError(f"{path} is damaged: its content is not what was written (the digest at its end differs)")
 
 
 def _check_format(file: h5py.File, path: Path, kind: str, version: int) -> None:
