@@ -78,7 +78,7 @@ def volume(
         str | None,
         typer.Option(
             help=f"Of star-domain's directions: one of {', '.join(PRECONDITIONERS)}.",
-            show_default="adam-second if the checkpoint has it, else diagonal",
+            show_default="low-rank",
             rich_help_panel=_ESTIMATE,
         ),
     ] = None,

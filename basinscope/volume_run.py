@@ -43,7 +43,7 @@ class VolumeRequest:
     Attributes:
         checkpoint: path of the checkpoint.
         settings: of the study.
-        preconditioner: as typed; None chooses by what the checkpoint has.
+        preconditioner: as typed; None takes that of the output if it is continued, else the settings'.
         task: name of the task, or None for the checkpoint's own.
         validation_task: name of the task to measure basins on, or None for a built-in task's held-out rows.
         cost: ``kl``, ``task``, or None to choose by the task's cost.
@@ -94,11 +94,11 @@ def run_volume(request: VolumeRequest, progress: Report) -> VolumeStudy:
     landscape = volume_landscape(request.cost, name, own)
     if landscape.size < SMALL and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
-    chosen, moments, notes = _preconditioner(request, checkpoint, landscape)
+    chosen, moments = _preconditioner(request, checkpoint, landscape, earlier)
     noise = cost_noise(landscape)
     below = above_noise(descent(landscape), noise)
     asked = replace(request.settings, preconditioner=chosen)
-    study = _study(request, name, checkpoint, landscape, asked, below, noise, notes)
+    study = _study(request, name, checkpoint, landscape, asked, below, noise)
     prior = parse_prior(
         study.settings.prior, landscape.theta, layout=landscape.parameters, metadata=checkpoint.metadata
     )
@@ -246,24 +246,23 @@ def volume_landscape(cost: str | None, name: str, landscape: Landscape) -> Lands
 
 
 def _preconditioner(
-    request: VolumeRequest, checkpoint: Checkpoint, landscape: Landscape
-) -> tuple[str, AdamMoments | None, tuple[str, ...]]:
-    """The preconditioner's name, Adam's moments if it wants them, and why it was chosen."""
+    request: VolumeRequest, checkpoint: Checkpoint, landscape: Landscape, earlier: VolumeStudy | None
+) -> tuple[str, AdamMoments | None]:
+    """The preconditioner's name, that of stored directions unless another is typed; Adam's moments if it wants them."""
     if "star-domain" not in request.settings.methods:
         # Nothing is preconditioned: what was typed is kept for the record.
-        return request.preconditioner or "identity", None, ()
-    asked = request.preconditioner or "adam-second"
+        return request.preconditioner or "identity", None
+    begun = earlier is not None and "star-domain" in earlier.results
+    asked = request.preconditioner or (earlier if begun and earlier is not None else request).settings.preconditioner
     if not asked.startswith("adam"):
-        return asked, None, ()
+        return asked, None
     try:
         moments = adam_moments(checkpoint, landscape.model)
         if not bool((adam_curvature(moments, landscape.parameters, asked.removeprefix("adam-")) > 0.0).any()):
             raise ValueError(f"Adam's moments in {checkpoint.path} are all zero: no step was taken")
     except ValueError as error:
-        if request.preconditioner is None:
-            return "diagonal", None, (f"directions preconditioned by the diagonal: {error}",)
-        raise ValueError(f"--preconditioner {asked}: {error}; use diagonal") from None
-    return asked, moments, ()
+        raise ValueError(f"--preconditioner {asked}: {error}; use low-rank") from None
+    return asked, moments
 
 
 def _study(
@@ -274,7 +273,6 @@ def _study(
     settings: VolumeSettings,
     below: Descent,
     noise: float,
-    notes: tuple[str, ...],
 ) -> VolumeStudy:
     """The study before its first result."""
     cost = landscape.cost_function
@@ -303,7 +301,7 @@ def _study(
         cost=landscape.anchor_cost,
         gradient_norm=below.gradient_norm,
         operator=curvature_name(landscape),
-        notes=(*notes, *landscape.notes),
+        notes=landscape.notes,
         cost_noise=noise,
         cautions=tuple(filter(None, cautions)),
     )

@@ -16,6 +16,7 @@ from volume.rays import draw_rays
 from volume.result import VolumeEstimate
 
 PILOTS = 4
+_HALF_DECADE = 10.0**0.5
 EPS_CANDIDATES = tuple(10.0**power for power in range(-6, 2))
 
 
@@ -132,17 +133,19 @@ def search_eps(
         build: eps -> preconditioner.
         settings: as for the estimate; its directions are not used.
         prior: the measure.
-        candidates: values of eps to try.
-        directions: how many each.
+        candidates: values of eps to try; then half a decade to either side of the best of them.
+        directions: how many each, the same for all.
 
     Returns:
-        The best candidate.
+        The best of those tried.
     """
     tried = replace(settings, directions=directions, stream="eps-search")
-    volumes = [
-        star_domain_volume(landscape, tried, prior=prior, preconditioner=build(eps)).log_volume for eps in candidates
-    ]
-    return candidates[int(np.argmax(volumes))]
+
+    def volume(eps: float) -> float:
+        return star_domain_volume(landscape, tried, prior=prior, preconditioner=build(eps)).log_volume
+
+    coarse = max(candidates, key=volume)
+    return max((coarse, coarse * _HALF_DECADE, coarse / _HALF_DECADE), key=volume)
 
 
 def pilot_radius(

@@ -42,7 +42,7 @@ class VolumeSettings:
     methods: tuple[str, ...] = ("quadratic-mass", "star-domain")
     cutoff: float = 0.01
     prior: str = "gaussian"
-    preconditioner: str = "diagonal"
+    preconditioner: str = "low-rank"
     eps: str = SEARCH
     exponent: float = EXPONENT
     directions: int = 1000

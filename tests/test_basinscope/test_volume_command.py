@@ -214,12 +214,11 @@ def test_every_preconditioner_gives_a_lower_bound(name: str, capsys: pytest.Capt
     assert found["star-domain"]["preconditioner"] == name
 
 
-def test_a_default_run_chooses_by_what_the_checkpoint_has(tiny: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_default_run(tiny: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert tiny("--json") == 0
     found = answer(capsys)
     assert [result["method"] for result in found["methods"]] == ["quadratic-mass", "star-domain"]
-    assert found["settings"]["preconditioner"] == "diagonal"
-    assert "has no Adam state" in found["notes"][0]
+    assert found["settings"]["preconditioner"] == found["star-domain"]["preconditioner"] == "low-rank"
     assert (found["operator"], found["provenance"]["cost"]) == ("fisher", "kl")
     assert found["star-domain"]["lower_bound95"] == pytest.approx(
         found["star-domain"]["log_volume"] + math.log(0.05), abs=1e-9
@@ -304,7 +303,7 @@ def test_a_method_can_be_added_and_settings_cannot_change(
     assert tiny("--method", "star-domain", "--output", path, "--resume") == 0
     assert set(read_study(path).results) == {"ellipsoid-slice", "star-domain"}
     assert tiny("--method", "ellipsoid-slice", "--output", path, "--resume", "--directions", "200") == 0
-    assert read_study(path).settings.preconditioner == "diagonal"
+    assert read_study(path).settings.preconditioner == "low-rank"
     assert tiny("--method", "star-domain", "--output", path, "--resume", "--directions", "100") == 0
     capsys.readouterr()
     said = refused(tiny("--method", "star-domain", "--output", path, "--resume", "--cutoff", "0.1"), capsys)
@@ -327,6 +326,9 @@ def test_an_exponent_is_kept_and_cannot_change(
     assert tiny(*options, "--exponent", "0.7", "--resume", "--directions", "150") == 0
     assert tiny("--method", "ellipsoid-slice", "--output", path, "--resume", "--directions", "150") == 0
     assert read_study(path).settings.exponent == 0.7
+    # Unless another is typed, the preconditioner of the file goes on.
+    assert tiny("--exponent", "0.7", "--output", path, "--resume", "--directions", "150") == 0
+    assert read_study(path).settings.preconditioner == name
     capsys.readouterr()
     assert "exponent is 0.7 there and 0.5 now" in refused(tiny(*options, "--resume"), capsys)
 
@@ -443,7 +445,7 @@ def test_a_checkpoint_that_is_no_minimum_is_said_with_the_number(
         (["--prior", "lebesgue", "--method", "shifted-determinant"], "lebesgue has none"),
         (["--method", "star-domian"], "did you mean star-domain?"),
         (["--preconditioner", "adam-secnd"], "did you mean adam-second"),
-        (["--preconditioner", "adam-second"], "has no Adam state; use diagonal"),
+        (["--preconditioner", "adam-second"], "has no Adam state; use low-rank"),
         (["--preconditioner", "identity"], "--preconditioner identity takes no --eps"),
         (
             ["--preconditioner", "identity", "--eps", "search", "--exponent", "1"],
