@@ -1,8 +1,7 @@
-"""Costs at many parameter vectors: one at a time, or vmapped where that is right and faster."""
+"""Costs at many parameter vectors: one at a time, or vmapped where that is right and the model small."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -13,8 +12,12 @@ if TYPE_CHECKING:
     from spectra.batches import Batch
     from spectra.landscape import Landscape
 
-# Vmapped outputs and activations of one chunk stay below this.
+# Vmapped outputs and activations of one chunk stay below this: within the cache, where the device is the CPU.
 CHUNK_BYTES = 2**28
+CPU_CHUNK_BYTES = 2**23
+LARGEST_CHUNK = 64
+# With fewer vectors at once vmapping gains nothing.
+SMALLEST_CHUNK = 4
 # Larger models fill the machine with one vector at a time.
 LARGEST_VMAPPED = 10**6
 
@@ -22,7 +25,8 @@ LARGEST_VMAPPED = 10**6
 class ManyCosts:
     """Sums of the samples' costs at rows of thetas, in float64.
 
-    The vmapped way is tried once, on two vectors: used if it agrees with the loop to rounding and is faster.
+    The vmapped way is tried once, on two vectors, and used if it agrees with the loop to rounding. Time does not
+    decide: the last bit of a cost, and so of a resumed run, must not depend on how busy the machine is.
 
     Attributes:
         vmapped: whether it is used; None as long as nobody asked.
@@ -70,21 +74,15 @@ class ManyCosts:
             return False
         batch = next(landscape.iterate())
         held = landscape.evaluation.saved_bytes(landscape.leaves(landscape.theta), batch.inputs)
-        self._chunk = max(1, min(64, CHUNK_BYTES // max(held, 1)))
-        block = thetas[:1].expand(min(self._chunk, 16), -1)
+        limit = CPU_CHUNK_BYTES if landscape.device.type == "cpu" else CHUNK_BYTES
+        self._chunk = max(1, min(LARGEST_CHUNK, limit // max(held, 1)))
+        if self._chunk < SMALLEST_CHUNK:
+            return False
         with torch.no_grad():
             one = self._looped(thetas, batch)
             try:
                 two = self._vmapped(thetas, batch)
-                faster = _seconds(lambda: self._vmapped(block, batch)) < _seconds(lambda: self._looped(block, batch))
             except Exception:  # whatever vmap cannot do, the loop can
                 return False
         scale = one.abs().max().clamp_min(torch.finfo(torch.float64).tiny)
-        agrees = bool((one - two).abs().max() <= 100 * torch.finfo(landscape.dtype).eps * scale)
-        return agrees and faster
-
-
-def _seconds(function: Callable[[], Tensor]) -> float:
-    start = time.perf_counter()
-    float(function().sum())
-    return time.perf_counter() - start
+        return bool((one - two).abs().max() <= 100 * torch.finfo(landscape.dtype).eps * scale)
