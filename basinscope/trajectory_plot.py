@@ -45,7 +45,7 @@ def trajectory_figure(points: Sequence[TrajectoryPoint]) -> Figure:
     grid = np.atleast_1d(figure.subplots(len(methods), 1, sharex=True))
     for axes, method in zip(grid, methods, strict=True):
         _panel(axes, done, method)
-    grid[-1].set_xlabel("training step (the first of a run at 0 drawn where the axis begins)")
+    grid[-1].set_xlabel("training step (linear up to 1, logarithmic beyond)")
     return figure
 
 

@@ -14,6 +14,7 @@ from volume.plots import COLOURS
 from volume.study import VolumeStudy
 from volume.sweep import CutoffSweep
 
+SMALLEST = 0.01
 _MARKERS = {"star-domain": "o", "ellipsoid-slice": "s", "ellipsoid-slice-corrected": "D"}
 
 
@@ -65,16 +66,21 @@ def _volumes(axes: Axes, sweep: CutoffSweep, method: str) -> None:
     label = f"{method} ({result.kind}{bound})"
     kept = np.isfinite(values)
     axes.plot(sweep.cutoffs[kept], values[kept], color=colour, marker=_MARKERS.get(method, "."), ms=4, label=label)
-    known = kept & np.isfinite(half)
+    # The bootstrap's error means nothing where few directions carry the sum.
+    trusted = np.array([one.sampled is None or one.trusted for one in sweep.results[method]])
+    known = kept & np.isfinite(half) & trusted
     low, high = (values - half)[known], (values + half)[known]
     axes.fill_between(sweep.cutoffs[known], low, high, color=colour, alpha=0.25, linewidth=0)
 
 
 def _slopes(axes: Axes, sweep: CutoffSweep, method: str) -> None:
     slopes, colour = sweep.slopes(method), COLOURS[method]
-    kept = np.isfinite(slopes) & (slopes > 0.0)
+    # Saturated volumes have slopes of rounding, which a logarithmic axis would show as structure.
+    kept = np.isfinite(slopes) & (slopes > SMALLEST)
     axes.plot(sweep.cutoffs[kept], slopes[kept], color=colour, marker=_MARKERS.get(method, "."), ms=4, label=method)
     if method == "quadratic-mass":
         half = sweep.half_effective_dimensions(method)
         label = "half the effective dimension"
-        axes.plot(sweep.cutoffs, half, color=colour, linestyle=":", linewidth=1.8, label=label)
+        axes.plot(
+            sweep.cutoffs, np.where(half > 0.0, half, np.nan), color=colour, linestyle=":", linewidth=1.8, label=label
+        )
