@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import get_close_matches
 
-from comparisons import curvature, determinants, norms, sharpness, volumes
+from comparisons import curvature, determinants, learning_coefficient, norms, sharpness, volumes
 from comparisons.flatness import FAMILIES, Measure
 
 # A further family module is one more term here.
@@ -15,6 +15,7 @@ REGISTRY: tuple[Measure, ...] = (
     *sharpness.MEASURES,
     *norms.MEASURES,
     *volumes.MEASURES,
+    *learning_coefficient.MEASURES,
 )
 
 

@@ -1,0 +1,140 @@
+"""The learning coefficient as rows of the registry: by sampling, from the spectrum, and by volume."""
+
+from __future__ import annotations
+
+import math
+
+from comparisons.chain_prediction import half_effective_dimension
+from comparisons.curvature_evidence import gauss_newton_density, hessian_density
+from comparisons.evidence import Evidence
+from comparisons.flatness import Measure, Reading, reading_of
+from comparisons.local_coefficient import LocalLearningCoefficient, local_learning_coefficient
+from comparisons.sgld import ChainSettings, joined_rows
+from comparisons.work import Tally
+
+LOCALISATION = 100.0
+LEAST_DRAWS = 50
+_PERMUTED = frozenset({"permutation"})
+
+
+def inverse_temperature(evidence: Evidence) -> float:
+    """``nb = n / log n`` of n samples.
+
+    Args:
+        evidence: of a checkpoint.
+
+    Returns:
+        The number of samples times the inverse temperature.
+
+    Raises:
+        ValueError: if there are not more than two samples.
+    """
+    samples = evidence.landscape.total_weight
+    if samples <= 2.0:
+        raise ValueError(f"the inverse temperature n / log n needs more than two samples, got {samples:g}")
+    return samples / math.log(samples)
+
+
+def sampled_coefficient(evidence: Evidence) -> LocalLearningCoefficient:
+    """The chains as evidence: step size and burn-in from the spectrum, draws from the budget.
+
+    Args:
+        evidence: of a checkpoint.
+
+    Returns:
+        The coefficient with its chains and their prediction.
+    """
+
+    def build(tally: Tally) -> LocalLearningCoefficient:
+        landscape, budget = evidence.landscape, evidence.settings.budget
+        rows = joined_rows(landscape)
+        chains, size = 8, min(64, rows)
+        draws = 500 if budget is None else max(LEAST_DRAWS, int(budget * rows / size / chains))
+        settings = ChainSettings(
+            inverse_temperature=inverse_temperature(evidence),
+            localisation=LOCALISATION,
+            chains=chains,
+            draws=draws,
+            batch_size=size,
+            checks=4 if budget is None else 0,
+            seed=evidence.settings.seed,
+        )
+        found = local_learning_coefficient(landscape, settings, density=hessian_density(evidence))
+        tally.gradients += found.chains.gradient_evaluations
+        return found
+
+    return evidence.item("chains", build)
+
+
+def local_coefficient(evidence: Evidence) -> Reading:
+    """The local learning coefficient by stochastic gradient Langevin dynamics.
+
+    Args:
+        evidence: of a checkpoint.
+
+    Returns:
+        The reading; ``details`` has what the spectrum predicts for the same run, and the diagnostics.
+
+    Raises:
+        ValueError: if all chains failed.
+    """
+    found = sampled_coefficient(evidence)
+    if not math.isfinite(found.estimate.value):
+        raise ValueError("; ".join(found.cautions))
+    chains = found.chains
+    details = {
+        "R-hat": chains.scale_reduction,
+        "effective samples": chains.effective_samples,
+        "acceptance": chains.mean_acceptance,
+        "negative steps": chains.negative_share,
+        "failed chains": float(chains.failed.sum()),
+        "step size": chains.step_size,
+        "burn-in": float(chains.burn_in),
+        "inverse temperature": chains.inverse_temperature,
+        "localisation": chains.localisation,
+        "gradient norm": found.stationarity.gradient_norm,
+    }
+    if found.prediction is not None:
+        details |= {"spectrum": found.prediction.value.value, "step limit": found.prediction.step_limit}
+    return reading_of(found.estimate, details=details)
+
+
+def spectral_coefficient(evidence: Evidence) -> Reading:
+    """Half the effective dimension of the Gauss-Newton matrix: the coefficient of the quadratic.
+
+    Args:
+        evidence: of a checkpoint.
+
+    Returns:
+        The reading, at the same temperature and localisation as the chains.
+    """
+    nb = inverse_temperature(evidence)
+    density = gauss_newton_density(evidence)
+    found = half_effective_dimension(density, inverse_temperature=nb, localisation=LOCALISATION)
+    return reading_of(found, details={"inverse temperature": nb, "localisation": LOCALISATION})
+
+
+MEASURES = (
+    Measure(
+        "learning-coefficient",
+        "local learning coefficient, chains",
+        "learning-coefficient",
+        "1",
+        "Lau et al. 2024",
+        "smaller",
+        _PERMUTED,
+        ("hessian",),
+        local_coefficient,
+    ),
+    Measure(
+        "half-effective-dimension",
+        "half the effective dimension",
+        "learning-coefficient",
+        "1",
+        "MacKay 1992",
+        "smaller",
+        _PERMUTED,
+        ("likelihood", "gauss-newton"),
+        spectral_coefficient,
+    ),
+)
