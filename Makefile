@@ -12,6 +12,7 @@ INSTALLED := .venv/.installed
 BENCH_BIN := .bench-venv/bin
 BENCH_INSTALLED := .bench-venv/.installed
 CHECKPOINT ?= data/digits_mlp/clean_seed0_step00640.pt
+POISONED ?= data/digits_mlp/poisoned_seed0_step00640.pt
 
 define CHECK_PYTHON
 $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
@@ -26,7 +27,10 @@ demo: $(INSTALLED)
 	mkdir -p out
 	$(BIN)/basinscope spectrum $(CHECKPOINT) --output out/spectrum.h5 --plot out/spectrum.png --overwrite
 	$(BIN)/basinscope volume $(CHECKPOINT) --method shifted-determinant --method quadratic-mass --method star-domain \
-		--method ellipsoid-slice --directions 200 --output out/volume.h5 --plot out/volume.png --overwrite
+		--method ellipsoid-slice --method ellipsoid-slice-corrected --directions 200 \
+		--output out/volume.h5 --plot out/volume.png --overwrite
+	$(BIN)/basinscope compare $(CHECKPOINT) $(POISONED) --output out/compare.h5 --plot out/compare.png --overwrite
+	$(BIN)/basinscope audit --known --output out/audit.h5 --plot out/audit.png --overwrite
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(WORKERS)

@@ -20,6 +20,7 @@ SIGNATURE = b"\x89HDF\r\n\x1a\n"
 # Follows the HDF5 part, which knows its own length, so that other readers do not mind: 32 bytes of SHA-256 come after.
 # HDF5 itself notices few flipped bytes, and some send it round in circles for ever.
 TRAILER = b"\nbasinscope SHA-256 of all before this line: "
+DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 def hdf5_image(fill: Callable[[h5py.File], None]) -> bytes:
@@ -115,13 +116,15 @@ def _open(path: Path, kind: str) -> h5py.File:
         return h5py.File(path, "r", locking=False)
     except (OSError, RuntimeError) as error:
         stored = re.search(r"stored_eof = (\d+)", str(error))
-        found = f"{size} of its {stored[1]} bytes are there" if stored else f"{size} bytes, {error}"
+        # HDF5 knows the length of its own part.
+        whole = int(stored[1]) + len(TRAILER) + DIGEST_BYTES if stored else 0
+        found = f"{size} of its {whole} bytes are there" if stored else f"{size} bytes, {error}"
         raise ValueError(f"{path} is a truncated or damaged HDF5 file: {found}") from error
 
 
 def _check_digest(path: Path, size: int) -> None:
     """Refuses a file whose content is not what was written; one that was cut, or is not ours, has no digest."""
-    length = size - len(TRAILER) - hashlib.sha256().digest_size
+    length = size - len(TRAILER) - DIGEST_BYTES
     with path.open("rb") as plain:
         plain.seek(max(length, 0))
         if plain.read(len(TRAILER)) != TRAILER:
