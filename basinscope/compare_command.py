@@ -15,9 +15,13 @@ from basinscope.choices import one_of
 from basinscope.spectrum_command import DebugOption, JsonOption
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from basinscope.compare_run import CompareRequest
+    from comparisons.agreement import Agreement
     from comparisons.comparison import Comparison
     from comparisons.rankings import Ranking
+    from comparisons.standings import Standing
 
     Rankings = tuple[str, tuple[Ranking, ...]]
 
@@ -213,9 +217,14 @@ def show_comparison(
         rankings: the target and the rank correlations with it.
     """
     if as_json:
+        from basinscope.agreement_table import standings_json
         from basinscope.compare_json import comparison_json, rankings_json
 
-        found = comparison_json(comparison, files) | rankings_json(*rankings)
+        found = (
+            comparison_json(comparison, files)
+            | rankings_json(*rankings)
+            | standings_json(*studied(comparison, rankings))
+        )
         print(json.dumps(found, allow_nan=False))
         return
     if table is not None:
@@ -232,3 +241,32 @@ def show_comparison(
         from basinscope.ranking_table import ranking_table
 
         console.print(ranking_table(rankings[1], rankings[0]))
+    _show_studied(comparison, rankings, console)
+
+
+def studied(comparison: Comparison, rankings: Rankings) -> tuple[tuple[Standing, ...], Agreement | None]:
+    """What hyperparameters explain of the rankings, and which measures agree.
+
+    Args:
+        comparison: the comparison.
+        rankings: the target and the rank correlations with it.
+
+    Returns:
+        Standings (none without rankings or hyperparameters), and the agreement (None with too few checkpoints).
+    """
+    from comparisons.agreement import agreement_of
+    from comparisons.rankings import LEAST
+    from comparisons.standings import standings_of
+
+    found = agreement_of(comparison) if len(comparison.done) >= LEAST else None
+    return standings_of(comparison, rankings[0]) if rankings[1] else (), found
+
+
+def _show_studied(comparison: Comparison, rankings: Rankings, console: Console) -> None:
+    from basinscope.agreement_table import agreement_table, standings_table
+
+    standings, found = studied(comparison, rankings)
+    if standings:
+        console.print(standings_table(standings, rankings[0]))
+    if found is not None:
+        console.print(agreement_table(found))

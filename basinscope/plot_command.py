@@ -1,15 +1,18 @@
-"""``basinscope plot``: the figure of a stored spectrum or volume."""
+"""``basinscope plot``: the figure of a stored spectrum, volume or comparison."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from basinscope.choices import one_of
 from basinscope.outputs import check_plot
 from basinscope.spectrum_command import DebugOption
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SCALES = ("symlog", "linear")
 
@@ -24,17 +27,27 @@ def plot(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing figure.")] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Draw the spectrum or the volume that a result file holds."""
+    """Draw the spectrum, the volume or the comparison that a result file holds."""
     del debug  # read by main
     one_of("--scale", scale, SCALES)
     target = file.with_suffix(".png") if output is None else output
     check_plot(target, overwrite=overwrite)
-    from spectra.plots import save_figure, spectrum_figure
+    from spectra.plots import save_figure
+
+    save_figure(_figure(file, scale), target)
+    print(f"figure written to {target}")
+
+
+def _figure(file: Path, scale: str) -> Figure:
+    from comparisons.plots import comparison_figure
+    from comparisons.store import is_comparison_file, read_comparison
+    from spectra.plots import spectrum_figure
     from spectra.store import read_spectrum
     from volume.figures import study_figure
     from volume.store import is_volume_file, read_study
 
-    volume = is_volume_file(file)
-    figure = study_figure(read_study(file)) if volume else spectrum_figure(read_spectrum(file), scale=scale)
-    save_figure(figure, target)
-    print(f"figure written to {target}")
+    if is_comparison_file(file):
+        return comparison_figure(read_comparison(file))
+    if is_volume_file(file):
+        return study_figure(read_study(file))
+    return spectrum_figure(read_spectrum(file), scale=scale)

@@ -32,7 +32,9 @@ def ranking_table(rankings: Sequence[Ranking], against: str) -> Group:
     titles = {measure.name: measure.title for measure in REGISTRY}
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for title in ("measure", "Kendall tau", "95 %", "Spearman", "95 %", "p (Holm)", "checkpoints"):
-        table.add_column(title, justify="left" if title == "measure" else "right", no_wrap=True)
+        # Numbers stay whole on a narrow page; names give way.
+        least = {"measure": None, "95 %": len("+0.00 to +0.00")}.get(title, len(title))
+        table.add_column(title, justify="left" if title == "measure" else "right", no_wrap=True, min_width=least)
     for row in sorted(rankings, key=lambda one: -abs(one.tau)):
         table.add_row(
             titles.get(row.measure, row.measure),

@@ -35,10 +35,14 @@ def show(
     del debug  # read by main
     one_of("--negative", negative, NEGATIVE_RULES)
     check_shifts(shift or [])
+    from comparisons.store import is_comparison_file
     from spectra.store import read_spectrum
     from volume.audit_store import is_audit_file
     from volume.store import is_volume_file
 
+    if is_comparison_file(file):
+        _show_comparison(file, against, as_json)
+        return
     if is_audit_file(file):
         _show_audit(file, against, as_json)
         return
@@ -69,6 +73,16 @@ def _show_volume(file: Path, against: Path | None, as_json: bool) -> None:
             raise ValueError(f"{file} holds a volume, so --against must be a volume file too; {against} is none")
         others = [(against, read_study(against))]
     show_study(read_study(file), as_json, {}, others)
+
+
+def _show_comparison(file: Path, against: Path | None, as_json: bool) -> None:
+    if against is not None:
+        raise ValueError(f"--against compares two spectra, and {file} holds a comparison")
+    from basinscope.compare_command import rankings_of, show_comparison
+    from comparisons.store import read_comparison
+
+    comparison = read_comparison(file)
+    show_comparison(comparison, {}, None, as_json, rankings_of(comparison, None))
 
 
 def _show_audit(file: Path, against: Path | None, as_json: bool) -> None:

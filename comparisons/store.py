@@ -17,7 +17,7 @@ from comparisons.flatness import Reading
 from comparisons.work import Work
 from spectra.atomic_file import replace_file
 from spectra.provenance import Provenance
-from spectra.store_file import add_array, add_dimension, hdf5_image, opened
+from spectra.store_file import SIGNATURE, add_array, add_dimension, hdf5_image, opened
 
 FORMAT = "basinscope comparison"
 FORMAT_VERSION = 1
@@ -35,6 +35,28 @@ _NUMBERS = (
     ("products", "curvature products that the measure needs alone", "1"),
     ("seconds", "wall time that the measure needs alone", "s"),
 )
+
+
+def is_comparison_file(path: str | Path) -> bool:
+    """Whether a file is an HDF5 file that says it holds a comparison; anything unreadable is none.
+
+    Args:
+        path: the file.
+
+    Returns:
+        True if ``read_comparison`` is the reader for it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return False
+    with path.open("rb") as plain:
+        if plain.read(len(SIGNATURE)) != SIGNATURE:
+            return False
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return bool(file.attrs.get("format") == FORMAT)
+    except (OSError, RuntimeError, KeyError, TypeError):
+        return False
 
 
 def write_comparison(path: str | Path, comparison: Comparison) -> None:
@@ -70,6 +92,7 @@ def write_comparison(path: str | Path, comparison: Comparison) -> None:
         _add_texts(file, "description", ("checkpoint",), described, "the checkpoint and its data, JSON")
         for name in ("cost", "held_out_cost"):
             add_array(file, name, [getattr(one, name) for one in comparison.checkpoints], ("checkpoint",), name, "cost")
+        _add_traces(file, comparison)
 
     replace_file(path, hdf5_image(fill))
 
@@ -96,7 +119,8 @@ def read_comparison(path: str | Path) -> Comparison:
             cells = {}
             for column, name in enumerate(measures):
                 here = {key: float(values[row, column]) for key, values in numbers.items()}
-                outcome = _outcome(here, json.loads(remarks[row, column]), json.loads(details[row, column]))
+                traces = _traces(file, row, name)
+                outcome = _outcome(here, json.loads(remarks[row, column]), json.loads(details[row, column]), traces)
                 if outcome is not None:
                     cells[name] = outcome
             costs = {name: float(file[name][row]) for name in ("cost", "held_out_cost")}
@@ -134,7 +158,23 @@ def _told(outcome: Outcome | None, name: str) -> str:
     return json.dumps({"failure": outcome.failure, "cautions": list(cautions)})
 
 
-def _outcome(numbers: dict[str, float], remarks: Any, details: Any) -> Outcome | None:
+def _add_traces(file: h5py.File, comparison: Comparison) -> None:
+    """``/traces/CHECKPOINT/MEASURE/NAME``: series differ in length from checkpoint to checkpoint."""
+    for row, one in enumerate(comparison.checkpoints):
+        for measure, outcome in one.outcomes.items():
+            traces = {} if outcome.reading is None else outcome.reading.traces
+            for name, values in traces.items():
+                path = f"traces/{row}/{measure}/{name}"
+                data = np.asarray(values, dtype=np.float32)
+                file.create_dataset(path, data=data, compression="gzip", track_times=False)
+
+
+def _traces(file: h5py.File, row: int, measure: str) -> dict[str, Any]:
+    place = f"traces/{row}/{measure}"
+    return {name: values[()].astype(np.float64) for name, values in file[place].items()} if place in file else {}
+
+
+def _outcome(numbers: dict[str, float], remarks: Any, details: Any, traces: dict[str, Any]) -> Outcome | None:
     if remarks is None:
         return None
     work = Work(**{name: numbers[name] for name in _WORK})
@@ -147,6 +187,7 @@ def _outcome(numbers: dict[str, float], remarks: Any, details: Any) -> Outcome |
         details,
         numbers["truncation_error"],
         int(numbers["samples"]),
+        traces,
     )
     return Outcome(reading, work)
 

@@ -1,0 +1,88 @@
+"""Where each measure stands once hyperparameters and seeds are held apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from comparisons.comparison import Comparison
+from comparisons.flatness import Measure
+from comparisons.granulated import granulated_kendall, least_information, mean_granulated
+from comparisons.hyperparameters import SEED, Codes, encoded, groups, varying
+from comparisons.rankings import LEAST, target_values
+from comparisons.registry import REGISTRY
+from comparisons.seed_variance import VarianceShares, variance_shares
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One measure beside the target, given hyperparameters.
+
+    Attributes:
+        measure: its name.
+        psi: mean of ``granulated``; nan if no hyperparameter has a value.
+        granulated: mean rank correlation over changes of one hyperparameter alone, by its name.
+        information: the least conditional information about the target's order, of 1; nan if none is to be had.
+        information_given: the hyperparameters of which it is the least.
+        variance: split between configurations and seeds; None where no configuration has two seeds.
+    """
+
+    measure: str
+    psi: float
+    granulated: Mapping[str, float]
+    information: float
+    information_given: tuple[str, ...]
+    variance: VarianceShares | None
+
+
+def standings_of(comparison: Comparison, against: str) -> tuple[Standing, ...]:
+    """How each measure stands against a target within and across hyperparameters.
+
+    Args:
+        comparison: some checkpoints.
+        against: the target, see ``target_values``; a hyperparameter is then no condition itself.
+
+    Returns:
+        A standing for each measure with values at ``LEAST`` checkpoints or more; none where no hyperparameter varies.
+
+    Raises:
+        ValueError: if no checkpoint has the target.
+    """
+    target = target_values(comparison, against)
+    rows = [one.hyperparameters for one in comparison.done]
+    codes = {name: column for name, column in varying(rows).items() if name != against}
+    if not codes:
+        return ()
+    seeds = encoded([row[SEED] for row in rows]) if all(SEED in row for row in rows) else None
+    known = {measure.name: measure for measure in REGISTRY}
+    found = [_standing(comparison, known[name], target, codes, seeds) for name in comparison.measures if name in known]
+    return tuple(one for one in found if one is not None)
+
+
+def _standing(
+    comparison: Comparison, measure: Measure, target: Array, codes: Mapping[str, Codes], seeds: Codes | None
+) -> Standing | None:
+    sign = 1.0 if measure.flatter == "smaller" else -1.0
+    values = sign * np.array([one.value(measure.name) for one in comparison.done])
+    both = np.isfinite(values) & np.isfinite(target)
+    if both.sum() < LEAST:
+        return None
+    here = {name: column[both] for name, column in codes.items()}
+    granulated = granulated_kendall(values[both], target[both], here, None if seeds is None else seeds[both])
+    information, given = least_information(values[both], target[both], here)
+    known = np.isfinite(values)
+    errors = np.array([_standard_error(comparison, int(place), measure.name) for place in np.flatnonzero(known)])
+    configurations = groups([column[known] for column in codes.values()], int(known.sum()))
+    variance = None if seeds is None else variance_shares(values[known], configurations, errors)
+    return Standing(measure.name, mean_granulated(granulated), granulated, information, given, variance)
+
+
+def _standard_error(comparison: Comparison, place: int, measure: str) -> float:
+    reading = comparison.done[place].outcomes[measure].reading
+    return math.nan if reading is None else reading.standard_error

@@ -1,0 +1,82 @@
+"""Comparison files read back: shown, drawn, ranked by hyperparameter."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from basinscope.__main__ import main
+from comparisons.comparison import Comparison, Examined, Outcome
+from comparisons.evidence import EvidenceSettings
+from comparisons.flatness import Reading
+from comparisons.store import write_comparison
+from comparisons.work import Work
+from spectra.provenance import Provenance
+
+NAMES = ("hessian-trace", "largest-eigenvalue", "parameter-norm")
+
+
+def grid() -> Comparison:
+    """Width drives trace and gap; the eigenvalue follows the seed; the norm is the same everywhere."""
+    rows = []
+    for width in (1, 2):
+        for batch in (8, 16):
+            for seed in (0, 1):
+                trace = 10.0 * width + batch / 8.0 + 0.1 * seed
+                values = (trace, float(seed) + 0.01 * width, 3.0)
+                outcomes = {
+                    name: Outcome(Reading(value, 0.05), Work()) for name, value in zip(NAMES, values, strict=True)
+                }
+                provenance = Provenance(f"w{width}_b{batch}_seed{seed}.pt", "ab" * 32)
+                known = {"width": width, "batch_size": batch, "seed": seed, "step": 640 // batch}
+                gap = width - 0.3 * (batch / 8.0) + 0.01 * seed
+                rows.append(
+                    Examined(provenance, 10, 8.0, "cd" * 32, 0.1, 0.1 + gap, hyperparameters=known, outcomes=outcomes)
+                )
+    return Comparison(EvidenceSettings(), NAMES, tuple(rows))
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Path:
+    path = tmp_path / "compare.h5"
+    write_comparison(path, grid())
+    return path
+
+
+def test_show_as_json(stored: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["show", str(stored), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    trace = next(one for one in found["by_hyperparameter"] if one["measure"] == "hessian-trace")
+    assert trace["granulated"] == {"batch_size": -1.0, "width": 1.0}
+    assert trace["psi"] == 0.0
+    # Two seeds 0.1 apart in each configuration; the steps follow from the batch size.
+    assert trace["variance"]["within"] == pytest.approx(0.1**2 / 2)
+    assert trace["variance"]["estimator"] == pytest.approx(0.05**2)
+    assert trace["variance"]["configurations"] == 4
+    matrix = found["agreement"]
+    assert sorted(matrix["measures"]) == ["hessian-trace", "largest-eigenvalue"]
+    assert matrix["left_out"] == ["parameter-norm"]
+    columns = [[one.value(name) for one in grid().done] for name in matrix["measures"]]
+    assert np.array(matrix["tau"])[0, 1] == pytest.approx(stats.kendalltau(*columns).statistic)
+
+
+def test_show_for_reading(stored: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["show", str(stored)]) == 0
+    text = capsys.readouterr().out
+    for words in ("3 flatness measures of 8 checkpoints", "Rank correlation with gap", "Psi", "Measures that agree"):
+        assert words in text
+
+
+def test_plot(stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["plot", str(stored)]) == 0
+    assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["plot", str(stored), "--output", str(tmp_path / "c.svg")]) == 0
+    assert "held-out less training cost" in (tmp_path / "c.svg").read_text()
+    capsys.readouterr()
+
+
+def test_against_another_file_is_refused(stored: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["show", str(stored), "--against", str(stored)]) == 2
+    assert "holds a comparison" in capsys.readouterr().err
