@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from spectra.estimate import Estimate
@@ -32,6 +34,7 @@ class Reading:
         details: further numbers by name, such as a value for each layer.
         truncation_error: error that more samples do not reduce (Lanczos steps).
         samples: how many independent samples the standard error is of; 0 if many.
+        traces: whole series by name, such as the cost of each chain at each step (chains, steps).
     """
 
     value: float
@@ -40,6 +43,7 @@ class Reading:
     details: Mapping[str, float] = field(default_factory=dict)
     truncation_error: float = 0.0
     samples: int = 0
+    traces: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     @property
     def half_width(self) -> float:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from comparisons.chain_prediction import half_effective_dimension
 from comparisons.curvature_evidence import gauss_newton_density, hessian_density
 from comparisons.evidence import Evidence
 from comparisons.flatness import Measure, Reading, reading_of
 from comparisons.local_coefficient import LocalLearningCoefficient, local_learning_coefficient
+from comparisons.route_agreement import disagreements
 from comparisons.sgld import ChainSettings, joined_rows
 from comparisons.work import Tally
 
@@ -35,6 +37,31 @@ def inverse_temperature(evidence: Evidence) -> float:
     return samples / math.log(samples)
 
 
+def chain_settings(evidence: Evidence, *, stream: str = "chain") -> ChainSettings:
+    """Of the registry's chains: draws from the budget; the spectrum is to set step size and burn-in.
+
+    Args:
+        evidence: of a checkpoint.
+        stream: name of the random stream.
+
+    Returns:
+        The settings.
+    """
+    rows, budget = joined_rows(evidence.landscape), evidence.settings.budget
+    chains, size = 8, min(64, rows)
+    draws = 500 if budget is None else max(LEAST_DRAWS, int(budget * rows / size / chains))
+    return ChainSettings(
+        inverse_temperature=inverse_temperature(evidence),
+        localisation=LOCALISATION,
+        chains=chains,
+        draws=draws,
+        batch_size=size,
+        checks=4 if budget is None else 0,
+        seed=evidence.settings.seed,
+        stream=stream,
+    )
+
+
 def sampled_coefficient(evidence: Evidence) -> LocalLearningCoefficient:
     """The chains as evidence: step size and burn-in from the spectrum, draws from the budget.
 
@@ -46,20 +73,8 @@ def sampled_coefficient(evidence: Evidence) -> LocalLearningCoefficient:
     """
 
     def build(tally: Tally) -> LocalLearningCoefficient:
-        landscape, budget = evidence.landscape, evidence.settings.budget
-        rows = joined_rows(landscape)
-        chains, size = 8, min(64, rows)
-        draws = 500 if budget is None else max(LEAST_DRAWS, int(budget * rows / size / chains))
-        settings = ChainSettings(
-            inverse_temperature=inverse_temperature(evidence),
-            localisation=LOCALISATION,
-            chains=chains,
-            draws=draws,
-            batch_size=size,
-            checks=4 if budget is None else 0,
-            seed=evidence.settings.seed,
-        )
-        found = local_learning_coefficient(landscape, settings, density=hessian_density(evidence))
+        settings = chain_settings(evidence)
+        found = local_learning_coefficient(evidence.landscape, settings, density=hessian_density(evidence))
         tally.gradients += found.chains.gradient_evaluations
         return found
 
@@ -94,9 +109,13 @@ def local_coefficient(evidence: Evidence) -> Reading:
         "localisation": chains.localisation,
         "gradient norm": found.stationarity.gradient_norm,
     }
+    estimate = found.estimate
     if found.prediction is not None:
         details |= {"spectrum": found.prediction.value.value, "step limit": found.prediction.step_limit}
-    return reading_of(found.estimate, details=details)
+        apart = disagreements({"chains": estimate, "spectrum": found.prediction.value})
+        estimate = replace(estimate, cautions=estimate.cautions + apart)
+    traces = {"rise": chains.rises}
+    return replace(reading_of(estimate, details=details), traces=traces)
 
 
 def spectral_coefficient(evidence: Evidence) -> Reading:

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import get_close_matches
 
-from comparisons import curvature, determinants, learning_coefficient, norms, sharpness, volumes
+from comparisons import (
+    coefficient_routes,
+    curvature,
+    determinants,
+    learning_coefficient,
+    norms,
+    sharpness,
+    volumes,
+)
 from comparisons.flatness import FAMILIES, Measure
 
 # A further family module is one more term here.
@@ -16,6 +24,7 @@ REGISTRY: tuple[Measure, ...] = (
     *norms.MEASURES,
     *volumes.MEASURES,
     *learning_coefficient.MEASURES,
+    *coefficient_routes.MEASURES,
 )
 
 

@@ -34,7 +34,8 @@ class ChainSettings:
         burn_in: steps that are thrown away; None where the spectrum is to set it.
         batch_size: rows of a minibatch; None for all rows, and so the exact gradient.
         checks: steps at which the Metropolis acceptance probability is computed, two full gradients a chain each.
-        seed: chain i of seed s depends on nothing but i and s.
+        seed: chain i of seed s depends on nothing but i, s and the stream.
+        stream: name of the random numbers; runs of one seed and two streams are independent.
     """
 
     inverse_temperature: float | None = None
@@ -46,6 +47,7 @@ class ChainSettings:
     batch_size: int | None = 64
     checks: int = 8
     seed: int = 0
+    stream: str = "chain"
 
     def __post_init__(self) -> None:
         for name in ("inverse_temperature", "step_size"):
@@ -107,8 +109,8 @@ class _Run:
         size = None if settings.batch_size is None else min(settings.batch_size, joined_rows(landscape))
         self.batches = Minibatches(landscape, size)
         self.whole = self.batches if size is None else Minibatches(landscape, None)
-        self.streams = [generator(settings.seed, "chain", chain) for chain in range(settings.chains)]
-        self.rows = [generator(settings.seed, "chain-rows", chain) for chain in range(settings.chains)]
+        self.streams = [generator(settings.seed, settings.stream, chain) for chain in range(settings.chains)]
+        self.rows = [generator(settings.seed, f"{settings.stream}-rows", chain) for chain in range(settings.chains)]
         # Displacements from the anchor: in float32 a step near 1 would lose digits to the weights.
         self.moved = torch.zeros(settings.chains, landscape.size).to(landscape.theta)
         self.alive = torch.ones(settings.chains, dtype=torch.bool, device=landscape.theta.device)
@@ -182,7 +184,7 @@ class _Run:
             [
                 torch.randn(
                     len(self.anchor),
-                    generator=generator(settings.seed, f"chain-check-{chain}", number),
+                    generator=generator(settings.seed, f"{settings.stream}-check-{chain}", number),
                     dtype=self.anchor.dtype,
                 )
                 for chain in range(settings.chains)
