@@ -6,6 +6,7 @@ import json
 import math
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -94,6 +95,13 @@ def compare(
     plot: Annotated[
         Path | None, typer.Option(help="Figure to write: .png, .pdf or .svg.", rich_help_panel=_RESULT)
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="One self-contained page to write (.html); with figures of the --reuse files, audits too.",
+            rich_help_panel=_RESULT,
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace existing files.", rich_help_panel=_RESULT)
     ] = False,
@@ -124,7 +132,10 @@ def compare(
     if invariance:
         _check_invariance(request, as_json)
         return
-    _run(request, table, as_json, against)
+    from basinscope.outputs import check_report
+
+    check_report(report, overwrite=overwrite)
+    _run(request, table, as_json, against, report)
 
 
 def _check_words(table: str | None, as_json: bool, jobs: int) -> None:
@@ -150,12 +161,16 @@ def _request(paths: list[Path], measures: str, settings: dict[str, Any], options
     return CompareRequest(unique, names, checked, command=shlex.join(["basinscope", *sys.argv[1:]]), **options)
 
 
-def _run(request: CompareRequest, table: str | None, as_json: bool, against: str | None) -> None:
+def _run(request: CompareRequest, table: str | None, as_json: bool, against: str | None, report: Path | None) -> None:
     from basinscope.compare_run import run_compare
     from basinscope.volume_progress import volume_progress
+    from volume.audit_store import is_audit_file
 
-    with volume_progress() as report:
-        comparison = run_compare(request, report)
+    evidence = tuple(file for file in request.reuse if not is_audit_file(file))
+    if len(evidence) < len(request.reuse) and report is None:
+        raise ValueError("--reuse with an audit needs --report: measures take nothing from an audit")
+    with volume_progress() as progress:
+        comparison = run_compare(replace(request, reuse=evidence), progress)
     files = {} if request.output is None else {"comparison": str(request.output)}
     if request.plot is not None:
         from comparisons.plots import comparison_figure
@@ -163,7 +178,15 @@ def _run(request: CompareRequest, table: str | None, as_json: bool, against: str
 
         save_figure(comparison_figure(comparison), request.plot)
         files["figure"] = str(request.plot)
-    show_comparison(comparison, files, table, as_json, rankings_of(comparison, against))
+    rankings = rankings_of(comparison, against)
+    if report is not None:
+        from basinscope.evidence_figures import evidence_figures
+        from comparisons.report import Findings, write_report
+
+        figures = evidence_figures(request.reuse, comparison)
+        write_report(report, Findings(comparison, *rankings, *studied(comparison, rankings), figures))
+        files["report"] = str(report)
+    show_comparison(comparison, files, table, as_json, rankings)
 
 
 def _check_invariance(request: CompareRequest, as_json: bool) -> None:

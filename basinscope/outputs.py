@@ -54,3 +54,23 @@ def check_plot(path: Path | None, *, overwrite: bool) -> None:
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists: use --overwrite to replace it")
     check_output(path, overwrite=overwrite)
+
+
+def check_report(path: Path | None, *, overwrite: bool) -> None:
+    """Refuse a page that could not be written, likewise.
+
+    Args:
+        path: the file to be written, or None.
+        overwrite: whether an existing file may be replaced.
+
+    Raises:
+        ValueError: if it does not end in .html.
+        FileExistsError: if there is such a file and it may not be replaced.
+    """
+    if path is None:
+        return
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"a report must end in .html; got {path}")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists: use --overwrite to replace it")
+    check_output(path, overwrite=overwrite)

@@ -227,3 +227,32 @@ def test_rankings_against_a_hyperparameter(
     assert norm["p"] == pytest.approx(2.0 / 24.0)
     assert compare(**words) == 0
     assert "Rank correlation with gap" in capsys.readouterr().out
+
+
+def test_report_is_written_once(compare: Run, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    page = tmp_path / "report.html"
+    assert compare("--report", page, measures="norms") == 0
+    text = page.read_text()
+    assert "norm of the parameters" in text
+    assert "tiny_seed1_step00010.pt" in text
+    capsys.readouterr()
+    for options, words in (
+        (("--report", page), "use --overwrite"),
+        (("--report", tmp_path / "report.pdf"), "must end in .html"),
+        (("--report", tmp_path / "none" / "r.html"), "there is no folder"),
+    ):
+        assert compare(*options, measures="norms") == 2
+        assert words in " ".join(capsys.readouterr().err.split())
+
+
+def test_report_draws_reused_spectra(
+    compare: Run, pair: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    stored = tmp_path / "spectrum.h5"
+    assert main(["spectrum", str(pair[0]), "--task", f"{TASK_FILE}:tiny", "--output", str(stored)]) == 0
+    page = tmp_path / "report.html"
+    assert compare("--reuse", stored, "--report", page, measures="hessian-trace") == 0
+    assert "Spectral density, tiny_seed0_step00010.pt (spectrum.h5)." in page.read_text()
+    assert compare("--reuse", stored, "--report", page, "--overwrite", files=pair[1:], measures="hessian-trace") == 0
+    assert "not one of the checkpoints compared here" in page.read_text()
+    capsys.readouterr()

@@ -1,0 +1,210 @@
+"""A comparison as one self-contained page: summary, tables that sort, figures, cautions, provenance."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from html import escape
+from importlib import resources
+from pathlib import Path
+from string import Template
+
+from matplotlib.figure import Figure
+
+from comparisons.agreement import ALIKE, Agreement
+from comparisons.comparison import Comparison, Outcome
+from comparisons.plots import comparison_figure
+from comparisons.ranking_plots import agreement_figure, ranking_figure
+from comparisons.rankings import Ranking
+from comparisons.registry import REGISTRY
+from comparisons.report_parts import Cell, code, folded, items, number, paragraph, picture, section, table
+from comparisons.report_words import summary_sentences
+from comparisons.standings import Standing
+from comparisons.tables import Row, remarks, rows, short_names
+from spectra.atomic_file import replace_file
+
+# Up to this many checkpoints a measure has a row, beyond it a checkpoint has one.
+FEW = 6
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """All that a page tells.
+
+    Attributes:
+        comparison: at least one checkpoint done.
+        against: the target of the rankings.
+        rankings: none where there are too few checkpoints.
+        standings: none where no hyperparameter varies.
+        agreement: None with too few checkpoints.
+        figures: captions and figures of the evidence: densities, volumes, audits.
+    """
+
+    comparison: Comparison
+    against: str = "gap"
+    rankings: tuple[Ranking, ...] = ()
+    standings: tuple[Standing, ...] = ()
+    agreement: Agreement | None = None
+    figures: tuple[tuple[str, Figure], ...] = ()
+
+
+def write_report(path: str | Path, findings: Findings) -> None:
+    """Write the page, replacing what is there in one step.
+
+    Args:
+        path: the file.
+        findings: what it tells.
+    """
+    replace_file(path, report_page(findings).encode())
+
+
+def report_page(findings: Findings) -> str:
+    """The page: no network, no other file, every text from outside escaped.
+
+    Args:
+        findings: what it tells.
+
+    Returns:
+        HTML.
+    """
+    comparison = findings.comparison
+    parts = [("summary", "Summary", items(summary_sentences(findings)))]
+    if findings.rankings:
+        parts.append(("rankings", f"Rank correlation with {findings.against}", _rankings(findings)))
+    parts.append(("measures", "Measures", _measures(comparison)))
+    if findings.agreement is not None:
+        parts.append(("agreement", "Which measures agree", _agreement(findings.agreement)))
+    if findings.figures:
+        drawn = "\n".join(picture(figure, caption) for caption, figure in findings.figures)
+        parts.append(("evidence", "Evidence", drawn))
+    parts.append(("cautions", "Cautions", _cautions(comparison)))
+    parts.append(("provenance", "Provenance", _provenance(comparison)))
+    many = len(comparison.done)
+    title = f"{len(comparison.measures)} flatness measures of {many} checkpoint{'s' * (many != 1)}"
+    template = Template(resources.files("comparisons").joinpath("report.html").read_text(encoding="utf-8"))
+    return template.substitute(
+        title=escape(title),
+        subtitle=escape(_subtitle(comparison)),
+        links=" ".join(f'<a href="#{name}">{escape(heading)}</a>' for name, heading, _ in parts),
+        sections="\n".join(section(name, heading, inner) for name, heading, inner in parts),
+    )
+
+
+def _subtitle(comparison: Comparison) -> str:
+    first, settings = comparison.done[0], comparison.settings
+    sizes = sorted({one.size for one in comparison.done})
+    span = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
+    return (
+        f"basinscope {first.provenance.versions.get('basinscope', '')}, {first.provenance.created}; {span} parameters, "
+        f"{first.samples:,.0f} samples, {first.provenance.cost} cost; seed {settings.seed}"
+    )
+
+
+def _rankings(findings: Findings) -> str:
+    titles = {measure.name: measure for measure in REGISTRY}
+    standings = {one.measure: one for one in findings.standings}
+    names = list(findings.standings[0].granulated) if findings.standings else []
+    head = ["measure", "family", "Kendall tau", "95 % from", "to", "Spearman", "p (Holm)", "checkpoints"]
+    if standings:
+        head += ["Psi", *(f"tau by {name}" for name in names), "information", "variance between configurations"]
+    body = []
+    for row in sorted(findings.rankings, key=lambda one: -one.tau):
+        measure, stand = titles[row.measure], standings.get(row.measure)
+        cells = [Cell(measure.title, measure.title), Cell(measure.family, measure.family), number(row.tau, "+.2f")]
+        cells += [number(end, "+.2f") for end in row.tau_interval]
+        cells += [number(row.rho, "+.2f"), number(row.p_holm, ".2g"), number(row.checkpoints, ".0f")]
+        if stand is not None:
+            split = stand.variance
+            told = [(stand.psi, "+.2f"), *((stand.granulated[name], "+.2f") for name in names)]
+            told += [(stand.information, ".3f"), (float("nan") if split is None else split.share_between, ".2f")]
+            cells += [number(value, form) for value, form in told]
+        elif standings:
+            cells += [Cell("–")] * (len(head) - len(cells))
+        body.append(cells)
+    key = (
+        f"Positive: flatter checkpoints have the smaller {findings.against}. Intervals by bootstrap over checkpoints; "
+        "p by permutation, corrected for the number of measures. "
+    )
+    if standings:
+        key += (
+            "Psi: mean over changes of one hyperparameter alone. Information: the share of the order told beyond any "
+            "two hyperparameters, at the least (Jiang et al., 2020). Variance: the rest lies between seeds."
+        )
+    figure = picture(ranking_figure(findings.rankings, findings.against), f"Rank correlation with {findings.against}.")
+    return paragraph(key, "key") + table("ranking", head, body) + figure
+
+
+def _measures(comparison: Comparison) -> str:
+    found, (names, shared) = rows(comparison), short_names(comparison)
+    if len(names) <= FEW:
+        head = ["measure", "family", "unit", "flatter", "invariant to", "gradients", *names]
+        body = [_measure_row(comparison, row) for row in found]
+    else:
+        head = ["checkpoint", "cost", "gap", *(f"{row.measure.title} {row.flat}" for row in found)]
+        body = []
+        for place, (name, one) in enumerate(zip(names, comparison.done, strict=True)):
+            cells = [Cell(row.cells[place], *_told(one.outcomes.get(row.measure.name))) for row in found]
+            body.append([Cell(name, name), number(one.cost, ".4g"), number(one.gap, ".4g"), *cells])
+    key = (
+        f"Value ± half of its 95 % interval; ! marks a caution (hover). Arrows: the direction that counts as flatter. "
+        f"A click on a heading sorts.{f' All checkpoints are of {shared}.' if shared else ''}"
+    )
+    figure = ""
+    if any(one.outcomes for one in comparison.done):
+        caption = "Each measure of each checkpoint, bars are 95 % intervals; hollow points carry a caution."
+        figure = folded("Figure: a panel for each measure", picture(comparison_figure(comparison), caption))
+    return paragraph(key, "key") + table("values", head, body) + figure
+
+
+def _measure_row(comparison: Comparison, row: Row) -> list[Cell]:
+    texts = (row.measure.title, row.measure.family, row.measure.unit, row.flat, row.invariances)
+    outcomes = [one.outcomes.get(row.measure.name) for one in comparison.done]
+    dearest = max((one.work.in_gradients for one in outcomes if one is not None), default=0.0)
+    cells = [Cell(text, *_told(outcome)) for text, outcome in zip(row.cells, outcomes, strict=True)]
+    return [*(Cell(text, text) for text in texts), Cell(row.gradients, dearest), *cells]
+
+
+def _told(outcome: Outcome | None) -> tuple[float | None, tuple[str, ...]]:
+    """What a cell sorts by, and its cautions."""
+    if outcome is None:
+        return None, ()
+    if outcome.reading is None:
+        return None, (outcome.failure,)
+    value = outcome.reading.value
+    return (value if value == value else None), outcome.reading.cautions
+
+
+def _agreement(found: Agreement) -> str:
+    titles = {measure.name: measure.title for measure in REGISTRY}
+    groups = [", ".join(titles[name] for name in group) for group in found.groups if len(group) > 1]
+    words = f"Measures whose mean Kendall tau with each other is at least {ALIKE:g} form a group (frames):"
+    left = ", ".join(titles[name] for name in found.left_out)
+    rest = paragraph(f"Left out, being constant or without values at some checkpoints: {left}.") if left else ""
+    caption = "Kendall's tau between measures, ordered by average linkage."
+    return paragraph(words) + items(groups) + rest + picture(agreement_figure(found), caption)
+
+
+def _cautions(comparison: Comparison) -> str:
+    texts = list(comparison.cautions)
+    for text, places in remarks(comparison).items():
+        shown = "; ".join(places[:6]) + (f"; and {len(places) - 6} more" if len(places) > 6 else "")
+        texts.append(f"{shown}: {text}")
+    failed = [f"{one.provenance.checkpoint} failed: {one.failure}" for one in comparison.checkpoints if one.failure]
+    return items([*failed, *texts], "caution") if failed or texts else paragraph("None.")
+
+
+def _provenance(comparison: Comparison) -> str:
+    first = comparison.done[0].provenance
+    versions = ", ".join(f"{name} {text}" for name, text in first.versions.items())
+    settings = ", ".join(f"{name} {value}" for name, value in asdict(comparison.settings).items() if value is not None)
+    commands = list(dict.fromkeys(line for one in comparison.done for line in one.provenance.command.splitlines()))
+    head = ["checkpoint", "sha256", "data sha256", "task", "created", "gradients", "seconds"]
+    body = []
+    for one in comparison.checkpoints:
+        origin = one.provenance
+        texts = [origin.checkpoint, origin.checkpoint_sha256, one.data_sha256, origin.task, origin.created]
+        work = [number(one.work.in_gradients, ",.0f"), number(one.work.seconds, ".1f")]
+        body.append([*(Cell(text or "–", text) for text in texts), *work])
+    parts = [paragraph(f"Versions: {versions}."), paragraph(f"Settings: {settings}.")]
+    parts.append(folded("Command", "".join(code(line) for line in commands)))
+    parts.append(folded("Checkpoints and data", table("files", head, body)))
+    return "".join(parts)

@@ -1,0 +1,84 @@
+"""What a comparison says, in sentences made from its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from comparisons.ranking_plots import LEVEL
+from comparisons.rankings import Ranking
+from comparisons.registry import REGISTRY
+
+if TYPE_CHECKING:
+    from comparisons.report import Findings
+
+# Measures named in a sentence.
+NAMED = 3
+
+
+def summary_sentences(findings: Findings) -> list[str]:
+    """The findings in a few sentences.
+
+    Args:
+        findings: what a page tells.
+
+    Returns:
+        Sentences; at least one.
+    """
+    comparison = findings.comparison
+    done, failed = len(comparison.done), len(comparison.checkpoints) - len(comparison.done)
+    readings = [cell for one in comparison.done for cell in one.outcomes.values()]
+    doubtful = sum(cell.reading is not None and not cell.reading.trusted for cell in readings)
+    missing = sum(cell.reading is None for cell in readings)
+    told = [
+        f"{len(comparison.measures)} measures of {done} checkpoint{'s' * (done != 1)}: {len(readings)} numbers, "
+        f"{doubtful} with a caution, {missing} not to be had"
+        f"{f'; {failed} checkpoints failed' if failed else ''}."
+    ]
+    if findings.rankings:
+        told += _ranked(findings.rankings, findings.against)
+    else:
+        told.append("Too few checkpoints with a target to rank measures by.")
+    known = [one for one in findings.standings if one.information == one.information]
+    if known:
+        best = max(known, key=lambda one: one.information)
+        told.append(
+            f"Beyond any two hyperparameters the most that a measure tells of the order by {findings.against} is "
+            f"{100 * best.information:.1f}\u00a0% ({_title(best.measure)}{_given(best.information_given)})."
+        )
+    if findings.agreement is not None and findings.agreement.groups:
+        largest = max(findings.agreement.groups, key=len)
+        if len(largest) > 1:
+            told.append(
+                f"{len(largest)} measures order the checkpoints nearly alike ({', '.join(map(_title, largest[:NAMED]))}"
+                f"{' and others' if len(largest) > NAMED else ''}): they are not independent support for each other."
+            )
+    return told
+
+
+def _ranked(rankings: Sequence[Ranking], against: str) -> list[str]:
+    sure = [one for one in rankings if one.p_holm < LEVEL]
+    if not sure:
+        return [
+            f"No measure ranks the checkpoints by {against} better than chance (p < {LEVEL:g}, {len(rankings)} tried)."
+        ]
+    found = []
+    for words, chosen in (
+        ("smaller", sorted((one for one in sure if one.tau > 0), key=lambda one: -one.tau)),
+        ("larger", sorted((one for one in sure if one.tau < 0), key=lambda one: one.tau)),
+    ):
+        if chosen:
+            named = ", ".join(f"{_title(one.measure)} ({one.tau:+.2f})" for one in chosen[:NAMED])
+            rest = ", strongest" if len(chosen) > NAMED else ""
+            found.append(
+                f"By {len(chosen)} of {len(rankings)} measures flatter goes with {words} {against}{rest}: {named}."
+            )
+    return found
+
+
+def _given(names: Sequence[str]) -> str:
+    return f", given {' and '.join(names)}" if names else ", least with none held fixed"
+
+
+def _title(name: str) -> str:
+    return next((measure.title for measure in REGISTRY if measure.name == name), name)
