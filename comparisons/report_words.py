@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from comparisons.comparison import Comparison
 from comparisons.ranking_plots import LEVEL
 from comparisons.rankings import Ranking
 from comparisons.registry import REGISTRY
+from comparisons.tables import short_names
 
 if TYPE_CHECKING:
     from comparisons.report import Findings
@@ -38,7 +41,8 @@ def summary_sentences(findings: Findings) -> list[str]:
     if findings.rankings:
         told += _ranked(findings.rankings, findings.against)
     else:
-        told.append("Too few checkpoints with a target to rank measures by.")
+        told += _two(findings.comparison) if done == 2 else []
+        told.append("There are too few checkpoints with a target to rank measures by.")
     known = [one for one in findings.standings if one.information == one.information]
     if known:
         best = max(known, key=lambda one: one.information)
@@ -54,6 +58,22 @@ def summary_sentences(findings: Findings) -> list[str]:
                 f"{' and others' if len(largest) > NAMED else ''}): they are not independent support for each other."
             )
     return told
+
+
+def _two(comparison: Comparison) -> list[str]:
+    """Which of two checkpoints is flatter, by measures whose intervals do not overlap."""
+    names, _ = short_names(comparison)
+    votes, known = [0, 0], 0
+    for measure in REGISTRY:
+        outcomes = [one.outcomes.get(measure.name) for one in comparison.done]
+        one, two = (None if outcome is None else outcome.reading for outcome in outcomes)
+        if one is None or two is None or not (math.isfinite(one.value) and math.isfinite(two.value)):
+            continue
+        known += 1
+        if abs(one.value - two.value) > one.half_width + two.half_width:
+            votes[(one.value < two.value) != (measure.flatter == "smaller")] += 1
+    first = f"By {votes[0]} of {known} measures {names[0]} is flatter, by {votes[1]} {names[1]}"
+    return [f"{first}; by {known - sum(votes)} their 95 % intervals overlap."]
 
 
 def _ranked(rankings: Sequence[Ranking], against: str) -> list[str]:
@@ -77,7 +97,7 @@ def _ranked(rankings: Sequence[Ranking], against: str) -> list[str]:
 
 
 def _given(names: Sequence[str]) -> str:
-    return f", given {' and '.join(names)}" if names else ", least with none held fixed"
+    return f", given {' and '.join(names)}" if names else ", with no hyperparameter held fixed"
 
 
 def _title(name: str) -> str:

@@ -167,3 +167,13 @@ def test_summary_says_what_the_rankings_say() -> None:
     assert told[2] == f"By 1 of 3 measures flatter goes with larger gap: {titles[1]} (-0.60)."
     none = tuple(dataclasses.replace(one, p_holm=1.0) for one in planted)
     assert "better than chance" in summary_sentences(dataclasses.replace(found, rankings=none))[1]
+
+
+def test_two_checkpoints_are_told_apart_where_intervals_are() -> None:
+    pair = []
+    # Flatter is smaller for all three: the first by the trace, the second by the eigenvalue, the norms overlap.
+    for name, values in (("one", (1.0, 5.0, 3.0)), ("two", (2.0, 4.0, 3.1))):
+        outcomes = {m: Outcome(Reading(v, 0.1), Work()) for m, v in zip(NAMES, values, strict=True)}
+        pair.append(Examined(Provenance(f"{name}.pt", ""), outcomes=outcomes))
+    told = summary_sentences(Findings(Comparison(EvidenceSettings(), NAMES, tuple(pair))))
+    assert told[1] == "By 1 of 3 measures one is flatter, by 1 two; by 1 their 95 % intervals overlap."
