@@ -14,8 +14,9 @@ from comparisons.rankings import Ranking
 from comparisons.registry import REGISTRY
 
 _KEY = (
-    "positive: flatter checkpoints have the smaller target; intervals of 95 % by bootstrap over checkpoints; p by "
-    "permutation, corrected for the number of measures by Holm's method"
+    "positive: flatter checkpoints have the smaller target; intervals of 95 % by bootstrap over configurations (seeds "
+    "drawn together; over checkpoints where configurations are few); p by permutation of checkpoints, corrected for the "
+    "number of measures by Holm's method"
 )
 
 
@@ -31,7 +32,7 @@ def ranking_table(rankings: Sequence[Ranking], against: str) -> Group:
     """
     titles = {measure.name: measure.title for measure in REGISTRY}
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for title in ("measure", "Kendall tau", "95 %", "Spearman", "95 %", "p (Holm)", "checkpoints"):
+    for title in ("measure", "Kendall tau", "95 %", "Spearman", "95 %", "p (Holm)", "count"):
         # Numbers stay whole on a narrow page; names give way.
         least = {"measure": None, "95 %": len("+0.00 to +0.00")}.get(title, len(title))
         table.add_column(title, justify="left" if title == "measure" else "right", no_wrap=True, min_width=least)

@@ -13,10 +13,14 @@ from scipy import stats
 
 from comparisons.comparison import Comparison, Examined
 from comparisons.flatness import Measure
+from comparisons.hyperparameters import Codes, groups, varying
+from comparisons.resampling import kendalls_of, multiplicities, spearmans_of
 
 Array = NDArray[np.float64]
 TARGETS = ("gap", "held-out-loss", "loss")
 LEAST = 4
+# A bootstrap over fewer wholes than this says nothing: of two configurations half of the samples hold one alone.
+FEWEST_CONFIGURATIONS = 8
 BOOTSTRAPS = PERMUTATIONS = 2000
 # Up to this many checkpoints every order of them can be tried: 7! = 5,040.
 EXACT = 7
@@ -32,7 +36,8 @@ class Ranking:
         measure: its name.
         checkpoints: how many have both values.
         tau: Kendall's tau_b, ties as ties.
-        tau_interval: 95 % percentile bootstrap over checkpoints.
+        tau_interval: 95 % percentile bootstrap over configurations, over checkpoints where they are fewer than
+            ``FEWEST_CONFIGURATIONS``.
         rho: Spearman's rank correlation.
         rho_interval: likewise.
         p: two-sided permutation p-value of tau.
@@ -116,17 +121,27 @@ def rank_measures(
         both = np.isfinite(values) & np.isfinite(target)
         x, y = values[both], target[both]
         if both.sum() >= LEAST and len(np.unique(x)) > 1 and len(np.unique(y)) > 1:
-            rows.append((measure.name, x, y, np.random.default_rng([seed, place])))
-    chances = [_chance(x, y, generator) for _, x, y, generator in rows]
+            rows.append((measure.name, x, y, both, np.random.default_rng([seed, place])))
+    chances = [_chance(x, y, generator) for _, x, y, _, generator in rows]
     corrected = holm(chances)
-    return tuple(
-        _ranking(name, x, y, generator, chances[i], corrected[i]) for i, (name, x, y, generator) in enumerate(rows)
-    )
+    alike = _configurations(comparison, against)
+    found = []
+    for (name, x, y, both, generator), *chance in zip(rows, chances, corrected, strict=True):
+        counts = multiplicities(groups([alike[both]], len(x)), BOOTSTRAPS, generator)
+        found.append(_ranking(name, x, y, counts, *chance))
+    return tuple(found)
 
 
-def _ranking(name: str, x: Array, y: Array, generator: np.random.Generator, p: float, p_holm: float) -> Ranking:
-    picks = generator.integers(0, len(x), (BOOTSTRAPS, len(x)))
-    drawn = np.stack([_kendalls(x[picks], y[picks]), _spearmans(x[picks], y[picks])], axis=1)
+def _configurations(comparison: Comparison, against: str) -> Codes:
+    """Numbers of what is drawn as a whole: configurations if there are enough, else each checkpoint."""
+    done = comparison.done
+    columns = [codes for name, codes in varying([one.hyperparameters for one in done]).items() if name != against]
+    found = groups(columns, len(done))
+    return found if found.max() + 1 >= FEWEST_CONFIGURATIONS else np.arange(len(done), dtype=np.int64)
+
+
+def _ranking(name: str, x: Array, y: Array, counts: Array, p: float, p_holm: float) -> Ranking:
+    drawn = np.stack([kendalls_of(x, y, counts), spearmans_of(x, y, counts)], axis=1)
     # Draws of one value only have no correlation and are left out: rare beyond a few checkpoints.
     ends = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
     return Ranking(

@@ -121,8 +121,8 @@ def _rankings(findings: Findings) -> str:
             cells += [Cell("–")] * (len(head) - len(cells))
         body.append(cells)
     key = (
-        f"Positive: flatter checkpoints have the smaller {findings.against}. Intervals by bootstrap over checkpoints; "
-        "p by permutation, corrected for the number of measures. "
+        f"Positive: flatter checkpoints have the smaller {findings.against}. Intervals by bootstrap over "
+        "configurations; p by permutation of checkpoints, corrected for the number of measures. "
     )
     if standings:
         key += (
