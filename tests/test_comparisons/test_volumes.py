@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 
 from comparisons import volumes
@@ -17,6 +18,18 @@ def test_a_slice_of_a_ball_is_exact() -> None:
     # {x^2 < 0.09}: a ball of radius 0.3 in three dimensions.
     assert reading.value == pytest.approx(math.log(4.0 / 3.0 * math.pi * 0.3**3), abs=0.2)
     assert evidence.work["ellipsoid-slice"].evaluations >= 8
+
+
+def test_the_star_domain_of_a_ball_is_a_noncentral_chi_square() -> None:
+    landscape = quadratic((2.0, 2.0, 2.0))
+    evidence = Evidence(landscape, settings=EvidenceSettings(cutoff=0.09, directions=2000))
+    reading = volumes.star_domain(evidence)
+    # {|theta - anchor|^2 < 0.09} under N(0, s^2), s the anchor's root mean square.
+    variance = float(landscape.theta.square().mean())
+    truth = stats.ncx2.logcdf(0.09 / variance, 3, 3.0)
+    # Four standard errors: fails with probability 6e-5.
+    assert abs(reading.value - truth) < 4.0 * reading.standard_error
+    assert 0.0 < reading.standard_error < 0.02
 
 
 def test_basins_are_measured_on_held_out_rows_under_kl() -> None:
