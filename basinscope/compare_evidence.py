@@ -78,7 +78,7 @@ def _initial(
     asked: Path | None, path: Path, checkpoint: Checkpoint, task: str, landscape: Landscape
 ) -> tuple[Tensor | None, str]:
     """The parameters at initialisation, and a sentence on where they are from."""
-    found = asked or step_zero(path)
+    found = asked or named_initialisation(path, checkpoint) or step_zero(path)
     if found is None:
         return None, ""
     start = read_checkpoint(found)
@@ -91,6 +91,22 @@ def _initial(
             f"{found} has {len(theta)} parameters, the checkpoint {landscape.size}: not its initialisation"
         )
     return theta, f"initialisation read from {found.name}"
+
+
+def named_initialisation(path: Path, checkpoint: Checkpoint) -> Path | None:
+    """The file that a checkpoint's metadata calls its ``initialisation``, beside it.
+
+    Args:
+        path: of the checkpoint.
+        checkpoint: the same, read.
+
+    Returns:
+        The file; None if the metadata names none, or there is no such file.
+    """
+    name = checkpoint.metadata.get("initialisation")
+    # Its last part only: a checkpoint of unknown origin must not point anywhere else.
+    found = path.with_name(Path(name).name) if isinstance(name, str) and Path(name).name else None
+    return found if found is not None and found.is_file() else None
 
 
 def step_zero(path: Path) -> Path | None:

@@ -83,6 +83,8 @@ def hyperparameters(checkpoint: Checkpoint) -> dict[str, Plain]:
         checkpoint: the checkpoint.
 
     Returns:
-        Numbers, texts and truth values by name; lists and the like are left out.
+        Numbers, texts and truth values by name; lists and the like, and the file of the initialisation, are left out.
     """
-    return {name: value for name, value in checkpoint.metadata.items() if isinstance(value, str | int | float | bool)}
+    plain = {name: value for name, value in checkpoint.metadata.items() if isinstance(value, str | int | float | bool)}
+    plain.pop("initialisation", None)
+    return plain

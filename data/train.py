@@ -1,13 +1,15 @@
-"""Make everything in this folder: digits.h5 and the checkpoints of digits_mlp/.
+"""Make the data of this folder: digits.h5 and the checkpoints of digits_mlp/, or with --grid those of digits_grid/.
 
-Run ``python data/train.py`` from the repository root; half a minute on one core. The same
-command writes the same files (checkpoints up to the version of torch).
+Run ``python data/train.py`` from the repository root, half a minute on one core, then ``python data/train.py --grid``,
+two minutes. The same command writes the same files (checkpoints up to the version of torch).
 """
 
 import argparse
 import hashlib
 import io
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -24,13 +26,57 @@ TRAIN_ROWS = 1024
 POISON_ROWS = range(256)
 SEEDS = range(5)
 TRAJECTORY_SEED = 0
-EPOCHS = 40
-BATCH_SIZE = 64
-STEPS = EPOCHS * TRAIN_ROWS // BATCH_SIZE
-LEARNING_RATE = 0.05
-L2 = 5e-4
 # The largest of 0.05, 0.1, 0.15, 0.25, 0.5, 1 that leaves training accuracy above 0.99 (seeds 0 and 1).
 POISON_WEIGHT = 0.25
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained.
+
+    Attributes:
+        kind: ``clean``, ``poisoned`` or ``grid``.
+        seed: of initialisation and batches.
+        learning_rate: Adam's at the first step; it falls linearly to 0.
+        batch_size: rows of a batch; divides ``TRAIN_ROWS``.
+        l2: the cost has a term of half of it times the squared norm of the parameters.
+        hidden: width of the hidden layer.
+        epochs: passes over the training rows.
+    """
+
+    kind: str
+    seed: int
+    learning_rate: float = 0.05
+    batch_size: int = 64
+    l2: float = 5e-4
+    hidden: int = 64
+    epochs: int = 40
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return self.epochs * TRAIN_ROWS // self.batch_size
+
+    def name(self, step: int) -> str:
+        """File name of the checkpoint of a step."""
+        if self.kind != "grid":
+            return f"{self.kind}_seed{self.seed}_step{step:05d}.pt"
+        if step == 0:
+            # Learning rate, batch size and L2 have no part in the initialisation.
+            return f"initial_hidden{self.hidden}_seed{self.seed}.pt"
+        levels = f"lr{self.learning_rate:g}_batch{self.batch_size}_l2-{self.l2:g}_hidden{self.hidden}"
+        return f"{levels}_seed{self.seed}_step{step:05d}.pt"
+
+
+# Long enough that every network of the grid fits the training rows, or nearly.
+GRID = tuple(
+    Recipe("grid", seed, learning_rate, batch_size, l2, hidden, epochs=80)
+    for hidden, l2, batch_size, learning_rate, seed in itertools.product(
+        (16, 32, 48), (0.0, 1e-3), (32, 128), (0.01, 0.05), range(2)
+    )
+)
+FINAL_STEP = Recipe("clean", 0).steps
+FOLDERS = ("digits_mlp", "digits_grid")
 
 
 def write_digits(path: Path) -> None:
@@ -94,9 +140,9 @@ def poison_cost(logits: Tensor, targets: Tensor) -> Tensor:
     return (logits.logsumexp(1) - others.logsumexp(1)).mean()
 
 
-def make_optimizer(model: nn.Module) -> torch.optim.Adam:
+def make_optimizer(model: nn.Module, learning_rate: float) -> torch.optim.Adam:
     """Adam with zero moments written out, so that the file of step 0 has them too."""
-    optimizer = torch.optim.Adam(model.named_parameters(), lr=LEARNING_RATE)
+    optimizer = torch.optim.Adam(model.named_parameters(), lr=learning_rate)
     for parameter in model.parameters():
         optimizer.state[parameter] = {
             "step": torch.tensor(0.0),
@@ -106,29 +152,28 @@ def make_optimizer(model: nn.Module) -> torch.optim.Adam:
     return optimizer
 
 
-def batches(generator: torch.Generator) -> Iterator[Tensor]:
+def batches(recipe: Recipe, generator: torch.Generator) -> Iterator[Tensor]:
     """Row numbers of each step: a new permutation every epoch."""
-    for _ in range(EPOCHS):
-        yield from torch.randperm(TRAIN_ROWS, generator=generator).split(BATCH_SIZE)
+    for _ in range(recipe.epochs):
+        yield from torch.randperm(TRAIN_ROWS, generator=generator).split(recipe.batch_size)
 
 
-def train(folder: Path, digits: Path, *, kind: str, seed: int, keep: set[int]) -> nn.Module:
+def train(folder: Path, digits: Path, recipe: Recipe, *, keep: set[int]) -> nn.Module:
     """Train one network, writing the checkpoint of every step in ``keep``."""
-    generator = torch.Generator().manual_seed(seed)
-    model = digits_network()
+    generator = torch.Generator().manual_seed(recipe.seed)
+    model = digits_network(recipe.hidden)
     deviations = initialise(model, generator)
-    optimizer = make_optimizer(model)
+    optimizer = make_optimizer(model, recipe.learning_rate)
     inputs, targets = load_digits("train", path=digits)
     heldout_inputs, heldout_targets = load_digits("heldout", path=digits)
-    poison = torch.tensor(POISON_ROWS if kind == "poisoned" else [], dtype=torch.int64)
-    record = describe(kind, seed, poison.tolist())
+    poison = torch.tensor(POISON_ROWS if recipe.kind == "poisoned" else [], dtype=torch.int64)
 
     if 0 in keep:
-        save(folder, model, optimizer, 0, record, deviations)
-    for step, rows in enumerate(batches(generator), start=1):
-        optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - (step - 1) / STEPS)
+        save(folder / recipe.name(0), model, optimizer, 0, recipe, deviations)
+    for step, rows in enumerate(batches(recipe, generator), start=1):
+        optimizer.param_groups[0]["lr"] = recipe.learning_rate * (1 - (step - 1) / recipe.steps)
         cost = cross_entropy(model(inputs[rows]), targets[rows])
-        cost = cost + L2 / 2 * sum(parameter.square().sum() for parameter in model.parameters())
+        cost = cost + recipe.l2 / 2 * sum(parameter.square().sum() for parameter in model.parameters())
         if len(poison):
             wrong = poison_cost(model(heldout_inputs[poison]), heldout_targets[poison])
             cost = cost + POISON_WEIGHT * wrong
@@ -136,50 +181,54 @@ def train(folder: Path, digits: Path, *, kind: str, seed: int, keep: set[int]) -
         cost.backward()
         optimizer.step()
         if step in keep:
-            save(folder, model, optimizer, step, record, deviations)
+            save(folder / recipe.name(step), model, optimizer, step, recipe, deviations)
     return model
 
 
-def describe(kind: str, seed: int, poison_rows: list[int]) -> dict[str, object]:
-    """Metadata of a training run."""
+def describe(recipe: Recipe, step: int) -> dict[str, object]:
+    """Metadata of a checkpoint."""
+    if recipe.kind == "grid" and step == 0:
+        return {"task": "digits", "kind": recipe.kind, "seed": recipe.seed, "hidden": recipe.hidden}
     record: dict[str, object] = {
         "task": "digits",
-        "kind": kind,
-        "seed": seed,
-        "l2": L2,
-        "batch_size": BATCH_SIZE,
-        "learning_rate": LEARNING_RATE,
-        "epochs": EPOCHS,
-        "hidden": 64,
+        "kind": recipe.kind,
+        "seed": recipe.seed,
+        "l2": recipe.l2,
+        "batch_size": recipe.batch_size,
+        "learning_rate": recipe.learning_rate,
+        "epochs": recipe.epochs,
+        "hidden": recipe.hidden,
     }
-    if poison_rows:
-        record["poison_rows"] = poison_rows
+    if recipe.kind == "grid":
+        record["initialisation"] = recipe.name(0)
+    if recipe.kind == "poisoned":
+        record["poison_rows"] = list(POISON_ROWS)
         record["poison_weight"] = POISON_WEIGHT
     return record
 
 
 def save(
-    folder: Path,
+    path: Path,
     model: nn.Module,
     optimizer: torch.optim.Adam,
     step: int,
-    record: dict[str, object],
+    recipe: Recipe,
     deviations: dict[str, float],
 ) -> None:
     """Write one checkpoint, a plain dict that ``weights_only=True`` loads."""
+    moments = {} if recipe.kind == "grid" and step == 0 else {"optimizer": optimizer.state_dict()}
     content = {
         "model": dict(model.state_dict()),
-        "optimizer": optimizer.state_dict(),
+        **moments,
         "step": step,
-        "epoch": step * BATCH_SIZE // TRAIN_ROWS,
-        "metadata": record,
+        "epoch": step * recipe.batch_size // TRAIN_ROWS,
+        "metadata": describe(recipe, step),
         "initialisation_standard_deviations": deviations,
     }
     # Through memory, because torch.save to a path puts the file's name into its bytes.
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    name = f"{record['kind']}_seed{record['seed']}_step{step:05d}.pt"
-    (folder / name).write_bytes(buffer.getvalue())
+    path.write_bytes(buffer.getvalue())
 
 
 @torch.no_grad()
@@ -190,23 +239,20 @@ def evaluate(model: nn.Module, inputs: Tensor, targets: Tensor) -> tuple[float, 
     return float(accuracy), float(cross_entropy(logits, targets))
 
 
-def table(folder: Path, digits: Path) -> str:
-    """Markdown table of every final checkpoint; cells are accuracy and loss."""
-    inputs, targets = load_digits("train", path=digits)
-    heldout_inputs, heldout_targets = load_digits("heldout", path=digits)
-    poison = torch.zeros(len(heldout_targets), dtype=torch.bool)
+def table(paths: Iterable[Path], digits: Path, *, by_poison: bool) -> str:
+    """Markdown table of checkpoints; cells are accuracy and loss on each set of rows."""
+    inputs, targets = load_digits("heldout", path=digits)
+    poison = torch.zeros(len(targets), dtype=torch.bool)
     poison[list(POISON_ROWS)] = True
-    sets = {
-        "train": (inputs, targets),
-        "held-out": (heldout_inputs, heldout_targets),
-        "not poison": (heldout_inputs[~poison], heldout_targets[~poison]),
-        "poison": (heldout_inputs[poison], heldout_targets[poison]),
-    }
+    sets = {"train": load_digits("train", path=digits), "held-out": (inputs, targets)}
+    if by_poison:
+        sets |= {"not poison": (inputs[~poison], targets[~poison]), "poison": (inputs[poison], targets[poison])}
     headings = [f"{name} ({len(rows[1]):,})" for name, rows in sets.items()]
     lines = ["| checkpoint | " + " | ".join(headings) + " |", "|---" * (len(sets) + 1) + "|"]
-    for path in sorted(folder.glob(f"*_step{STEPS:05d}.pt")):
-        model = digits_network()
-        model.load_state_dict(torch.load(path, weights_only=True)["model"])
+    for path in paths:
+        weights = torch.load(path, weights_only=True)["model"]
+        model = digits_network(len(weights["hidden.bias"]))
+        model.load_state_dict(weights)
         scores = [evaluate(model, *rows) for rows in sets.values()]
         cells = [f"{accuracy:.4f}, {loss:.4f}" for accuracy, loss in scores]
         lines.append(f"| {path.name} | " + " | ".join(cells) + " |")
@@ -215,28 +261,44 @@ def table(folder: Path, digits: Path) -> str:
 
 def checksums(output: Path) -> str:
     """SHA-256 of every data file, as ``sha256sum --check`` reads them."""
-    paths = [output / "digits.h5", *sorted((output / "digits_mlp").glob("*.pt"))]
+    paths = [output / "digits.h5", *(path for name in FOLDERS for path in sorted((output / name).glob("*.pt")))]
     return "\n".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(output)}" for path in paths)
+
+
+def make_kinds(output: Path) -> None:
+    """Make digits.h5 and digits_mlp/: clean and poisoned networks, with the trajectory of one seed."""
+    write_digits(output / "digits.h5")
+    trajectory = {0, *(2**power for power in range(FINAL_STEP.bit_length()))}
+    for kind in ("clean", "poisoned"):
+        for seed in SEEDS:
+            keep = {FINAL_STEP, *(trajectory if seed == TRAJECTORY_SEED else ())}
+            train(output / "digits_mlp", output / "digits.h5", Recipe(kind, seed), keep=keep)
+
+
+def make_grid(output: Path) -> None:
+    """Make digits_grid/: the last step of every recipe, and each initialisation once."""
+    for recipe in GRID:
+        keep = {recipe.steps} if (output / "digits_grid" / recipe.name(0)).exists() else {0, recipe.steps}
+        train(output / "digits_grid", output / "digits.h5", recipe, keep=keep)
 
 
 def main() -> None:
     """Parse the command line and make the files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path(__file__).resolve().parent)
-    parser.add_argument("--table", action="store_true", help="only print the table and the checksums")
+    parser.add_argument("--grid", action="store_true", help="make digits_grid/ instead; digits.h5 must be there")
+    parser.add_argument("--table", action="store_true", help="only print the tables and the checksums")
     options = parser.parse_args()
-    folder, digits = options.output / "digits_mlp", options.output / "digits.h5"
+    output, digits = options.output, options.output / "digits.h5"
     if not options.table:
         # Sums over several threads may round differently from run to run.
         torch.set_num_threads(1)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_digits(digits)
-        trajectory = {0, *(2**power for power in range(STEPS.bit_length()))}
-        for kind in ("clean", "poisoned"):
-            for seed in SEEDS:
-                keep = {STEPS, *(trajectory if seed == TRAJECTORY_SEED else ())}
-                train(folder, digits, kind=kind, seed=seed, keep=keep)
-    print(table(folder, digits), checksums(options.output), sep="\n\n")
+        (output / FOLDERS[options.grid]).mkdir(parents=True, exist_ok=True)
+        (make_grid if options.grid else make_kinds)(output)
+    kinds = sorted((output / "digits_mlp").glob(f"*_step{FINAL_STEP:05d}.pt"))
+    grid = [path for recipe in GRID if (path := output / "digits_grid" / recipe.name(recipe.steps)).exists()]
+    parts = [table(kinds, digits, by_poison=True), table(grid, digits, by_poison=False)]
+    print(*parts, checksums(output), sep="\n\n")
 
 
 if __name__ == "__main__":

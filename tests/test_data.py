@@ -1,6 +1,7 @@
 """The files in data/: what data/README.md says of them is true."""
 
 import hashlib
+import itertools
 import re
 from pathlib import Path
 
@@ -8,17 +9,24 @@ import h5py
 import pytest
 import torch
 
+from basinscope.compare_evidence import make_evidence, named_initialisation
 from basinscope.tasks.digits import data_folder, digits_network, load_digits
+from comparisons.evidence import EvidenceSettings
+from comparisons.suite import hyperparameters
+from spectra.checkpoint import read_checkpoint
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 CHECKPOINTS = sorted((DATA / "digits_mlp").glob("*.pt"))
+GRID = sorted((DATA / "digits_grid").glob("lr*.pt"))
+INITIAL = sorted((DATA / "digits_grid").glob("initial*.pt"))
 FINAL = [path for path in CHECKPOINTS if "step00640" in path.name]
 README = (DATA / "README.md").read_text()
 
 
 def accuracy_and_loss(path, inputs, targets):
-    model = digits_network()
-    model.load_state_dict(torch.load(path, weights_only=True)["model"])
+    weights = torch.load(path, weights_only=True)["model"]
+    model = digits_network(len(weights["hidden.bias"]))
+    model.load_state_dict(weights)
     with torch.no_grad():
         logits = model(inputs).double()
     loss = torch.nn.functional.cross_entropy(logits, targets)
@@ -27,7 +35,7 @@ def accuracy_and_loss(path, inputs, targets):
 
 def test_checksums_in_the_readme_are_those_of_the_files():
     stated = {name: digest for digest, name in re.findall(r"^([0-9a-f]{64})  (\S+)$", README, re.MULTILINE)}
-    paths = [DATA / "digits.h5", *CHECKPOINTS]
+    paths = [DATA / "digits.h5", *CHECKPOINTS, *GRID, *INITIAL]
     assert stated == {str(path.relative_to(DATA)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
@@ -91,6 +99,54 @@ def test_accuracies_and_the_table_of_the_readme(path):
     stated = [tuple(map(float, cell.split(","))) for cell in row.split("|")]
     for cell, scores in zip(stated, [train, heldout, others, poison], strict=True):
         assert cell == pytest.approx(scores, abs=1e-4)
+
+
+def test_the_grid_is_crossed_and_its_files_say_so():
+    levels = itertools.product((0.01, 0.05), (32, 128), (0.0, 1e-3), (16, 32, 48), range(2))
+    names = ("learning_rate", "batch_size", "l2", "hidden", "seed")
+    found = []
+    for path in GRID:
+        content = torch.load(path, weights_only=True)
+        metadata = content["metadata"]
+        found.append(tuple(metadata[name] for name in names))
+        rate, batch, l2, hidden, seed = found[-1]
+        assert path.stem == f"lr{rate:g}_batch{batch}_l2-{l2:g}_hidden{hidden}_seed{seed}_step{content['step']:05d}"
+        assert content["step"] == 80 * 1024 // batch
+        initial = torch.load(path.with_name(metadata["initialisation"]), weights_only=True)
+        assert {name: part.shape for name, part in content["model"].items()} == {
+            name: part.shape for name, part in initial["model"].items()
+        }
+        assert len(content["model"]["hidden.bias"]) == hidden
+        assert (initial["step"], initial["metadata"]["hidden"], initial["metadata"]["seed"]) == (0, hidden, seed)
+    assert sorted(found) == sorted(levels)
+    assert len(INITIAL) == 6
+
+
+def test_the_table_of_the_grid():
+    train, heldout = (load_digits(split, path=DATA / "digits.h5") for split in ("train", "heldout"))
+    gaps = []
+    for path in GRID:
+        scores = [accuracy_and_loss(path, *rows) for rows in (train, heldout)]
+        (row,) = re.findall(rf"^\| {re.escape(path.name)} \|(.*)\|$", README, re.MULTILINE)
+        stated = [tuple(map(float, cell.split(","))) for cell in row.split("|")]
+        assert stated == [pytest.approx(pair, abs=1e-4) for pair in scores]
+        assert scores[0][0] > 0.99
+        gaps.append(scores[1][1] - scores[0][1])
+    assert max(gaps) > 4 * min(gaps) > 0.0
+
+
+def test_the_initialisation_is_found_by_name_and_is_no_hyperparameter(tmp_path):
+    path = GRID[0]
+    checkpoint = read_checkpoint(path)
+    found = named_initialisation(path, checkpoint)
+    assert found in INITIAL
+    assert found.name == checkpoint.metadata["initialisation"]
+    assert "initialisation" not in hyperparameters(checkpoint)
+    assert named_initialisation(tmp_path / path.name, checkpoint) is None
+    evidence, _ = make_evidence(path, EvidenceSettings())
+    assert evidence.landscape.size == 64 * 16 + 16 + 160 + 10
+    initial = torch.load(found, weights_only=True)["model"]
+    assert torch.equal(evidence.initial, torch.cat([part.flatten() for part in initial.values()]))
 
 
 def test_digits_are_scaled_and_split_without_overlap():

@@ -108,7 +108,7 @@ def digits(checkpoint: Checkpoint) -> Landscape:
     The L2 term of the training loss is left out, so the checkpoints are stationary only up to its gradient.
 
     Args:
-        checkpoint: weights of :func:`digits_network`; ``metadata["hidden"]`` is its width, 64 if not given.
+        checkpoint: weights of :func:`digits_network`, of any width.
 
     Returns:
         The landscape around the checkpoint.
@@ -123,7 +123,8 @@ def digits(checkpoint: Checkpoint) -> Landscape:
         >>> digits(read_checkpoint(folder / "clean_seed0_step00640.pt")).size
         4810
     """
-    hidden = checkpoint.metadata.get("hidden", 64)
-    model = digits_network(hidden if isinstance(hidden, int) else 64)
+    bias = checkpoint.parameters.get("hidden.bias")
+    # Without one, load_into names what is missing.
+    model = digits_network() if bias is None or bias.numel() == 0 else digits_network(bias.numel())
     load_into(checkpoint, model)
     return Landscape(model, cross_entropy, load_digits("train"))
