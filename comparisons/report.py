@@ -184,12 +184,25 @@ def _agreement(found: Agreement) -> str:
 
 
 def _cautions(comparison: Comparison) -> str:
-    texts = list(comparison.cautions)
-    for text, places in remarks(comparison).items():
-        shown = "; ".join(places[:6]) + (f"; and {len(places) - 6} more" if len(places) > 6 else "")
-        texts.append(f"{shown}: {text}")
+    told = remarks(comparison) if len(comparison.done) <= FEW else _counted(comparison)
+    texts = [*comparison.cautions, *(f"{'; '.join(places)}: {text}" for text, places in told.items())]
     failed = [f"{one.provenance.checkpoint} failed: {one.failure}" for one in comparison.checkpoints if one.failure]
     return items([*failed, *texts], "caution") if failed or texts else paragraph("None.")
+
+
+def _counted(comparison: Comparison) -> dict[str, list[str]]:
+    """Each caution or failure with its measures and at how many checkpoints: names of dozens hide what is said."""
+    told: dict[str, dict[str, int]] = {}
+    for one in comparison.done:
+        for name, outcome in one.outcomes.items():
+            for text in _told(outcome)[1]:
+                found = told.setdefault(text, {})
+                found[name] = found.get(name, 0) + 1
+    everyone = len(comparison.done)
+    return {
+        text: [f"{name} (at {count} of {everyone} checkpoints)" for name, count in places.items()]
+        for text, places in told.items()
+    }
 
 
 def _provenance(comparison: Comparison) -> str:

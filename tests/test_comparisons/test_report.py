@@ -177,3 +177,10 @@ def test_two_checkpoints_are_told_apart_where_intervals_are() -> None:
         pair.append(Examined(Provenance(f"{name}.pt", ""), outcomes=outcomes))
     told = summary_sentences(Findings(Comparison(EvidenceSettings(), NAMES, tuple(pair))))
     assert told[1] == "By 1 of 3 measures one is flatter, by 1 two; by 1 their 95 % intervals overlap."
+
+
+def test_cautions_name_few_checkpoints_and_count_many() -> None:
+    few, many = ("".join(Page(report_page(Findings(made(count)))).words) for count in (3, 8))
+    assert "hessian-trace (run1); largest-eigenvalue (run1); parameter-norm (run1): <b>doubt</b>" in few
+    assert "hessian-trace (at 1 of 8 checkpoints); largest-eigenvalue (at 1 of 8 checkpoints)" in many
+    assert "parameter-norm (at 1 of 8 checkpoints): it <i>failed</i>" in many
