@@ -8,6 +8,7 @@ from typing import Any
 
 from basinscope.summary import finite
 from comparisons.comparison import Comparison, Examined, Outcome
+from comparisons.extensive import incomparable
 from comparisons.rankings import Ranking
 from comparisons.registry import REGISTRY
 
@@ -23,6 +24,7 @@ def comparison_json(comparison: Comparison, files: Mapping[str, str]) -> dict[st
         An object that ``json.dumps(..., allow_nan=False)`` takes.
     """
     known = {measure.name: measure for measure in REGISTRY}
+    left_out = incomparable(comparison)
     described = {
         name: {
             "title": known[name].title,
@@ -31,6 +33,7 @@ def comparison_json(comparison: Comparison, files: Mapping[str, str]) -> dict[st
             "source": known[name].source,
             "flatter": known[name].flatter,
             "invariances": sorted(known[name].invariances),
+            "comparable": name not in left_out,
         }
         for name in comparison.measures
         if name in known

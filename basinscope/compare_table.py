@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from comparisons.comparison import Comparison
+from comparisons.extensive import incomparable
 from comparisons.tables import Row, remarks, rows, short_names
 
 # Characters of the columns that every part has, and the least of one checkpoint's.
@@ -41,6 +42,8 @@ def comparison_table(comparison: Comparison, files: Mapping[str, str], width: in
         parts.append(Padding(_part(found, names, chosen), (1, 0, 0, 0)))
     parts.append(Padding(Text(_KEY, style="dim"), (0, 0, 1, 0)))
     parts += [Text(f"! {caution}", style="yellow") for caution in comparison.cautions]
+    if left_out := incomparable(comparison):
+        parts.append(Text(f"! not comparable, and not ranked: {', '.join(sorted(left_out))}", style="yellow"))
     for text, places in remarks(comparison).items():
         parts.append(Text(f"! {', '.join(places)}: {text}", style="yellow"))
     for one in comparison.checkpoints:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from comparisons.comparison import Comparison, Examined
+from comparisons.extensive import incomparable
 from comparisons.flatness import Measure
 from comparisons.hyperparameters import Codes, groups, varying
 from comparisons.resampling import kendalls_of, multiplicities, spearmans_of
@@ -102,7 +103,8 @@ def rank_measures(
         seed: of bootstrap and permutations.
 
     Returns:
-        A ranking for each measure that has a value at ``LEAST`` checkpoints or more, and is not the same at all.
+        A ranking for each measure that has a value at ``LEAST`` checkpoints or more, and is not the same at all; those
+        that are ``incomparable`` are left out.
 
     Raises:
         ValueError: if there is no target, or fewer than ``LEAST`` checkpoints have one.
@@ -115,7 +117,10 @@ def rank_measures(
     if known < LEAST:
         raise ValueError(f"rank correlations need at least {LEAST} checkpoints with a value of {against}, got {known}")
     rows = []
+    left_out = incomparable(comparison)
     for place, measure in enumerate(measures):
+        if measure.name in left_out:
+            continue
         sign = 1.0 if measure.flatter == "smaller" else -1.0
         values = sign * np.array([one.value(measure.name) for one in comparison.done])
         both = np.isfinite(values) & np.isfinite(target)

@@ -208,6 +208,39 @@ def test_invariance_of_a_tanh_network(compare: Run, pair: list[Path], capsys: py
     assert "--invariance takes one checkpoint, got 2" in capsys.readouterr().err
 
 
+def test_volumes_of_different_sizes_are_not_ranked(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = Path(__file__).resolve().parents[2] / "data" / "digits_grid"
+    wide, narrow = (sorted(folder.glob(f"lr0.05_*_hidden{hidden}_*"))[:2] for hidden in (16, 32))
+    words = ["compare", *map(str, wide + narrow), "--measures", "log-determinant,parameter-norm"]
+    assert main([*words, "--steps", "2", "--probes", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert sorted({one["size"] for one in found["checkpoints"]}) == [1210, 2410]
+    assert {name: one["comparable"] for name, one in found["measures"].items()} == {
+        "log-determinant": False,
+        "parameter-norm": True,
+    }
+    assert [one["measure"] for one in found["rankings"]] == ["parameter-norm"]
+    assert main([*words, "--steps", "2", "--probes", "1"]) == 0
+    assert "not comparable, and not ranked: log-determinant" in " ".join(capsys.readouterr().out.split())
+    same = ["compare", *map(str, wide), "--measures", "log-determinant", "--steps", "2", "--probes", "1", "--json"]
+    assert main(same) == 0
+    assert json.loads(capsys.readouterr().out)["measures"]["log-determinant"]["comparable"] is True
+
+
+def test_one_checkpoint_without_optimizer_state_or_step_zero(
+    compare: Run, pair: list[Path], capsys: pytest.CaptureFixture
+) -> None:
+    words = {"files": pair[:1], "measures": "distance-from-initialisation,parameter-norm"}
+    assert compare("--json", **words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["rankings"] == []
+    (one,) = found["checkpoints"]
+    assert "no step-0 checkpoint" in one["measures"]["distance-from-initialisation"]["failure"]
+    assert one["measures"]["parameter-norm"]["value"] > 0.0
+    assert compare("--against", "gap", **words) == 2
+    assert "need at least 4 checkpoints with a value of gap, got 1" in capsys.readouterr().err
+
+
 def test_rankings_against_a_hyperparameter(
     compare: Run, tmp_path: Path, tiny: ModuleType, capsys: pytest.CaptureFixture
 ) -> None:
