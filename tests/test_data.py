@@ -6,12 +6,17 @@ import re
 from pathlib import Path
 
 import h5py
+import numpy
 import pytest
 import torch
+from scipy import stats
 
 from basinscope.compare_evidence import make_evidence, named_initialisation
 from basinscope.tasks.digits import data_folder, digits_network, load_digits
 from comparisons.evidence import EvidenceSettings
+from comparisons.extensive import EXTENSIVE
+from comparisons.registry import REGISTRY
+from comparisons.store import read_comparison
 from comparisons.suite import hyperparameters
 from spectra.checkpoint import read_checkpoint
 
@@ -147,6 +152,26 @@ def test_the_initialisation_is_found_by_name_and_is_no_hyperparameter(tmp_path):
     assert evidence.landscape.size == 64 * 16 + 16 + 160 + 10
     initial = torch.load(found, weights_only=True)["model"]
     assert torch.equal(evidence.initial, torch.cat([part.flatten() for part in initial.values()]))
+
+
+def test_the_table_of_measures_is_of_the_stored_comparison():
+    comparison = read_comparison(DATA / "digits_measures.h5")
+    digests = {hashlib.sha256(path.read_bytes()).hexdigest() for path in [*FINAL, *GRID]}
+    assert {one.provenance.checkpoint_sha256 for one in comparison.done} == digests
+    lines = (DATA.parent / "docs" / "measures_grid.md").read_text().splitlines()
+    shown = {line.split(" | ")[0].removeprefix("| "): line.split(" | ") for line in lines if line.startswith("| ")}
+    grid = [one for one in comparison.done if one.hyperparameters["kind"] == "grid"]
+    for measure in REGISTRY:
+        if measure.name not in comparison.measures:
+            continue
+        sign, cells = 1.0 if measure.flatter == "smaller" else -1.0, shown[measure.title]
+        for cell, group in ((3, comparison.done), (8, grid)):
+            known = [one for one in group if numpy.isfinite(one.value(measure.name))]
+            tau = stats.kendalltau([sign * one.value(measure.name) for one in known], [one.gap for one in known])
+            if measure.name in EXTENSIVE:
+                assert cells[cell] in ("not comparable", "–")
+            else:
+                assert float(cells[cell].split()[0]) == pytest.approx(tau.statistic, abs=0.0051)
 
 
 def test_digits_are_scaled_and_split_without_overlap():
