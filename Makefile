@@ -49,6 +49,7 @@ bench: $(INSTALLED) $(BENCH_INSTALLED)
 	mkdir -p out
 	$(BIN)/python benchmarks/spectra_accuracy.py --output out/spectra_accuracy.md
 	$(BENCH_BIN)/python benchmarks/spectra_speed.py --raw out/spectra_speed.json --output out/spectra_speed.md
+	$(BENCH_BIN)/python benchmarks/sgld_speed.py --output out/sgld_speed.md
 
 clean:
 	rm -rf out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
