@@ -3,6 +3,9 @@ r"""Ground truth by a bridge from the quadratic model to the real cost.
 Gibbs ensembles ``pi(x) ~ rho(theta* + x) exp(-b C(theta* + x) - g/2 |x|^2)`` lead from g so large that the cost is its
 quadratic model, where the normaliser is known, to g = 0; and the step from canonical to microcanonical is exact,
 ``log V(T) = log Z(b, 0) + b T + log E[exp(b (C - T)) 1{C < T}]``.
+
+The other end that is known exactly is b = 0, the prior: a ladder from there cools the whole prior down to the cutoff,
+and measures the whole set, where the first measures what chains that begin at the anchor reach.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import numpy as np
 
 from spectra.landscape import Landscape
 from volume.bridge_cost import BridgeCost, Evaluations, SublevelCost
-from volume.bridge_curvature import inverse_temperature, leading_curvature
+from volume.bridge_curvature import inverse_temperature, leading_curvature, no_curvature
 from volume.bridge_result import BridgeResult
 from volume.bridge_settings import BridgeSettings
 from volume.estimator import curvature_name
@@ -45,7 +48,8 @@ def bridge_volume(
         landscape: the cost, of size n.
         prior: a Gaussian one.
         settings: cutoffs, target and precision.
-        curvature: of the quadratic model, in standard deviations of the prior; computed if not given.
+        curvature: of the quadratic model, in standard deviations of the prior; computed if not given. A ladder from
+            the prior needs none.
         resume: an earlier result of the same settings; its rungs are kept.
         on_rung: called with the result so far after each rung, to store it.
         progress: called with the work done, all work and what is being done.
@@ -67,7 +71,9 @@ def bridge_volume(
     """
     settings = settings or BridgeSettings()
     cost = (StarCost if settings.target == "star" else SublevelCost)(landscape, prior)
-    if curvature is None:
+    if settings.origin == "prior":
+        curvature = no_curvature(cost.like)
+    elif curvature is None:
         if progress is not None:
             progress(0, 1, "bridge: curvature at the anchor")
         name = curvature_name(landscape)
@@ -87,8 +93,9 @@ class _Bridge:
         progress: Progress | None,
     ) -> None:
         self.cost, self.settings, self.on_rung = cost, settings, on_rung
-        first = inverse_temperature(curvature, cost.anchor, max(settings.cutoffs))
-        carrier = Carrier(cost, QuadraticEnsemble(curvature, cost.anchor, first, 0.0))
+        from_prior = settings.origin == "prior"
+        first = 0.0 if from_prior else inverse_temperature(curvature, cost.anchor, max(settings.cutoffs))
+        carrier = Carrier(cost, QuadraticEnsemble(curvature, cost.anchor, first, 0.0), moves=not from_prior)
         self.sampler = RungSampler(carrier, settings, progress)
         self.passes: list[list[Rung]] = []
 

@@ -60,6 +60,18 @@ def dense_curvature(matrix: Tensor) -> LeadingCurvature:
     return LeadingCurvature(values.flip(0).double().clamp(min=0.0), vectors.T.flip(0).contiguous())
 
 
+def no_curvature(like: Tensor) -> LeadingCurvature:
+    """The curvature of no cost at all: its ensemble is the prior.
+
+    Args:
+        like: (n,), whose size, dtype and device the vectors take.
+
+    Returns:
+        No eigenpairs and zero everywhere.
+    """
+    return LeadingCurvature(torch.zeros(0, dtype=torch.float64, device=like.device), like.new_zeros(0, len(like)))
+
+
 def _top(operator: SymmetricOperator, count: int, seed: int) -> LeadingCurvature:
     found = top_eigenpairs(operator, count, which="largest", tolerance=1e-2, seed=seed)
     values = torch.as_tensor(found.values, dtype=torch.float64, device=operator.device).clamp(min=0.0)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 TARGETS = ("sublevel", "star")
+ORIGINS = ("quadratic", "prior")
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,9 @@ class BridgeSettings:
     Attributes:
         cutoffs: (q,) T, unit of the cost; visited from the largest on.
         target: ``sublevel``, the set ``{C < T}``, or ``star``, the points whose segment from the anchor stays below T.
+        origin: of the ladder: ``quadratic``, the anchor's quadratic model, held to the anchor and then let go, so that
+            what the chains reach from the anchor is measured; or ``prior``, cooled from nothing, so that all of the set
+            is, wherever it lies.
         chains: Markov chains that run side by side; their spread is the error bar.
         draws: of each chain at each rung.
         warm_up: trajectories of each chain before, at each rung.
@@ -30,6 +34,7 @@ class BridgeSettings:
 
     cutoffs: tuple[float, ...] = (0.01,)
     target: str = "sublevel"
+    origin: str = "quadratic"
     chains: int = 16
     draws: int = 100
     warm_up: int = 50
@@ -46,6 +51,8 @@ class BridgeSettings:
             raise ValueError(f"cutoffs must be positive and finite, at least one, got {self.cutoffs}")
         if self.target not in TARGETS:
             raise ValueError(f"target must be one of {', '.join(TARGETS)}; got {self.target!r}")
+        if self.origin not in ORIGINS:
+            raise ValueError(f"origin must be one of {', '.join(ORIGINS)}; got {self.origin!r}")
         for name, least in (("chains", 4), ("draws", 8), ("warm_up", 1), ("kept", 1), ("passes", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")

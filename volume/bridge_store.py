@@ -162,7 +162,9 @@ def _state(values: Any) -> RungState:
 
 
 def _read_settings(attributes: Mapping[str, Any]) -> BridgeSettings:
-    values = {field.name: _plain(attributes[f"setting_{field.name}"]) for field in fields(BridgeSettings)}
+    # Files from before there was a choice of origins do not name it.
+    named = [field.name for field in fields(BridgeSettings) if f"setting_{field.name}" in attributes]
+    values = {name: _plain(attributes[f"setting_{name}"]) for name in named}
     cutoffs = tuple(float(cutoff) for cutoff in np.atleast_1d(values.pop("cutoffs")))
     pairs = values.pop("pairs") or None
     return BridgeSettings(**values, cutoffs=cutoffs, pairs=pairs)

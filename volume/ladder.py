@@ -55,10 +55,12 @@ class Carrier:
     Attributes:
         cost: C.
         reference: a quadratic ensemble of the curvature that the maps are made of, at any rung.
+        moves: whether points are moved at all; else a point is its own image, and its work needs no new cost.
     """
 
     cost: BridgeCost
     reference: QuadraticEnsemble
+    moves: bool = True
 
     def ensemble(self, state: RungState) -> QuadraticEnsemble:
         """The quadratic ensemble at a rung."""
@@ -70,13 +72,19 @@ class Carrier:
 
     def carried(self, points: Tensor, components: Tensor, passage: Passage) -> Tensor:
         """Points (k, n) of this rung moved to the next."""
+        if not self.moves:
+            return points
         return self.ensemble(passage.departure).carried(points, components, self.ensemble(passage.arrival))
 
     def works(self, cloud: Cloud, passage: Passage) -> Array:
         """Works (k,) of carrying points of one rung to another; float64, nats."""
-        moved = self.carried(cloud.points, cloud.components, passage)
         here, there = passage.here, passage.there
         after = Potential(self.cost, there.inverse_temperature, there.localisation)
+        if not self.moves:
+            square = cloud.points.double().square().sum(-1)
+            change = (there.inverse_temperature - here.inverse_temperature) * cloud.costs
+            return finite(change + 0.5 * (there.localisation - here.localisation) * square)
+        moved = self.carried(cloud.points, cloud.components, passage)
         before = Potential(self.cost, here.inverse_temperature, here.localisation)
         change = after.energy(self.cost.costs(moved), moved) - before.energy(cloud.costs, cloud.points)
         return finite(change - self.ensemble(passage.departure).log_stretch(self.ensemble(passage.arrival)))
@@ -169,6 +177,8 @@ def goal(state: RungState, costs: Array, cutoff: float) -> RungState:
     """Where the ladder wants to go from a rung: to freedom first, then to the b whose mean cost is the cutoff."""
     if not state.free:
         return RungState(state.inverse_temperature, 0.0)
+    if state.inverse_temperature == 0.0:
+        return RungState(1.0 / cutoff, 0.0)
     # The mean cost is nearly inverse to b: half the effective dimension over b.
     return RungState(state.inverse_temperature * float(costs.mean()) / cutoff, 0.0)
 
@@ -188,7 +198,9 @@ def next_passage(
     Returns:
         The passage and the works (k,) of it.
     """
-    departure = carrier.fitted(here, float(cloud.points.double().square().sum(-1).mean()))
+    departure = here
+    if carrier.moves:
+        departure = carrier.fitted(here, float(cloud.points.double().square().sum(-1).mean()))
     low, high, share = 0.0, 1.0, 1.0
     best: tuple[Passage, Array] | None = None
     for _ in range(TRIALS):
@@ -211,6 +223,8 @@ def next_passage(
 
 def _shaped(carrier: Carrier, cloud: Cloud, departure: RungState, here: RungState, there: RungState) -> Passage:
     """The passage whose arrival is as wide as makes the works small: their mean less the log ratio is a divergence."""
+    if not carrier.moves:
+        return Passage(here, there, departure, there)
     moved = math.log1p(there.localisation) - math.log1p(here.localisation)
     moved += math.log(there.inverse_temperature) - math.log(here.inverse_temperature)
     passages = []
@@ -223,7 +237,7 @@ def _shaped(carrier: Carrier, cloud: Cloud, departure: RungState, here: RungStat
 
 
 def between(here: RungState, there: RungState, share: float) -> RungState:
-    """A rung on the way, geometric in ``g + 1`` and in b.
+    """A rung on the way, geometric in ``g + 1`` and in b; linear in b if that begins at zero.
 
     Args:
         here: where the way begins.
@@ -238,6 +252,8 @@ def between(here: RungState, there: RungState, share: float) -> RungState:
     """
     if share == 1.0:
         return there
-    log_g = (1.0 - share) * math.log1p(here.localisation) + share * math.log1p(there.localisation)
+    log_width = (1.0 - share) * math.log1p(here.localisation) + share * math.log1p(there.localisation)
+    if here.inverse_temperature == 0.0:
+        return RungState(share * there.inverse_temperature, math.expm1(log_width))
     log_b = (1.0 - share) * math.log(here.inverse_temperature) + share * math.log(there.inverse_temperature)
-    return RungState(math.exp(log_b), math.expm1(log_g))
+    return RungState(math.exp(log_b), math.expm1(log_width))

@@ -101,10 +101,10 @@ def test_a_task_file_that_fails(tmp_path: Path, checkpoint: Path, capsys: pytest
 def test_wrong_shapes(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = refused(main(["spectrum", str(checkpoint), "--task", "digits"]), capsys)
     assert "model.pt" in said
-    torch.save({"hidden.weight": torch.zeros(9, 64), "hidden.bias": torch.zeros(9)}, checkpoint)
+    torch.save({"hidden.weight": torch.zeros(9, 63), "hidden.bias": torch.zeros(9)}, checkpoint)
     said = refused(main(["spectrum", str(checkpoint), "--task", "digits"]), capsys)
-    assert "hidden.weight has shape (9, 64)" in said
-    assert "(64, 64) in the model" in said
+    assert "hidden.weight has shape (9, 63)" in said
+    assert "(9, 64) in the model" in said
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,37 @@ def test_a_ball_around_an_anchor_off_the_origin_is_a_chi_square() -> None:
     assert abs(narrow.slope - 5.0) < SIGMAS * narrow.slope_error  # half the dimension
 
 
+@pytest.mark.parametrize("scale", [0.0, 0.4])
+def test_a_ladder_from_the_prior_has_the_mass_of_a_chi_square(scale: float) -> None:
+    anchor = torch.full((10,), scale, dtype=torch.float64)
+    result = bridge_volume(
+        landscape(lambda x: 0.5 * x.square().sum(-1), anchor),
+        GaussianPrior(1.5),
+        BridgeSettings(cutoffs=(0.3, 0.1), origin="prior", draws=60, warm_up=20, seed=13),
+    )
+    for volume in result.volumes:
+        exact = log_gaussian_ball(math.sqrt(2.0 * volume.cutoff), 10, 1.5, scale * math.sqrt(10.0))
+        assert abs(volume.log_volume - exact) <= SIGMAS * volume.standard_error
+        assert volume.standard_error < 0.5
+    assert result.log_start == 0.0  # the prior is known without a curvature
+    assert len(result.rungs) > 4
+
+
+def two_wells(x: torch.Tensor) -> torch.Tensor:
+    """Two like basins far apart, the anchor in one of them."""
+    return torch.minimum(x.square().sum(-1), (x - 4.0).square().sum(-1))
+
+
+def test_the_prior_finds_both_basins_and_the_anchor_its_own() -> None:
+    anchor = torch.full((2,), -2.0, dtype=torch.float64)  # the other is at +2: the same mass
+    one = log_gaussian_ball(math.sqrt(0.2), 2, 2.0, 2.0 * math.sqrt(2.0))
+    for origin, exact in (("quadratic", one), ("prior", one + math.log(2.0))):
+        settings = BridgeSettings(cutoffs=(0.2,), origin=origin, chains=32, draws=60, warm_up=20, seed=14)
+        volume = bridge_volume(landscape(two_wells, anchor), GaussianPrior(2.0), settings).volumes[0]
+        assert abs(volume.log_volume - exact) <= SIGMAS * volume.standard_error
+        assert volume.standard_error < 0.15  # they are log 2 apart
+
+
 def test_a_quartic_cost_without_curvature_has_dirichlets_volume() -> None:
     size, deviation = 12, 30.0  # so wide that the density is flat over the basin, to 1e-3 nats
     result = bridge_volume(
