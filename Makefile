@@ -27,7 +27,7 @@ demo: $(INSTALLED)
 	mkdir -p out
 	$(BIN)/basinscope spectrum $(CHECKPOINT) --output out/spectrum.h5 --plot out/spectrum.png --overwrite
 	$(BIN)/basinscope volume $(CHECKPOINT) --method shifted-determinant --method quadratic-mass --method star-domain \
-		--method ellipsoid-slice --method ellipsoid-slice-corrected --directions 200 \
+		--method ellipsoid-slice --method ellipsoid-slice-corrected --method segment --directions 200 \
 		--output out/volume.h5 --plot out/volume.png --overwrite
 	$(BIN)/basinscope compare $(CHECKPOINT) $(POISONED) --output out/compare.h5 --plot out/compare.png --overwrite
 	$(BIN)/basinscope audit --known --output out/audit.h5 --plot out/audit.png --overwrite
