@@ -1,7 +1,8 @@
 """Log-volume of a digits checkpoint's basin by the bridge: one command, a file that is kept after every rung.
 
-    python benchmarks/bridge_digits.py out/bridge_sublevel.h5 --target sublevel
-    python benchmarks/bridge_digits.py out/bridge_star.h5 --target star --seed 1
+    python benchmarks/bridge_digits.py out/bridge_prior.h5
+    python benchmarks/bridge_digits.py out/bridge_anchor.h5 --origin quadratic --seed 1 --work-spread 3
+    python benchmarks/bridge_digits.py out/bridge_star.h5 --target star --chains 8
 
 The same command goes on where a killed one stopped.
 """
@@ -18,7 +19,7 @@ from spectra.checkpoint import read_checkpoint
 from spectra.costs import kl_from_anchor
 from volume.bridge import bridge_volume
 from volume.bridge_result import BridgeResult
-from volume.bridge_settings import TARGETS, BridgeSettings
+from volume.bridge_settings import ORIGINS, TARGETS, BridgeSettings
 from volume.bridge_store import read_bridge, refuse_other, write_bridge
 from volume.priors import parse_prior
 
@@ -30,11 +31,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=Path, default=data_folder() / "digits_mlp" / "clean_seed0_step00640.pt")
     parser.add_argument("--prior", default="gaussian:1.3975")
     parser.add_argument("--target", choices=TARGETS, default="sublevel")
+    parser.add_argument("--origin", choices=ORIGINS, default="prior")
     parser.add_argument("--cutoff", type=float, default=0.01)
-    parser.add_argument("--draws", type=int, default=40)
-    parser.add_argument("--warm-up", type=int, default=15)
-    parser.add_argument("--kept", type=int, default=20)
-    parser.add_argument("--work-spread", type=float, default=3.0)
+    parser.add_argument("--chains", type=int, default=16)
+    parser.add_argument("--draws", type=int, default=24)
+    parser.add_argument("--warm-up", type=int, default=8)
+    parser.add_argument("--kept", type=int, default=24)
+    parser.add_argument("--work-spread", type=float, default=4.0)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -49,6 +52,8 @@ def main() -> None:
     settings = BridgeSettings(
         cutoffs=(asked.cutoff,),
         target=asked.target,
+        origin=asked.origin,
+        chains=asked.chains,
         draws=asked.draws,
         warm_up=asked.warm_up,
         kept=asked.kept,
