@@ -19,7 +19,7 @@ from volume.noise import cost_noise
 from volume.priors import GaussianPrior
 from volume.quadratic_mass import quadratic_mass
 from volume.scaling import prior_units
-from volume.typical import TypicalDisplacements
+from volume.typical import TypicalDisplacements, cost_ratios
 
 Array = NDArray[np.float64]
 DIRECTIONS = ("mass", "sphere")
@@ -173,11 +173,7 @@ def paraboloid_break(
     for first, block in typical.blocks(draws):
         for place, mass in enumerate(masses):
             found = block.displacements(mass.shift, -mass.saddle) if directions == "mass" else block.deviates
-            moved = found if unit is None else found * unit.to(found.dtype)
-            square = (moved.double() * curvature.matmat(moved.to(curvature.dtype)).double()).sum(1)
-            length = (2.0 * mass.cutoff / square).sqrt().unsqueeze(1)
-            costs = landscape.costs(landscape.theta + (length * moved).to(landscape.dtype)) - landscape.anchor_cost
-            ratios[place, first : first + len(found)] = (costs / mass.cutoff).cpu().numpy()
+            ratios[place, first : first + len(found)] = cost_ratios(landscape, curvature, found, mass.cutoff, unit)
     return ParaboloidBreak(wanted, ratios, tolerance, curvature.name, directions)
 
 

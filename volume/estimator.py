@@ -24,6 +24,7 @@ from volume.descent import descent
 from volume.description_length import description_length
 from volume.determinant_methods import determinant_results
 from volume.directions import check_preconditioner, choose_preconditioner
+from volume.mass_check import held_against_cost
 from volume.method_result import DETERMINANTS, SEGMENT, SLICES, MethodResult, from_sample
 from volume.noise import above_noise, cost_noise
 from volume.preconditioners import Identity, Preconditioner
@@ -39,7 +40,7 @@ Array = NDArray[np.float64]
 OnResult = Callable[[MethodResult], None]
 OnSweep = Callable[[tuple[MethodResult, ...]], None]
 Progress = Callable[[int, int, str], None]
-# Methods with a shift c = k / s^2 in place of the curvature that is missing.
+# Methods with a shift c = k / s^2.
 SHIFTED = ("shifted-determinant", "ellipsoid-slice-corrected")
 
 
@@ -122,7 +123,7 @@ class VolumeEstimator:
             ValueError: if the landscape does not allow the method, in a sentence.
         """
         if method in DETERMINANTS:
-            return earlier or self._determinants(method, [self.settings.cutoff])[0]
+            return earlier or self._tested(self._determinants(method, [self.settings.cutoff])[0])
         known = None if earlier is None else earlier.sampled
         if earlier is not None and known is not None and len(known.log_terms) >= self.settings.directions:
             return earlier
@@ -167,8 +168,8 @@ class VolumeEstimator:
             if on_block is not None:
                 on_block(results(sampled))
 
-        options = {"prior": prior, "preconditioner": chosen[0], "correction": correction, "resume": known}
-        return results(sample_cutoffs(self.landscape, cutoffs, self._sampler, on_block=tell, **options))  # type: ignore[arg-type]
+        options = {"preconditioner": chosen[0], "correction": correction, "resume": known, "on_block": tell}
+        return results(sample_cutoffs(self.landscape, cutoffs, self._sampler, prior=prior, **options))  # type: ignore[arg-type]
 
     @property
     def strategy(self) -> str:
@@ -228,6 +229,13 @@ class VolumeEstimator:
             prior=self.prior.name,
             fall=self._fall,
         )
+
+    def _tested(self, result: MethodResult) -> MethodResult:
+        """A quadratic mass with what the true cost is at points typical of it; other results as they are."""
+        if result.method != "quadratic-mass":
+            return result
+        self._tell(0, 1, "the true cost at typical points of the quadratic mass")
+        return held_against_cost(result, self.landscape, self.operator, self.prior, self.settings)
 
     def _chosen(
         self, method: str, known: MethodResult | None
@@ -291,15 +299,8 @@ class VolumeEstimator:
         """A mass with what it costs to send the data by the prior restricted to the basin, the cheapest on it."""
         if result.kind == "volume" or result.sampled is None:
             return result
-        length = description_length(
-            self.landscape,
-            result.sampled,
-            self.prior,
-            posterior="prior",
-            preconditioner=preconditioner,
-            seed=self.settings.seed,
-            data=self._data,
-        )
+        options = {"preconditioner": preconditioner, "seed": self.settings.seed, "data": self._data}
+        length = description_length(self.landscape, result.sampled, self.prior, posterior="prior", **options)  # type: ignore[arg-type]
         return replace(result, figures={**result.figures, **length.figures})
 
     def _tell(self, done: int, total: int, what: str) -> None:

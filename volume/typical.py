@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spectra.lanczos import LanczosRun, basis_bytes, lanczos
+from spectra.landscape import Landscape
 from spectra.operators import SymmetricOperator
 from spectra.probes import draw_probes
 
@@ -79,6 +80,29 @@ class TypicalBlock:
         if self.anchor is None:
             return found
         return found - self.anchor.apply(lambda x: shift / (x + shift))
+
+
+def cost_ratios(
+    landscape: Landscape, curvature: SymmetricOperator, displacements: Tensor, cutoff: float, unit: Tensor | None = None
+) -> Array:
+    """The true cost over the quadratic one, at displacements scaled to a quadratic cost of exactly the cutoff.
+
+    Args:
+        landscape: the cost.
+        curvature: H, of the parameters as they are.
+        displacements: (k, n) from the anchor, in units of ``unit``.
+        cutoff: T.
+        unit: (n,) of each parameter; None for those that they have.
+
+    Returns:
+        Ratios (k,) ``C(theta* + r u) / T`` where ``1/2 r^2 u^T H u = T``.
+    """
+    moved = displacements if unit is None else displacements * unit.to(displacements.dtype)
+    square = (moved.double() * curvature.matmat(moved.to(curvature.dtype)).double()).sum(1)
+    length = (2.0 * cutoff / square).sqrt().unsqueeze(1)
+    costs = landscape.costs(landscape.theta + (length * moved).to(landscape.dtype)) - landscape.anchor_cost
+    found: Array = (costs / cutoff).cpu().numpy()
+    return found
 
 
 class TypicalDisplacements:
