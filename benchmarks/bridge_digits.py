@@ -86,7 +86,9 @@ def main() -> None:
     found = result.diagnostics
     print(f"largest R-hat {found.largest_rhat:.3f}, least effective sample {found.least_effective:.0f}")
     print(f"least overlap of neighbours {min(link.overlap for link in result.links):.3f}, ended by {result.ended}")
-    print(f"log Z by integration and by links: {result.integrated}")
+    if (check := result.integrated) is not None:
+        by = f"{check.log_normaliser:.2f} +- {check.standard_error:.2f} by integration, {check.by_links:.2f} by links"
+        print(f"log Z at the last rung: {by}")
 
 
 if __name__ == "__main__":

@@ -14,8 +14,6 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
-
 from spectra.landscape import Landscape
 from volume.bridge_cost import BridgeCost, Evaluations, SublevelCost
 from volume.bridge_curvature import inverse_temperature, leading_curvature, no_curvature
@@ -25,7 +23,7 @@ from volume.estimator import curvature_name
 from volume.ladder import Carrier
 from volume.priors import Prior
 from volume.quadratic_ensemble import LeadingCurvature, QuadraticEnsemble
-from volume.rung import Rung, RungState
+from volume.rung import Rung
 from volume.rung_sampler import MOST_RUNGS, Progress, RungSampler
 from volume.star_cost import StarCost
 
@@ -134,14 +132,11 @@ class _Bridge:
             self.on_rung(self._result(""))
 
     def _result(self, ended: str) -> BridgeResult:
-        ensembles = [self.sampler.carrier.ensemble(rung.state) for rung in self.passes[0]]
-        free = self.sampler.carrier.ensemble(RungState(ensembles[0].inverse_temperature, 0.0))
+        start = self.sampler.carrier.ensemble(self.passes[0][0].state)
         return BridgeResult(
             settings=self.settings,
-            size=free.curvature.size,
-            log_start=ensembles[0].log_normaliser,
-            log_free_start=free.log_normaliser,
-            start_squares=np.array([ensemble.mean_square for ensemble in ensembles]),
+            size=start.curvature.size,
+            log_start=start.log_normaliser,
             passes=tuple(tuple(rungs) for rungs in self.passes),
             ended=ended,
         )

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.interpolate import PchipInterpolator
 from scipy.special import logsumexp
 
 from volume.acceptance_ratio import Link, link
 from volume.bridge_settings import BridgeSettings
 from volume.rung import Array, Rung, joined
+from volume.thermodynamic import Integration, integrated_log_ratios
 
 # Half a window of the slope d log V / d log T, in relative standard deviations of the cost.
 _SLOPE_WINDOW = 0.25
@@ -75,8 +75,6 @@ class BridgeResult:
         settings: what was asked for.
         size: number of parameters n.
         log_start: log normaliser of the exactly known start, nats.
-        log_free_start: log normaliser of the quadratic ensemble at the same b with nothing holding it, nats.
-        start_squares: (rungs,) ``E|x|^2`` of the quadratic ensemble at each rung.
         passes: for each pass its rungs, independent draws of the start first.
         ended: what ended it: ``standard error``, ``budget`` or ``passes``; empty while it runs.
     """
@@ -84,8 +82,6 @@ class BridgeResult:
     settings: BridgeSettings
     size: int
     log_start: float
-    log_free_start: float
-    start_squares: Array
     passes: tuple[tuple[Rung, ...], ...]
     ended: str = ""
 
@@ -172,23 +168,15 @@ class BridgeResult:
             effective_square=each(array_stats.ess, "squares"),
         )
 
-    @property
-    def integrated(self) -> tuple[float, float] | None:
-        """Cross-check: ``log Z`` of the first free rung by thermodynamic integration, and by the links, nats.
-
-        ``log Z(b, 0) - log Z_Q(b, 0) = log Z(b, G) - log Z_Q(b, G) + 1/2 int_0^G (E|x|^2 - E_Q|x|^2) dg``, the
-        integral by a monotone cubic in ``log(1 + g)``. None if there are fewer than three rungs to integrate over.
-        """
-        rungs = self.rungs[1:]
-        last = next(j for j, rung in enumerate(rungs) if rung.state.free)
-        if last < 2:
+    @cached_property
+    def integrated(self) -> Integration | None:
+        """Cross-check: ``log Z`` of the last rung by thermodynamic integration; None with fewer than two rungs."""
+        if len(self.rungs) < 3:
             return None
-        way = np.log1p([rung.state.localisation for rung in rungs[: last + 1]])[::-1]
-        excess = np.array([rung.squares.mean() for rung in rungs[: last + 1]]) - self.start_squares[1 : last + 2]
-        integrand = 0.5 * excess[::-1] * np.exp(way)
-        area = float(PchipInterpolator(way, integrand).integrate(way[0], way[-1]))
-        begun = self.links[0].log_ratio + self.log_free_start
-        return begun + area, float(self.log_normalisers[0][last])
+        whole, without = integrated_log_ratios(self.rungs[1:])
+        start = self.log_start + self.links[0].log_ratio
+        error = jackknife(without.sum(0))
+        return Integration(start + float(whole.sum()), error, float(self.log_normalisers[0][-1]))
 
     @property
     def gradient_evaluations(self) -> int:

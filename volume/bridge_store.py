@@ -31,8 +31,10 @@ _ARRAYS = (
     ("backward", "backward_kept", "work of carrying a draw to the rung before", "nat"),
 )
 _NUMBERS = ("step_size", "acceptance", "leaps", "gradient_evaluations", "cost_evaluations")
+# Files from before there was a choice do not have it.
+_NEAR = "near"
 _PASSAGE = ("here", "there", "departure", "arrival")
-_PLAIN = ("size", "log_start", "log_free_start", "ended")
+_PLAIN = ("size", "log_start", "ended")
 
 
 def write_bridge(path: str | Path, result: BridgeResult, source: Mapping[str, str]) -> None:
@@ -58,7 +60,6 @@ def write_bridge(path: str | Path, result: BridgeResult, source: Mapping[str, st
             file.attrs[f"setting_{name}"] = value
         for name in _PLAIN:
             file.attrs[name] = getattr(result, name)
-        file["start_squares"] = result.start_squares
         for number, rungs in enumerate(result.passes):
             group = file.create_group(f"pass_{number:03d}")
             for position, rung in enumerate(rungs):
@@ -90,7 +91,6 @@ def read_bridge(path: str | Path) -> tuple[BridgeResult, dict[str, str]]:
         )
         result = BridgeResult(
             settings=_read_settings(attributes),
-            start_squares=file["start_squares"][()],
             passes=passes,
             **{name: _plain(attributes[name]) for name in _PLAIN},
         )
@@ -132,6 +132,7 @@ def _write_rung(group: h5py.Group, rung: Rung, newest: bool) -> None:
             group.attrs[f"passage_{name}"] = astuple(getattr(rung.passage, name))
     for name in _NUMBERS:
         group.attrs[name] = getattr(rung, name)
+    group.attrs[_NEAR] = rung.near
     add_dimension(group, "chain", rung.chains, "Markov chain")
     for name, dimension, long_name, units in _ARRAYS:
         array = getattr(rung, name)
@@ -152,6 +153,7 @@ def _read_rung(group: h5py.Group) -> Rung:
         passage=passage,
         last=group["last"][()],
         diverged=group["diverged"][()],
+        near=bool(attributes.get(_NEAR, True)),
         **{name: group[name][()] for name, *_ in _ARRAYS},
         **{name: _plain(attributes[name]) for name in _NUMBERS},
     )

@@ -74,6 +74,7 @@ class Rung:
         leaps: integrator steps of each chain.
         gradient_evaluations: of one parameter vector each.
         cost_evaluations: likewise.
+        near: whether the integrator was split around the quadratic ensemble, else around the localised prior.
     """
 
     state: RungState
@@ -91,6 +92,7 @@ class Rung:
     leaps: int = 0
     gradient_evaluations: int = 0
     cost_evaluations: int = 0
+    near: bool = True
 
     @property
     def chains(self) -> int:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from spectra.randomness import generator
+from volume.bridge_curvature import no_curvature
 from volume.bridge_settings import BridgeSettings
 from volume.hamiltonian import ChainStates, Potential, hamiltonian_chains, squares
 from volume.ladder import Carrier, finite, first_localisation, goal, next_passage, pending_cutoff
@@ -24,6 +25,9 @@ MOST_RUNGS = 400
 # Points that the search for the start looks at.
 SEARCHED = 100
 _FIRST_STEP = 0.3
+# Below this step the ensemble is far from its quadratic model: leaps around the localised prior are then longer, or as
+# long and cheaper, and a quarter turn of it makes draws nearly independent.
+_NEAR_STEP = 0.25
 
 
 class RungSampler:
@@ -92,20 +96,17 @@ class RungSampler:
             # Where carrying leads beyond a fence, the chain begins where it stood.
             finite_there = self.carrier.cost.costs(moved).isfinite().unsqueeze(1)
             points = torch.where(finite_there, moved, points)
-        watch = _Watch(
-            self,
-            state,
-            f"bridge rung {position} (b {state.inverse_temperature:.3g}, g {state.localisation:.3g})",
-            every=-(-self.settings.draws // self.settings.kept),
-        )
+        what = f"bridge rung {position} (b {state.inverse_temperature:.3g}, g {state.localisation:.3g})"
+        watch = _Watch(self, state, what, every=-(-self.settings.draws // self.settings.kept))
+        metric, step_size, near = self._motion(before, position, passage)
         ends, record = hamiltonian_chains(
             Potential(self.carrier.cost, state.inverse_temperature, state.localisation),
-            self._metric(passage.arrival),
+            metric,
             ChainStates.at(self.carrier.cost, points),
             self._generator(number, position),
             warm_up=self.settings.warm_up,
             draws=self.settings.draws,
-            step_size=_FIRST_STEP if position == 1 else before.step_size,
+            step_size=step_size,
             on_draw=watch,
         )
         onward_passage, onward = self._onward(rungs, state, watch, first)
@@ -119,8 +120,24 @@ class RungSampler:
             step_size=record.step_size,
             acceptance=record.acceptance,
             leaps=record.leaps,
+            near=near,
             **watch.arrays,
         )
+
+    def _motion(self, before: Rung, position: int, passage: Passage) -> tuple[QuadraticEnsemble, float, bool]:
+        """The Gaussian to split around, a first guess of the step, and whether it is the quadratic ensemble."""
+        if position == 1:
+            return self._metric(passage.arrival), _FIRST_STEP, True
+        if before.near and before.step_size >= _NEAR_STEP:
+            return self._metric(passage.arrival), before.step_size, True
+        state, curvature = passage.there, self.carrier.reference.curvature
+        prior = QuadraticEnsemble(
+            no_curvature(self.carrier.cost.like), self.carrier.cost.anchor, 0.0, state.localisation
+        )
+        if not before.near or len(curvature.values) == 0:
+            return prior, before.step_size, False
+        steepest = state.inverse_temperature * float(curvature.values.max())
+        return prior, (1.0 + steepest / (1.0 + state.localisation)) ** -0.5, False
 
     def _backward(self, passage: Passage | None, state: RungState, watch: _Watch) -> Array:
         points, costs = watch.kept

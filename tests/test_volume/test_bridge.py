@@ -110,6 +110,16 @@ def test_a_ladder_from_the_prior_has_the_mass_of_a_chi_square(scale: float) -> N
         assert volume.standard_error < 0.5
     assert result.log_start == 0.0  # the prior is known without a curvature
     assert len(result.rungs) > 4
+    check = result.integrated
+    assert check is not None
+    assert abs(check.log_normaliser - check.by_links) <= SIGMAS * math.hypot(
+        check.standard_error, result.volumes[-1].standard_error
+    )
+    b = result.rungs[-1].state.inverse_temperature
+    # Z of a quadratic cost: 10 dimensions of curvature s^2 in prior units, their anchor off by ``scale / s`` each.
+    steep = 1.0 + b * 1.5**2
+    exact = 10 * (-0.5 * math.log(steep) - 0.5 * (scale / 1.5) ** 2 * (1.0 - 1.0 / steep))
+    assert abs(check.log_normaliser - exact) <= SIGMAS * check.standard_error + 0.02  # the trapezoids' own error
 
 
 def two_wells(x: torch.Tensor) -> torch.Tensor:
