@@ -89,6 +89,8 @@ def main() -> None:
     if (check := result.integrated) is not None:
         by = f"{check.log_normaliser:.2f} +- {check.standard_error:.2f} by integration, {check.by_links:.2f} by links"
         print(f"log Z at the last rung: {by}")
+    if result.multistate is not None:
+        print("the same by pymbar: {:.2f} +- {:.2f}".format(*result.multistate))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from scipy.special import logsumexp
 
 from volume.acceptance_ratio import Link, link
 from volume.bridge_settings import BridgeSettings
+from volume.multistate import multistate_log_ratio
 from volume.rung import Array, Rung, joined
 from volume.thermodynamic import Integration, integrated_log_ratios
 
@@ -177,6 +178,14 @@ class BridgeResult:
         start = self.log_start + self.links[0].log_ratio
         error = jackknife(without.sum(0))
         return Integration(start + float(whole.sum()), error, float(self.log_normalisers[0][-1]))
+
+    @cached_property
+    def multistate(self) -> tuple[float, float] | None:
+        """Cross-check: ``log Z`` of the last rung by pymbar, and its error; None where points are carried."""
+        if self.settings.origin != "prior" or len(self.rungs) < 3:
+            return None
+        ratio, error = multistate_log_ratio(self.rungs[1:])
+        return self.log_start + self.links[0].log_ratio + ratio, error
 
     @property
     def gradient_evaluations(self) -> int:

@@ -120,6 +120,11 @@ def test_a_ladder_from_the_prior_has_the_mass_of_a_chi_square(scale: float) -> N
     steep = 1.0 + b * 1.5**2
     exact = 10 * (-0.5 * math.log(steep) - 0.5 * (scale / 1.5) ** 2 * (1.0 - 1.0 / steep))
     assert abs(check.log_normaliser - exact) <= SIGMAS * check.standard_error + 0.02  # the trapezoids' own error
+    assert result.multistate is not None
+    by_pymbar, error = result.multistate
+    # Its error takes draws for independent; those of a chain are not quite.
+    assert abs(by_pymbar - exact) <= SIGMAS * 2.0 * error
+    assert error < 0.3
 
 
 def two_wells(x: torch.Tensor) -> torch.Tensor:
