@@ -42,13 +42,41 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def climb(output: Path, file: Path, prior_name: str, settings: BridgeSettings) -> BridgeResult:
+    """Run the ladder of one checkpoint on the held-out rows, or go on with it, and tell each rung."""
+    checkpoint = read_checkpoint(file)
+    landscape = make_landscape("digits-heldout", checkpoint).with_cost(kl_from_anchor)
+    prior = parse_prior(prior_name, landscape.theta, layout=landscape.parameters, metadata=checkpoint.metadata)
+    source = {"checkpoint_sha256": checkpoint.sha256, "prior": prior.name, "data_sha256": landscape.batches.sha256}
+    earlier = None
+    if output.exists():
+        earlier, found = read_bridge(output)
+        refuse_other(output, earlier, found, settings, source)
+        if earlier.ended:
+            return earlier
+    start = time.perf_counter()
+
+    def keep(result: BridgeResult) -> None:
+        write_bridge(output, result, source)
+        rungs = result.passes[-1]
+        last = rungs[-1]
+        print(
+            f"{time.perf_counter() - start:6.0f} s  rung {len(rungs) - 1}: b {last.state.inverse_temperature:.4g}, "
+            f"g {last.state.localisation:.4g}, mean cost {last.costs.mean():.5f}, |x|^2 {last.squares.mean():.5g}, "
+            f"step {last.step_size:.3g}, acceptance {last.acceptance:.2f}, diverged {last.diverged.sum()}, "
+            f"{result.gradient_evaluations:,} gradients",
+            flush=True,
+        )
+
+    result = bridge_volume(landscape, prior, settings, resume=earlier, on_rung=keep)
+    write_bridge(output, result, source)
+    return result
+
+
 def main() -> None:
-    """Run or go on, tell each rung, and print the answer."""
+    """Climb, and print the answer with what speaks for it."""
     asked = arguments()
     torch.set_num_threads(1)
-    checkpoint = read_checkpoint(asked.checkpoint)
-    landscape = make_landscape("digits-heldout", checkpoint).with_cost(kl_from_anchor)
-    prior = parse_prior(asked.prior, landscape.theta, layout=landscape.parameters, metadata=checkpoint.metadata)
     settings = BridgeSettings(
         cutoffs=(asked.cutoff,),
         target=asked.target,
@@ -60,26 +88,7 @@ def main() -> None:
         work_spread=asked.work_spread,
         seed=asked.seed,
     )
-    source = {"checkpoint_sha256": checkpoint.sha256, "prior": prior.name, "data_sha256": landscape.batches.sha256}
-    earlier = None
-    if asked.output.exists():
-        earlier, found = read_bridge(asked.output)
-        refuse_other(asked.output, earlier, found, settings, source)
-    start = time.perf_counter()
-
-    def keep(result: BridgeResult) -> None:
-        write_bridge(asked.output, result, source)
-        rungs = result.passes[-1]
-        last = rungs[-1]
-        print(
-            f"{time.perf_counter() - start:6.0f} s  rung {len(rungs) - 1}: b {last.state.inverse_temperature:.4g}, "
-            f"g {last.state.localisation:.4g}, mean cost {last.costs.mean():.5f}, |x|^2 {last.squares.mean():.5g}, "
-            f"step {last.step_size:.3f}, acceptance {last.acceptance:.2f}, diverged {last.diverged.sum()}, "
-            f"{result.gradient_evaluations:,} gradients",
-            flush=True,
-        )
-
-    result = bridge_volume(landscape, prior, settings, resume=earlier, on_rung=keep)
+    result = climb(asked.output, asked.checkpoint, asked.prior, settings)
     for volume in result.volumes:
         print(f"log mass {volume.log_volume:.2f} +- {volume.standard_error:.2f} nats at cutoff {volume.cutoff:g}")
         print(f"slope {volume.slope:.1f} +- {volume.slope_error:.1f}, {volume.share_below:.0%} of draws below")

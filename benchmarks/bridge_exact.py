@@ -78,7 +78,7 @@ def quartic_case() -> Case:
     flat = -0.5 * size * math.log(2.0 * math.pi * deviation**2)
     exact = log_power_ball(4.0, 0.2, np.ones(size)) + flat
     place = landscape_of(lambda x: x.pow(4).sum(-1), torch.zeros(size, dtype=torch.float64))
-    return Case("quartic, n = 12", place, GaussianPrior(deviation), 0.2, exact)
+    return Case("quartic, n = 12", place, GaussianPrior(deviation), 0.2, exact, stiff=True)
 
 
 def banana_case() -> Case:
