@@ -116,13 +116,14 @@ class BridgeResult:
             The log-volume with its error and slope.
 
         Raises:
-            ValueError: if no free rung has draws on both sides of the cutoff, or the bridge is not complete.
+            ValueError: if no free rung has draws of two chains below the cutoff and some above, or the bridge is not
+                complete.
         """
         rungs = self.rungs[1:]
         number = min((j for j, r in enumerate(rungs) if r.state.free), key=lambda j: _distance(rungs[j], cutoff))
         costs, b = rungs[number].costs, rungs[number].state.inverse_temperature
         share = float((costs < cutoff).mean())
-        if not 0.0 < share < 1.0:
+        if share == 1.0 or int((costs < cutoff).any(0).sum()) < 2:
             raise ValueError(f"cutoff {cutoff:g} is outside of what the bridge reached: add it to the cutoffs")
         window = _SLOPE_WINDOW * float(costs.std() / costs.mean())
         whole, without = self.log_normalisers

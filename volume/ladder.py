@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.optimize import brentq
 from torch import Tensor
 
@@ -25,6 +26,8 @@ SHAPING = 32
 GOOD_ENOUGH = 0.75
 # Free ensembles reach a cutoff where it is within so many standard deviations of their mean cost.
 REACHED = 1.0
+# ... and at least this share of their points lies below it: where costs spread over decades a few may do so early.
+LEAST_BELOW = 0.05
 # The exactly known start is localised no more than this, in units of the prior's precision.
 LARGEST_LOCALISATION = 1e15
 
@@ -168,9 +171,26 @@ def pending_cutoff(cutoffs: Iterable[float], free_costs: Iterable[Array]) -> flo
 
 
 def reached(costs: Array, cutoff: float) -> bool:
-    """Whether the cutoff is near the mean cost of an ensemble, and its points lie on both sides."""
+    """Whether the cutoff is near the mean cost of an ensemble, and its points lie on both sides.
+
+    Args:
+        costs: (draws, chains).
+        cutoff: T.
+
+    Returns:
+        Whether it is.
+
+    >>> reached(np.array([[1.0, 2.0], [3.0, 4.0]]), 2.5), reached(np.array([[1.0, 2.0], [3.0, 4.0]]), 9.0)
+    (True, False)
+    """
     gap = abs(float(costs.mean()) - cutoff)
-    return gap <= REACHED * float(costs.std()) and bool((costs < cutoff).any())
+    below = costs < cutoff
+    return gap <= REACHED * float(costs.std()) and float(below.mean()) >= LEAST_BELOW and _several(below)
+
+
+def _several(below: NDArray[np.bool_]) -> bool:
+    """Whether draws of at least two chains are below, so that their spread is an error."""
+    return int(np.atleast_2d(below).any(0).sum()) >= 2
 
 
 def goal(state: RungState, costs: Array, cutoff: float) -> RungState:

@@ -20,6 +20,7 @@ from volume.bridge_result import BridgeResult
 from volume.bridge_settings import BridgeSettings
 from volume.bridge_store import read_bridge, refuse_other, write_bridge
 from volume.exact import log_gaussian_ball, log_power_ball
+from volume.ladder import reached
 from volume.priors import GaussianPrior, UniformPrior
 from volume.saddlepoint import QuadraticForm, log_distribution
 
@@ -227,6 +228,15 @@ def test_gradients_of_many_vectors_are_those_of_each() -> None:
         costs, slopes = many(thetas)
         assert torch.allclose(costs, place.costs(thetas), rtol=1e-12)
         assert torch.allclose(slopes, place.gradients(thetas), rtol=1e-10, atol=1e-12)
+
+
+def test_one_cheap_draw_of_a_wide_ensemble_does_not_end_a_ladder() -> None:
+    costs = np.full((60, 16), 40.0)
+    costs[::2] = 90.0
+    costs[3, 7] = 1.0
+    assert abs(costs.mean() - 41.0) < costs.std()  # 41 is near, but what lies below 39.9 is one draw
+    assert not reached(costs, 39.9)
+    assert reached(costs, 41.0)
 
 
 def test_only_gaussian_priors_are_bridged() -> None:
