@@ -19,6 +19,7 @@ from comparisons.registry import REGISTRY
 from comparisons.store import read_comparison
 from comparisons.suite import hyperparameters
 from spectra.checkpoint import read_checkpoint
+from volume.bridge_store import read_bridge
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 CHECKPOINTS = sorted((DATA / "digits_mlp").glob("*.pt"))
@@ -212,3 +213,21 @@ def test_unknown_split_and_empty_network_are_refused():
         load_digits("test")
     with pytest.raises(ValueError, match="hidden must be at least 1, got 0"):
         digits_network(0)
+
+
+def test_the_bridge_is_of_the_clean_checkpoint_and_its_ways_agree() -> None:
+    result, source = read_bridge(DATA / "digits_bridge.h5")
+    checkpoint = DATA / "digits_mlp" / "clean_seed0_step00640.pt"
+    assert source["checkpoint_sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert source["prior"].startswith("gaussian:1.3975")
+    (volume,) = result.volumes
+    assert volume.log_volume == pytest.approx(-620.82, abs=0.01)  # what the README says
+    assert volume.standard_error == pytest.approx(1.19, abs=0.01)
+    assert result.integrated is not None
+    assert result.multistate is not None
+    by_integration, by_links = result.integrated.log_normaliser, result.integrated.by_links
+    # Ways that share their draws differ by less than the error that they have in common.
+    assert abs(by_integration - by_links) < result.integrated.standard_error
+    assert abs(result.multistate[0] - by_links) < result.multistate[1]
+    assert result.diagnostics.largest_rhat < 1.1
+    assert min(link.overlap for link in result.links) > 0.03

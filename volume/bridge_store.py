@@ -63,8 +63,9 @@ def write_bridge(path: str | Path, result: BridgeResult, source: Mapping[str, st
         for number, rungs in enumerate(result.passes):
             group = file.create_group(f"pass_{number:03d}")
             for position, rung in enumerate(rungs):
-                # Only the last rung's points are needed to go on.
-                _write_rung(group.create_group(f"rung_{position:03d}"), rung, position == len(rungs) - 1)
+                # Only an unfinished pass goes on, from its last rung's points.
+                goes_on = position == len(rungs) - 1 and rung.passage is not None
+                _write_rung(group.create_group(f"rung_{position:03d}"), rung, goes_on)
 
     replace_file(path, hdf5_image(fill))
 
