@@ -24,6 +24,9 @@ TARGET_ACCEPTANCE = 0.8
 # A quarter turn makes a Gaussian's draw independent of the last one; more than a radian a step is never of use.
 QUARTER_TURN = 0.5 * math.pi
 LONGEST_STEP = 1.0
+# While it adapts, the step stays above this share of the first guess: a few rejections at once would else shrink it a
+# hundredfold, and a trajectory would have a hundred thousand leaps.
+SMALLEST_SHARE = 0.05
 # An error of the energy beyond which a trajectory counts as diverged, nats.
 DIVERGED = 1000.0
 
@@ -125,7 +128,7 @@ def hamiltonian_chains(
     Returns:
         The last states and what the sampler did.
     """
-    averaging = _DualAveraging(step_size)
+    averaging = StepSize(step_size)
     count = len(states.points)
     record = SamplerRecord(step_size, 0.0, torch.zeros(count, dtype=torch.int64), 0)
     for number in range(warm_up + draws):
@@ -204,19 +207,28 @@ def _kinetic(metric: QuadraticEnsemble, velocities: Tensor) -> Tensor:
     return 0.5 * (velocities.double() * metric.precision(velocities).double()).sum(-1)
 
 
-class _DualAveraging:
-    """Nesterov's dual averaging of the log step size, with the constants of Hoffman and Gelman."""
+class StepSize:
+    """Nesterov's dual averaging of the log step size, with the constants of Hoffman and Gelman.
+
+    Attributes:
+        step: to try next.
+        averaged: to use after the warm-up.
+    """
 
     def __init__(self, step_size: float) -> None:
+        """Starts at a first guess, or at the longest step if that is shorter."""
         self.step = min(step_size, LONGEST_STEP)
         self.averaged = self.step
         self._centre, self._error, self._count = math.log(2.0 * self.step), 0.0, 0
+        self._least = math.log(SMALLEST_SHARE * self.step)
 
     def update(self, acceptance: float) -> None:
+        """Takes the mean acceptance probability of the trajectory that was tried."""
         self._count += 1
         m = self._count
         self._error += (TARGET_ACCEPTANCE - acceptance - self._error) / (m + 10.0)
-        log_step = min(self._centre - math.sqrt(m) / 0.05 * self._error, math.log(LONGEST_STEP))
+        log_step = self._centre - math.sqrt(m) / 0.05 * self._error
+        log_step = max(min(log_step, math.log(LONGEST_STEP)), self._least)
         weight = m**-0.75
         self.averaged = math.exp(weight * log_step + (1.0 - weight) * math.log(self.averaged))
         self.step = math.exp(log_step)

@@ -20,6 +20,7 @@ from volume.bridge_result import BridgeResult
 from volume.bridge_settings import BridgeSettings
 from volume.bridge_store import read_bridge, refuse_other, write_bridge
 from volume.exact import log_gaussian_ball, log_power_ball
+from volume.hamiltonian import SMALLEST_SHARE, StepSize
 from volume.ladder import reached
 from volume.priors import GaussianPrior, UniformPrior
 from volume.saddlepoint import QuadraticForm, log_distribution
@@ -228,6 +229,16 @@ def test_gradients_of_many_vectors_are_those_of_each() -> None:
         costs, slopes = many(thetas)
         assert torch.allclose(costs, place.costs(thetas), rtol=1e-12)
         assert torch.allclose(slopes, place.gradients(thetas), rtol=1e-10, atol=1e-12)
+
+
+def test_rejections_do_not_shrink_the_step_without_end() -> None:
+    averaging = StepSize(0.2)
+    for _ in range(10):
+        averaging.update(0.0)
+    assert averaging.step == pytest.approx(0.2 * SMALLEST_SHARE)
+    for _ in range(400):
+        averaging.update(math.exp(-((averaging.step / 0.15) ** 2)))
+    assert averaging.averaged == pytest.approx(0.15 * math.sqrt(-math.log(0.8)), rel=0.1)
 
 
 def test_one_cheap_draw_of_a_wide_ensemble_does_not_end_a_ladder() -> None:
