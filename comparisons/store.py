@@ -17,7 +17,7 @@ from comparisons.flatness import Reading
 from comparisons.work import Work
 from spectra.atomic_file import replace_file
 from spectra.provenance import Provenance
-from spectra.store_file import SIGNATURE, add_array, add_dimension, hdf5_image, opened
+from spectra.store_file import add_array, add_dimension, has_format, hdf5_image, opened
 
 FORMAT = "basinscope comparison"
 FORMAT_VERSION = 1
@@ -46,17 +46,7 @@ def is_comparison_file(path: str | Path) -> bool:
     Returns:
         True if ``read_comparison`` is the reader for it.
     """
-    path = Path(path)
-    if not path.is_file():
-        return False
-    with path.open("rb") as plain:
-        if plain.read(len(SIGNATURE)) != SIGNATURE:
-            return False
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            return bool(file.attrs.get("format") == FORMAT)
-    except (OSError, RuntimeError, KeyError, TypeError):
-        return False
+    return has_format(path, FORMAT)
 
 
 def write_comparison(path: str | Path, comparison: Comparison) -> None:

@@ -73,6 +73,29 @@ def read_texts(value: object) -> tuple[str, ...]:
     return tuple(str(entry) for entry in np.atleast_1d(np.asarray(value, dtype=object)))
 
 
+def has_format(path: str | Path, kind: str) -> bool:
+    """Whether a file is an HDF5 file that says it holds this kind of result; anything unreadable is none.
+
+    Args:
+        path: the file.
+        kind: what its attribute ``format`` is then.
+
+    Returns:
+        False too where there is no such file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return False
+    with path.open("rb") as plain:
+        if plain.read(len(SIGNATURE)) != SIGNATURE:
+            return False
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return bool(file.attrs.get("format") == kind)
+    except (OSError, RuntimeError, KeyError, TypeError):
+        return False
+
+
 @contextmanager
 def opened(path: str | Path, kind: str, version: int) -> Iterator[h5py.File]:
     """Open an HDF5 file of ours for reading.

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from spectra.atomic_file import replace_file
-from spectra.store_file import SIGNATURE, add_array, add_dimension, hdf5_image, opened, read_texts, texts
+from spectra.store_file import add_array, add_dimension, has_format, hdf5_image, opened, read_texts, texts
 from volume.audit import AuditRow, AuditTable
 from volume.audit_case import Truth
 from volume.audit_facts import Fact
@@ -40,17 +40,7 @@ def is_audit_file(path: str | Path) -> bool:
     Returns:
         True if ``read_report`` is the reader for it.
     """
-    path = Path(path)
-    if not path.is_file():
-        return False
-    with path.open("rb") as plain:
-        if plain.read(len(SIGNATURE)) != SIGNATURE:
-            return False
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            return bool(file.attrs.get("format") == FORMAT)
-    except (OSError, RuntimeError, KeyError, TypeError):
-        return False
+    return has_format(path, FORMAT)
 
 
 def write_report(path: str | Path, report: AuditReport) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from spectra.atomic_file import replace_file
 from spectra.estimate import Estimate
 from spectra.provenance import Provenance
-from spectra.store_file import SIGNATURE, add_array, add_dimension, hdf5_image, opened, read_texts, texts
+from spectra.store_file import add_array, add_dimension, has_format, hdf5_image, opened, read_texts, texts
 from volume.method_result import MethodResult
 from volume.result import VolumeEstimate
 from volume.study import VolumeSettings, VolumeStudy
@@ -36,17 +36,7 @@ def is_volume_file(path: str | Path) -> bool:
     Returns:
         True if ``read_study`` is the reader for it.
     """
-    path = Path(path)
-    if not path.is_file():
-        return False
-    with path.open("rb") as plain:
-        if plain.read(len(SIGNATURE)) != SIGNATURE:
-            return False
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            return bool(file.attrs.get("format") == FORMAT)
-    except (OSError, RuntimeError, KeyError, TypeError):
-        return False
+    return has_format(path, FORMAT)
 
 
 def write_study(path: str | Path, study: VolumeStudy) -> None:
