@@ -63,8 +63,8 @@ def compare(
     against: Annotated[
         str | None,
         typer.Option(
-            help="Rank correlations with gap, held-out-loss, loss, or an entry of the checkpoints' metadata (a number, "
-            "or a label of two values).",
+            help="Rank correlations with gap, error-gap, held-out-loss, loss, or an entry of the checkpoints' "
+            "metadata (a number, or a label of two values).",
             show_default="gap, from 4 checkpoints with held-out data on",
         ),
     ] = None,
@@ -108,6 +108,12 @@ def compare(
     resume: Annotated[
         bool, typer.Option("--resume", help="Skip checkpoints that the output holds.", rich_help_panel=_RESULT)
     ] = False,
+    traces: Annotated[
+        bool,
+        typer.Option(
+            "--traces/--no-traces", help="Keep each chain's cost trace in the output.", rich_help_panel=_RESULT
+        ),
+    ] = True,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -127,10 +133,11 @@ def compare(
         "seed": seed,
     }
     source = {"task": task, "held_out_task": held_out_task, "initial": initial, "reuse": tuple(reuse or ())}
-    where = {"output": output, "plot": plot, "overwrite": overwrite, "resume": resume, "jobs": jobs}
+    where = {"output": output, "plot": plot, "overwrite": overwrite, "resume": resume, "jobs": jobs, "traces": traces}
     request = _request(checkpoints, measures, settings, {**source, **where})
     if invariance:
-        _check_invariance(request, as_json)
+        given = {"report": report, "plot": plot, "table": table, "against": against, "reuse": reuse, "initial": initial}
+        _check_invariance(request, as_json, [name for name, value in given.items() if value])
         return
     from basinscope.outputs import check_report
 
@@ -189,7 +196,10 @@ def _run(request: CompareRequest, table: str | None, as_json: bool, against: str
     show_comparison(comparison, files, table, as_json, rankings)
 
 
-def _check_invariance(request: CompareRequest, as_json: bool) -> None:
+def _check_invariance(request: CompareRequest, as_json: bool, given: list[str]) -> None:
+    if given:
+        words = ", ".join(f"--{name}" for name in given)
+        raise ValueError(f"--invariance prints a table of its own and takes no {words}: leave it out, or use --json")
     from basinscope.compare_run import run_invariance
     from basinscope.invariance_table import invariance_json, invariance_table
     from basinscope.summary_table import page
@@ -217,13 +227,13 @@ def rankings_of(comparison: Comparison, against: str | None) -> Rankings:
         ValueError: if what was asked for is not to be had.
     """
     from comparisons.rankings import LEAST, rank_measures
-    from comparisons.registry import measures_named
+    from comparisons.registry import measures_of
 
     gaps = sum(math.isfinite(one.gap) for one in comparison.done)
     if against is None and gaps < LEAST:
         return "gap", ()
     target = against or "gap"
-    measures = measures_named(comparison.measures)
+    measures = measures_of(comparison.measures)
     return target, rank_measures(comparison, measures, target, seed=comparison.settings.seed)
 
 

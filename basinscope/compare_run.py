@@ -20,7 +20,7 @@ from basinscope.spectrum_run import SMALL
 from comparisons.comparison import Comparison, Examined
 from comparisons.evidence import EvidenceSettings
 from comparisons.invariance import InvarianceTable, check_invariance
-from comparisons.registry import measures_named
+from comparisons.registry import measures_of
 from comparisons.store import read_comparison, write_comparison
 from comparisons.suite import examine
 from spectra.provenance import Provenance
@@ -46,6 +46,7 @@ class CompareRequest:
         plot: file of the figure, or None.
         overwrite: whether existing files may be replaced.
         resume: whether to skip checkpoints that the output holds.
+        traces: whether the output keeps the chains' whole series.
         command: the command line, for the record.
     """
 
@@ -61,6 +62,7 @@ class CompareRequest:
     plot: Path | None = None
     overwrite: bool = False
     resume: bool = False
+    traces: bool = True
     command: str = ""
 
 
@@ -92,7 +94,7 @@ def run_compare(request: CompareRequest, progress: Report) -> Comparison:
         for examined in _examined(request, waiting, progress):
             known[examined.provenance.checkpoint] = examined
             if request.output is not None:
-                write_comparison(request.output, comparison())
+                write_comparison(request.output, comparison(), traces=request.traces)
     except KeyboardInterrupt:
         if request.output is None:
             raise Interrupted("interrupted; nothing is saved: with --output a run can be continued") from None
@@ -155,7 +157,7 @@ def _examine(request: CompareRequest, path: Path, progress: Report | None) -> Ex
     )
     if evidence.landscape.size < SMALL and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
-    return examine(evidence, measures_named(request.measures), provenance, progress=progress)
+    return examine(evidence, measures_of(request.measures), provenance, progress=progress)
 
 
 def run_invariance(request: CompareRequest, progress: Report) -> InvarianceTable:
@@ -180,7 +182,7 @@ def run_invariance(request: CompareRequest, progress: Report) -> InvarianceTable
     )
     if evidence.landscape.size < SMALL and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
-    measures = measures_named(request.measures)
+    measures = measures_of(request.measures)
     return check_invariance(
         evidence.landscape, measures, request.settings, held_out=evidence.held_out, progress=progress
     )

@@ -14,7 +14,7 @@ from comparisons.comparison import Comparison
 from comparisons.extensive import incomparable
 from comparisons.ranking_plots import ranking_figure
 from comparisons.rankings import Ranking, rank_measures
-from comparisons.registry import REGISTRY, measures_named
+from comparisons.registry import REGISTRY, measures_of
 from comparisons.standings import standings_of
 from comparisons.store import read_comparison
 from spectra.plots import save_figure
@@ -41,7 +41,7 @@ def grid_of(comparison: Comparison) -> Comparison:
 
 def ranked(comparison: Comparison) -> dict[str, Ranking]:
     """Rankings against the gap by measure."""
-    return {one.measure: one for one in rank_measures(comparison, measures_named(comparison.measures), "gap")}
+    return {one.measure: one for one in rank_measures(comparison, measures_of(comparison.measures), "gap")}
 
 
 def by_width(grid: Comparison) -> list[dict[str, Ranking]]:

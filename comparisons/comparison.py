@@ -40,6 +40,9 @@ class Examined:
         data_sha256: digest of that data as iterated.
         cost: on it, in its unit.
         held_out_cost: on held-out data; nan if there is none.
+        error: share of the training data that is misclassified; nan where there are no classes.
+        held_out_error: likewise on held-out data.
+        held_out_samples: total weight of the held-out data; 0 if there is none.
         hyperparameters: plain values of the checkpoint's metadata.
         outcomes: by measure.
         work: all that was spent, each item of evidence counted once.
@@ -53,6 +56,9 @@ class Examined:
     data_sha256: str = ""
     cost: float = math.nan
     held_out_cost: float = math.nan
+    error: float = math.nan
+    held_out_error: float = math.nan
+    held_out_samples: float = 0.0
     hyperparameters: Mapping[str, Plain] = field(default_factory=dict)
     outcomes: Mapping[str, Outcome] = field(default_factory=dict)
     work: Work = field(default_factory=Work)
@@ -63,6 +69,11 @@ class Examined:
     def gap(self) -> float:
         """Held-out cost less the training cost, in the cost's unit."""
         return self.held_out_cost - self.cost
+
+    @property
+    def error_gap(self) -> float:
+        """Held-out error rate less that on the training data."""
+        return self.held_out_error - self.error
 
     def value(self, measure: str) -> float:
         """A measure's value; nan if there is none."""

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from comparisons.accuracy import accuracy_function
 from comparisons.sharpness_result import Sharpness, counted, positive
 from comparisons.worst_case import Scaling, scales
-from spectra.costs import CrossEntropy
 from spectra.estimate import from_samples
 from spectra.landscape import Landscape
 from spectra.randomness import generator
@@ -71,7 +71,7 @@ def pac_bayes_sharpness(
     """
     positive(drop=drop, tolerance=tolerance)
     counted(depth=depth, draws=draws, repeats=repeats)
-    scale, count = scales(landscape, scaling), _classifier(landscape)
+    scale, count = scales(landscape, scaling), accuracy_function(landscape)
     start = count(landscape.theta)
     if start <= drop:
         raise ValueError(f"drop must be below the accuracy at the checkpoint, {start:.3g}; got {drop}")
@@ -86,42 +86,6 @@ def pac_bayes_sharpness(
         cost_evaluations=1 + sum(one.evaluations for one in found),
         cautions=_cautions(found, tolerance, draws),
     )
-
-
-def accuracy(landscape: Landscape, theta: Tensor | None = None) -> float:
-    """Share of the samples whose class is the model's first choice.
-
-    Args:
-        landscape: with cross-entropy and classes as targets.
-        theta: (n,) where; default the anchor.
-
-    Returns:
-        A number in [0, 1], weighted as the cost is.
-
-    Raises:
-        ValueError: if the cost is not cross-entropy with classes.
-    """
-    return _classifier(landscape)(landscape.theta if theta is None else theta)
-
-
-def _classifier(landscape: Landscape) -> Callable[[Tensor], float]:
-    first = next(landscape.iterate())
-    if not isinstance(landscape.cost_function, CrossEntropy) or first.targets.is_floating_point():
-        raise ValueError(
-            "accuracy needs the cost cross-entropy with classes as targets, got "
-            f"{getattr(landscape.cost_function, 'name', 'another cost')}"
-            f"{' with probabilities' if isinstance(landscape.cost_function, CrossEntropy) else ''}"
-        )
-
-    def share(theta: Tensor) -> float:
-        right = 0.0
-        for outputs, batch in zip(landscape.outputs(theta), landscape.iterate(), strict=True):
-            _, weights = landscape.sample_costs(outputs, batch)
-            hits = (outputs.argmax(-1) == batch.targets).reshape(-1).double()
-            right += float((hits if weights is None else hits * weights).sum())
-        return right / landscape.total_weight
-
-    return share
 
 
 def _bisect(

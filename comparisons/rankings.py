@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,12 @@ from comparisons.hyperparameters import Codes, groups, varying
 from comparisons.resampling import kendalls_of, multiplicities, spearmans_of
 
 Array = NDArray[np.float64]
-TARGETS = ("gap", "held-out-loss", "loss")
+TARGETS: Mapping[str, Callable[[Examined], float]] = {
+    "gap": lambda one: one.gap,
+    "error-gap": lambda one: one.error_gap,
+    "held-out-loss": lambda one: one.held_out_cost,
+    "loss": lambda one: one.cost,
+}
 LEAST = 4
 # A bootstrap over fewer wholes than this says nothing: of two configurations half of the samples hold one alone.
 FEWEST_CONFIGURATIONS = 8
@@ -70,10 +75,10 @@ def target_values(comparison: Comparison, against: str) -> Array:
         ValueError: if no checkpoint has it, or a label has more than two values.
     """
     done = comparison.done
-    plain = {"gap": lambda one: one.gap, "held-out-loss": lambda one: one.held_out_cost, "loss": lambda one: one.cost}
-    values = np.array([plain[against](one) for one in done]) if against in plain else _labels(done, against)
+    values = np.array([TARGETS[against](one) for one in done]) if against in TARGETS else _labels(done, against)
     if not np.isfinite(values).any():
-        reason = "there is no held-out data" if against in TARGETS else "no checkpoint has it"
+        missing = "no checkpoint has held-out data" + (" with classes" if against == "error-gap" else "")
+        reason = missing if against in TARGETS else "no checkpoint has it"
         raise ValueError(f"nothing can be ranked against {against}: {reason}")
     return values
 

@@ -55,3 +55,18 @@ def measures_named(words: Sequence[str]) -> tuple[Measure, ...]:
     if not wanted:
         raise ValueError("measures must be some of the registry's, got none")
     return tuple(measure for measure in REGISTRY if measure.name in wanted)
+
+
+def measures_of(names: Sequence[str]) -> tuple[Measure, ...]:
+    """The measures that bear these very names, as files hold them: some names are families' too.
+
+    Args:
+        names: of measures; those that the registry does not know are left out.
+
+    Returns:
+        The measures, in the registry's order.
+
+    >>> [measure.name for measure in measures_of(["learning-coefficient", "of another version"])]
+    ['learning-coefficient']
+    """
+    return tuple(measure for measure in REGISTRY if measure.name in set(names))

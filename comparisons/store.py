@@ -24,6 +24,8 @@ FORMAT_VERSION = 1
 
 _READING = ("value", "standard_error", "truncation_error", "samples")
 _WORK = ("evaluations", "gradients", "products", "seconds")
+# Of checkpoints; files from before the error rates have costs alone.
+_SCORES = {"cost": "cost", "held_out_cost": "cost", "error": "1", "held_out_error": "1"}
 _NUMBERS = (
     ("value", "value in the measure's unit, nan where there is none", "see measure_unit"),
     ("half_width", "half of the 95 % interval", "see measure_unit"),
@@ -49,12 +51,13 @@ def is_comparison_file(path: str | Path) -> bool:
     return has_format(path, FORMAT)
 
 
-def write_comparison(path: str | Path, comparison: Comparison) -> None:
+def write_comparison(path: str | Path, comparison: Comparison, *, traces: bool = True) -> None:
     """Write a comparison to an HDF5 file, replacing what is there in one step.
 
     Args:
         path: the file.
         comparison: with the checkpoints done so far.
+        traces: whether the chains' whole series are kept: most of a file of many checkpoints.
 
     Raises:
         OSError: if the file cannot be written; what was there before is intact.
@@ -80,9 +83,10 @@ def write_comparison(path: str | Path, comparison: Comparison) -> None:
             _add_texts(file, name, ("checkpoint", "measure"), told, words)
         described = [json.dumps(_described(one)) for one in comparison.checkpoints]
         _add_texts(file, "description", ("checkpoint",), described, "the checkpoint and its data, JSON")
-        for name in ("cost", "held_out_cost"):
-            add_array(file, name, [getattr(one, name) for one in comparison.checkpoints], ("checkpoint",), name, "cost")
-        _add_traces(file, comparison)
+        for name, unit in _SCORES.items():
+            add_array(file, name, [getattr(one, name) for one in comparison.checkpoints], ("checkpoint",), name, unit)
+        if traces:
+            _add_traces(file, comparison)
 
     replace_file(path, hdf5_image(fill))
 
@@ -113,8 +117,8 @@ def read_comparison(path: str | Path) -> Comparison:
                 outcome = _outcome(here, json.loads(remarks[row, column]), json.loads(details[row, column]), traces)
                 if outcome is not None:
                     cells[name] = outcome
-            costs = {name: float(file[name][row]) for name in ("cost", "held_out_cost")}
-            checkpoints.append(_examined(json.loads(description), costs, cells))
+            scores = {name: float(file[name][row]) for name in _SCORES if name in file}
+            checkpoints.append(_examined(json.loads(description), scores, cells))
         known = {entry.name for entry in fields(EvidenceSettings)}
         stored = {name: value for name, value in json.loads(str(file.attrs["settings"])).items() if name in known}
         return Comparison(EvidenceSettings(**stored), measures, tuple(checkpoints))
@@ -187,6 +191,7 @@ def _described(one: Examined) -> dict[str, Any]:
         "provenance": asdict(one.provenance),
         "size": one.size,
         "samples": one.samples,
+        "held_out_samples": one.held_out_samples,
         "data_sha256": one.data_sha256,
         "hyperparameters": dict(one.hyperparameters),
         "work": asdict(one.work),
@@ -195,16 +200,17 @@ def _described(one: Examined) -> dict[str, Any]:
     }
 
 
-def _examined(found: dict[str, Any], costs: dict[str, float], cells: dict[str, Outcome]) -> Examined:
+def _examined(found: dict[str, Any], scores: dict[str, float], cells: dict[str, Outcome]) -> Examined:
     return Examined(
         provenance=Provenance(**found["provenance"]),
         size=found["size"],
         samples=found["samples"],
+        held_out_samples=found.get("held_out_samples", 0.0),
         data_sha256=found["data_sha256"],
         hyperparameters=found["hyperparameters"],
         outcomes=cells,
         work=Work(**found["work"]),
         notes=tuple(found["notes"]),
         failure=found["failure"],
-        **costs,
+        **scores,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from comparisons.accuracy import error_rate
 from comparisons.comparison import Examined, Outcome, Plain
 from comparisons.evidence import Evidence
 from comparisons.flatness import Measure
@@ -46,6 +47,9 @@ def examine(
         data_sha256=landscape.batches.sha256,
         cost=landscape.cost(),
         held_out_cost=math.nan if held_out is None else held_out.cost(),
+        error=error_rate(landscape),
+        held_out_error=math.nan if held_out is None else error_rate(held_out),
+        held_out_samples=0.0 if held_out is None else held_out.total_weight,
         hyperparameters={} if evidence.checkpoint is None else hyperparameters(evidence.checkpoint),
         outcomes=outcomes,
         work=sum(evidence.work.values(), Work()),

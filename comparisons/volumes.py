@@ -72,6 +72,9 @@ def method_result(evidence: Evidence, method: str) -> MethodResult:
         landscape = basin_landscape(evidence)
         landscape.many_costs = CountedCosts(landscape, tally)
         moments = _moments(evidence, landscape)
+        if moments is None and method == "star-domain":
+            reason = evidence.missing("adam") or "its optimizer state has no second moments of these parameters"
+            evidence.notes += (f"star-domain takes the diagonal preconditioner, not Adam's: {reason}",)
         settings = VolumeSettings(
             methods=(method,),
             cutoff=evidence.settings.cutoff,

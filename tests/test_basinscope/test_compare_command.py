@@ -59,6 +59,9 @@ def test_json_holds_the_values(compare: Run, pair: list[Path], tiny: ModuleType,
         model.load_state_dict(state)
         costs = [torch.nn.functional.cross_entropy(model(x), y).item() for x, y in (tiny.rows(), tiny.rows(1))]
         assert one["gap"] == pytest.approx(costs[1] - costs[0], abs=1e-6)
+        wrong = [(model(x).argmax(1) != y).double().mean().item() for x, y in (tiny.rows(), tiny.rows(1))]
+        assert [one["error"], one["held_out_error"]] == pytest.approx(wrong)
+        assert one["error_gap"] == pytest.approx(wrong[1] - wrong[0])
         assert "no step-0 checkpoint" in one["measures"]["distance-from-initialisation"]["failure"]
         assert one["measures"]["hessian-trace"]["work"]["in_gradients"] > 0
 
@@ -208,6 +211,18 @@ def test_invariance_of_a_tanh_network(compare: Run, pair: list[Path], capsys: py
     assert "--invariance takes one checkpoint, got 2" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["report", "plot", "table", "against", "reuse", "initial"])
+def test_invariance_refuses_what_it_would_ignore(
+    compare: Run, pair: list[Path], tmp_path: Path, option: str, capsys: pytest.CaptureFixture
+) -> None:
+    values = {"report": tmp_path / "r.html", "plot": tmp_path / "p.png", "table": "md", "against": "gap"}
+    words = ["--invariance", f"--{option}", values.get(option, pair[0])]
+    assert compare(*words, files=pair[:1], measures="parameter-norm") == 2
+    err = " ".join(capsys.readouterr().err.split())
+    assert f"--invariance prints a table of its own and takes no --{option}" in err
+    assert not (tmp_path / "r.html").exists()
+
+
 def test_volumes_of_different_sizes_are_not_ranked(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = Path(__file__).resolve().parents[2] / "data" / "digits_grid"
     wide, narrow = (sorted(folder.glob(f"lr0.05_*_hidden{hidden}_*"))[:2] for hidden in (16, 32))
@@ -227,7 +242,7 @@ def test_volumes_of_different_sizes_are_not_ranked(tmp_path: Path, capsys: pytes
     assert json.loads(capsys.readouterr().out)["measures"]["log-determinant"]["comparable"] is True
 
 
-def test_one_checkpoint_without_optimizer_state_or_step_zero(
+def test_one_checkpoint_alone_without_its_step_zero(
     compare: Run, pair: list[Path], capsys: pytest.CaptureFixture
 ) -> None:
     words = {"files": pair[:1], "measures": "distance-from-initialisation,parameter-norm"}
@@ -239,6 +254,44 @@ def test_one_checkpoint_without_optimizer_state_or_step_zero(
     assert one["measures"]["parameter-norm"]["value"] > 0.0
     assert compare("--against", "gap", **words) == 2
     assert "need at least 4 checkpoints with a value of gap, got 1" in capsys.readouterr().err
+
+
+def test_a_checkpoint_without_optimizer_state_steps_back_and_says_so(
+    compare: Run, pair: list[Path], tmp_path: Path, tiny: ModuleType, capsys: pytest.CaptureFixture
+) -> None:
+    content = torch.load(pair[0], weights_only=True)
+    model = tiny.network()
+    model.load_state_dict(content["model"])
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.0)
+    x, y = tiny.rows()
+    torch.nn.functional.cross_entropy(model(x), y).backward()
+    optimizer.step()
+    names = [name for name, _ in model.named_parameters()]
+    state = optimizer.state_dict()
+    state["param_groups"][0]["param_names"] = names
+    whole = tmp_path / "with_state.pt"
+    torch.save({**content, "optimizer": state}, whole)
+    assert compare("--json", "--directions", "8", files=[whole, pair[0]], measures="star-domain") == 0
+    first, second = json.loads(capsys.readouterr().out)["checkpoints"]
+    values = [one["measures"]["star-domain"]["value"] for one in (first, second)]
+    # The same parameters, directions along other axes.
+    assert None not in values
+    assert values[0] != values[1]
+    assert first["notes"] == []
+    assert second["notes"] == [
+        "star-domain takes the diagonal preconditioner, not Adam's: the checkpoint has no optimizer state"
+    ]
+
+
+def test_traces_may_be_left_out(compare: Run, pair: list[Path], tmp_path: Path) -> None:
+    words, kept = ["--budget", "20", "--output"], {}
+    for option in ("--traces", "--no-traces"):
+        path = tmp_path / f"{option}.h5"
+        assert compare(option, *words, path, files=pair[:1], measures="learning-coefficient") == 0
+        kept[option] = read_comparison(path).done[0].outcomes["learning-coefficient"].reading
+    assert kept["--traces"].traces["rise"].ndim == 2
+    assert kept["--no-traces"].traces == {}
+    assert kept["--traces"].value == kept["--no-traces"].value
 
 
 def test_rankings_against_a_hyperparameter(

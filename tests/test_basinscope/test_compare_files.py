@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from scipy import stats
@@ -11,9 +12,10 @@ from basinscope.__main__ import main
 from comparisons.comparison import Comparison, Examined, Outcome
 from comparisons.evidence import EvidenceSettings
 from comparisons.flatness import Reading
-from comparisons.store import write_comparison
+from comparisons.store import read_comparison, write_comparison
 from comparisons.work import Work
 from spectra.provenance import Provenance
+from spectra.store_file import hdf5_image
 
 NAMES = ("hessian-trace", "largest-eigenvalue", "parameter-norm")
 
@@ -80,3 +82,20 @@ def test_plot(stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> No
 def test_against_another_file_is_refused(stored: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["show", str(stored), "--against", str(stored)]) == 2
     assert "holds a comparison" in capsys.readouterr().err
+
+
+def test_files_from_before_error_rates_are_read(stored: Path) -> None:
+    image = stored.with_name("older.h5")
+
+    def drop(file: h5py.File) -> None:
+        with h5py.File(stored) as source:
+            for name, value in source.attrs.items():
+                file.attrs[name] = value
+            for name in source:
+                if name not in ("error", "held_out_error"):
+                    source.copy(name, file)
+
+    image.write_bytes(hdf5_image(drop))
+    older = read_comparison(image)
+    assert all(np.isnan(one.error_gap) for one in older.done)
+    assert [one.gap for one in older.done] == [one.gap for one in grid().done]

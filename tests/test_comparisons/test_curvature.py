@@ -8,7 +8,8 @@ from comparisons import curvature, determinants
 from comparisons.combination import combined
 from comparisons.curvature_evidence import layer_traces, prior_width
 from comparisons.evidence import Evidence, EvidenceSettings
-from comparisons.registry import REGISTRY, measures_named
+from comparisons.flatness import FAMILIES
+from comparisons.registry import REGISTRY, measures_named, measures_of
 from spectra.estimate import Estimate
 from spectra.gauss_newton import GaussNewton
 from spectra.hessian import Hessian
@@ -156,3 +157,12 @@ def test_the_registry_is_sound() -> None:
     assert {measure.name for measure in measures_named(["curvature"])} >= {"hessian-trace", "log-determinant"}
     with pytest.raises(ValueError, match="did you mean hessian-trace"):
         measures_named(["hesian-trace"])
+
+
+def test_names_that_files_hold_are_taken_as_they_are() -> None:
+    # A measure bears the name of its family: typed, it is the family; stored, it is the measure.
+    (shared,) = {measure.name for measure in REGISTRY} & set(FAMILIES)
+    assert len(measures_named([shared])) > 1
+    assert [measure.name for measure in measures_of([shared])] == [shared]
+    assert measures_of(["all", "curvature", "gone"]) == ()
+    assert measures_of([measure.name for measure in REGISTRY]) == REGISTRY

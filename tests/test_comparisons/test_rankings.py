@@ -68,8 +68,10 @@ def test_labels_and_what_cannot_be_ranked() -> None:
         target_values(labelled, "width")
     with pytest.raises(ValueError, match="must have two values"):
         target_values(made(x[:3], x[:3], ["a", "b", "c"]), "kind")
-    with pytest.raises(ValueError, match="there is no held-out data"):
+    with pytest.raises(ValueError, match="no checkpoint has held-out data"):
         target_values(made(x, x * np.nan), "gap")
+    with pytest.raises(ValueError, match="against error-gap: no checkpoint has held-out data with classes"):
+        target_values(made(x, x), "error-gap")
     with pytest.raises(ValueError, match="at least 4 checkpoints with a value of gap, got 2"):
         rank_measures(made(x[:2], x[:2]), [TRACE])
 

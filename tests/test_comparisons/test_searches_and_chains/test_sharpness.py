@@ -8,10 +8,11 @@ import pytest
 import torch
 from scipy import optimize
 
+from comparisons.accuracy import accuracy, error_rate
 from comparisons.average_case import average_case
 from comparisons.keskar import keskar_sharpness
 from comparisons.local_entropy import local_entropy
-from comparisons.pac_bayes import accuracy, pac_bayes_sharpness
+from comparisons.pac_bayes import pac_bayes_sharpness
 from comparisons.relative_flatness import relative_flatness
 from comparisons.worst_case import m_sharpness, scales, worst_case
 from spectra.costs import cross_entropy, mean_squared_error
@@ -218,12 +219,16 @@ def test_accuracy_is_that_of_the_samples_that_count() -> None:
     batches = [(x[:3], torch.tensor([0, 1, 1])), (x[3:], torch.tensor([-100]))]
     landscape = Landscape(torch.nn.Linear(1, 2, bias=False), cross_entropy, batches, theta=torch.tensor([1.0, 0.0]))
     assert accuracy(landscape) == pytest.approx(2.0 / 3.0)
+    assert error_rate(landscape) == pytest.approx(1.0 / 3.0)
 
 
 def test_accuracy_needs_classes() -> None:
     x = torch.ones(2, 1)
     with pytest.raises(ValueError, match="cross-entropy with classes"):
         pac_bayes_sharpness(Landscape(torch.nn.Linear(1, 1), mean_squared_error, (x, x)))
+    assert math.isnan(error_rate(Landscape(torch.nn.Linear(1, 1), mean_squared_error, (x, x))))
+    shares = torch.full((2, 2), 0.5)
+    assert math.isnan(error_rate(Landscape(torch.nn.Linear(1, 2), cross_entropy, (x, shares))))
 
 
 # Relative flatness and local entropy
