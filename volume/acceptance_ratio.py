@@ -61,9 +61,33 @@ def link(onward: Array, backward: Array) -> Link:
     difference, error = _bennett(onward, backward)
     chains = onward.shape[1]
     without = [_bennett(np.delete(onward, c, 1), np.delete(backward, c, 1))[0] for c in range(chains)]
+    return Link(-difference, -np.array(without), error, _shared(onward, backward, difference))
+
+
+def overlap(onward: Array, backward: Array) -> float:
+    """How much two ensembles share, as ``Link.overlap``; 0 where no ratio can be told.
+
+    Args:
+        onward: (kept, chains) works of points of this rung carried to the next, nats.
+        backward: (kept', chains) works of points of the next carried to this.
+
+    Returns:
+        From 0 to 1.
+
+    >>> same = np.full((5, 4), 2.0)
+    >>> overlap(same, -same), overlap(same + 50.0, same)
+    (1.0, 0.0)
+    """
+    try:
+        difference, _ = _bennett(onward, backward)
+    except ValueError:
+        return 0.0
+    return _shared(onward, backward, difference)
+
+
+def _shared(onward: Array, backward: Array, difference: float) -> float:
     forward = expit(-(onward - difference)), expit(-(backward + difference))
-    shared = 2.0 * float(np.mean([(p * (1.0 - p)).mean() for p in forward])) * 2.0
-    return Link(-difference, -np.array(without), error, shared)
+    return 2.0 * float(np.mean([(p * (1.0 - p)).mean() for p in forward])) * 2.0
 
 
 def _bennett(onward: Array, backward: Array) -> tuple[float, float]:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from spectra.landscape import Landscape
+from volume.acceptance_ratio import overlap
 from volume.bridge_cost import BridgeCost, Evaluations, SublevelCost
 from volume.bridge_curvature import inverse_temperature, leading_curvature, no_curvature
 from volume.bridge_result import BridgeResult
@@ -28,6 +29,8 @@ from volume.rung_sampler import MOST_RUNGS, Progress, RungSampler
 from volume.star_cost import StarCost
 
 OnRung = Callable[[BridgeResult], None]
+# Of neighbours; those that share less get another rung between them.
+LEAST_OVERLAP = 0.05
 
 
 def bridge_volume(
@@ -117,7 +120,7 @@ class _Bridge:
         return "budget" if spent >= self.settings.budget else ""
 
     def _climb(self, number: int) -> None:
-        """Adds one rung to a pass."""
+        """Adds one rung to a pass, or moves the one to come nearer to the last."""
         rungs, first = self.passes[number], self.passes[0] if number else None
         self.cost.spent = Evaluations()
         if not rungs:
@@ -126,8 +129,17 @@ class _Bridge:
             raise ValueError(f"the bridge has {MOST_RUNGS} rungs and no end: use more draws or a larger work_spread")
         else:
             rung = self.sampler.sample(number, rungs, first)
-        spent = self.cost.spent
-        rungs.append(replace(rung, gradient_evaluations=spent.gradients, cost_evaluations=spent.costs))
+            if first is None and len(rungs) > 1 and overlap(rungs[-1].onward, rung.backward) < LEAST_OVERLAP:
+                # It is given up, and the one half way is next.
+                rung = self.sampler.nearer(rungs.pop())
+        spent, gradients, costs = self.cost.spent, rung.gradient_evaluations, rung.cost_evaluations
+        rungs.append(
+            replace(
+                rung,
+                gradient_evaluations=gradients + spent.gradients,
+                cost_evaluations=costs + spent.costs,
+            )
+        )
         if self.on_rung is not None:
             self.on_rung(self._result(""))
 

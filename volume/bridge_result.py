@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from scipy.special import logsumexp
 
 from volume.acceptance_ratio import Link, link
 from volume.bridge_settings import BridgeSettings
+from volume.ladder import LEAST_BELOW
+from volume.level_mass import LevelMass, level_mass
 from volume.multistate import multistate_log_ratio
 from volume.rung import Array, Rung, joined
 from volume.thermodynamic import Integration, integrated_log_ratios
 
 # Half a window of the slope d log V / d log T, in relative standard deviations of the cost.
-_SLOPE_WINDOW = 0.25
+_SLOPE_WINDOW = 0.5
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,26 @@ class BridgeResult:
         without = self.log_start + np.cumsum([one.without for one in self.links], axis=0)
         return whole, without
 
+    @property
+    def links_error(self) -> float:
+        """Standard error of the last rung's log normaliser by the links, nats."""
+        return jackknife(self.log_normalisers[1][-1])
+
+    @cached_property
+    def level_masses(self) -> tuple[LevelMass, tuple[LevelMass, ...]]:
+        """The mass below any cutoff from the draws of all free rungs, and the same without each chain in turn."""
+        free = [(j, rung) for j, rung in enumerate(self.rungs[1:]) if rung.state.free]
+        places, rungs = [j for j, _ in free], [rung for _, rung in free]
+        whole, without = (part[places] for part in self.log_normalisers)
+
+        def without_chain(chain: int) -> LevelMass:
+            left = [replace(rung, costs=np.delete(rung.costs, chain, 1)) for rung in rungs]
+            return level_mass(left, without[:, chain])
+
+        return level_mass(rungs, whole), tuple(without_chain(chain) for chain in range(without.shape[1]))
+
     def volume(self, cutoff: float) -> BridgeVolume:
-        """The log-volume at a cutoff that some free rung's draws surround.
+        """The log-volume at a cutoff that the draws of free rungs surround.
 
         Args:
             cutoff: T, unit of the cost.
@@ -121,33 +140,42 @@ class BridgeResult:
         """
         rungs = self.rungs[1:]
         number = min((j for j, r in enumerate(rungs) if r.state.free), key=lambda j: _distance(rungs[j], cutoff))
-        costs, b = rungs[number].costs, rungs[number].state.inverse_temperature
+        costs = rungs[number].costs
         share = float((costs < cutoff).mean())
         if share == 1.0 or int((costs < cutoff).any(0).sum()) < 2:
             raise ValueError(f"cutoff {cutoff:g} is outside of what the bridge reached: add it to the cutoffs")
         window = _SLOPE_WINDOW * float(costs.std() / costs.mean())
-        whole, without = self.log_normalisers
-
-        def log_volume(kept: Array, log_normaliser: float, at: float) -> float:
-            below = kept[kept < at]
-            return log_normaliser + b * at + float(logsumexp(b * (below - at))) - math.log(kept.size)
-
-        def slope(kept: Array) -> float:
-            ends = [log_volume(kept, 0.0, cutoff * math.exp(sign * window)) for sign in (1.0, -1.0)]
-            return (ends[0] - ends[1]) / (2.0 * window)
-
-        every = range(costs.shape[1])
-        left_out = np.array([log_volume(np.delete(costs, c, 1), without[number, c], cutoff) for c in every])
-        slopes = np.array([slope(np.delete(costs, c, 1)) for c in every])
+        at = cutoff * np.exp(np.array([-window, 0.0, window]))
+        values = self.level_masses[0](at)
+        left_out = np.array([one(at) for one in self.level_masses[1]])
         formula = math.sqrt(sum(one.standard_error**2 for one in self.links[: number + 1]))
+        rises = left_out[:, 2] - left_out[:, 0]
         return BridgeVolume(
             cutoff=cutoff,
-            log_volume=float(log_volume(costs, whole[number], cutoff)),
-            standard_error=max(jackknife(left_out), formula),
-            slope=slope(costs),
-            slope_error=jackknife(slopes),
+            log_volume=float(values[1]),
+            standard_error=max(jackknife(left_out[:, 1]), formula),
+            slope=float(values[2] - values[0]) / (2.0 * window),
+            # Without one chain there may be no draw below the window.
+            slope_error=jackknife(rises / (2.0 * window)) if np.isfinite(rises).all() else math.inf,
             share_below=share,
         )
+
+    def curve(self, count: int = 60) -> tuple[BridgeVolume, ...]:
+        """The log-volume across all cutoffs that the free rungs surround, as one curve of one ladder.
+
+        Args:
+            count: of cutoffs, equally spaced in log T.
+
+        Returns:
+            The volumes, the smallest cutoff first.
+
+        Raises:
+            ValueError: if the bridge is not complete.
+        """
+        free = [rung.costs for rung in self.rungs[1:] if rung.state.free]
+        low = min(*(float(np.quantile(costs, LEAST_BELOW)) for costs in free), *self.settings.cutoffs)
+        high = max(float(np.median(costs)) for costs in free)
+        return tuple(self.volume(float(cutoff)) for cutoff in np.geomspace(low, high, count))
 
     @property
     def volumes(self) -> tuple[BridgeVolume, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from spectra.atomic_file import replace_file
 from spectra.provenance import library_versions, now
-from spectra.store_file import add_array, add_dimension, hdf5_image, opened
+from spectra.store_file import add_array, add_dimension, has_format, hdf5_image, opened
 from volume.bridge_result import BridgeResult
 from volume.bridge_settings import BridgeSettings
 from volume.rung import Passage, Rung, RungState
@@ -99,6 +99,18 @@ def read_bridge(path: str | Path) -> tuple[BridgeResult, dict[str, str]]:
     return result, {name[len(prefix) :]: str(v) for name, v in attributes.items() if name.startswith(prefix)}
 
 
+def is_bridge_file(path: str | Path) -> bool:
+    """Whether a file is a bridge's.
+
+    Args:
+        path: any path.
+
+    Returns:
+        False too where there is no such file, or it is no HDF5.
+    """
+    return has_format(path, FORMAT)
+
+
 def refuse_other(
     path: str | Path,
     stored: BridgeResult,
@@ -120,7 +132,8 @@ def refuse_other(
     """
     before, today = stored.settings.as_dict(), settings.as_dict()
     entries = [(name, before[name], today[name]) for name in today if name not in FREE_SETTINGS]
-    entries += [(name, source.get(name, ""), asked[name]) for name in asked]
+    # Files from before a name was recorded say nothing of it.
+    entries += [(name, source.get(name, asked[name]), asked[name]) for name in asked]
     different = [f"{name} is {then} there and {here} now" for name, then, here in entries if then != here]
     if different:
         raise ValueError(f"{path} cannot be resumed: {'; '.join(different)} (write to another file)")

@@ -58,7 +58,8 @@ class Carrier:
     Attributes:
         cost: C.
         reference: a quadratic ensemble of the curvature that the maps are made of, at any rung.
-        moves: whether points are moved at all; else a point is its own image, and its work needs no new cost.
+        moves: whether points are moved at all; else, on a ladder without localisation, a point is its own image, and
+            its work needs no new cost.
     """
 
     cost: BridgeCost
@@ -84,9 +85,8 @@ class Carrier:
         here, there = passage.here, passage.there
         after = Potential(self.cost, there.inverse_temperature, there.localisation)
         if not self.moves:
-            square = cloud.points.double().square().sum(-1)
-            change = (there.inverse_temperature - here.inverse_temperature) * cloud.costs
-            return finite(change + 0.5 * (there.localisation - here.localisation) * square)
+            # Nothing localises a ladder of points that stay: their costs are all that counts.
+            return finite((there.inverse_temperature - here.inverse_temperature) * cloud.costs)
         moved = self.carried(cloud.points, cloud.components, passage)
         before = Potential(self.cost, here.inverse_temperature, here.localisation)
         change = after.energy(self.cost.costs(moved), moved) - before.energy(cloud.costs, cloud.points)
@@ -239,6 +239,22 @@ def next_passage(
         passage = _shaped(carrier, cloud.head(SHAPING), departure, here, between(here, towards, share))
         best = passage, carrier.works(cloud, passage)
     return best
+
+
+def shortened(carrier: Carrier, cloud: Cloud, passage: Passage) -> tuple[Passage, Array]:
+    """A passage to a rung half way, for where the next one turned out to share too little with this.
+
+    Args:
+        carrier: of the cost.
+        cloud: points of this rung.
+        passage: the one that was too long.
+
+    Returns:
+        The passage and the works (k,) of it.
+    """
+    half = between(passage.here, passage.there, 0.5)
+    shorter = _shaped(carrier, cloud.head(SHAPING), passage.departure, passage.here, half)
+    return shorter, carrier.works(cloud, shorter)
 
 
 def _shaped(carrier: Carrier, cloud: Cloud, departure: RungState, here: RungState, there: RungState) -> Passage:

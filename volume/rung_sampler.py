@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from spectra.randomness import generator
 from volume.bridge_curvature import no_curvature
 from volume.bridge_settings import BridgeSettings
 from volume.hamiltonian import ChainStates, Potential, hamiltonian_chains, squares
-from volume.ladder import Carrier, finite, first_localisation, goal, next_passage, pending_cutoff
+from volume.ladder import Carrier, Cloud, finite, first_localisation, goal, next_passage, pending_cutoff, shortened
 from volume.quadratic_ensemble import QuadraticEnsemble
 from volume.rung import Array, Passage, Rung, RungState
 
@@ -41,6 +42,8 @@ class RungSampler:
     def __init__(self, carrier: Carrier, settings: BridgeSettings, progress: Progress | None = None) -> None:
         """Takes the carrier, the settings and what to call with work done, all work and what is being done."""
         self.carrier, self.settings, self.progress = carrier, settings, progress
+        self._before: Cloud | None = None
+        self._recent: Cloud | None = None
 
     def start(self, number: int, state: RungState | None) -> Rung:
         """Independent draws of the quadratic ensemble, the exactly known start.
@@ -97,7 +100,7 @@ class RungSampler:
             finite_there = self.carrier.cost.costs(moved).isfinite().unsqueeze(1)
             points = torch.where(finite_there, moved, points)
         what = f"bridge rung {position} (b {state.inverse_temperature:.3g}, g {state.localisation:.3g})"
-        watch = _Watch(self, state, what, every=-(-self.settings.draws // self.settings.kept))
+        watch = _Watch(self, state, what, every=self._every)
         metric, step_size, near = self._motion(before, position, passage)
         ends, record = hamiltonian_chains(
             Potential(self.carrier.cost, state.inverse_temperature, state.localisation),
@@ -110,6 +113,7 @@ class RungSampler:
             on_draw=watch,
         )
         onward_passage, onward = self._onward(rungs, state, watch, first)
+        self._before, self._recent = self._recent, self.carrier.cloud(*watch.kept)
         return Rung(
             state=state,
             passage=onward_passage,
@@ -123,6 +127,38 @@ class RungSampler:
             near=near,
             **watch.arrays,
         )
+
+    def nearer(self, rung: Rung) -> Rung:
+        """A rung with the next one half as far, for where that was sampled and shares too little with it.
+
+        Args:
+            rung: the last one but that.
+
+        Returns:
+            The rung with another passage and the works of it.
+
+        Raises:
+            ValueError: if the next one is next to this already.
+        """
+        assert rung.passage is not None
+        cloud = self._recent = self._before
+        if not self.carrier.moves:
+            every = self._every
+            costs = torch.from_numpy(rung.costs[every - 1 :: every].ravel())
+            cloud = Cloud(torch.empty(0), costs, torch.empty(0))
+        elif cloud is None:
+            # A resumed bridge has no more of that rung's points than its chains' last.
+            points = torch.as_tensor(rung.last).to(self.carrier.cost.like)
+            cloud = self.carrier.cloud(points, self.carrier.cost.costs(points))
+        passage, works = shortened(self.carrier, cloud, rung.passage)
+        if passage.there == rung.passage.there:
+            raise ValueError("neighbouring rungs of the bridge do not overlap: use more draws or a smaller work_spread")
+        return replace(rung, passage=passage, onward=works.reshape(-1, self.settings.chains))
+
+    @property
+    def _every(self) -> int:
+        """Of the draws of a rung, one in so many is carried."""
+        return -(-self.settings.draws // self.settings.kept)
 
     def _motion(self, before: Rung, position: int, passage: Passage) -> tuple[QuadraticEnsemble, float, bool]:
         """The Gaussian to split around, a first guess of the step, and whether it is the quadratic ensemble."""

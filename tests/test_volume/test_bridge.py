@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.stats import chi2
 
 from spectra.landscape import Landscape
 from spectra.many_gradients import ManyGradients
-from volume.bridge import bridge_volume
+from volume.bridge import LEAST_OVERLAP, bridge_volume
 from volume.bridge_result import BridgeResult
 from volume.bridge_settings import BridgeSettings
 from volume.bridge_store import read_bridge, refuse_other, write_bridge
@@ -308,3 +309,58 @@ def test_a_cost_that_is_not_finite_far_away_is_rejected_there() -> None:
     assert abs(volume.log_volume - log_gaussian_ball(math.sqrt(0.5), 4, 1.0)) <= SIGMAS * volume.standard_error
     assert result.diverged > 0
     assert all(np.isfinite(rung.costs).all() for rung in result.rungs[1:])
+
+
+@pytest.mark.parametrize("origin", ["prior", "quadratic"])
+def test_rungs_that_share_too_little_get_one_between_them(origin: str, tmp_path: Path) -> None:
+    if origin == "prior":
+        anchors, deviation = np.linspace(-0.8, 0.8, 40), 1.0
+        cost = landscape(lambda x: well(x).sum(-1), torch.from_numpy(anchors))
+        cutoff, exact = 20.0, log_mass_of_wells(anchors, 20.0, 1.0)
+    else:
+        # Without curvature a point is carried as the prior widens, which is far off.
+        deviation, cutoff = 30.0, 0.2
+        cost = landscape(lambda x: x.pow(4).sum(-1), torch.zeros(40).double())
+        exact = log_power_ball(4.0, 0.2, np.ones(40)) - 20.0 * math.log(2.0 * math.pi * deviation**2)
+    settings = BridgeSettings(
+        cutoffs=(cutoff,), origin=origin, chains=12, draws=32, warm_up=20, kept=32, work_spread=20.0, seed=15
+    )
+    files = []
+
+    def keep(result: BridgeResult) -> None:
+        files.append(tmp_path / f"after_{len(files)}.h5")
+        write_bridge(files[-1], result, {})
+
+    result = bridge_volume(cost, GaussianPrior(deviation), settings, on_rung=keep)
+    assert len(files) > len(result.rungs)  # some rungs were given up for nearer ones
+    assert min(link.overlap for link in result.links[1:]) >= LEAST_OVERLAP
+    check(result, exact)
+    middle = read_bridge(files[len(files) // 2])[0]
+    again = bridge_volume(cost, GaussianPrior(deviation), settings, resume=middle)
+    if origin == "prior":
+        assert again.volumes == result.volumes
+    else:
+        # Of a rung that a resumed ladder steps nearer from, only the chains' last points are known.
+        check(again, exact)
+
+
+def test_the_curve_of_one_ladder_is_the_chi_square_at_every_cutoff() -> None:
+    place = landscape(lambda x: 0.5 * x.square().sum(-1), torch.zeros(10).double())
+    settings = BridgeSettings(cutoffs=(0.1,), origin="prior", draws=60, warm_up=20, kept=60, seed=17)
+    result = bridge_volume(place, GaussianPrior(1.5), settings)
+    curve = result.curve(30)
+    cutoffs = np.array([volume.cutoff for volume in curve])
+    assert cutoffs[0] < 0.1
+    assert cutoffs[-1] > 10.0  # the prior's own median is 10.5
+    exact = chi2(10).logcdf(2.0 * cutoffs / 1.5**2)
+    # 60 comparisons, each beyond 5 errors of 15 degrees of freedom with probability 1.6e-4 (they are far from
+    # independent): the seed is fixed.
+    errors = np.array([volume.standard_error for volume in curve])
+    assert (np.abs([volume.log_volume for volume in curve] - exact) <= 5.0 * errors).all()
+    assert errors.max() < 0.4
+    at = cutoffs / 1.5**2
+    slopes = np.exp(chi2(10).logpdf(2.0 * at) - exact) * 2.0 * at
+    slope_errors = np.array([volume.slope_error for volume in curve])
+    # A window of half a standard deviation smooths a slope that falls to zero at the median.
+    assert (np.abs([volume.slope for volume in curve] - slopes) <= 5.0 * slope_errors + 0.05 * slopes).all()
+    assert np.median(slope_errors) < 0.3

@@ -1,0 +1,51 @@
+"""What speaks against a bridge's answer, in sentences."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from volume.bridge_result import BridgeResult
+
+# Vehtari, Gelman, Simpson, Carpenter and Buerkner, Rank-normalization, folding, and localization, 2021, ask for 1.01 of
+# long chains; a rung's few draws are held to the older bound.
+LARGEST_RHAT = 1.05
+# pymbar's rule for neighbours in its overlap matrix.
+LEAST_OVERLAP = 0.03
+# Share of rejected trajectories that ended nowhere, above which regions may be cut off.
+MOST_DIVERGED = 0.01
+# Standard errors of their difference that two ways from the same draws may lie apart.
+_APART = 3.0
+
+
+def bridge_cautions(result: BridgeResult) -> tuple[str, ...]:
+    """Why not to trust a complete bridge, or to trust it less.
+
+    Args:
+        result: a complete bridge.
+
+    Returns:
+        Sentences, none where nothing speaks against it.
+    """
+    found = []
+    rhats = np.stack([result.diagnostics.rhat_cost, result.diagnostics.rhat_square])
+    if (above := int((rhats > LARGEST_RHAT).sum())) > 0:
+        found.append(
+            f"{above} of {rhats.size} R-hat are above {LARGEST_RHAT}, the largest {rhats.max():.2f}: chains of those "
+            "rungs do not agree yet; use more draws or another pass"
+        )
+    if (overlap := min(link.overlap for link in result.links)) < LEAST_OVERLAP:
+        found.append(f"two neighbouring rungs overlap by {overlap:.3f} only: use a smaller work spread")
+    trajectories = sum(rung.costs.size for rung in result.rungs[1:])
+    if (share := result.diverged / trajectories) > MOST_DIVERGED:
+        found.append(f"{share:.1%} of trajectories diverged and were rejected: parts of the set may be out of reach")
+    check = result.integrated
+    if check is not None:
+        gap = abs(check.log_normaliser - check.by_links)
+        # The jackknife's errors are of the same chains, so their sum in squares is generous.
+        error = float(np.hypot(check.standard_error, result.links_error))
+        if gap > _APART * error:
+            found.append(
+                f"thermodynamic integration differs from the acceptance ratios by {gap:.2g} nat, {gap / error:.1f} "
+                "standard errors: rungs are too far apart or draws too few"
+            )
+    return tuple(found)
