@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from basinscope.summary import finite
 from comparisons.agreement import ALIKE, Agreement
 from comparisons.registry import REGISTRY
 from comparisons.standings import Standing
@@ -70,45 +68,6 @@ def agreement_table(found: Agreement) -> Group:
     if found.left_out:
         parts.append(Text(f"without rank: {'; '.join(titles.get(name, name) for name in found.left_out)}", style="dim"))
     return Group(*parts)
-
-
-def standings_json(standings: Sequence[Standing], found: Agreement | None) -> dict[str, Any]:
-    """Standings and agreement in plain values.
-
-    Args:
-        standings: of measures.
-        found: the agreement, if any.
-
-    Returns:
-        An object that ``json.dumps(..., allow_nan=False)`` takes.
-    """
-    rows = []
-    for one in standings:
-        shares = one.variance
-        variance = None
-        if shares is not None:
-            names = ("between", "within", "estimator", "share_between", "share_estimator")
-            variance = {name: finite(getattr(shares, name)) for name in names}
-            variance |= {"configurations": shares.configurations, "checkpoints": shares.checkpoints}
-        rows.append(
-            {
-                "measure": one.measure,
-                "psi": finite(one.psi),
-                "granulated": {name: finite(value) for name, value in one.granulated.items()},
-                "information": finite(one.information),
-                "information_given": list(one.information_given),
-                "variance": variance,
-            }
-        )
-    matrix = None
-    if found is not None:
-        matrix = {
-            "measures": list(found.names),
-            "tau": found.taus.tolist(),
-            "groups": [list(group) for group in found.groups],
-            "left_out": list(found.left_out),
-        }
-    return {"by_hyperparameter": rows, "agreement": matrix}
 
 
 def _text(value: float, form: str) -> str:

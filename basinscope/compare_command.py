@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import json
-import math
 import shlex
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from basinscope.choices import one_of
+from basinscope.compare_show import rankings_of, show_comparison, show_findings
 from basinscope.spectrum_command import DebugOption, JsonOption
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from basinscope.compare_run import CompareRequest
-    from comparisons.agreement import Agreement
-    from comparisons.comparison import Comparison
-    from comparisons.rankings import Ranking
-    from comparisons.standings import Standing
+    from comparisons.findings import Findings
 
-    Rankings = tuple[str, tuple[Ranking, ...]]
-
+__all__ = ["compare", "rankings_of", "show_comparison"]
 # Words that may be typed, here too so that --help needs no torch; a test holds them to the library's.
 FAMILIES = ("curvature", "sharpness", "norms", "volumes", "learning-coefficient")
 TABLES = ("md", "csv", "latex")
+FEWEST = 4
 _ESTIMATE, _RESULT = "Estimate", "Result"
 
 
@@ -68,6 +63,14 @@ def compare(
             show_default="gap, from 4 checkpoints with held-out data on",
         ),
     ] = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Rank correlations once a column is held fixed: a target as for --against, a measure or an entry of "
+            "the metadata; repeatable.",
+            show_default="loss",
+        ),
+    ] = None,
     probes: Annotated[int, typer.Option(help="Of each spectrum.", rich_help_panel=_ESTIMATE)] = 6,
     steps: Annotated[int, typer.Option(help="Lanczos steps a probe.", rich_help_panel=_ESTIMATE)] = 48,
     cutoff: Annotated[float, typer.Option(help="Cost that bounds a basin.", rich_help_panel=_ESTIMATE)] = 0.01,
@@ -94,6 +97,10 @@ def compare(
     output: Annotated[Path | None, typer.Option(help="HDF5 file to write.", rich_help_panel=_RESULT)] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Figure to write: .png, .pdf or .svg.", rich_help_panel=_RESULT)
+    ] = None,
+    agreement_plot: Annotated[
+        Path | None,
+        typer.Option(help="Figure of which measures agree: .png, .pdf or .svg.", rich_help_panel=_RESULT),
     ] = None,
     report: Annotated[
         Path | None,
@@ -136,13 +143,25 @@ def compare(
     where = {"output": output, "plot": plot, "overwrite": overwrite, "resume": resume, "jobs": jobs, "traces": traces}
     request = _request(checkpoints, measures, settings, {**source, **where})
     if invariance:
-        given = {"report": report, "plot": plot, "table": table, "against": against, "reuse": reuse, "initial": initial}
-        _check_invariance(request, as_json, [name for name, value in given.items() if value])
+        unused: dict[str, object] = {"given": given, "reuse": reuse, "initial": initial}
+        unused |= {"report": report, "plot": plot, "agreement-plot": agreement_plot, "table": table, "against": against}
+        _check_invariance(request, as_json, [name for name, value in unused.items() if value])
         return
-    from basinscope.outputs import check_report
+    shown = _Shown(table, as_json, against, tuple(given) if given else None, agreement_plot, report)
+    _check_shown(request, shown)
+    _run(request, shown)
 
-    check_report(report, overwrite=overwrite)
-    _run(request, table, as_json, against, report)
+
+@dataclass(frozen=True)
+class _Shown:
+    """What is made of the comparison: the options of the same names."""
+
+    table: str | None
+    as_json: bool
+    against: str | None
+    given: tuple[str, ...] | None
+    agreement_plot: Path | None
+    report: Path | None
 
 
 def _check_words(table: str | None, as_json: bool, jobs: int) -> None:
@@ -168,32 +187,62 @@ def _request(paths: list[Path], measures: str, settings: dict[str, Any], options
     return CompareRequest(unique, names, checked, command=shlex.join(["basinscope", *sys.argv[1:]]), **options)
 
 
-def _run(request: CompareRequest, table: str | None, as_json: bool, against: str | None, report: Path | None) -> None:
+def _check_shown(request: CompareRequest, shown: _Shown) -> None:
+    """Refuses what cannot be written before anything is computed."""
+    from basinscope.outputs import check_plot, check_report
+
+    check_report(shown.report, overwrite=request.overwrite)
+    check_plot(shown.agreement_plot, overwrite=request.overwrite or request.resume)
+    many = len(request.checkpoints)
+    if shown.agreement_plot is not None and many < FEWEST and not request.resume:
+        raise ValueError(f"--agreement-plot needs at least {FEWEST} checkpoints, got {many}")
+
+
+def _run(request: CompareRequest, shown: _Shown) -> None:
     from basinscope.compare_run import run_compare
     from basinscope.volume_progress import volume_progress
     from volume.audit_store import is_audit_file
 
     evidence = tuple(file for file in request.reuse if not is_audit_file(file))
-    if len(evidence) < len(request.reuse) and report is None:
+    if len(evidence) < len(request.reuse) and shown.report is None:
         raise ValueError("--reuse with an audit needs --report: measures take nothing from an audit")
     with volume_progress() as progress:
         comparison = run_compare(replace(request, reuse=evidence), progress)
+    from comparisons.findings import findings_of
+
     files = {} if request.output is None else {"comparison": str(request.output)}
+    found = findings_of(comparison, *rankings_of(comparison, shown.against), shown.given)
+    files |= _drawn(request, shown, found)
+    if shown.report is not None:
+        from basinscope.evidence_figures import evidence_figures
+        from comparisons.report import write_report
+
+        write_report(shown.report, replace(found, figures=evidence_figures(request.reuse, comparison)))
+        files["report"] = str(shown.report)
+    show_findings(found, files, shown.table, shown.as_json)
+
+
+def _drawn(request: CompareRequest, shown: _Shown, found: Findings) -> dict[str, str]:
+    """Figures written, by kind."""
+    from spectra.plots import save_figure
+
+    files = {}
     if request.plot is not None:
         from comparisons.plots import comparison_figure
-        from spectra.plots import save_figure
 
-        save_figure(comparison_figure(comparison), request.plot)
+        save_figure(comparison_figure(found.comparison), request.plot)
         files["figure"] = str(request.plot)
-    rankings = rankings_of(comparison, against)
-    if report is not None:
-        from basinscope.evidence_figures import evidence_figures
-        from comparisons.report import Findings, write_report
+    if shown.agreement_plot is not None:
+        from comparisons.ranking_plots import agreement_figure
 
-        figures = evidence_figures(request.reuse, comparison)
-        write_report(report, Findings(comparison, *rankings, *studied(comparison, rankings), figures))
-        files["report"] = str(report)
-    show_comparison(comparison, files, table, as_json, rankings)
+        if found.agreement is None:
+            raise ValueError(
+                f"--agreement-plot needs two measures that vary over at least {FEWEST} checkpoints, got "
+                f"{len(found.comparison.measures)} measures of {len(found.comparison.done)}"
+            )
+        save_figure(agreement_figure(found.agreement), shown.agreement_plot)
+        files["figure of agreement"] = str(shown.agreement_plot)
+    return files
 
 
 def _check_invariance(request: CompareRequest, as_json: bool, given: list[str]) -> None:
@@ -211,95 +260,3 @@ def _check_invariance(request: CompareRequest, as_json: bool, given: list[str]) 
         print(json.dumps(invariance_json(request.checkpoints[0], table), allow_nan=False))
         return
     page().print(invariance_table(request.checkpoints[0], table))
-
-
-def rankings_of(comparison: Comparison, against: str | None) -> Rankings:
-    """The rank correlations with a target: those asked for, or with the gap where that can be.
-
-    Args:
-        comparison: the comparison.
-        against: the target as typed, or None.
-
-    Returns:
-        The target and the rankings; none where nothing was asked for and there are too few checkpoints.
-
-    Raises:
-        ValueError: if what was asked for is not to be had.
-    """
-    from comparisons.rankings import LEAST, rank_measures
-    from comparisons.registry import measures_of
-
-    gaps = sum(math.isfinite(one.gap) for one in comparison.done)
-    if against is None and gaps < LEAST:
-        return "gap", ()
-    target = against or "gap"
-    measures = measures_of(comparison.measures)
-    return target, rank_measures(comparison, measures, target, seed=comparison.settings.seed)
-
-
-def show_comparison(
-    comparison: Comparison, files: dict[str, str], table: str | None, as_json: bool, rankings: Rankings
-) -> None:
-    """Print a comparison on stdout.
-
-    Args:
-        comparison: the comparison.
-        files: where results were written, by kind.
-        table: ``md``, ``csv`` or ``latex`` in place of the table for terminals; or None.
-        as_json: print one JSON object instead.
-        rankings: the target and the rank correlations with it.
-    """
-    if as_json:
-        from basinscope.agreement_table import standings_json
-        from basinscope.compare_json import comparison_json, rankings_json
-
-        found = (
-            comparison_json(comparison, files)
-            | rankings_json(*rankings)
-            | standings_json(*studied(comparison, rankings))
-        )
-        print(json.dumps(found, allow_nan=False))
-        return
-    if table is not None:
-        from comparisons.tables import plain_table
-
-        print(plain_table(comparison, table))
-        return
-    from basinscope.compare_table import comparison_table
-    from basinscope.summary_table import page
-
-    console = page()
-    console.print(comparison_table(comparison, files, console.width))
-    if rankings[1]:
-        from basinscope.ranking_table import ranking_table
-
-        console.print(ranking_table(rankings[1], rankings[0]))
-    _show_studied(comparison, rankings, console)
-
-
-def studied(comparison: Comparison, rankings: Rankings) -> tuple[tuple[Standing, ...], Agreement | None]:
-    """What hyperparameters explain of the rankings, and which measures agree.
-
-    Args:
-        comparison: the comparison.
-        rankings: the target and the rank correlations with it.
-
-    Returns:
-        Standings (none without rankings or hyperparameters), and the agreement (None with too few checkpoints).
-    """
-    from comparisons.agreement import agreement_of
-    from comparisons.rankings import LEAST
-    from comparisons.standings import standings_of
-
-    found = agreement_of(comparison) if len(comparison.done) >= LEAST else None
-    return standings_of(comparison, rankings[0]) if rankings[1] else (), found
-
-
-def _show_studied(comparison: Comparison, rankings: Rankings, console: Console) -> None:
-    from basinscope.agreement_table import agreement_table, standings_table
-
-    standings, found = studied(comparison, rankings)
-    if standings:
-        console.print(standings_table(standings, rankings[0]))
-    if found is not None:
-        console.print(agreement_table(found))

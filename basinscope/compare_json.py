@@ -7,10 +7,12 @@ from dataclasses import asdict
 from typing import Any
 
 from basinscope.summary import finite
+from comparisons.agreement import Agreement
 from comparisons.comparison import Comparison, Examined, Outcome
 from comparisons.extensive import incomparable
-from comparisons.rankings import Ranking
+from comparisons.findings import Findings
 from comparisons.registry import REGISTRY
+from comparisons.standings import Standing
 
 
 def comparison_json(comparison: Comparison, files: Mapping[str, str]) -> dict[str, Any]:
@@ -85,16 +87,58 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def rankings_json(against: str, rankings: Sequence[Ranking]) -> dict[str, Any]:
-    """Rank correlations in plain values.
+def findings_json(found: Findings, files: Mapping[str, str]) -> dict[str, Any]:
+    """A comparison with its rankings and what is left of them, in plain values.
 
     Args:
-        against: the target.
-        rankings: of measures.
+        found: the findings.
+        files: where results were written, by kind.
 
     Returns:
         An object that ``json.dumps(..., allow_nan=False)`` takes.
     """
     ends = ("tau_interval", "rho_interval")
-    rows = [asdict(one) | {name: [finite(end) for end in getattr(one, name)] for name in ends} for one in rankings]
-    return {"against": against, "rankings": rows}
+    rankings = [_with_ends(asdict(one), ends) for one in found.rankings]
+    partials = [_with_ends(asdict(one), ("tau_interval",)) for _, rows in found.partials for one in rows]
+    return comparison_json(found.comparison, files) | {
+        "against": found.against,
+        "rankings": rankings,
+        "partial_rankings": partials,
+        "by_hyperparameter": [_standing(one) for one in found.standings],
+        "agreement": None if found.agreement is None else _agreement(found.agreement),
+    }
+
+
+def _with_ends(row: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return row | {name: [finite(end) for end in row[name]] for name in names}
+
+
+def _standing(one: Standing) -> dict[str, Any]:
+    shares, wrong = one.variance, one.sign_errors
+    variance = None
+    if shares is not None:
+        names = ("between", "within", "estimator", "share_between", "share_estimator")
+        variance = {name: finite(getattr(shares, name)) for name in names}
+        variance |= {"configurations": shares.configurations, "checkpoints": shares.checkpoints}
+    errors = None
+    if wrong is not None:
+        errors = asdict(wrong) | {name: finite(getattr(wrong, name)) for name in ("mean", "worst")}
+        errors["by_hyperparameter"] = {name: finite(error) for name, error in wrong.by_hyperparameter.items()}
+    return {
+        "measure": one.measure,
+        "psi": finite(one.psi),
+        "granulated": {name: finite(value) for name, value in one.granulated.items()},
+        "information": finite(one.information),
+        "information_given": list(one.information_given),
+        "variance": variance,
+        "sign_errors": errors,
+    }
+
+
+def _agreement(found: Agreement) -> dict[str, Any]:
+    return {
+        "measures": list(found.names),
+        "tau": found.taus.tolist(),
+        "groups": [list(group) for group in found.groups],
+        "left_out": list(found.left_out),
+    }

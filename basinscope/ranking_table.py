@@ -15,8 +15,8 @@ from comparisons.registry import REGISTRY
 
 _KEY = (
     "positive: flatter checkpoints have the smaller target; intervals of 95 % by bootstrap over configurations (seeds "
-    "drawn together; over checkpoints where configurations are few); p by permutation of checkpoints, corrected for "
-    "the number of measures by Holm's method"
+    "drawn together; over checkpoints where configurations are few); p by permutation of the same, corrected for the "
+    "number of measures by Holm's method"
 )
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from html import escape
 from importlib import resources
 from pathlib import Path
 from string import Template
 
-from matplotlib.figure import Figure
-
 from comparisons.agreement import ALIKE, Agreement
 from comparisons.comparison import Comparison, Outcome
+from comparisons.findings import Findings
 from comparisons.plots import comparison_figure
 from comparisons.ranking_plots import agreement_figure, ranking_figure
-from comparisons.rankings import Ranking
 from comparisons.registry import REGISTRY
 from comparisons.report_parts import Cell, code, folded, items, number, paragraph, picture, section, table
 from comparisons.report_words import summary_sentences
@@ -24,27 +22,6 @@ from spectra.atomic_file import replace_file
 
 # Up to this many checkpoints a measure has a row, beyond it a checkpoint has one.
 FEW = 6
-
-
-@dataclass(frozen=True, eq=False)
-class Findings:
-    """All that a page tells.
-
-    Attributes:
-        comparison: at least one checkpoint done.
-        against: the target of the rankings.
-        rankings: none where there are too few checkpoints.
-        standings: none where no hyperparameter varies.
-        agreement: None with too few checkpoints.
-        figures: captions and figures of the evidence: densities, volumes, audits.
-    """
-
-    comparison: Comparison
-    against: str = "gap"
-    rankings: tuple[Ranking, ...] = ()
-    standings: tuple[Standing, ...] = ()
-    agreement: Agreement | None = None
-    figures: tuple[tuple[str, Figure], ...] = ()
 
 
 def write_report(path: str | Path, findings: Findings) -> None:
@@ -106,31 +83,46 @@ def _rankings(findings: Findings) -> str:
     head = ["measure", "family", "Kendall tau", "95 % from", "to", "Spearman", "p (Holm)", "checkpoints"]
     if standings:
         head += ["Psi", *(f"tau by {name}" for name in names), "information", "variance between configurations"]
+        head += ["sign error", "worst sign error", "in"]
+    held = [(given, {one.measure: one for one in rows}) for given, rows in findings.partials]
+    head[8:8] = [f"tau given {given}" for given, _ in held]
     body = []
     for row in sorted(findings.rankings, key=lambda one: -one.tau):
         measure, stand = titles[row.measure], standings.get(row.measure)
         cells = [Cell(measure.title, measure.title), Cell(measure.family, measure.family), number(row.tau, "+.2f")]
         cells += [number(end, "+.2f") for end in row.tau_interval]
         cells += [number(row.rho, "+.2f"), number(row.p_holm, ".2g"), number(row.checkpoints, ".0f")]
+        cells += [number(rows[row.measure].tau, "+.2f") if row.measure in rows else Cell("–") for _, rows in held]
         if stand is not None:
             split = stand.variance
             told = [(stand.psi, "+.2f"), *((stand.granulated[name], "+.2f") for name in names)]
             told += [(stand.information, ".3f"), (float("nan") if split is None else split.share_between, ".2f")]
-            cells += [number(value, form) for value, form in told]
+            cells += [number(value, form) for value, form in told] + _wrong(stand)
         elif standings:
             cells += [Cell("–")] * (len(head) - len(cells))
         body.append(cells)
     key = (
         f"Positive: flatter checkpoints have the smaller {findings.against}. Intervals by bootstrap over "
-        "configurations; p by permutation of checkpoints, corrected for the number of measures. "
+        "configurations; p by permutation of configurations, corrected for the number of measures. "
     )
+    if held:
+        key += "Tau given a column: Kendall's partial tau, what is left of the order once the column is held fixed. "
     if standings:
         key += (
             "Psi: mean over changes of one hyperparameter alone. Information: the share of the order told beyond any "
-            "two hyperparameters, at the least (Jiang et al., 2020). Variance: the rest lies between seeds."
+            "two hyperparameters, at the least (Jiang et al., 2020). Variance: the rest lies between seeds. Sign "
+            "error: share of wrongly ordered runs over pairs of configurations that differ in one hyperparameter, mean "
+            "and worst (Dziugaite et al., 2020); a coin has 0.5."
         )
     figure = picture(ranking_figure(findings.rankings, findings.against), f"Rank correlation with {findings.against}.")
     return paragraph(key, "key") + table("ranking", head, body) + figure
+
+
+def _wrong(standing: Standing) -> list[Cell]:
+    errors = standing.sign_errors
+    if errors is None:
+        return [Cell("–")] * 3
+    return [number(errors.mean, ".2f"), number(errors.worst, ".2f"), Cell(errors.worst_in or "–", errors.worst_in)]
 
 
 def _measures(comparison: Comparison) -> str:
@@ -139,11 +131,12 @@ def _measures(comparison: Comparison) -> str:
         head = ["measure", "family", "unit", "flatter", "invariant to", "gradients", *names]
         body = [_measure_row(comparison, row) for row in found]
     else:
-        head = ["checkpoint", "cost", "gap", *(f"{row.measure.title} {row.flat}" for row in found)]
+        head = ["checkpoint", "cost", "gap", "error gap", *(f"{row.measure.title} {row.flat}" for row in found)]
         body = []
         for place, (name, one) in enumerate(zip(names, comparison.done, strict=True)):
             cells = [Cell(row.cells[place], *_told(one.outcomes.get(row.measure.name))) for row in found]
-            body.append([Cell(name, name), number(one.cost, ".4g"), number(one.gap, ".4g"), *cells])
+            scores = [number(value, ".4g") for value in (one.cost, one.gap, one.error_gap)]
+            body.append([Cell(name, name), *scores, *cells])
     key = (
         f"Value ± half of its 95 % interval; ! marks a caution (hover). Arrows: the direction that counts as flatter. "
         f"A click on a heading sorts.{f' All checkpoints are of {shared}.' if shared else ''}"

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from comparisons.comparison import Comparison
+from comparisons.findings import Findings
 from comparisons.ranking_plots import LEVEL
 from comparisons.rankings import Ranking
 from comparisons.registry import REGISTRY
 from comparisons.tables import short_names
-
-if TYPE_CHECKING:
-    from comparisons.report import Findings
 
 # Measures named in a sentence.
 NAMED = 3
@@ -50,6 +47,7 @@ def summary_sentences(findings: Findings) -> list[str]:
             f"Beyond any two hyperparameters the most that a measure tells of the order by {findings.against} is "
             f"{100 * best.information:.1f}\u00a0% ({_title(best.measure)}{_given(best.information_given)})."
         )
+    told += _held_fixed(findings) + _robust(findings)
     if findings.agreement is not None and findings.agreement.groups:
         largest = max(findings.agreement.groups, key=len)
         if len(largest) > 1:
@@ -94,6 +92,35 @@ def _ranked(rankings: Sequence[Ranking], against: str) -> list[str]:
                 f"By {len(chosen)} of {len(rankings)} measures flatter goes with {words} {against}{rest}: {named}."
             )
     return found
+
+
+def _held_fixed(findings: Findings) -> list[str]:
+    """What is left of the rankings given each column, by intervals that exclude 0."""
+    told = []
+    plain = {one.measure for one in findings.rankings if one.tau_interval[0] > 0.0 or one.tau_interval[1] < 0.0}
+    for given, rows in findings.partials:
+        kept = [one for one in rows if one.tau_interval[0] > 0.0 or one.tau_interval[1] < 0.0]
+        first = (
+            f"{len(plain)} of {len(findings.rankings)} intervals of tau exclude 0; given {given}, {len(kept)} of "
+            f"{len(rows)} do"
+        )
+        turned = [_title(one.measure) for one in kept if one.reversed]
+        told.append(first + (f", and {', '.join(turned[:NAMED])} with the other sign." if turned else "."))
+    return told
+
+
+def _robust(findings: Findings) -> list[str]:
+    """The least of the worst sign errors."""
+    known = [(one, one.sign_errors) for one in findings.standings]
+    errors = [(one.measure, wrong) for one, wrong in known if wrong is not None and wrong.environments]
+    if not errors:
+        return []
+    name, best = min(errors, key=lambda one: (one[1].worst, one[1].mean))
+    better = sum(wrong.worst < 0.5 for _, wrong in errors)
+    return [
+        f"In its worst pair of configurations that differ in one hyperparameter, {better} of {len(errors)} measures "
+        f"order runs better than a coin does; the least worst sign error is {best.worst:.2f} ({_title(name)})."
+    ]
 
 
 def _given(names: Sequence[str]) -> str:

@@ -10,12 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from comparisons.comparison import Comparison
+from comparisons.extensive import incomparable
 from comparisons.flatness import Measure
 from comparisons.granulated import granulated_kendall, least_information, mean_granulated
 from comparisons.hyperparameters import SEED, Codes, encoded, groups, varying
-from comparisons.rankings import LEAST, target_values
-from comparisons.registry import REGISTRY
+from comparisons.rankings import LEAST, turned
+from comparisons.registry import measures_of
 from comparisons.seed_variance import VarianceShares, variance_shares
+from comparisons.sign_errors import SignErrors, sign_errors
+from comparisons.targets import target_values
 
 Array = NDArray[np.float64]
 
@@ -31,6 +34,7 @@ class Standing:
         information: the least conditional information about the target's order, of 1; nan if none is to be had.
         information_given: the hyperparameters of which it is the least.
         variance: split between configurations and seeds; None where no configuration has two seeds.
+        sign_errors: over pairs of configurations that differ in one hyperparameter; None where there are none.
     """
 
     measure: str
@@ -39,6 +43,7 @@ class Standing:
     information: float
     information_given: tuple[str, ...]
     variance: VarianceShares | None
+    sign_errors: SignErrors | None
 
 
 def standings_of(comparison: Comparison, against: str) -> tuple[Standing, ...]:
@@ -49,7 +54,8 @@ def standings_of(comparison: Comparison, against: str) -> tuple[Standing, ...]:
         against: the target, see ``target_values``; a hyperparameter is then no condition itself.
 
     Returns:
-        A standing for each measure with values at ``LEAST`` checkpoints or more; none where no hyperparameter varies.
+        A standing for each measure with values at ``LEAST`` checkpoints or more, those that are ``incomparable`` left
+        out; none where no hyperparameter varies.
 
     Raises:
         ValueError: if no checkpoint has the target.
@@ -60,16 +66,28 @@ def standings_of(comparison: Comparison, against: str) -> tuple[Standing, ...]:
     if not codes:
         return ()
     seeds = encoded([row[SEED] for row in rows]) if all(SEED in row for row in rows) else None
-    known = {measure.name: measure for measure in REGISTRY}
-    found = [_standing(comparison, known[name], target, codes, seeds) for name in comparison.measures if name in known]
+    left_out = incomparable(comparison)
+    measures = [one for one in measures_of(comparison.measures) if one.name not in left_out]
+    samples = _counted_on(comparison) if against == "error-gap" else None
+    found = [_standing(comparison, measure, target, codes, seeds, samples) for measure in measures]
     return tuple(one for one in found if one is not None)
 
 
+def _counted_on(comparison: Comparison) -> float | None:
+    """The fewest samples that a held-out error rate was counted on; None where a file does not say."""
+    samples = min(one.held_out_samples for one in comparison.done)
+    return samples if samples > 0.0 else None
+
+
 def _standing(
-    comparison: Comparison, measure: Measure, target: Array, codes: Mapping[str, Codes], seeds: Codes | None
+    comparison: Comparison,
+    measure: Measure,
+    target: Array,
+    codes: Mapping[str, Codes],
+    seeds: Codes | None,
+    samples: float | None,
 ) -> Standing | None:
-    sign = 1.0 if measure.flatter == "smaller" else -1.0
-    values = sign * np.array([one.value(measure.name) for one in comparison.done])
+    values = turned(comparison, measure)
     both = np.isfinite(values) & np.isfinite(target)
     if both.sum() < LEAST:
         return None
@@ -80,7 +98,8 @@ def _standing(
     errors = np.array([_standard_error(comparison, int(place), measure.name) for place in np.flatnonzero(known)])
     configurations = groups([column[known] for column in codes.values()], int(known.sum()))
     variance = None if seeds is None else variance_shares(values[known], configurations, errors)
-    return Standing(measure.name, mean_granulated(granulated), granulated, information, given, variance)
+    wrong = sign_errors(values[both], target[both], here, held_out_samples=samples)
+    return Standing(measure.name, mean_granulated(granulated), granulated, information, given, variance, wrong)
 
 
 def _standard_error(comparison: Comparison, place: int, measure: str) -> float:

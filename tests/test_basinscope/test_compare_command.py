@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 import xarray
+from scipy import stats
 
 from basinscope import compare_command, compare_run
 from basinscope.__main__ import main
 from basinscope.compare_evidence import step_zero
-from comparisons import flatness, tables
+from comparisons import flatness, rankings, tables
 from comparisons.registry import REGISTRY
 from comparisons.store import read_comparison
 
@@ -45,6 +46,7 @@ def compare(pair: list[Path]) -> Run:
 def test_words_are_the_librarys() -> None:
     assert compare_command.FAMILIES == flatness.FAMILIES
     assert compare_command.TABLES == tables.FORMATS
+    assert compare_command.FEWEST == rankings.LEAST
 
 
 def test_json_holds_the_values(compare: Run, pair: list[Path], tiny: ModuleType, capsys: pytest.CaptureFixture) -> None:
@@ -184,6 +186,8 @@ def test_spectra_are_reused_where_they_fit(
         (["--resume"], "--resume needs --output"),
         (["--against", "gap"], "need at least 4 checkpoints with a value of gap, got 2"),
         (["--table", "md", "--json"], "exclude each other"),
+        (["--agreement-plot", "agreement.png"], "--agreement-plot needs at least 4 checkpoints, got 2"),
+        (["--given", "width"], "given width need at least 4 checkpoints"),
     ],
 )
 def test_bad_words(compare: Run, words: list[str], sentence: str, capsys: pytest.CaptureFixture) -> None:
@@ -211,11 +215,14 @@ def test_invariance_of_a_tanh_network(compare: Run, pair: list[Path], capsys: py
     assert "--invariance takes one checkpoint, got 2" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", ["report", "plot", "table", "against", "reuse", "initial"])
+@pytest.mark.parametrize(
+    "option", ["report", "plot", "table", "against", "reuse", "initial", "given", "agreement-plot"]
+)
 def test_invariance_refuses_what_it_would_ignore(
     compare: Run, pair: list[Path], tmp_path: Path, option: str, capsys: pytest.CaptureFixture
 ) -> None:
     values = {"report": tmp_path / "r.html", "plot": tmp_path / "p.png", "table": "md", "against": "gap"}
+    values |= {"given": "l2", "agreement-plot": tmp_path / "a.png"}
     words = ["--invariance", f"--{option}", values.get(option, pair[0])]
     assert compare(*words, files=pair[:1], measures="parameter-norm") == 2
     err = " ".join(capsys.readouterr().err.split())
@@ -312,7 +319,50 @@ def test_rankings_against_a_hyperparameter(
     assert (norm["tau"], norm["rho"]) == pytest.approx((-1.0, -1.0))
     assert norm["p"] == pytest.approx(2.0 / 24.0)
     assert compare(**words) == 0
-    assert "Rank correlation with gap" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "Rank correlation with gap" in out
+    assert "What is left of the order by gap" in out
+
+
+def several(tmp_path: Path, tiny: ModuleType) -> list[Path]:
+    files = []
+    for place in range(7):
+        torch.manual_seed(place)
+        state = {name: (1.0 + place) * part for name, part in tiny.network().state_dict().items()}
+        files.append(tmp_path / f"tiny_{place}.pt")
+        torch.save({"model": state, "metadata": {"l2": [4.0, 3.0, 5.0, 1.0, 2.0, 7.0, 6.0][place]}}, files[-1])
+    return files
+
+
+def test_rankings_given_a_column(compare: Run, tmp_path: Path, tiny: ModuleType, capsys: pytest.CaptureFixture) -> None:
+    words = {"files": several(tmp_path, tiny), "measures": "parameter-norm,path-norm,margin"}
+    assert compare("--json", "--given", "l2", "--given", "margin", **words) == 0
+    found = json.loads(capsys.readouterr().out)
+    rows = {(one["measure"], one["given"]): one for one in found["partial_rankings"]}
+    assert {given for _, given in rows} == {"l2", "margin"}
+    assert ("margin", "margin") not in rows
+    done = found["checkpoints"]
+    x = [one["measures"]["path-norm"]["value"] for one in done]
+    y, z = [one["gap"] for one in done], [one["hyperparameters"]["l2"] for one in done]
+    xy, xz, yz = (stats.kendalltau(*pair).statistic for pair in ((x, y), (x, z), (y, z)))
+    expected = (xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2))
+    assert rows["path-norm", "l2"]["tau"] == pytest.approx(expected)
+    for given, sentence in (("gap", "must be another column"), ("colour", "no checkpoint has it")):
+        assert compare("--against", "gap", "--given", given, **words) == 2
+        assert sentence in capsys.readouterr().err
+
+
+def test_the_agreement_figure_is_a_file_of_its_own(
+    compare: Run, tmp_path: Path, tiny: ModuleType, capsys: pytest.CaptureFixture
+) -> None:
+    path, words = tmp_path / "agreement.svg", {"files": several(tmp_path, tiny)}
+    assert compare("--agreement-plot", path, measures="parameter-norm,path-norm,margin", **words) == 0
+    assert "figure of agreement written to" in " ".join(capsys.readouterr().out.split())
+    assert "Kendall's tau between measures" in path.read_text()
+    assert compare("--agreement-plot", path, measures="parameter-norm,margin", **words) == 2
+    assert "use --overwrite" in capsys.readouterr().err
+    assert compare("--agreement-plot", path, "--overwrite", measures="parameter-norm", **words) == 2
+    assert "needs two measures that vary" in capsys.readouterr().err
 
 
 def test_report_is_written_once(compare: Run, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -8,15 +8,14 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from comparisons.agreement import agreement_of
 from comparisons.comparison import Comparison, Examined, Outcome
 from comparisons.evidence import EvidenceSettings
+from comparisons.findings import Findings, findings_of
 from comparisons.flatness import Reading
 from comparisons.rankings import rank_measures
 from comparisons.registry import measures_named
-from comparisons.report import FEW, Findings, report_page
+from comparisons.report import FEW, report_page
 from comparisons.report_words import summary_sentences
-from comparisons.standings import standings_of
 from comparisons.tables import cell
 from comparisons.work import Work
 from spectra.provenance import Provenance
@@ -85,7 +84,7 @@ def made(count: int, name: str = "run") -> Comparison:
 
 def findings(comparison: Comparison) -> Findings:
     rankings = rank_measures(comparison, measures_named(list(NAMES)))
-    return Findings(comparison, "gap", rankings, standings_of(comparison, "gap"), agreement_of(comparison))
+    return findings_of(comparison, "gap", rankings, ["largest-eigenvalue"])
 
 
 @pytest.mark.parametrize("count", [3, 8])
@@ -96,7 +95,7 @@ def test_values_are_the_comparisons(count: int) -> None:
     order = {measure.name: place for place, measure in enumerate(measures)}
     for place, one in enumerate(comparison.done):
         for name, outcome in one.outcomes.items():
-            shown = rows[order[name]][6 + place] if count <= FEW else rows[place][3 + order[name]]
+            shown = rows[order[name]][6 + place] if count <= FEW else rows[place][4 + order[name]]
             expected = "" if outcome.reading is None else repr(outcome.reading.value)
             assert shown == (cell(outcome), expected)
 
@@ -115,7 +114,14 @@ def test_rankings_are_the_rankings() -> None:
         assert row["p (Holm)"][1] == repr(ranking.p_holm)
     for standing in found.standings:
         assert shown[standing.measure]["Psi"][1] == repr(standing.psi)
+        assert standing.sign_errors is not None
+        assert shown[standing.measure]["worst sign error"][1] == repr(standing.sign_errors.worst)
+        assert shown[standing.measure]["in"][0] == standing.sign_errors.worst_in
         assert shown[standing.measure]["tau by width"][1] == repr(standing.granulated["width"])
+    ((given, rows),) = found.partials
+    assert {one.measure for one in rows} == set(shown) - {given}
+    for one in rows:
+        assert shown[one.measure][f"tau given {given}"][1] == repr(one.tau)
 
 
 def test_nothing_is_fetched() -> None:

@@ -1,0 +1,95 @@
+"""A comparison on stdout: tables for reading, one JSON object, or the text of another program."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from comparisons.comparison import Comparison
+    from comparisons.findings import Findings
+    from comparisons.rankings import Ranking
+
+    Rankings = tuple[str, tuple[Ranking, ...]]
+
+
+def rankings_of(comparison: Comparison, against: str | None) -> Rankings:
+    """The rank correlations with a target: those asked for, or with the gap where that can be.
+
+    Args:
+        comparison: the comparison.
+        against: the target as typed, or None.
+
+    Returns:
+        The target and the rankings; none where nothing was asked for and there are too few checkpoints.
+
+    Raises:
+        ValueError: if what was asked for is not to be had.
+    """
+    from comparisons.rankings import LEAST, rank_measures
+    from comparisons.registry import measures_of
+
+    gaps = sum(math.isfinite(one.gap) for one in comparison.done)
+    if against is None and gaps < LEAST:
+        return "gap", ()
+    target = against or "gap"
+    measures = measures_of(comparison.measures)
+    return target, rank_measures(comparison, measures, target, seed=comparison.settings.seed)
+
+
+def show_comparison(
+    comparison: Comparison, files: dict[str, str], table: str | None, as_json: bool, rankings: Rankings
+) -> None:
+    """Print a comparison, with what hyperparameters and the training cost leave of its rankings.
+
+    Args:
+        comparison: the comparison.
+        files: where results were written, by kind.
+        table: ``md``, ``csv`` or ``latex`` in place of the table for terminals; or None.
+        as_json: print one JSON object instead.
+        rankings: the target and the rank correlations with it.
+    """
+    from comparisons.findings import findings_of
+
+    show_findings(findings_of(comparison, *rankings), files, table, as_json)
+
+
+def show_findings(found: Findings, files: dict[str, str], table: str | None, as_json: bool) -> None:
+    """Print all that a comparison tells.
+
+    Args:
+        found: the findings.
+        files: where results were written, by kind.
+        table: ``md``, ``csv`` or ``latex`` in place of the table for terminals; or None.
+        as_json: print one JSON object instead.
+    """
+    if as_json:
+        from basinscope.compare_json import findings_json
+
+        print(json.dumps(findings_json(found, files), allow_nan=False))
+    elif table is not None:
+        from comparisons.tables import plain_table
+
+        print(plain_table(found.comparison, table))
+    else:
+        _print(found, files)
+
+
+def _print(found: Findings, files: dict[str, str]) -> None:
+    from basinscope.agreement_table import agreement_table, standings_table
+    from basinscope.compare_table import comparison_table
+    from basinscope.ranking_table import ranking_table
+    from basinscope.robustness_table import robustness_table
+    from basinscope.summary_table import page
+
+    console = page()
+    console.print(comparison_table(found.comparison, files, console.width))
+    if found.rankings:
+        console.print(ranking_table(found.rankings, found.against))
+    if found.partials or any(one.sign_errors is not None for one in found.standings):
+        console.print(robustness_table(found))
+    if found.standings:
+        console.print(standings_table(found.standings, found.against))
+    if found.agreement is not None:
+        console.print(agreement_table(found.agreement))

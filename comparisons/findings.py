@@ -1,0 +1,70 @@
+"""All that a comparison tells: rankings, what confounders leave of them, agreement, and the figures of its evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from comparisons.agreement import Agreement, agreement_of
+from comparisons.comparison import Comparison
+from comparisons.partial_ranking import PartialRanking, partial_rankings
+from comparisons.rankings import LEAST, Ranking
+from comparisons.registry import measures_of
+from comparisons.standings import Standing, standings_of
+from comparisons.targets import target_values
+
+GIVEN = "loss"
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """What a table, a JSON object or a page tells.
+
+    Attributes:
+        comparison: at least one checkpoint done.
+        against: the target of the rankings.
+        rankings: none where there are too few checkpoints.
+        standings: none where no hyperparameter varies.
+        agreement: None with too few checkpoints.
+        partials: rankings given a column, by its name.
+        figures: captions and figures of the evidence: densities, volumes, audits.
+    """
+
+    comparison: Comparison
+    against: str = "gap"
+    rankings: tuple[Ranking, ...] = ()
+    standings: tuple[Standing, ...] = ()
+    agreement: Agreement | None = None
+    partials: tuple[tuple[str, tuple[PartialRanking, ...]], ...] = ()
+    figures: tuple[tuple[str, Figure], ...] = ()
+
+
+def findings_of(
+    comparison: Comparison, against: str, rankings: tuple[Ranking, ...], given: Sequence[str] | None = None
+) -> Findings:
+    """What hyperparameters, the training cost and other measures leave of the rankings.
+
+    Args:
+        comparison: some checkpoints.
+        against: the target of the rankings.
+        rankings: of measures; none where there are too few checkpoints, and then nothing is held against them.
+        given: columns to rank given each; None for the training cost where it varies and is not the target.
+
+    Returns:
+        The findings, without figures.
+
+    Raises:
+        ValueError: if a column asked for is not to be had.
+    """
+    if not rankings and given:
+        raise ValueError(f"rank correlations given {given[0]} need at least {LEAST} checkpoints with a target")
+    agreement = agreement_of(comparison) if len(comparison.done) >= LEAST else None
+    if not rankings:
+        return Findings(comparison, against, agreement=agreement)
+    measures, seed = measures_of(comparison.measures), comparison.settings.seed
+    if given is None:
+        given = (GIVEN,) if against != GIVEN and len(set(target_values(comparison, GIVEN).tolist())) > 1 else ()
+    partials = tuple((one, partial_rankings(comparison, measures, against, one, seed=seed)) for one in given)
+    return Findings(comparison, against, rankings, standings_of(comparison, against), agreement, partials)
