@@ -40,9 +40,15 @@ class Batch:
 
     def head(self, rows: int) -> Batch:
         """Its first rows, where all of its tensors have one leading length; else the whole."""
-        lengths = {len(tensor) if tensor.dim() else 0 for tensor in self.tensors()}
-        if len(lengths) != 1:
-            return self
+        return self.cut(slice(rows)) if self.divisible else self
+
+    @property
+    def divisible(self) -> bool:
+        """Whether all of its tensors have one leading length, so that it can be cut by rows."""
+        return len({len(tensor) if tensor.dim() else 0 for tensor in self.tensors()}) == 1
+
+    def cut(self, rows: slice) -> Batch:
+        """Some of its rows; for a divisible batch."""
         inputs, targets, weights = (_cut(part, rows) for part in (self.inputs, self.targets, self.weights))
         return replace(self, inputs=inputs, targets=targets, weights=weights)
 
@@ -139,18 +145,25 @@ class Batches:
         """Whether the data is held in memory."""
         return self._kept is not None
 
-    def merged(self, rows: int) -> list[Batch]:
-        """Consecutive batches joined up to ``rows`` rows where their shapes allow it; needs kept data."""
-        if self._kept is None:
-            raise ValueError("only data kept in memory can be merged")
-        groups: list[list[Batch]] = []
-        for batch in self._kept:
-            joins = groups and sum(b.rows for b in groups[-1]) + batch.rows <= rows
-            if joins and all(_joinable(a, b) for a, b in _pairs(groups[-1][-1], batch)):
-                groups[-1].append(batch)
-            else:
-                groups.append([batch])
-        return [group[0] if len(group) == 1 else _joined(group) for group in groups]
+
+def merged(batches: Iterable[Batch], rows: int) -> list[Batch]:
+    """Consecutive batches joined where their shapes allow it.
+
+    Args:
+        batches: in order.
+        rows: that a joined batch has at most.
+
+    Returns:
+        Fewer batches, with the same rows in the same order.
+    """
+    groups: list[list[Batch]] = []
+    for batch in batches:
+        joins = groups and sum(b.rows for b in groups[-1]) + batch.rows <= rows
+        if joins and all(_joinable(a, b) for a, b in _pairs(groups[-1][-1], batch)):
+            groups[-1].append(batch)
+        else:
+            groups.append([batch])
+    return [group[0] if len(group) == 1 else _joined(group) for group in groups]
 
 
 def _as_iterable(source: Any) -> Iterable[Any]:
@@ -212,9 +225,9 @@ def _moved(part: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
     return part
 
 
-def _cut(part: Any, rows: int) -> Any:
+def _cut(part: Any, rows: slice) -> Any:
     if isinstance(part, Tensor):
-        return part[:rows]
+        return part[rows]
     if isinstance(part, Mapping):
         return {key: _cut(value, rows) for key, value in part.items()}
     if isinstance(part, tuple | list):

@@ -80,7 +80,7 @@ def confirm(curvature: Confirmable) -> tuple[str, ...]:
 
 def _compared(curvature: Confirmable) -> tuple[list[float], list[Tensor]]:
     """Errors of the core against the differences of each step, up to the first that agrees; and those differences."""
-    rows = next(curvature.landscape.iterate()).rows
+    rows = next(curvature.landscape.share()).rows
     landscape = curvature.landscape.sample(min(ROWS, max(2, rows // SHARE)))
     theta = curvature.theta.to(landscape.theta)
     direction = torch.randn(landscape.size, generator=generator(0, "confirm"), dtype=torch.float64).to(theta)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 
 from spectra.batches import Batch
 from spectra.confirmation import confirm
-from spectra.landscape import Landscape, kept_or_rebuilt
+from spectra.kept_products import kept_or_rebuilt
+from spectra.landscape import Landscape
 from spectra.operators import Restricted, SymmetricOperator
 from spectra.parameters import Patterns
 from spectra.randomness import generator
@@ -86,7 +88,7 @@ class Curvature(SymmetricOperator):
         if strategy != "auto" and strategy not in self._strategies:
             raise ValueError(f"strategy must be auto or one of {', '.join(self._strategies)}; got {strategy!r}")
         self.strategy = self.asked = strategy
-        self.notes = landscape.notes
+        self.notes, self.ranks = landscape.notes, landscape.ranks
         self._products: Callable[[], Iterator[Product]] | None = None
         self._traced: tuple[int, Linearised] | None = None
         self._recorded: tuple[int, Callable[[Tensor], Tensor]] | None = None
@@ -114,6 +116,10 @@ class Curvature(SymmetricOperator):
 
     def matmat(self, vectors: Tensor) -> Tensor:
         """``V H`` for rows V (k, n), as (k, n), summed over batches."""
+        return self.landscape.joint(self.addend(vectors))
+
+    def addend(self, vectors: Tensor) -> Tensor:
+        """The sum over this process's batches."""
         vectors = self._checked(vectors)
         if self._products is None:
             self._prepare(vectors)
@@ -130,7 +136,7 @@ class Curvature(SymmetricOperator):
 
     def _summed(self, vectors: Tensor) -> Tensor:
         assert self._products is not None
-        total = self.landscape.l2 * vectors if self.landscape.l2 else None
+        total = self.landscape.own_l2 * vectors if self.landscape.own_l2 else None
         for product in self._products():
             if total is None and len(vectors) <= self._chunk:
                 # The caller may overwrite what it gets; only the core's result is surely nobody else's.
@@ -145,12 +151,11 @@ class Curvature(SymmetricOperator):
         return total
 
     def _prepare(self, vectors: Tensor) -> None:
-        first = next(self.landscape.iterate())
+        first = next(self.landscape.share())
         held = self._saved_bytes(first)
         core = next(iter(self._strategies.values()))
-        kept = self.landscape.batches.kept
-        count = sum(1 for _ in self.landscape.iterate()) if kept else self.landscape.batches.count
-        keep = kept and held * count * _GRAPH <= self.memory
+        kept, count = self.landscape.batches.kept, self.landscape.count()
+        keep = self.landscape.largest(0.0 if kept and held * count * _GRAPH <= self.memory else 1.0) == 0.0
         # Two vectors tell a block apart from a row; a model so large that they weigh is checked on one.
         probe = self._probe("verify")
         if self.size <= _LARGE:
@@ -158,12 +163,14 @@ class Curvature(SymmetricOperator):
         product, truth, seconds = self._core_product(core, first, probe)
         self.notes += confirm(self)
         if self.strategy == "auto":
-            core_time = self._seconds_per_vector(core, product, vectors, held, seconds / len(probe))
+            core_time = self.landscape.largest(
+                self._seconds_per_vector(core, product, vectors, held, seconds / len(probe))
+            )
             del product  # one graph at a time
             chosen = self._choose(first, core, core_time, (probe, truth), vectors, held, keep)
         else:
             chosen = self._strategies[self.strategy]
-            keep = keep and held * count * (_LINEARISED if chosen.linearised else _GRAPH) <= self.memory
+            keep &= held * count * (_LINEARISED if chosen.linearised else _GRAPH) <= self.memory
             del product
             self._verify_named(core, chosen, first, probe, truth)
         if not keep:
@@ -244,27 +251,30 @@ class Curvature(SymmetricOperator):
     ) -> Strategy:
         """Times the strategies on the first batch and keeps the fastest that agrees with the core."""
         best, best_time = core, core_time
-        product: Product | None = None
         right = set()
         for one in list(self._strategies.values())[1:]:
             if not self._worth_trying(one, keep) or one.instead_of in right:
                 continue
-            try:
-                product = one.build(batch)
-                error, seconds = difference(product, *known)
-                if not error <= tolerance(self.dtype):
-                    self._note(f"{one.name} differs from {core.name} by {error:.2g} and is not used")
-                    continue
-                taken = self._seconds_per_vector(one, product, vectors, held, seconds / len(known[0]))
+            taken = self.landscape.largest(self._tried(one, core, batch, known, vectors, held))
+            if math.isfinite(taken):
                 right.add(one.name)
-            except Exception as problem:  # any failure of a fast path is a reason to step back from it
-                self._note(f"{one.name} fails here ({type(problem).__name__}) and is not used")
-                continue
-            finally:
-                product = None
             if taken < best_time:
                 best, best_time = one, taken
         return best
+
+    def _tried(
+        self, one: Strategy, core: Strategy, batch: Batch, known: tuple[Tensor, Tensor], vectors: Tensor, held: int
+    ) -> float:
+        """Seconds a vector takes by one strategy; inf, and a note, if it fails or differs from the core."""
+        try:
+            product = one.build(batch)
+            error, seconds = difference(product, *known)
+            if error <= tolerance(self.dtype):
+                return self._seconds_per_vector(one, product, vectors, held, seconds / len(known[0]))
+            self._note(f"{one.name} differs from {core.name} by {error:.2g} and is not used")
+        except Exception as problem:  # any failure of a fast path is a reason to step back from it
+            self._note(f"{one.name} fails here ({type(problem).__name__}) and is not used")
+        return math.inf
 
     def _seconds_per_vector(
         self, strategy: Strategy, product: Product, vectors: Tensor, held: int, known: float

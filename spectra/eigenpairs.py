@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spectra.deflation import orthonormal_rows
 from spectra.operators import SymmetricOperator
+from spectra.parallel_rows import orthonormal_rows
 from spectra.probes import draw_probes
 from spectra.quadrature import Array
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from spectra.operators import SymmetricOperator
+from spectra.parallel_rows import Rows, rows_of
 from spectra.quadrature import Tridiagonal
 
 REORTHOGONALISE = ("full", "none")
@@ -81,10 +82,12 @@ def lanczos(
         raise ValueError("keep_basis needs reorthogonalise='full'")
     steps = min(steps, operator.size)
     probes = len(starts)
-    state = _State.begin(starts.to(operator.device, operator.dtype), steps, reorthogonalise == "full")
+    # A basis that is returned is held whole.
+    rows = Rows(operator.size) if keep_basis else rows_of(operator)
+    state = _State.begin(rows.part(starts.to(operator.device, operator.dtype)), steps, reorthogonalise == "full", rows)
     del starts  # a caller that passes them on without a name holds one vector a probe less
     for step in range(steps):
-        state.advance(operator.matmat(state.current), step)
+        state.advance(rows.product(operator, state.current), step)
         if progress is not None:
             progress(probes)
         if step % 8 == 7 and not bool(state.alive.any()):
@@ -95,8 +98,9 @@ def lanczos(
 class _State:
     """Vectors and coefficients between two steps; scalars stay on the device."""
 
-    def __init__(self, current: Tensor, steps: int, full: bool) -> None:
+    def __init__(self, current: Tensor, steps: int, full: bool, rows: Rows) -> None:
         probes, size = current.shape
+        self.rows = rows
         self.current, self.previous = current, torch.zeros_like(current)
         self.basis = current.new_zeros(probes, steps, size) if full else None
         self.diagonal = torch.zeros(probes, steps, dtype=torch.float64, device=current.device)
@@ -106,24 +110,25 @@ class _State:
         self.scale = torch.zeros(probes, dtype=torch.float64, device=current.device)
 
     @classmethod
-    def begin(cls, starts: Tensor, steps: int, full: bool) -> _State:
-        norms = dots(starts, starts).sqrt()
+    def begin(cls, starts: Tensor, steps: int, full: bool, rows: Rows) -> _State:
+        norms = rows.total(dots(starts, starts)).sqrt()
         if not bool((torch.isfinite(norms) & (norms > 0)).all()):
             raise ValueError("starts must be finite and not zero")
-        return cls(starts / norms.to(starts.dtype).unsqueeze(1), steps, full)
+        return cls(starts / norms.to(starts.dtype).unsqueeze(1), steps, full, rows)
 
     def advance(self, product: Tensor, step: int) -> None:
         """One step: ``product`` is H times the current vectors; it is overwritten."""
         if self.basis is not None:
             self.basis[:, step] = self.current
-        alpha = dots(product, self.current)
+        alpha = self.rows.total(dots(product, self.current))
         _subtract(product, self.current, alpha)
         if step:
             _subtract(product, self.previous, self.off_diagonal[:, step - 1])
         if self.basis is not None:
             known = self.basis[:, : step + 1]
-            product -= torch.bmm(torch.bmm(known, product.unsqueeze(2)).transpose(1, 2), known).squeeze(1)
-        beta = dots(product, product).sqrt()
+            along = self.rows.total(torch.bmm(known, product.unsqueeze(2)))
+            product -= torch.bmm(along.transpose(1, 2), known).squeeze(1)
+        beta = self.rows.total(dots(product, product)).sqrt()
         alpha, beta = alpha * self.alive, beta * self.alive
         self.scale = torch.maximum(self.scale, alpha.abs() + beta)
         self.diagonal[:, step] = alpha

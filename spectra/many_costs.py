@@ -45,7 +45,7 @@ class ManyCosts:
             self.vmapped = self._decide(thetas[:2])
         totals = torch.zeros(len(thetas), dtype=torch.float64, device=thetas.device)
         with torch.no_grad():
-            for batch in self._landscape.iterate():
+            for batch in self._landscape.share():
                 totals += self._vmapped(thetas, batch) if self.vmapped else self._looped(thetas, batch)
         return totals
 
@@ -72,7 +72,7 @@ class ManyCosts:
         convolutional = any(isinstance(m, nn.modules.conv._ConvNd) for m in landscape.model.modules())
         if landscape.size > LARGEST_VMAPPED or (convolutional and landscape.device.type == "cpu"):
             return False
-        batch = next(landscape.iterate())
+        batch = next(landscape.share())
         held = landscape.evaluation.saved_bytes(landscape.leaves(landscape.theta), batch.inputs)
         limit = CPU_CHUNK_BYTES if landscape.device.type == "cpu" else CHUNK_BYTES
         self._chunk = max(1, min(LARGEST_CHUNK, limit // max(held, 1)))

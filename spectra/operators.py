@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
+from spectra.parallel import Ranks
 from spectra.parameters import Patterns
 
 
@@ -23,6 +24,7 @@ class SymmetricOperator(ABC):
         definite: whether H is known to have no negative eigenvalue.
         name: what it is, for messages.
         notes: sentences on how products are computed.
+        ranks: the processes over which products are summed; None for an operator that each process has whole.
     """
 
     size: int
@@ -31,6 +33,7 @@ class SymmetricOperator(ABC):
     definite: bool = False
     name: str = "operator"
     notes: tuple[str, ...] = ()
+    ranks: Ranks | None = None
 
     @abstractmethod
     def matmat(self, vectors: Tensor) -> Tensor:
@@ -39,6 +42,10 @@ class SymmetricOperator(ABC):
     def matvec(self, vector: Tensor) -> Tensor:
         """``H v`` for v (n,), as (n,)."""
         return self.matmat(vector.unsqueeze(0))[0]
+
+    def addend(self, vectors: Tensor) -> Tensor:
+        """This process's part of ``matmat``: the sum over the ranks is the product."""
+        return self.matmat(vectors)
 
     def shifted(self, shift: float) -> SymmetricOperator:
         """``H + shift I``."""
@@ -88,7 +95,12 @@ class Shifted(SymmetricOperator):
         self.inner, self.shift = inner, float(shift)
         self.size, self.dtype, self.device = inner.size, inner.dtype, inner.device
         self.definite = inner.definite and shift >= 0.0
-        self.name, self.notes = f"{inner.name} + {shift:g}", inner.notes
+        self.name, self.notes, self.ranks = f"{inner.name} + {shift:g}", inner.notes, inner.ranks
+
+    def addend(self, vectors: Tensor) -> Tensor:
+        """The shift is the first rank's to add."""
+        found = self.inner.addend(vectors)
+        return found + self.shift * vectors if self.ranks is None or self.ranks.first else found
 
     def matmat(self, vectors: Tensor) -> Tensor:
         """``V (H + shift I)`` for rows V (k, n)."""

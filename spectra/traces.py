@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spectra.deflation import orthonormal_rows
 from spectra.estimate import Estimate, from_samples
 from spectra.lanczos import dots
 from spectra.operators import SymmetricOperator
+from spectra.parallel_rows import orthonormal_rows
 from spectra.probes import draw_probes
 
 Progress = Callable[[int], None] | None

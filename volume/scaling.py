@@ -31,12 +31,16 @@ class ScaledOperator(SymmetricOperator):
             raise ValueError(f"scales must be positive and finite, got a smallest of {float(scales.min()):g}")
         self.inner, self.scales = inner, scales.to(inner.device, inner.dtype)
         self.size, self.dtype, self.device = inner.size, inner.dtype, inner.device
-        self.definite, self.notes = inner.definite, inner.notes
+        self.definite, self.notes, self.ranks = inner.definite, inner.notes, inner.ranks
         self.name = f"{inner.name} in prior units"
 
     def matmat(self, vectors: Tensor) -> Tensor:
         """``V D H D`` for rows V (k, n)."""
         return self.inner.matmat(self._checked(vectors) * self.scales) * self.scales
+
+    def addend(self, vectors: Tensor) -> Tensor:
+        """This process's part of ``matmat``."""
+        return self.inner.addend(self._checked(vectors) * self.scales) * self.scales
 
 
 def prior_units(operator: SymmetricOperator, theta: Tensor, scale: Tensor) -> tuple[SymmetricOperator, Tensor, float]:

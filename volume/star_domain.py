@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from volume.cost_surface import CostSurface
+from volume.parallel_directions import alone, over_ranks
 from volume.preconditioners import Identity, Preconditioner
 from volume.priors import Lebesgue, Prior
 from volume.rays import draw_rays
@@ -96,16 +97,19 @@ def star_domain_volume(
             f"one for {preconditioner.size}"
         )
     guess = pilot_radius(landscape, settings, prior, preconditioner, correction)
+
+    def solved(surface: CostSurface, first: int, count: int) -> tuple[VolumeEstimate]:
+        place = {"seed": settings.seed, "stream": settings.stream, "first": first, "count": count}
+        rays = draw_rays(surface, prior, preconditioner, correction=correction, **place)  # type: ignore[arg-type]
+        tolerance = settings.nats / surface.size
+        crossings = rays.crossings(settings.cutoff, guess=guess, tolerance=tolerance, scan=settings.scan)
+        return (rays.terms(crossings, settings.cutoff),)
+
     estimate = resume
     done = 0 if resume is None else len(resume.log_terms)
     while done < settings.directions:
         count = min(settings.block - done % settings.block, settings.directions - done)
-        place = {"seed": settings.seed, "stream": settings.stream, "first": done, "count": count}
-        rays = draw_rays(landscape, prior, preconditioner, correction=correction, **place)  # type: ignore[arg-type]
-        crossings = rays.crossings(
-            settings.cutoff, guess=guess, tolerance=settings.nats / landscape.size, scan=settings.scan
-        )
-        found = rays.terms(crossings, settings.cutoff)
+        (found,) = over_ranks(landscape, solved, done, count)
         estimate = found if estimate is None else joined(estimate, found)
         done += count
         if on_block is not None:
@@ -168,7 +172,7 @@ def pilot_radius(
         The median radius of the pilots.
     """
     rays = draw_rays(
-        landscape,
+        alone(landscape),
         prior,
         preconditioner,
         seed=settings.seed,

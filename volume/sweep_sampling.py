@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spectra.landscape import Landscape
+from volume.cost_surface import CostSurface
 from volume.crossings import Crossings
+from volume.parallel_directions import over_ranks
 from volume.preconditioners import Preconditioner
 from volume.priors import Prior
 from volume.rays import Rays, draw_rays
@@ -56,13 +58,17 @@ def sample_cutoffs(
     """
     lowest = replace(settings, cutoff=float(cutoffs[0]))
     guess = pilot_radius(landscape, lowest, prior, preconditioner, correction)
+
+    def solved(surface: CostSurface, first: int, count: int) -> tuple[VolumeEstimate, ...]:
+        place = {"seed": settings.seed, "stream": settings.stream, "first": first, "count": count}
+        rays = draw_rays(surface, prior, preconditioner, correction=correction, **place)  # type: ignore[arg-type]
+        crossings = _followed(rays, cutoffs, guess, settings)
+        return tuple(rays.terms(at, float(T)) for at, T in zip(crossings, cutoffs, strict=True))
+
     estimates, done = resume, len(resume[0].log_terms) if resume else 0
     while done < settings.directions:
         count = min(settings.block - done % settings.block, settings.directions - done)
-        place = {"seed": settings.seed, "stream": settings.stream, "first": done, "count": count}
-        rays = draw_rays(landscape, prior, preconditioner, correction=correction, **place)  # type: ignore[arg-type]
-        crossings = _followed(rays, cutoffs, guess, settings)
-        found = tuple(rays.terms(at, float(T)) for at, T in zip(crossings, cutoffs, strict=True))
+        found = over_ranks(landscape, solved, done, count)
         estimates = tuple(map(joined, estimates, found)) if estimates else found
         done += count
         if on_block is not None:

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from spectra.deflation import krylov_space, orthonormal_rows
+from spectra.deflation import krylov_space
 from spectra.lanczos import basis_bytes, lanczos
 from spectra.operators import MatrixOperator
+from spectra.parallel_rows import orthonormal_rows
 from spectra.probes import draw_probes
 from spectra.quadrature import from_rules, logarithm_error_bound
 

@@ -1,0 +1,91 @@
+"""Models whose parameters are sharded over ranks (FSDP2, DTensor): read by joining each parameter on every rank.
+
+The hooks of ``fully_shard`` gather and free parameters as a forward pass goes, and reduce gradients into ``.grad``:
+they know neither other parameter values nor second derivatives. So a twin of the model is made with whole parameters
+and without those hooks, and the user's model is left sharded. Each rank must have room for all parameters.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor, nn
+
+# What torch.distributed leaves in modules, and the call of a module compiled in place, which runs the sharded one.
+_MARKS = ("__composable_api", "_is_fsdp", "_fsdp", "_compiled_call_impl")
+_THEIRS = "torch.distributed."
+
+
+def whole_model(model: nn.Module) -> nn.Module:
+    """The model, or a twin with whole parameters if any of them is sharded.
+
+    Args:
+        model: any module; where it is sharded all ranks must call this together.
+
+    Returns:
+        The model itself where no parameter or buffer is a DTensor. Else modules of the same classes with whole, plain
+        parameters and buffers, without the hooks that torch.distributed put there; what else the modules hold is shared
+        with the model.
+
+    >>> plain = nn.Linear(2, 1)
+    >>> whole_model(plain) is plain
+    True
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return model
+    # Imported where a process group is: it takes a second, and one process alone has no sharded parameters.
+    from torch.distributed.tensor import DTensor
+
+    sharded = any(isinstance(tensor, DTensor) for tensor in (*model.parameters(), *model.buffers()))
+    return _Twins().module(model) if sharded else model
+
+
+class _Twins:
+    """Twins of modules and tensors, one each, so that what was tied stays tied."""
+
+    def __init__(self) -> None:
+        self._modules: dict[int, nn.Module] = {}
+        self._tensors: dict[int, Tensor] = {}
+
+    def module(self, module: nn.Module) -> nn.Module:
+        if id(module) in self._modules:
+            return self._modules[id(module)]
+        twin = object.__new__(_plain_class(module))
+        self._modules[id(module)] = twin
+        state = {key: value for key, value in vars(module).items() if not key.startswith(_MARKS)}
+        state |= {key: _foreign(value) for key, value in state.items() if key.endswith("_hooks")}
+        state["_parameters"] = {name: self._tensor(tensor) for name, tensor in module._parameters.items()}
+        state["_buffers"] = {name: self._tensor(tensor) for name, tensor in module._buffers.items()}
+        state["_modules"] = {name: one and self.module(one) for name, one in module._modules.items()}
+        vars(twin).update(state)
+        return twin
+
+    def _tensor(self, tensor: Tensor | None) -> Tensor | None:
+        from torch.distributed.tensor import DTensor
+
+        if not isinstance(tensor, DTensor):
+            return tensor
+        if id(tensor) not in self._tensors:
+            whole: Tensor = tensor.detach().full_tensor()  # type: ignore[attr-defined]
+            wanted = isinstance(tensor, nn.Parameter)
+            self._tensors[id(tensor)] = nn.Parameter(whole, tensor.requires_grad) if wanted else whole
+        return self._tensors[id(tensor)]
+
+
+def _plain_class(module: nn.Module) -> type[nn.Module]:
+    """The class before ``fully_shard`` put its own in front."""
+    from torch.distributed.fsdp import FSDPModule
+
+    kind = type(module)
+    if not isinstance(module, FSDPModule):
+        return kind
+    return next(base for base in kind.__mro__ if not issubclass(base, FSDPModule) and issubclass(base, nn.Module))
+
+
+def _foreign(hooks: OrderedDict[int, Any]) -> OrderedDict[int, Any]:
+    """The hooks that are not torch.distributed's."""
+    return OrderedDict(
+        (key, hook) for key, hook in hooks.items() if not str(getattr(hook, "__module__", "")).startswith(_THEIRS)
+    )

@@ -1,0 +1,170 @@
+"""What the tests of several ranks compute: in one process, or as one rank of several (``python THIS_FILE``)."""
+
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from spectra.batches import Batches
+from spectra.compute import compute_spectrum
+from spectra.costs import cross_entropy, kl_from_anchor
+from spectra.fisher import Fisher
+from spectra.gauss_newton import GaussNewton
+from spectra.hessian import Hessian
+from spectra.landscape import Landscape
+from spectra.parallel import Ranks, current_ranks
+from spectra.parallel_landscape import spread
+from spectra.parallel_rows import Rows, rows_of
+from spectra.probes import draw_probes
+from spectra.spectrum import SpectrumSettings
+from volume.star_domain import StarDomainSettings, star_domain_volume
+
+Found = dict[str, NDArray[Any]]
+SETTINGS = SpectrumSettings(engine="slq", probes=5, steps=12, block=3, deflate=8, strategy="double-backward")
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 9), nn.Tanh(), nn.Linear(9, 3)).double()
+
+
+def data() -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Three batches of uneven lengths, weighted."""
+    source = torch.Generator().manual_seed(1)
+    inputs = torch.randn(23, 5, generator=source, dtype=torch.float64)
+    targets = torch.randint(3, (23,), generator=source)
+    weights = torch.rand(23, generator=source, dtype=torch.float64) + 0.5
+    cuts = (slice(0, 9), slice(9, 20), slice(20, 23))
+    return [(inputs[cut], targets[cut], weights[cut]) for cut in cuts]
+
+
+class Streamed:
+    """Batches read anew on each pass."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        return iter(data())
+
+
+def landscapes(ranks: Ranks | None) -> dict[str, Landscape]:
+    found = {
+        "penalised": Landscape(network(), cross_entropy, data(), l2=0.3),
+        "divergence": Landscape(network(), kl_from_anchor, data()),
+        "streamed": Landscape(network(), cross_entropy, Batches(Streamed(), cache_bytes=0)),
+    }
+    return {name: spread(one, ranks) for name, one in found.items()}
+
+
+def costs(ranks: Ranks | None) -> Found:
+    found = {}
+    for name, one in landscapes(ranks).items():
+        thetas = one.theta + 0.1 * draw_probes(one.size, 3, seed=0, dtype=one.dtype)
+        vectors = draw_probes(one.size, 2, seed=1, dtype=one.dtype)
+        operators = {
+            "hessian": Hessian(one),
+            "hessian shifted": Hessian(one).shifted(0.7),
+            "gauss-newton": GaussNewton(one, strategy="double-vjp"),
+            "sampled": Fisher(one, kind="sampled", draws=2, strategy="double-vjp"),
+            "elsewhere": Hessian(one, theta=thetas[0]),
+            "layer": Hessian(one).restricted("0"),
+        }
+        found[f"{name} anchor"] = np.array([one.cost(), one.total_weight])
+        found[f"{name} costs"] = one.costs(thetas).numpy()
+        found[f"{name} gradient"] = one.gradient(thetas[1]).numpy()
+        found[f"{name} outputs"] = torch.cat(one.outputs()).numpy()
+        for kind, operator in operators.items():
+            found[f"{name} {kind}"] = operator.matmat(vectors[:, : operator.size]).numpy()
+    return found
+
+
+def spectra(ranks: Ranks | None) -> Found:
+    found = {}
+    one = landscapes(ranks)["penalised"]
+    kinds = {
+        "hessian": {},
+        "gauss-newton": {"strategy": "auto"},
+        "fisher": {"strategy": "auto", "engine": "gram", "deflate": -1},
+    }
+    for kind, changes in kinds.items():
+        asked = SpectrumSettings(**{**SETTINGS.as_dict(), "operator": kind, "per_layer": kind == "hessian", **changes})
+        spectrum = compute_spectrum(one, asked)
+        density = spectrum.density
+        found[f"{kind} moments"] = np.array([density.moment(power).value for power in range(1, 4)])
+        found[f"{kind} deflated"] = density.deflation.nodes
+        found[f"{kind} nodes"] = density.nodes
+        found[f"{kind} facts"] = np.array([spectrum.cost, spectrum.gradient_norm, spectrum.samples])
+        if kind == "hessian":
+            found["layers"] = np.array([layer.trace().value for layer in spectrum.layers.values()])
+    return found
+
+
+def rows(ranks: Ranks | None) -> Found:
+    """What a Krylov method does to its vectors, whole again; up to signs for orthonormal rows."""
+    operator = Hessian(landscapes(ranks)["divergence"], strategy="double-backward")
+    layout = Rows(operator.size) if ranks is None else rows_of(operator)
+    vectors = draw_probes(operator.size, 3, seed=2, dtype=torch.float64)
+    parts = layout.part(vectors)
+    values, right = layout.singular(parts)
+    orthonormal = layout.joined(layout.orthonormal(parts))
+    return {
+        "joined": layout.joined(parts).numpy(),
+        "product": layout.joined(layout.product(operator, parts)).numpy(),
+        "gram": layout.total(parts @ parts.T).numpy(),
+        "span": (orthonormal.T @ orthonormal).numpy(),
+        "identity": (orthonormal @ orthonormal.T).numpy(),
+        "singular values": values.numpy(),
+        "singular vectors": (layout.joined(right) @ vectors.T).abs().numpy(),
+    }
+
+
+def directions(ranks: Ranks | None) -> Found:
+    surface = landscapes(ranks)["divergence"]
+    found = star_domain_volume(surface, StarDomainSettings(directions=11, block=4, seed=3))
+    return {"terms": found.log_terms, "evaluations": found.evaluations, "monotone": found.monotone}
+
+
+def sharded(ranks: Ranks | None) -> Found:
+    """A model whose parameters are DTensors, after ``fully_shard`` on its layers and on the whole."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    model = network()
+    if ranks is not None:
+        mesh = init_device_mesh("cpu", (ranks.count,))
+        for layer in (model[0], model[2], model):
+            fully_shard(layer, mesh=mesh)
+    one = spread(Landscape(model, cross_entropy, data()), ranks)
+    spectrum = compute_spectrum(one, SETTINGS)
+    still = [type(parameter).__name__ == "DTensor" for parameter in model.parameters()]
+    assert all(still) == any(still) == (ranks is not None)
+    inputs = data()[0][0]
+    return {
+        "theta": one.theta.numpy(),
+        "gradient": one.gradient().numpy(),
+        "trace": np.array(spectrum.density.trace().value),
+        # The user's model works as before.
+        "outputs": model(inputs).detach().numpy(),
+    }
+
+
+PARTS = {"costs": costs, "spectra": spectra, "rows": rows, "directions": directions, "sharded": sharded}
+
+
+def results(ranks: Ranks | None, parts: list[str]) -> Found:
+    return {f"{part}: {key}": value for part in parts for key, value in PARTS[part](ranks).items()}
+
+
+if __name__ == "__main__":
+    place, rank, count, output = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    dist.init_process_group("gloo", init_method=f"file://{place}", rank=rank, world_size=count)
+    ranks = current_ranks()
+    assert ranks is not None
+    np.savez(output, **results(ranks, sys.argv[5:]))
+    ranks.wait()
+    dist.destroy_process_group()
+    os._exit(0)
