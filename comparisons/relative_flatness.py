@@ -87,7 +87,9 @@ def _weight(landscape: Landscape, layer: str) -> str:
 
 def _spread(landscape: Landscape, name: str) -> tuple[Tensor, int]:
     """Standard deviation of each input of the layer, (inputs,), 1 for those constant but not zero, and their number."""
-    module = landscape.evaluation.model.get_submodule(name.rpartition(".")[0])
+    # A parametrised weight lies in a module of its own within the layer, which no input passes.
+    owner = f".{name.rpartition('.')[0]}".partition(".parametrizations.")[0].removeprefix(".")
+    module = landscape.evaluation.model.get_submodule(owner)
     count = 0
     total = square = torch.zeros(())
 

@@ -23,7 +23,6 @@ SUBSPACE = 100
 # A budget of gradients is spent on this many starts at least, and draws, and steps.
 LEAST = 2
 _PERMUTED = frozenset({"permutation"})
-_RESCALED = EVERY_INVARIANCE - {"parameter-scale"}
 
 
 def _measured(
@@ -44,7 +43,7 @@ def _measured(
 def _reading(found: Sharpness) -> Reading:
     details = {f"sample {place}": float(one) for place, one in enumerate(found.samples)} if _few(found) else {}
     samples = len(found.samples) if found.standard_error > 0.0 else 0
-    return Reading(found.value, found.standard_error, found.cautions, details, samples=samples)
+    return Reading(found.value, found.standard_error, found.cautions, details, found.search_error, samples)
 
 
 def _few(found: Sharpness) -> bool:
@@ -165,7 +164,7 @@ _ROWS: tuple[_Row, ...] = (
         "worst case, 0.5 of the weights",
         "cost",
         "Kwon et al. 2021",
-        _RESCALED,
+        EVERY_INVARIANCE,
         partial(worst_case, radius=0.5, scaling="adaptive"),
         _climbs,
     ),
@@ -176,7 +175,7 @@ _ROWS: tuple[_Row, ...] = (
         "average case, 0.05 of the weights",
         "cost",
         "Andriushchenko et al. 2023",
-        _RESCALED,
+        EVERY_INVARIANCE,
         partial(average_case, deviation=0.05, scaling="adaptive"),
         _draws,
     ),
@@ -186,7 +185,7 @@ _ROWS: tuple[_Row, ...] = (
         "PAC-Bayes 1/σ², of the weights",
         "1",
         "Jiang et al. 2020",
-        _RESCALED,
+        EVERY_INVARIANCE,
         partial(pac_bayes_sharpness, scaling="adaptive"),
         _noises,
     ),
@@ -195,7 +194,7 @@ _ROWS: tuple[_Row, ...] = (
         "relative flatness, last layer",
         "cost",
         "Petzka et al. 2021",
-        _RESCALED,
+        EVERY_INVARIANCE,
         _last_layer,
         _forms,
     ),
@@ -212,7 +211,7 @@ MEASURES = tuple(
         "nat",
         "Chaudhari et al. 2017",
         "larger",
-        _PERMUTED,
+        frozenset({"permutation", "parameter-scale"}),
         ("likelihood",),
         window_entropy,
     ),

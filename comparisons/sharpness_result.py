@@ -23,6 +23,7 @@ class Sharpness:
         value: the measure; its unit is the measure's.
         method: what it is, with the settings that decide it.
         standard_error: over random draws; 0 where nothing is random but the starts of a search.
+        search_error: by how much the best of several starts is above the second best; 0 where two found the same.
         samples: (k,) what each draw, batch, start or repeat says; empty if there is one only.
         cost_evaluations: costs over all data that it took.
         gradient_evaluations: gradients over all data that it took.
@@ -33,6 +34,7 @@ class Sharpness:
     value: float
     method: str
     standard_error: float = 0.0
+    search_error: float = 0.0
     samples: Array = field(default_factory=lambda: np.empty(0))
     cost_evaluations: float = 0.0
     gradient_evaluations: float = 0.0

@@ -81,7 +81,11 @@ def write_comparison(path: str | Path, comparison: Comparison, *, traces: bool =
         for name, words in (("remarks", "cautions or the failure"), ("details", "further numbers, JSON")):
             told = np.array([[_told(cell, name) for cell in row] for row in rows], dtype=object).reshape(shape)
             _add_texts(file, name, ("checkpoint", "measure"), told, words)
-        described = [json.dumps(_described(one)) for one in comparison.checkpoints]
+        # One command names every checkpoint of a run: beside each of them it would be most of the file.
+        commands = list(dict.fromkeys(one.provenance.command for one in comparison.checkpoints))
+        add_dimension(file, "command", len(commands), "number of the command")
+        _add_texts(file, "command_line", ("command",), commands, "command that a checkpoint was examined by")
+        described = [json.dumps(_described(one, commands)) for one in comparison.checkpoints]
         _add_texts(file, "description", ("checkpoint",), described, "the checkpoint and its data, JSON")
         for name, unit in _SCORES.items():
             add_array(file, name, [getattr(one, name) for one in comparison.checkpoints], ("checkpoint",), name, unit)
@@ -108,6 +112,7 @@ def read_comparison(path: str | Path) -> Comparison:
         measures = tuple(_texts(file["measure_name"]))
         numbers = {name: file[name][()] for name, _, _ in _NUMBERS}
         remarks, details = (file[name].asstr()[()] for name in ("remarks", "details"))
+        commands = _texts(file["command_line"]) if "command_line" in file else []
         checkpoints = []
         for row, description in enumerate(_texts(file["description"])):
             cells = {}
@@ -118,7 +123,7 @@ def read_comparison(path: str | Path) -> Comparison:
                 if outcome is not None:
                     cells[name] = outcome
             scores = {name: float(file[name][row]) for name in _SCORES if name in file}
-            checkpoints.append(_examined(json.loads(description), scores, cells))
+            checkpoints.append(_examined(json.loads(description), commands, scores, cells))
         known = {entry.name for entry in fields(EvidenceSettings)}
         stored = {name: value for name, value in json.loads(str(file.attrs["settings"])).items() if name in known}
         return Comparison(EvidenceSettings(**stored), measures, tuple(checkpoints))
@@ -186,9 +191,9 @@ def _outcome(numbers: dict[str, float], remarks: Any, details: Any, traces: dict
     return Outcome(reading, work)
 
 
-def _described(one: Examined) -> dict[str, Any]:
+def _described(one: Examined, commands: list[str]) -> dict[str, Any]:
     return {
-        "provenance": asdict(one.provenance),
+        "provenance": asdict(one.provenance) | {"command": commands.index(one.provenance.command)},
         "size": one.size,
         "samples": one.samples,
         "held_out_samples": one.held_out_samples,
@@ -200,9 +205,15 @@ def _described(one: Examined) -> dict[str, Any]:
     }
 
 
-def _examined(found: dict[str, Any], scores: dict[str, float], cells: dict[str, Outcome]) -> Examined:
+def _examined(
+    found: dict[str, Any], commands: list[str], scores: dict[str, float], cells: dict[str, Outcome]
+) -> Examined:
+    origin = dict(found["provenance"])
+    # Older files hold the command itself.
+    if isinstance(origin["command"], int):
+        origin["command"] = commands[origin["command"]]
     return Examined(
-        provenance=Provenance(**found["provenance"]),
+        provenance=Provenance(**origin),
         size=found["size"],
         samples=found["samples"],
         held_out_samples=found.get("held_out_samples", 0.0),

@@ -86,6 +86,9 @@ def permuted(landscape: Landscape, *, seed: int = 0) -> Landscape:
     tensors = _tensors(landscape)
     for number, joint in enumerate(places):
         order = torch.randperm(joint.units, generator=generator(seed, "permutation", number)).to(landscape.device)
+        # Of few units chance may leave all in place, and nothing would be shown.
+        if torch.equal(order, order.sort().values):
+            order = order.roll(1)
         _act(tensors, joint, lambda part, order=order: part[order], lambda part, order=order: part[:, order])  # type: ignore[misc]
     return _around(landscape, tensors)
 

@@ -76,6 +76,7 @@ def worst_case(
     return Sharpness(
         value=best,
         method=f"{scaling} worst case, radius {radius:g}, {steps} steps, {starts} starts",
+        search_error=best - float(np.sort(rises)[-2]) if starts > 1 else 0.0,
         samples=rises,
         cost_evaluations=cost.costs,
         gradient_evaluations=cost.gradients,
@@ -130,6 +131,7 @@ def m_sharpness(
         value=value,
         method=f"m-sharpness, {len(chosen)} of {len(parts)} batches of {size}, {scaling}, radius {radius:g}",
         standard_error=0.0 if all_taken else _sampling_error(rises, len(parts)),
+        search_error=float(np.average([one.search_error for one in found], weights=weights)),
         samples=rises,
         cost_evaluations=float(sum(share * [one.cost_evaluations for one in found])),
         gradient_evaluations=float(sum(share * [one.gradient_evaluations for one in found])),

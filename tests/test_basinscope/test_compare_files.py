@@ -1,6 +1,7 @@
 """Comparison files read back: shown, drawn, ranked by hyperparameter."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -82,6 +83,23 @@ def test_plot(stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> No
 def test_against_another_file_is_refused(stored: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["show", str(stored), "--against", str(stored)]) == 2
     assert "holds a comparison" in capsys.readouterr().err
+
+
+def test_commands_are_kept_once_and_read_back(tmp_path: Path) -> None:
+    long = "basinscope compare " + " ".join(f"file{number}.pt" for number in range(500))
+    commands = [long, "basinscope compare other.pt", *[long] * 6]
+    rows = tuple(
+        replace(one, provenance=replace(one.provenance, command=command))
+        for one, command in zip(grid().checkpoints, commands, strict=True)
+    )
+    write_comparison(tmp_path / "c.h5", replace(grid(), checkpoints=rows))
+    assert [one.provenance for one in read_comparison(tmp_path / "c.h5").done] == [one.provenance for one in rows]
+    assert (tmp_path / "c.h5").read_bytes().count(b"file499.pt") == 1
+
+
+def test_the_stored_comparison_of_the_data_is_read_with_its_commands() -> None:
+    found = read_comparison(Path(__file__).resolve().parents[2] / "data" / "digits_measures.h5")
+    assert {one.provenance.command.split()[:2] == ["basinscope", "compare"] for one in found.done} == {True}
 
 
 def test_files_from_before_error_rates_are_read(stored: Path) -> None:
