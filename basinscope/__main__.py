@@ -10,9 +10,11 @@ from typing import Annotated
 import typer
 
 from basinscope.audit_command import audit
+from basinscope.bridge_command import bridge
 from basinscope.compare_command import compare
 from basinscope.failures import exit_code_of
 from basinscope.plot_command import plot
+from basinscope.ranks import run_on_ranks, started_on_ranks
 from basinscope.show_command import show
 from basinscope.spectrum_command import spectrum
 from basinscope.volume_command import volume
@@ -23,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (spectrum, volume, compare, audit, show, plot):
+for command in (spectrum, volume, bridge, compare, audit, show, plot):
     app.command()(command)
 
 
@@ -51,9 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     run = typer.main.get_command(app)
-    return exit_code_of(
-        lambda: run(args=words, prog_name="basinscope", standalone_mode=False), debug="--debug" in words
-    )
+
+    def command() -> int | None:
+        code: int | None = run(args=words, prog_name="basinscope", standalone_mode=False)
+        return code
+
+    debug = "--debug" in words
+    return run_on_ranks(command, words, debug=debug) if started_on_ranks() else exit_code_of(command, debug=debug)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``basinscope plot``: the figure of a stored spectrum, volume or comparison."""
+"""``basinscope plot``: the figure of a stored result."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def plot(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing figure.")] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Draw the spectrum, the volume or the comparison that a result file holds."""
+    """Draw the spectrum, volume, bridge, audit or comparison that a result file holds."""
     del debug  # read by main
     one_of("--scale", scale, SCALES)
     target = file.with_suffix(".png") if output is None else output
@@ -43,6 +43,9 @@ def _figure(file: Path, scale: str) -> Figure:
     from comparisons.store import is_comparison_file, read_comparison
     from spectra.plots import spectrum_figure
     from spectra.store import read_spectrum
+    from volume.audit_plots import audit_figure
+    from volume.audit_store import is_audit_file, read_report
+    from volume.bridge_store import is_bridge_file, read_bridge
     from volume.figures import study_figure
     from volume.store import is_volume_file, read_study
 
@@ -50,4 +53,10 @@ def _figure(file: Path, scale: str) -> Figure:
         return comparison_figure(read_comparison(file))
     if is_volume_file(file):
         return study_figure(read_study(file))
+    if is_audit_file(file):
+        return audit_figure(read_report(file).table)
+    if is_bridge_file(file):
+        from basinscope.bridge_table import figure_of
+
+        return figure_of(*read_bridge(file))
     return spectrum_figure(read_spectrum(file), scale=scale)

@@ -38,6 +38,7 @@ def show(
     from comparisons.store import is_comparison_file
     from spectra.store import read_spectrum
     from volume.audit_store import is_audit_file
+    from volume.bridge_store import is_bridge_file
     from volume.store import is_volume_file
 
     if is_comparison_file(file):
@@ -48,6 +49,9 @@ def show(
         return
     if is_volume_file(file):
         _show_volume(file, against, as_json)
+        return
+    if is_bridge_file(file):
+        _show_bridge(file, against, as_json)
         return
     stored = read_spectrum(file)
     if against is None:
@@ -73,6 +77,24 @@ def _show_volume(file: Path, against: Path | None, as_json: bool) -> None:
             raise ValueError(f"{file} holds a volume, so --against must be a volume file too; {against} is none")
         others = [(against, read_study(against))]
     show_study(read_study(file), as_json, {}, others)
+
+
+def _show_bridge(file: Path, against: Path | None, as_json: bool) -> None:
+    from basinscope.bridge_command import show_bridge
+    from volume.bridge_store import is_bridge_file, read_bridge
+
+    result, source = read_bridge(file)
+    other = None
+    if against is not None:
+        if not is_bridge_file(against):
+            raise ValueError(f"{file} holds a bridge, so --against must be a bridge file too; {against} is none")
+        other = (against.name, read_bridge(against)[0])
+        for path, one in ((file, result), (against, other[1])):
+            if not one.complete:
+                raise ValueError(
+                    f"--against needs two complete bridges, and that in {path} is not: go on with it first"
+                )
+    show_bridge(result, source, as_json, {}, other)
 
 
 def _show_comparison(file: Path, against: Path | None, as_json: bool) -> None:

@@ -29,7 +29,7 @@ def ladder(name: str) -> BridgeResult:
     """The ladder of one checkpoint."""
     torch.set_num_threads(1)
     settings = BridgeSettings(
-        cutoffs=(0.01,), origin="prior", chains=8, draws=40, warm_up=8, kept=40, work_spread=4.0, seed=0
+        cutoffs=(0.01,), origin="prior", chains=8, draws=16, warm_up=6, kept=16, work_spread=4.0, seed=0
     )
     return climb(FOLDER / f"{name}.h5", data_folder() / "digits_mlp" / f"{name}.pt", "init", settings)
 

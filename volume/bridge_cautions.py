@@ -13,15 +13,18 @@ LARGEST_RHAT = 1.05
 LEAST_OVERLAP = 0.03
 # Share of rejected trajectories that ended nowhere, above which regions may be cut off.
 MOST_DIVERGED = 0.01
+# Rounding of a reduced energy above which it shows in the acceptance of trajectories, nats.
+MOST_ROUNDING = 0.1
 # Standard errors of their difference that two ways from the same draws may lie apart.
 _APART = 3.0
 
 
-def bridge_cautions(result: BridgeResult) -> tuple[str, ...]:
+def bridge_cautions(result: BridgeResult, *, noise: float = 0.0) -> tuple[str, ...]:
     """Why not to trust a complete bridge, or to trust it less.
 
     Args:
         result: a complete bridge.
+        noise: of the cost, by rounding; unit of the cost.
 
     Returns:
         Sentences, none where nothing speaks against it.
@@ -48,4 +51,10 @@ def bridge_cautions(result: BridgeResult) -> tuple[str, ...]:
                 f"thermodynamic integration differs from the acceptance ratios by {gap:.2g} nat, {gap / error:.1f} "
                 "standard errors: rungs are too far apart or draws too few"
             )
+    rounding = noise * result.rungs[-1].state.inverse_temperature
+    if rounding > MOST_ROUNDING:
+        found.append(
+            f"the cost's rounding noise of {noise:.2g} is {rounding:.2g} nats at the last rung: use float64 or a "
+            "larger cutoff"
+        )
     return tuple(found)

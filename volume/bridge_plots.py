@@ -13,6 +13,8 @@ from spectra.plots import BLUE, GREY, ORANGE, VERMILLION
 from volume.bridge_cautions import LARGEST_RHAT
 from volume.bridge_result import BridgeResult, BridgeVolume
 
+# What a ladder begins at, in words.
+ORIGIN = {"prior": "the prior", "quadratic": "the checkpoint's quadratic model"}
 # Half of a 95 % interval of a normal, in standard errors.
 _NORMAL = 1.959963984540054
 
@@ -36,7 +38,7 @@ def bridge_figure(result: BridgeResult, *, checkpoint: str = "", unit: str = "co
     FigureCanvasAgg(figure)
     of = f" of {Path(checkpoint).name}" if checkpoint else ""
     figure.suptitle(
-        f"Bridge{of}: {result.settings.target} from the {result.settings.origin}, n = {result.size:,}\n"
+        f"Bridge{of}: {result.settings.target} from {ORIGIN[result.settings.origin]}, n = {result.size:,}\n"
         f"{len(result.rungs) - 1} rungs, {result.rungs[1].chains} chains, {result.gradient_evaluations:,} gradients",
         fontsize=11,
     )

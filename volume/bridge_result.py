@@ -87,6 +87,16 @@ class BridgeResult:
     passes: tuple[tuple[Rung, ...], ...]
     ended: str = ""
 
+    @property
+    def complete(self) -> bool:
+        """Whether a whole ladder is there, so that there is an answer."""
+        return any(rungs and rungs[-1].passage is None for rungs in self.passes)
+
+    @property
+    def rung_count(self) -> int:
+        """Of all passes, the start of each included."""
+        return sum(len(rungs) for rungs in self.passes)
+
     @cached_property
     def rungs(self) -> tuple[Rung, ...]:
         """Each rung with the chains of all complete passes side by side."""
@@ -138,11 +148,8 @@ class BridgeResult:
             ValueError: if no free rung has draws of two chains below the cutoff and some above, or the bridge is not
                 complete.
         """
-        rungs = self.rungs[1:]
-        number = min((j for j, r in enumerate(rungs) if r.state.free), key=lambda j: _distance(rungs[j], cutoff))
-        costs = rungs[number].costs
-        share = float((costs < cutoff).mean())
-        if share == 1.0 or int((costs < cutoff).any(0).sum()) < 2:
+        number, costs = self._nearest(cutoff)
+        if not _surrounded(costs, cutoff):
             raise ValueError(f"cutoff {cutoff:g} is outside of what the bridge reached: add it to the cutoffs")
         window = _SLOPE_WINDOW * float(costs.std() / costs.mean())
         at = cutoff * np.exp(np.array([-window, 0.0, window]))
@@ -157,7 +164,7 @@ class BridgeResult:
             slope=float(values[2] - values[0]) / (2.0 * window),
             # Without one chain there may be no draw below the window.
             slope_error=jackknife(rises / (2.0 * window)) if np.isfinite(rises).all() else math.inf,
-            share_below=share,
+            share_below=float((costs < cutoff).mean()),
         )
 
     def curve(self, count: int = 60) -> tuple[BridgeVolume, ...]:
@@ -175,7 +182,13 @@ class BridgeResult:
         free = [rung.costs for rung in self.rungs[1:] if rung.state.free]
         low = min(*(float(np.quantile(costs, LEAST_BELOW)) for costs in free), *self.settings.cutoffs)
         high = max(float(np.median(costs)) for costs in free)
-        return tuple(self.volume(float(cutoff)) for cutoff in np.geomspace(low, high, count))
+        cutoffs = [float(cutoff) for cutoff in np.geomspace(low, high, count)]
+        return tuple(self.volume(cutoff) for cutoff in cutoffs if _surrounded(self._nearest(cutoff)[1], cutoff))
+
+    def _nearest(self, cutoff: float) -> tuple[int, Array]:
+        """Number and costs of the free rung whose costs are nearest to a cutoff, in their standard deviations."""
+        free = [(j, rung.costs) for j, rung in enumerate(self.rungs[1:]) if rung.state.free]
+        return min(free, key=lambda one: abs(float(one[1].mean()) - cutoff) / max(float(one[1].std()), 1e-300))
 
     @property
     def volumes(self) -> tuple[BridgeVolume, ...]:
@@ -213,7 +226,7 @@ class BridgeResult:
         """Cross-check: ``log Z`` of the last rung by pymbar, and its error; None where points are carried."""
         if self.settings.origin != "prior" or len(self.rungs) < 3:
             return None
-        ratio, error = multistate_log_ratio(self.rungs[1:])
+        ratio, error = multistate_log_ratio(self.rungs[1:], self.log_normalisers[0])
         return self.log_start + self.links[0].log_ratio + ratio, error
 
     @property
@@ -249,5 +262,7 @@ def jackknife(without: Array) -> float:
     return math.sqrt((count - 1) / count * float(np.square(without - without.mean()).sum()))
 
 
-def _distance(rung: Rung, cutoff: float) -> float:
-    return abs(float(rung.costs.mean()) - cutoff) / max(float(rung.costs.std()), 1e-300)
+def _surrounded(costs: Array, cutoff: float) -> bool:
+    """Whether draws of two chains lie below a cutoff and some above."""
+    below = costs < cutoff
+    return not below.all() and int(below.any(0).sum()) >= 2

@@ -11,16 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from volume.rung import Rung
+from volume.rung import Array, Rung
 
 
-def multistate_log_ratio(rungs: Sequence[Rung]) -> tuple[float, float]:
+def multistate_log_ratio(rungs: Sequence[Rung], guess: Array) -> tuple[float, float]:
     """``log Z_last - log Z_first`` by the multistate Bennett acceptance ratio over all draws of all rungs.
 
     A draw's reduced potential at another rung is ``b C + g/2 |x|^2``, the prior left out, which all share.
 
     Args:
         rungs: at least two that were sampled, of one cost and one anchor.
+        guess: (rungs,) log normalisers to begin at, nats, up to a constant; the solution does not depend on it.
 
     Returns:
         The log ratio and its standard error for independent draws, nats.
@@ -37,7 +38,7 @@ def multistate_log_ratio(rungs: Sequence[Rung]) -> tuple[float, float]:
     >>> def at(b):  # C = |x|^2 / 2 under a normal prior in four dimensions: Z = (1 + b)^-2
     ...     of = RungState(b, 0.0), None, draws / (1 + b), empty, draws, draws, empty, empty, none, none
     ...     return Rung(*of)
-    >>> bool(abs(multistate_log_ratio([at(1.0), at(2.0), at(4.0)])[0] - 2 * np.log(2 / 5)) < 0.2)
+    >>> bool(abs(multistate_log_ratio([at(1.0), at(2.0), at(4.0)], np.zeros(3))[0] - 2 * np.log(2 / 5)) < 0.2)
     True
     """
     costs, squares = (np.concatenate([getattr(rung, name).ravel() for rung in rungs]) for name in ("costs", "squares"))
@@ -46,7 +47,7 @@ def multistate_log_ratio(rungs: Sequence[Rung]) -> tuple[float, float]:
     potentials = heat[:, None] * costs + 0.5 * tied[:, None] * squares
     mbar = _pymbar()
     try:
-        solved = mbar.MBAR(potentials, [rung.costs.size for rung in rungs], solver_protocol="robust")
+        solved = mbar.MBAR(potentials, [rung.costs.size for rung in rungs], initial_f_k=guess[0] - guess)
         found = solved.compute_free_energy_differences()
     except Exception as problem:
         raise ValueError(f"pymbar finds no solution over the ladder: {problem}") from problem

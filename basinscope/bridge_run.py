@@ -1,0 +1,149 @@
+"""One run of ``basinscope bridge``: read, check, climb, and keep what is done after each rung."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from basinscope.failures import Interrupted
+from basinscope.outputs import check_output, check_plot
+from basinscope.placement import placed
+from basinscope.progress import Report
+from basinscope.spectrum_run import SMALL
+from basinscope.tasks.resolve import make_landscape, task_name
+from basinscope.volume_run import HELD_OUT, volume_landscape
+from spectra.checkpoint import read_checkpoint
+from spectra.costs import cost_name
+from spectra.landscape import Landscape
+from volume.bridge import bridge_volume
+from volume.bridge_result import BridgeResult
+from volume.bridge_settings import BridgeSettings
+from volume.bridge_store import read_bridge, refuse_other, write_bridge
+from volume.noise import cost_noise
+from volume.priors import parse_prior
+
+# What is told of a source, and may differ where it goes on.
+_RECORD = ("checkpoint", "command", "cost_unit", "noise")
+
+
+@dataclass(frozen=True)
+class BridgeRequest:
+    """What the user asked for.
+
+    Attributes:
+        checkpoint: path of the checkpoint.
+        settings: of the bridge.
+        output: file of the store.
+        prior: as ``volume.priors.parse_prior`` reads it.
+        task: name of the task, or None for the checkpoint's own.
+        cost: ``kl``, ``task``, or None to choose by the task's cost.
+        dtype: name of a dtype, or None for the model's own.
+        device: where to compute, or None for where the task put the model.
+        plot: file of the figure, or None.
+        overwrite: whether existing files may be replaced.
+        resume: whether to go on with the output if it exists.
+        command: the command line, for the record.
+    """
+
+    checkpoint: Path
+    settings: BridgeSettings
+    output: Path
+    prior: str = "gaussian"
+    task: str | None = None
+    cost: str | None = None
+    dtype: str | None = None
+    device: str | None = None
+    plot: Path | None = None
+    overwrite: bool = False
+    resume: bool = False
+    command: str = ""
+
+
+def run_bridge(request: BridgeRequest, progress: Report) -> tuple[BridgeResult, dict[str, str]]:
+    """Climb a ladder, or go on with a stored one, keeping each finished rung in the output.
+
+    Args:
+        request: what was asked for.
+        progress: called with work done, all work and what is being done.
+
+    Returns:
+        The bridge and what it was made from.
+
+    Raises:
+        ValueError: if what was asked for is not possible, in a sentence.
+        OSError: if a file cannot be read or written.
+        Interrupted: if the user interrupts the computing, saying what is kept and how to go on.
+    """
+    if request.resume and request.overwrite:
+        raise ValueError("--resume and --overwrite exclude each other: give one of them")
+    check_output(request.output, overwrite=request.overwrite, resume=request.resume)
+    check_plot(request.plot, overwrite=request.overwrite or request.resume)
+    checkpoint = read_checkpoint(request.checkpoint)
+    trained = task_name(request.task, checkpoint)
+    name = HELD_OUT.get(trained, trained)
+    own = placed(make_landscape(name, checkpoint), request.dtype, request.device, name)
+    landscape = volume_landscape(request.cost, name, own)
+    if landscape.size < SMALL and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+    noise = _noise(landscape, min(request.settings.cutoffs))
+    prior = parse_prior(request.prior, landscape.theta, layout=landscape.parameters, metadata=checkpoint.metadata)
+    source = {
+        "checkpoint_sha256": checkpoint.sha256,
+        "data_sha256": landscape.batches.sha256,
+        "prior": prior.name,
+        "task": name,
+        "cost": cost_name(landscape.cost_function),
+        "dtype": str(landscape.dtype).removeprefix("torch."),
+        "checkpoint": str(request.checkpoint),
+        "command": request.command,
+        "cost_unit": str(getattr(landscape.cost_function, "unit", "cost")),
+        "noise": f"{noise:.3g}",
+    }
+    earlier = _earlier(request, source)
+    climb = _Climb(request.output, source, 0 if earlier is None else earlier.rung_count)
+    try:
+        result = bridge_volume(
+            landscape, prior, request.settings, resume=earlier, on_rung=climb.keep, progress=progress
+        )
+    except KeyboardInterrupt:
+        raise Interrupted(climb.state()) from None
+    write_bridge(request.output, result, source)
+    return result, source
+
+
+class _Climb:
+    """Writes the store after each rung."""
+
+    def __init__(self, output: Path, source: dict[str, str], kept: int) -> None:
+        self.output, self.source, self.kept = output, source, kept
+
+    def keep(self, result: BridgeResult) -> None:
+        write_bridge(self.output, result, self.source)
+        self.kept = result.rung_count
+
+    def state(self) -> str:
+        if not self.kept:
+            return f"interrupted before the first rung was done; nothing is saved in {self.output}"
+        return f"interrupted: {self.kept} rungs are saved in {self.output}; go on with the same command and --resume"
+
+
+def _noise(landscape: Landscape, cutoff: float) -> float:
+    """Rounding noise of the cost, below the cutoff."""
+    noise = cost_noise(landscape)
+    if noise >= cutoff:
+        kind = str(landscape.dtype).removeprefix("torch.")
+        advice = "; use --dtype float64" if kind == "float32" else ""
+        raise ValueError(f"--cutoff {cutoff:g} is below the cost's rounding noise of {noise:.2g} in {kind}{advice}")
+    return noise
+
+
+def _earlier(request: BridgeRequest, source: dict[str, str]) -> BridgeResult | None:
+    if not request.resume or not request.output.exists():
+        return None
+    stored, found = read_bridge(request.output)
+    fixed = {name: value for name, value in source.items() if name not in _RECORD}
+    refuse_other(request.output, stored, found, request.settings, fixed)
+    return replace(stored, settings=request.settings)

@@ -1,0 +1,232 @@
+"""A bridge for reading and as JSON: its answers, the curve of log V against T, and what holds them up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+from scipy.special import stdtrit
+
+from basinscope.summary import finite
+from basinscope.summary_table import with_error
+from volume.bridge_cautions import bridge_cautions
+from volume.bridge_plots import ORIGIN, bridge_figure
+from volume.bridge_result import BridgeResult, BridgeVolume
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Of the curve in the table; the JSON has more.
+SHOWN, STORED = 9, 60
+_CAPTION = "± is half of a 95 % interval, from the spread of independent chains"
+
+
+def bridge_table(
+    result: BridgeResult,
+    source: Mapping[str, str],
+    files: Mapping[str, str],
+    other: tuple[str, BridgeResult] | None = None,
+) -> Group:
+    """A bridge laid out for a terminal.
+
+    Args:
+        result: the bridge, complete or not.
+        source: what it was made from.
+        files: where results were written, by kind.
+        other: name and bridge that it is held against, or None.
+
+    Returns:
+        Something that a rich console prints.
+    """
+    parts: list[RenderableType] = [_heading(result, source)]
+    if not result.complete:
+        parts.append(Text(_so_far(result), style="yellow"))
+    else:
+        unit = source.get("cost_unit", "cost")
+        parts += [_answers(result, unit), _curve(result, unit), _checks(result)]
+        if other is not None:
+            parts.append(_difference(result, *other, unit))
+        parts += [Text(f"! {caution}", style="yellow") for caution in bridge_cautions(result, noise=_noise(source))]
+    parts += [Text(f"{kind} written to {path}", style="green") for kind, path in files.items()]
+    return Group(*parts)
+
+
+def bridge_json(
+    result: BridgeResult,
+    source: Mapping[str, str],
+    files: Mapping[str, str],
+    other: tuple[str, BridgeResult] | None = None,
+) -> dict[str, Any]:
+    """A bridge in plain values; what is infinite or unknown is None.
+
+    Args:
+        result: the bridge, complete or not.
+        source: what it was made from.
+        files: where results were written, by kind.
+        other: name and bridge that it is held against, or None.
+
+    Returns:
+        An object that ``json.dumps(..., allow_nan=False)`` takes.
+    """
+    found: dict[str, Any] = {
+        "source": dict(source),
+        "settings": {name: finite(v) if isinstance(v, float) else v for name, v in result.settings.as_dict().items()},
+        "size": result.size,
+        "complete": result.complete,
+        "ended": result.ended,
+        "rungs": result.rung_count,
+        "gradient_evaluations": result.gradient_evaluations,
+        "cost_evaluations": result.cost_evaluations,
+        "diverged": result.diverged,
+        "files": dict(files),
+    }
+    if not result.complete:
+        return found
+    check, by_mbar = result.integrated, result.multistate
+    found |= {
+        "volumes": [_volume_json(volume) for volume in result.volumes],
+        "curve": [_volume_json(volume) for volume in result.curve(STORED)],
+        "largest_rhat": finite(result.diagnostics.largest_rhat),
+        "least_effective": finite(result.diagnostics.least_effective),
+        "least_overlap": finite(min(link.overlap for link in result.links)),
+        "log_normaliser": {
+            "links": finite(float(result.log_normalisers[0][-1])),
+            "integration": None if check is None else [finite(check.log_normaliser), finite(check.standard_error)],
+            "pymbar": None if by_mbar is None else [finite(value) for value in by_mbar],
+        },
+        "cautions": list(bridge_cautions(result, noise=_noise(source))),
+    }
+    if other is not None:
+        found["against"] = other[0]
+        found["differences"] = [
+            {"cutoff": cutoff, "difference": finite(value), "standard_error": finite(error)}
+            for cutoff, value, error in _differences(result, other[1])
+        ]
+    return found
+
+
+def figure_of(result: BridgeResult, source: Mapping[str, str]) -> Figure:
+    """The figure of a complete bridge.
+
+    Args:
+        result: the bridge.
+        source: what it was made from.
+
+    Returns:
+        The figure.
+    """
+    return bridge_figure(result, checkpoint=source.get("checkpoint", ""), unit=source.get("cost_unit", "cost"))
+
+
+def _noise(source: Mapping[str, str]) -> float:
+    return float(source.get("noise", "0"))
+
+
+def _heading(result: BridgeResult, source: Mapping[str, str]) -> Text:
+    name = Path(source["checkpoint"]).name if "checkpoint" in source else "a checkpoint"
+    way = f"{result.settings.target} from {ORIGIN[result.settings.origin]}"
+    text = Text.assemble((f"Bridge of {name}", "bold"), f": {way}")
+    cost = f"{source['cost']} cost, " if "cost" in source else ""
+    text.append(f"\n{result.size:,} parameters, {cost}prior {source.get('prior', 'unknown')}")
+    text.append(
+        f"\n{result.rung_count - len(result.passes)} rungs of {result.settings.chains} chains and "
+        f"{result.settings.draws} draws, {result.gradient_evaluations:,} gradients, seed {result.settings.seed}"
+    )
+    return text.append(f", ended by {result.ended}" if result.ended else "")
+
+
+def _so_far(result: BridgeResult) -> str:
+    last = result.passes[-1][-1]
+    return (
+        f"not complete: inverse temperature {last.state.inverse_temperature:.4g}, localisation "
+        f"{last.state.localisation:.4g}, mean cost {last.costs.mean():.4g} so far; go on with --resume"
+    )
+
+
+def _half(result: BridgeResult, error: float) -> float:
+    """Half of a 95 % interval; a jackknife over m chains has m - 1 degrees of freedom."""
+    return float(stdtrit(result.rungs[1].chains - 1, 0.975)) * error
+
+
+def _answers(result: BridgeResult, unit: str) -> Padding:
+    table = Table(box=None, padding=(0, 3, 0, 0), header_style="bold")
+    for title in (f"cutoff T ({unit})", "log V (nat)", "log10 V", "bits", "slope d log V / d log T", "draws below"):
+        table.add_column(title)
+    for volume in result.volumes:
+        table.add_row(
+            f"{volume.cutoff:g}",
+            with_error(volume.log_volume, _half(result, volume.standard_error)),
+            f"{volume.log_volume / math.log(10.0):,.1f}",
+            f"{-volume.log_volume / math.log(2.0):,.0f}",
+            with_error(volume.slope, _half(result, volume.slope_error)),
+            f"{volume.share_below:.0%}",
+        )
+    return Padding(Group(table, Text(_CAPTION, style="dim")), (1, 0, 1, 0))
+
+
+def _curve(result: BridgeResult, unit: str) -> Padding:
+    curve = result.curve(SHOWN)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", title_justify="left")
+    table.add_column("across cutoffs", no_wrap=True)
+    for volume in curve:
+        table.add_column(f"{volume.cutoff:.3g}", justify="right", no_wrap=True)
+    table.add_row("log V (nat)", *(f"{volume.log_volume:,.0f}" for volume in curve))
+    table.add_row("its ±", *(f"{_half(result, volume.standard_error):.2g}" for volume in curve))
+    table.add_row("slope", *(f"{volume.slope:.3g}" for volume in curve))
+    table.add_row("its ±", *(f"{_half(result, volume.slope_error):.2g}" for volume in curve))
+    return Padding(Group(table, Text(f"cutoffs in {unit}", style="dim")), (0, 0, 1, 0))
+
+
+def _checks(result: BridgeResult) -> Table:
+    table = Table(box=None, padding=(0, 3, 0, 0), show_header=False)
+    table.add_column("check", no_wrap=True)
+    table.add_column("value")
+    for name, value in _check_rows(result):
+        table.add_row(name, value)
+    return table
+
+
+def _check_rows(result: BridgeResult) -> Iterator[tuple[str, str]]:
+    links = with_error(float(result.log_normalisers[0][-1]), result.links_error)
+    yield "log Z of the last rung", f"{links} nat by neighbours' acceptance ratios (± one standard error here)"
+    if (check := result.integrated) is not None:
+        yield "", f"{with_error(check.log_normaliser, check.standard_error)} nat by thermodynamic integration"
+    if result.multistate is not None:
+        yield "", f"{with_error(*result.multistate)} nat by pymbar over all rungs"
+    found = result.diagnostics
+    yield "largest R-hat", f"{found.largest_rhat:.3f} over cost and distance of {len(result.rungs) - 1} rungs"
+    of = f"of {result.rungs[1].costs.size} draws"
+    yield "least effective sample", f"{found.least_effective:.0f} {of}"
+    yield "least overlap of neighbours", f"{min(link.overlap for link in result.links):.3f} of 1"
+    yield "diverged trajectories", f"{result.diverged}, all rejected"
+
+
+def _volume_json(volume: BridgeVolume) -> dict[str, float | None]:
+    names = ("cutoff", "log_volume", "standard_error", "slope", "slope_error", "share_below")
+    return {name: finite(getattr(volume, name)) for name in names}
+
+
+def _differences(result: BridgeResult, other: BridgeResult) -> Iterator[tuple[float, float, float]]:
+    """Cutoffs that both reach, the difference there and its standard error; the chains are independent."""
+    for volume in result.curve(SHOWN) + result.volumes:
+        try:
+            theirs = other.volume(volume.cutoff)
+        except ValueError:
+            continue
+        error = math.hypot(volume.standard_error, theirs.standard_error)
+        yield volume.cutoff, volume.log_volume - theirs.log_volume, error
+
+
+def _difference(result: BridgeResult, name: str, other: BridgeResult, unit: str) -> Padding:
+    table = Table(box=None, padding=(0, 3, 0, 0), header_style="bold")
+    for title in (f"cutoff T ({unit})", f"log V less that of {name} (nat)", "in standard errors"):
+        table.add_column(title)
+    for cutoff, value, error in _differences(result, other):
+        table.add_row(f"{cutoff:.3g}", with_error(value, _half(result, error)), f"{value / error:+.1f}")
+    return Padding(table, (1, 0, 1, 0))
