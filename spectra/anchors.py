@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -9,40 +10,66 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spectra.anchor_file import AnchorFile
 from spectra.batches import Batch
-from spectra.costs import KLFromAnchor
+from spectra.costs import KLFromAnchor, precise
+
+STORAGES = ("auto", "memory", "disk", "recompute")
+_AGAIN = "the anchor's log-probabilities are computed again for each batch"
 
 
 class Anchors:
     """Batches as ``kl_from_anchor`` sees them: log-probabilities as targets, weights zero where a class is ignored.
 
     Attributes:
-        kept: log-probabilities of each batch; None while none are kept.
+        kept: log-probabilities of each batch, in memory or on disk; None while none are kept.
+        notes: where they are, in a sentence; none while they are in memory.
     """
 
-    def __init__(self, cost: KLFromAnchor, outputs: Callable[[Any], Tensor]) -> None:
+    def __init__(self, cost: KLFromAnchor, outputs: Callable[[Any], Tensor], storage: str = "auto") -> None:
         """Keeps nothing yet.
 
         Args:
             cost: says which class is ignored.
             outputs: the model's outputs on inputs, at the anchor.
+            storage: ``memory``, ``disk``, ``recompute``, or ``auto``: the first of them that has room.
+
+        Raises:
+            ValueError: if there is no such storage.
         """
-        self._cost, self._outputs = cost, outputs
-        self.kept: list[Tensor] | None = None
+        if storage not in STORAGES:
+            raise ValueError(f"anchor_storage must be one of {', '.join(STORAGES)}; got {storage!r}")
+        self._cost, self._outputs, self._storage = cost, outputs, storage
+        self.kept: list[Tensor] | AnchorFile | None = None
+        self.notes: tuple[str, ...] = ()
 
     def keep(self, batches: Iterable[Batch], budget: int) -> None:
-        """Computes those of all batches, in order, and keeps them if they take no more bytes than the budget."""
-        kept, total = [], 0
+        """Computes those of all batches, in order, and keeps them where there is room.
+
+        Args:
+            batches: all of them.
+            budget: bytes that they may take in memory, under ``auto``.
+        """
+        if self._storage == "recompute":
+            self.notes = (f"{_AGAIN}, as asked",)
+            return
+        kept: list[Tensor] | AnchorFile | None = AnchorFile() if self._storage == "disk" else []
+        most, total = math.inf if self._storage == "memory" else budget, 0
         for batch in batches:
-            kept.append(self._of(batch))
-            total += kept[-1].numel() * kept[-1].element_size()
-            if total > budget:
+            found = self._of(batch)
+            total += found.numel() * found.element_size()
+            kept = _extended(kept, found, total <= most)
+            if kept is None:
+                self.notes = (f"{_AGAIN}: neither memory nor disk has room for them",)
                 return
+        if isinstance(kept, AnchorFile):
+            self.notes = (f"the anchor's log-probabilities, {total / 1e9:.2g} GB, are in a temporary file on disk",)
         self.kept = kept
 
     def seen(self, batch: Batch, number: int | None = None) -> Batch:
         """A batch with its targets and weights replaced; ``number`` says where the kept ones are."""
-        anchor = self._of(batch) if self.kept is None or number is None else self.kept[number]
+        found = None if self.kept is None or number is None else self.kept[number]
+        anchor = self._of(batch) if found is None else found.to(next(batch.tensors()).device)
         weights = self._cost.class_weights(anchor, batch.targets)
         if batch.weights is not None:
             given = batch.weights.reshape(-1)
@@ -52,4 +79,20 @@ class Anchors:
 
     def _of(self, batch: Batch) -> Tensor:
         with torch.no_grad():
-            return self._outputs(batch.inputs).log_softmax(-1)
+            return precise(self._outputs(batch.inputs)).log_softmax(-1)
+
+
+def _extended(kept: list[Tensor] | AnchorFile | None, tensor: Tensor, fits: bool) -> list[Tensor] | AnchorFile | None:
+    """One tensor more, all moved to disk once they do not fit the memory; None where the disk has no room either."""
+    if isinstance(kept, list):
+        kept.append(tensor)
+        return kept if fits else _on_disk(kept)
+    return kept if kept is not None and kept.append(tensor) else None
+
+
+def _on_disk(tensors: list[Tensor]) -> AnchorFile | None:
+    try:
+        file = AnchorFile()
+    except OSError:
+        return None
+    return file if all(file.append(tensor) for tensor in tensors) else None

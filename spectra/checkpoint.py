@@ -10,6 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from spectra.checkpoint_file import read_content
+from spectra.checkpoint_folder import (
+    GGUF_MAGIC,
+    folder_digest,
+    folder_metadata,
+    folder_optimizer,
+    folder_weights,
+    is_model_folder,
+)
+from spectra.optimizer_order import optimized
 
 # What DistributedDataParallel and torch.compile put before every name.
 _WRAPPERS = ("module.", "_orig_mod.")
@@ -20,9 +29,10 @@ class Checkpoint:
     """What a checkpoint file holds.
 
     Attributes:
-        path: the file.
+        path: the file, or the folder.
         sha256: SHA-256 of its bytes, in hexadecimal.
-        parameters: the state dict, parameters and buffers, by name without wrapper prefixes.
+        parameters: the state dict, parameters and buffers, by name without wrapper prefixes; of a GGUF file nothing,
+            for its names and numbers are those of another format, which the task ``causal-lm`` translates.
         optimizer: the optimizer's state dict as saved, on the CPU, or None.
         metadata: every plain value of the file (numbers, strings, None, lists and dicts of them), a
             dict called ``metadata`` merged into the rest; tensors that are not weights are left out.
@@ -51,15 +61,16 @@ class AdamMoments:
 
 
 def read_checkpoint(path: str | Path, *, device: str | torch.device = "cpu") -> Checkpoint:
-    """Read a torch state dict, a training checkpoint or a safetensors file.
+    """Read a torch state dict, a training checkpoint, a safetensors or GGUF file, or a folder that transformers saved.
 
     The content decides what the file is, not its name. Weights are found at the top or under ``model``,
     ``state_dict``, ``model_state_dict`` or ``module``; the optimizer under ``optimizer``,
     ``optimizer_state_dict`` or, first of a list, ``optimizer_states``. The prefixes ``module.`` and
-    ``_orig_mod.`` are taken off where every name has them.
+    ``_orig_mod.`` are taken off where every name has them. Of a folder with a config.json the weights are those
+    beside it, the optimizer is a Trainer's ``optimizer.pt``, and both are read when they are asked for.
 
     Args:
-        path: the file.
+        path: the file or folder.
         device: where the weights go.
 
     Returns:
@@ -67,7 +78,7 @@ def read_checkpoint(path: str | Path, *, device: str | torch.device = "cpu") -> 
 
     Raises:
         FileNotFoundError: if there is no such file.
-        IsADirectoryError: if the path is a folder.
+        IsADirectoryError: if the path is a folder without a config.json.
         ValueError: if the file is empty, truncated, TorchScript, a pickle with code in it, or no checkpoint.
 
     Example:
@@ -79,15 +90,28 @@ def read_checkpoint(path: str | Path, *, device: str | torch.device = "cpu") -> 
         (torch.Size([2, 2]), {'epoch': 3})
     """
     path = Path(path)
+    if is_model_folder(path):
+        metadata = folder_metadata(path)
+        return Checkpoint(path, folder_digest(path), folder_weights(path), folder_optimizer(path), metadata)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name the checkpoint file inside it")
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
+    if _is_gguf(path):
+        return Checkpoint(path, _digest(path), {}, None, {"format": "gguf"})
     weights, optimizer, metadata = read_content(path)
     parameters = {name: weights[wrapped].to(device) for name, wrapped in _unwrapped(weights).items()}
+    return Checkpoint(path, _digest(path), parameters, optimizer, metadata)
+
+
+def _is_gguf(path: Path) -> bool:
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Checkpoint(path, digest, parameters, optimizer, metadata)
+        return file.read(len(GGUF_MAGIC)) == GGUF_MAGIC
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _unwrapped(names: Iterable[str]) -> dict[str, str]:
@@ -151,9 +175,8 @@ def adam_moments(checkpoint: Checkpoint, model: nn.Module) -> AdamMoments:
     """Adam's moments of a checkpoint, matched to a model's parameters.
 
     Matched by ``param_names`` where the optimizer state has them (an optimizer made from
-    ``named_parameters()``), else by order, over all parameters of the model or over those that require a
-    gradient, whichever are as many. By order, shapes are all that can be checked: two parameters of one shape
-    that the optimizer held in another order than the model are not told apart.
+    ``named_parameters()``), else by order: see ``spectra.optimizer_order``. By order, shapes are all that can be
+    checked: two parameters of one shape that the optimizer held in another order are not told apart.
 
     Args:
         checkpoint: the checkpoint.
@@ -186,7 +209,10 @@ def adam_moments(checkpoint: Checkpoint, model: nn.Module) -> AdamMoments:
     if not states or not groups:
         raise ValueError(f"{path} has no Adam state")
     keys = [key for group in groups for key in group["params"]]
-    parameters = _optimized(path, groups, keys, model)
+    named = dict(model.named_parameters(remove_duplicate=False))
+    by_name = {name: named[wrapped] for name, wrapped in _unwrapped(named).items()}
+    saved = list(_unwrapped(name for group in groups for name in group.get("param_names", ())))
+    parameters = optimized(path, optimizer, saved, by_name)
     first, second, steps = {}, {}, [0]
     for key, (name, parameter) in zip(keys, parameters, strict=True):
         if key not in states:
@@ -204,29 +230,3 @@ def adam_moments(checkpoint: Checkpoint, model: nn.Module) -> AdamMoments:
         second[name] = state["exp_avg_sq"].to(parameter.device)
         steps.append(int(state.get("step", 0)))
     return AdamMoments(first, second, max(steps))
-
-
-def _optimized(
-    path: Path, groups: list[Mapping[str, Any]], keys: list[object], model: nn.Module
-) -> list[tuple[str, nn.Parameter]]:
-    """Name and parameter for each key of the optimizer state, in its order."""
-    named = dict(model.named_parameters(remove_duplicate=False))
-    by_name = {name: named[wrapped] for name, wrapped in _unwrapped(named).items()}
-    first_names: dict[int, str] = {}
-    for name, parameter in by_name.items():
-        first_names.setdefault(id(parameter), name)
-    saved = [name for group in groups for name in group.get("param_names", ())]
-    if saved and len(saved) == len(keys):
-        for name in (order := list(_unwrapped(saved))):
-            if name not in by_name:
-                raise ValueError(f"{path} has Adam's moments of {name}, which is not in the model")
-        return [(first_names[id(by_name[name])], by_name[name]) for name in order]
-    every = [(name, by_name[name]) for name in first_names.values()]
-    trained = [(name, parameter) for name, parameter in every if parameter.requires_grad]
-    for candidates in (every, trained):
-        if len(candidates) == len(keys):
-            return candidates
-    raise ValueError(
-        f"{path} has Adam's moments of {len(keys)} parameters but the model has {len(every)}, "
-        f"{len(trained)} of which require a gradient"
-    )

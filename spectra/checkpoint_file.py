@@ -55,6 +55,26 @@ def read_content(path: Path) -> Content:
     return Content(weights, _optimizer(rest), _metadata(rest))
 
 
+def read_tensors(path: Path, *, mapped: bool = False) -> Any:
+    """What torch.save wrote, of whatever shape, with tensors and plain values alone.
+
+    Args:
+        path: an existing file.
+        mapped: whether the tensors stay in the file until they are used, where its format allows.
+
+    Returns:
+        Its content, on the CPU.
+
+    Raises:
+        ValueError: if the file is empty, truncated, TorchScript, or a pickle with code in it.
+    """
+    with path.open("rb") as file:
+        start = file.read(9)
+    if not start:
+        raise ValueError(f"{path} is empty")
+    return _read_torch(path, start, mapped=mapped)
+
+
 def _read_safetensors(path: Path) -> Content:
     try:
         with safe_open(path, framework="pt") as file:
@@ -67,7 +87,7 @@ def _read_safetensors(path: Path) -> Content:
     return Content(tensors, None, metadata)
 
 
-def _read_torch(path: Path, start: bytes) -> Any:
+def _read_torch(path: Path, start: bytes, *, mapped: bool = False) -> Any:
     if start.startswith(b"PK"):
         _check_archive(path)
     elif not start.startswith(b"\x80"):
@@ -76,7 +96,7 @@ def _read_torch(path: Path, start: bytes) -> Any:
         with warnings.catch_warnings():
             # torch warns of pickle protocols it may not read; where it does not, we raise.
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and start.startswith(b"PK"))
     except Exception as error:  # torch raises many types on bytes it cannot read
         name = _code_name(path, error)
         if name:

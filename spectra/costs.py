@@ -78,13 +78,13 @@ class _Softmax:
 
     def hessian_product(self, rows: Tensor, tangents: Tensor) -> Tensor:
         """``(diag(p) - p p^T) t`` of each sample."""
-        probabilities = rows.softmax(-1)
+        probabilities = precise(rows).softmax(-1)
         weighted = probabilities * tangents
         return weighted - probabilities * weighted.sum(-1, keepdim=True)
 
     def hessian_factor(self, rows: Tensor) -> Tensor:
         """``diag(sqrt p) - sqrt(p) p^T`` of each sample."""
-        probabilities = rows.softmax(-1)
+        probabilities = precise(rows).softmax(-1)
         roots = probabilities.sqrt()
         return torch.diag_embed(roots) - roots.unsqueeze(-1) * probabilities.unsqueeze(-2)
 
@@ -94,7 +94,8 @@ class _Softmax:
         # Neither zero nor past the sum: a class of probability zero is never the first to reach it.
         levels = uniforms(1).squeeze(-1).T * reached[:, -1:]
         classes = torch.searchsorted(reached, levels.contiguous()).T
-        return rows.softmax(-1) - F.one_hot(classes, rows.shape[-1]).to(rows.dtype)
+        probabilities = precise(rows).softmax(-1)
+        return probabilities - F.one_hot(classes, rows.shape[-1]).to(probabilities.dtype)
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,9 @@ class CrossEntropy(_Softmax):
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Cost of each sample, (samples,)."""
-        logits = outputs.reshape(-1, outputs.shape[-1])
+        logits = precise(outputs.reshape(-1, outputs.shape[-1]))
         if targets.is_floating_point():
-            return F.cross_entropy(logits, targets.reshape(logits.shape), reduction="none")
+            return F.cross_entropy(logits, targets.reshape(logits.shape).to(logits), reduction="none")
         classes = targets.reshape(-1).long()
         return F.cross_entropy(logits, classes, ignore_index=self.ignore_index, reduction="none")
 
@@ -168,7 +169,7 @@ class KLFromAnchor(_Softmax):
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Divergence of each sample, (samples,)."""
         anchor = targets.reshape(-1, targets.shape[-1])
-        logits = outputs.reshape(anchor.shape)
+        logits = precise(outputs.reshape(anchor.shape))
         if anchor.shape[-1] <= FEW_CLASSES and logits.device.type == "cpu":
             # Along the samples torch's loops are vectorised; along ten classes they are not, and take 4 times as long.
             model = F.log_softmax(logits.T, dim=0).T
@@ -254,6 +255,21 @@ BY_NAME = {cost.name: cost for cost in _BUILT_IN}
 def cost_name(cost: PerSampleCost) -> str:
     """Name of a cost for messages and files."""
     return str(getattr(cost, "name", getattr(cost, "__name__", type(cost).__name__)))
+
+
+def precise(outputs: Tensor) -> Tensor:
+    """Outputs in float32 at least: a softmax over a vocabulary has no right digit in half precision.
+
+    Args:
+        outputs: of a model.
+
+    Returns:
+        The same tensor, or half precision widened.
+
+    >>> precise(torch.zeros(2, dtype=torch.bfloat16)).dtype
+    torch.float32
+    """
+    return outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
 
 
 def _check_tensors(name: str, outputs: Any, targets: Any) -> None:

@@ -225,7 +225,7 @@ class Curvature(SymmetricOperator):
             raise ValueError(
                 f"strategy {chosen.name} fails on this model ({type(problem).__name__}); use auto or {core.name}"
             ) from problem
-        if not error <= tolerance(self.dtype):
+        if not error <= tolerance(self.landscape.parameters.computed):
             raise ValueError(
                 f"strategy {chosen.name} is wrong on this model: it differs from {core.name} by {error:.2g} of the "
                 f"product's norm; use auto or {core.name}"
@@ -269,7 +269,7 @@ class Curvature(SymmetricOperator):
         try:
             product = one.build(batch)
             error, seconds = difference(product, *known)
-            if error <= tolerance(self.dtype):
+            if error <= tolerance(self.landscape.parameters.computed):
                 return self._seconds_per_vector(one, product, vectors, held, seconds / len(known[0]))
             self._note(f"{one.name} differs from {core.name} by {error:.2g} and is not used")
         except Exception as problem:  # any failure of a fast path is a reason to step back from it

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from spectra.anchors import Anchors
-from spectra.batches import Batch, Batches
+from spectra.batches import Batch, Batches, merged
 from spectra.costs import KLFromAnchor, Likelihood, PerSampleCost, cost_name
 from spectra.evaluation import Evaluation
 from spectra.many_costs import ManyCosts
+from spectra.one_process import OneProcess
+from spectra.parallel_sharded import whole_model
 from spectra.parameters import ParameterLayout, Patterns, matches, select_parameters
 from spectra.randomness import preserved_random_state
 from spectra.unreached import refuse_checkpoints, refuse_hidden
 
-Result = TypeVar("Result")
 MERGED_ROWS = 4096
 MERGED_BYTES = 256 * 2**20
 
 
-class Landscape:
+class Landscape(OneProcess):
     r"""The cost of a model on data as a function of its parameters.
 
     ``C(theta) = sum_i w_i c_i / sum_i w_i + l2/2 |theta|^2``.
@@ -35,7 +37,7 @@ class Landscape:
     ``mode`` says ``train``.
 
     Attributes:
-        model: the user's model.
+        model: the user's model; a twin with whole parameters of one that is sharded (FSDP2, DTensor).
         cost_function: the per-sample cost.
         parameters: layout of the differentiated parameters, in the order of theta.
         theta: (n,) the anchor.
@@ -57,6 +59,8 @@ class Landscape:
         mode: str = "eval",
         background: Mapping[str, Tensor] | None = None,
         anchor_bytes: int = 2**30,
+        anchor_storage: str = "auto",
+        notes: tuple[str, ...] = (),
     ) -> None:
         """Reads the data, and refuses what cannot be trusted.
 
@@ -70,7 +74,9 @@ class Landscape:
             l2: coefficient of the penalty, non-negative.
             mode: ``eval`` or ``train``.
             background: values of parameters that are not variables, by name; default the model's own.
-            anchor_bytes: anchor log-probabilities of ``kl_from_anchor`` are kept up to this size, else recomputed.
+            anchor_bytes: anchor log-probabilities of ``kl_from_anchor`` are kept in memory up to this size.
+            anchor_storage: ``memory``, ``disk`` or ``recompute``; ``auto`` takes the first that has room.
+            notes: sentences on the data and the model, for whoever reads the results.
 
         Raises:
             ValueError: for an empty selection, data or model that are not deterministic, a cost that is not finite
@@ -81,10 +87,11 @@ class Landscape:
             raise ValueError(f"mode must be eval or train, got {mode!r}")
         if not (math.isfinite(l2) and l2 >= 0.0):
             raise ValueError(f"l2 must be finite and non-negative, got {l2}")
+        model = whole_model(model)
         self.evaluation = Evaluation(model, mode, background or {})
         self.parameters: ParameterLayout = select_parameters(self.evaluation.model, parameters)
         self.model, self.cost_function, self.l2, self.mode = model, cost, l2, mode
-        self._anchor_bytes = anchor_bytes
+        self._anchor_bytes, self._anchor_storage, self._notes = anchor_bytes, anchor_storage, notes
         found = self.parameters.flatten(dict(self.evaluation.model.named_parameters()))
         self.theta = found if theta is None else theta.detach().to(found).clone()
         self.parameters.split(self.theta)
@@ -115,24 +122,24 @@ class Landscape:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences on what was stepped back from."""
-        return self.evaluation.notes
+        """Sentences on the data, what was stepped back from, and where the anchor is kept."""
+        return (*self._notes, *self.evaluation.notes, *(self._anchors.notes if self._anchors is not None else ()))
 
     def _prepare(self) -> None:
         if self.batches.kept:
             rows = MERGED_ROWS if self.mode == "eval" else 1
-            self._merged = [b.to(self.device, self.dtype) for b in self._merge(rows)]
+            self._merged = [b.to(self.device, self.parameters.computed) for b in self._merge(rows)]
         tensors = self.parameters.unflatten(self.theta)
         first = next(self._raw_batches())
         with torch.no_grad():
             self.evaluation.check_deterministic(tensors, first.inputs)
         if isinstance(self.cost_function, KLFromAnchor):
-            self._anchors = Anchors(self.cost_function, lambda inputs: self.evaluation(tensors, inputs))
+            self._anchors = Anchors(self.cost_function, partial(self.evaluation, tensors), self._anchor_storage)
             self._anchors.keep(self._raw_batches(), self._anchor_bytes)
         self.total_weight = 0.0
         total, samples, firsts = 0.0, 0, []
         with torch.no_grad():
-            for number, batch in enumerate(self.iterate()):
+            for number, batch in enumerate(self.share()):
                 outputs = self.evaluation(tensors, batch.inputs)
                 if self.likelihood is not None:
                     self.likelihood.check(outputs, batch.targets)
@@ -142,15 +149,15 @@ class Landscape:
                 if not torch.isfinite(value):
                     self._refuse_values(tensors, number, float(value))
                 total, self.total_weight = total + float(value), self.total_weight + weight
+        total, self.total_weight, self._firsts = self._over_ranks(total, self.total_weight, firsts, samples)
         if self.total_weight <= 0.0:
             raise ValueError("the samples' weights sum to zero")
-        self._firsts = firsts
         self.anchor_cost = total / self.total_weight + self._penalty(self.theta)
 
     def _refuse_values(self, tensors: dict[str, Tensor], number: int, value: float) -> None:
         """Names the batch as the user numbers it, where merged ones hold several."""
         for index, batch in enumerate(self.batches if self._merged is not None else ()):
-            moved = batch.to(self.device, self.dtype)
+            moved = batch.to(self.device, self.parameters.computed)
             if self._anchors is not None:
                 moved = self._anchors.seen(moved)
             found, _, _ = self._summed(self.evaluation(tensors, moved.inputs), moved)
@@ -161,20 +168,20 @@ class Landscape:
 
     def _merge(self, rows: int) -> list[Batch]:
         """Small batches joined, as far as what a forward pass saves for backward stays small."""
-        plain = list(self.batches)
+        plain = list(self._source())
         if len(plain) == 1 or rows == 1:
             return plain
         tensors = {k: v.detach().requires_grad_() for k, v in self.parameters.unflatten(self.theta).items()}
-        batch = plain[0].to(self.device, self.dtype)
+        batch = plain[0].to(self.device, self.parameters.computed)
         used = self.evaluation.saved_bytes(tensors, batch.inputs)
-        return self.batches.merged(min(rows, int(MERGED_BYTES / max(used / max(batch.rows, 1), 1.0))))
+        return merged(plain, min(rows, int(MERGED_BYTES / max(used / max(batch.rows, 1), 1.0))))
 
     def _raw_batches(self) -> Iterator[Batch]:
         if self._merged is not None:
             return iter(self._merged)
-        return (batch.to(self.device, self.dtype) for batch in self.batches)
+        return (batch.to(self.device, self.parameters.computed) for batch in self._source())
 
-    def iterate(self) -> Iterator[Batch]:
+    def share(self) -> Iterator[Batch]:
         """The batches as the cost sees them: on the device, merged, anchor log-probabilities as targets."""
         for number, batch in enumerate(self._raw_batches()):
             first = self._firsts[number] if number < len(self._firsts) else 0
@@ -223,7 +230,7 @@ class Landscape:
 
     def costs(self, thetas: Tensor) -> Tensor:
         """The costs at rows of thetas (k, n), as float64 (k,)."""
-        totals = self.many_costs(thetas) / self.total_weight
+        totals = self.joint(self.many_costs(thetas)) / self.total_weight
         if self.l2:
             totals += 0.5 * self.l2 * thetas.double().square().sum(-1).to(self.device)
         return totals
@@ -231,8 +238,8 @@ class Landscape:
     def gradient(self, theta: Tensor | None = None) -> Tensor:
         """Gradient at theta (n,), default the anchor; the first refuses parameters hidden from autograd."""
         theta = self.theta if theta is None else theta.to(self.theta)
-        total, unused = self.l2 * theta, set(self.parameters.names)
-        for batch in self.iterate():
+        total, unused = self.own_l2 * theta, set(self.parameters.names)
+        for batch in self.share():
             parts = self.leaves(theta)
 
             def slope(batch: Batch = batch, parts: dict[str, Tensor] = parts) -> tuple[Tensor | None, ...]:
@@ -250,7 +257,7 @@ class Landscape:
             tensors = self.parameters.unflatten(self.theta)
             refuse_hidden(self.evaluation, next(self._raw_batches()).inputs, tensors, unused)
             self._reached = True
-        return total
+        return self.joint(total)
 
     def gradients(self, thetas: Tensor) -> Tensor:
         """Gradients at rows of thetas (k, n), as (k, n)."""
@@ -317,12 +324,16 @@ class Landscape:
             "background": {name: tensor.double() for name, tensor in self.evaluation.background.items()},
         }
         try:
-            return self._again(batches=[first.head(rows)], **options)
+            return Landscape(**(self._options() | {"batches": [first.head(rows)]} | options))
         except ValueError:
-            return self._again(batches=[first], **options)
+            return Landscape(**(self._options() | {"batches": [first]} | options))
 
     def _again(self, **changes: Any) -> Landscape:
-        options: dict[str, Any] = {
+        return Landscape(**(self._options() | changes))
+
+    def _options(self) -> dict[str, Any]:
+        """What it was made from."""
+        return {
             "model": self.model,
             "cost": self.cost_function,
             "batches": self.batches,
@@ -332,15 +343,6 @@ class Landscape:
             "l2": self.l2,
             "mode": self.mode,
             "anchor_bytes": self._anchor_bytes,
+            "anchor_storage": self._anchor_storage,
+            "notes": self._notes,
         }
-        return Landscape(**(options | changes))
-
-
-def kept_or_rebuilt(
-    build: Callable[[Batch], Result], landscape: Landscape, keep: bool
-) -> Callable[[], Iterator[Result]]:
-    """What is built for each batch: kept from the first pass on, or built anew on each pass."""
-    if not keep:
-        return lambda: (build(batch) for batch in landscape.iterate())
-    built = [build(batch) for batch in landscape.iterate()]
-    return lambda: iter(built)

@@ -19,7 +19,7 @@ class ParameterLayout:
     Attributes:
         names: parameter names, in the model's order; tied weights appear once.
         shapes: their shapes.
-        dtypes: their dtypes in the model; theta has the widest of them.
+        dtypes: their dtypes in the model; theta has the widest of them, float32 at least.
     """
 
     names: tuple[str, ...]
@@ -38,7 +38,12 @@ class ParameterLayout:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Dtype of theta."""
+        """Dtype of theta: vectors and sums of a model in half precision are kept in float32."""
+        return torch.promote_types(self.computed, torch.float32)
+
+    @property
+    def computed(self) -> torch.dtype:
+        """Dtype that the model computes in, the widest of its parameters'."""
         widest = self.dtypes[0]
         for dtype in self.dtypes[1:]:
             widest = torch.promote_types(widest, dtype)

@@ -1,4 +1,4 @@
-"""Tasks by name: a built-in one, ``package.module:function`` or ``path/to/file.py:function``."""
+"""Tasks by name: a built-in one, ``package.module:function`` or ``path/to/file.py:function``, options after it."""
 
 from __future__ import annotations
 
@@ -7,44 +7,53 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from basinscope.choices import nearest
+from basinscope.tasks.options import read_options, split_options
 
 if TYPE_CHECKING:
     from spectra.checkpoint import Checkpoint
     from spectra.landscape import Landscape
 
-Task = Callable[["Checkpoint"], "Landscape"]
+Task = Callable[..., "Landscape"]
 
 BUILT_IN = {
     "digits": "basinscope.tasks.digits:digits",
     "digits-heldout": "basinscope.tasks.digits_heldout:digits_heldout",
+    "causal-lm": "basinscope.tasks.causal_lm:causal_lm",
 }
+# What an architecture that a model folder names ends with -> the task that it is for.
+BY_ARCHITECTURE = {"ForCausalLM": "causal-lm", "LMHeadModel": "causal-lm"}
 FORMS = f"a built-in name ({', '.join(BUILT_IN)}), package.module:function or path/to/file.py:function"
 
 
 def task_name(asked: str | None, checkpoint: Checkpoint) -> str:
-    """The task to use: the one asked for, else the one that the checkpoint's metadata names.
+    """The task to use: the one asked for, else the one that the checkpoint's metadata names or its architecture needs.
 
     A checkpoint may come from anywhere, so only built-in tasks are taken from it: a name that would run code
     has to be given by the user.
 
     Args:
-        asked: what the user gave, or None.
-        checkpoint: its ``metadata["task"]`` is the default.
+        asked: what the user gave, or None; options without a name are for the checkpoint's own task.
+        checkpoint: its ``metadata["task"]`` is the default, and then that of its ``metadata["architectures"]``.
 
     Returns:
-        The name.
+        The name, with the options that the user gave.
 
     Raises:
         ValueError: if neither names one, or the checkpoint names one that is not built in.
     """
-    if asked is not None:
-        return asked
-    named = checkpoint.metadata.get("task")
+    name, options = split_options(asked or "")
+    name = name or _own_task(checkpoint)
+    return f"{name}:{options}" if options else name
+
+
+def _own_task(checkpoint: Checkpoint) -> str:
+    named = checkpoint.metadata.get("task") or _by_architecture(checkpoint)
     if not isinstance(named, str):
         raise ValueError(f"{checkpoint.path} names no task: give --task, {FORMS}")
     if named not in BUILT_IN:
@@ -55,24 +64,37 @@ def task_name(asked: str | None, checkpoint: Checkpoint) -> str:
     return named
 
 
+def _by_architecture(checkpoint: Checkpoint) -> str | None:
+    if checkpoint.metadata.get("format") == "gguf":
+        return "causal-lm"
+    architectures = checkpoint.metadata.get("architectures")
+    for architecture in architectures if isinstance(architectures, list) else ():
+        for ending, task in BY_ARCHITECTURE.items():
+            if str(architecture).endswith(ending):
+                return task
+    return None
+
+
 def resolve_task(name: str) -> Task:
     """The function that a task's name stands for.
 
     Args:
-        name: a built-in name, ``package.module:function`` or ``path/to/file.py:function``.
+        name: a built-in name, ``package.module:function`` or ``path/to/file.py:function``; after it, where the task
+            takes options, a colon and ``key=value`` with commas between.
 
     Returns:
-        A callable from a checkpoint to a landscape.
+        A callable from a checkpoint to a landscape, its options bound.
 
     Raises:
         ValueError: if the name has none of the allowed forms, or there is no such module or function, with
-            close names; or the module fails when it is imported.
+            close names; or the module fails when it is imported; or an option is wrong.
         FileNotFoundError: if there is no such file.
         TypeError: if what is named cannot be called.
 
     >>> resolve_task("operator:neg")(3)
     -3
     """
+    name, options = split_options(name)
     place, colon, function = BUILT_IN.get(name, name).rpartition(":")
     if not (colon and place and function):
         raise ValueError(f"task {name!r} is not known: give {FORMS}{nearest(name, BUILT_IN)}")
@@ -84,7 +106,8 @@ def resolve_task(name: str) -> Task:
         raise ValueError(f"task {name!r} is not known: {place} has no {function!r}{nearest(function, offer)}")
     if not callable(found):
         raise TypeError(f"task {name!r} must be a function, got {type(found).__name__}")
-    task: Task = found
+    keywords = read_options(name, found, options)
+    task: Task = partial(found, **keywords) if keywords else found
     return task
 
 

@@ -1,0 +1,105 @@
+"""Options of a task, typed after its name: ``causal-lm:text=book.txt,length=128``."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from basinscope.choices import nearest
+
+_OPTION = r"[A-Za-z_]\w*=.*"
+# Built-in names have no colon in them; of other tasks the last colon before the options is that of the function.
+_TYPED = re.compile(rf"(?P<name>[^:=]+|.+?:[A-Za-z_]\w*):(?P<options>{_OPTION})", re.DOTALL)
+_YES, _NO = ("yes", "true", "1"), ("no", "false", "0")
+
+
+def split_options(typed: str) -> tuple[str, str]:
+    """A task's name and its options, as typed.
+
+    Args:
+        typed: a name, options, or a name, a colon and options.
+
+    Returns:
+        The name and the options, either of them empty where there is none.
+
+    >>> split_options("causal-lm:text=a.txt,length=8"), split_options("my.py:mine"), split_options("length=8")
+    (('causal-lm', 'text=a.txt,length=8'), ('my.py:mine', ''), ('', 'length=8'))
+    """
+    if re.fullmatch(_OPTION, typed, re.DOTALL):
+        return "", typed
+    found = _TYPED.fullmatch(typed)
+    return (found["name"], found["options"]) if found else (typed, "")
+
+
+def read_options(name: str, function: Callable[..., Any], text: str) -> dict[str, Any]:
+    r"""Typed options as keyword arguments of a task's function.
+
+    The function's keyword-only parameters are the options; their annotations say what they take: a whole number, a
+    number, yes or no, a path or a word. A comma inside a value is written ``\,``.
+
+    Args:
+        name: of the task, for messages.
+        function: the task.
+        text: options as typed, ``key=value`` with commas between; may be empty.
+
+    Returns:
+        Values by name.
+
+    Raises:
+        ValueError: if an option is not known, given twice, of the wrong kind, or one that is needed is missing.
+
+    >>> def task(checkpoint, *, length: int = 8, text: str): ...
+    >>> read_options("mine", task, "text=a\\,b,length=9")
+    {'text': 'a,b', 'length': 9}
+    """
+    known = _known(function)
+    values: dict[str, Any] = {}
+    for part in filter(None, re.split(r"(?<!\\),", text)):
+        key, sign, value = part.replace(r"\,", ",").partition("=")
+        key = key.strip()
+        if not sign:
+            raise ValueError(f"task {name} takes options as key=value, separated by commas; got {part!r}")
+        if key not in known:
+            offer = f"it takes {', '.join(known)}" if known else "it takes none"
+            raise ValueError(f"task {name} has no option {key!r}: {offer}{nearest(key, known)}")
+        if key in values:
+            raise ValueError(f"task {name}: option {key} is given twice")
+        values[key] = _read(name, key, value, known[key][0])
+    for key, (_, needed) in known.items():
+        if needed and key not in values:
+            raise ValueError(f"task {name} needs {key}: give --task {name}:{key}=..., further options after commas")
+    return values
+
+
+def _known(function: Callable[..., Any]) -> dict[str, tuple[Any, bool]]:
+    """Kind of each option, and whether it has to be given."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return {}
+    options = [one for one in parameters if one.kind is inspect.Parameter.KEYWORD_ONLY]
+    # A task without options may be annotated with names that cannot be resolved here.
+    hints = get_type_hints(function) if options else {}
+    return {one.name: (hints.get(one.name, str), one.default is inspect.Parameter.empty) for one in options}
+
+
+def _read(name: str, key: str, value: str, kind: Any) -> Any:
+    if get_origin(kind) in (Union, types.UnionType):
+        kind = next(one for one in get_args(kind) if one is not type(None))
+    if kind is bool:
+        if value.lower() not in _YES + _NO:
+            raise ValueError(f"task {name}: option {key} must be yes or no, got {value!r}")
+        return value.lower() in _YES
+    if kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            words = "a whole number" if kind is int else "a number"
+            raise ValueError(f"task {name}: option {key} must be {words}, got {value!r}") from None
+    if kind is Path and not value:
+        raise ValueError(f"task {name}: option {key} must be a path, got nothing")
+    return Path(value) if kind is Path else value
