@@ -271,7 +271,8 @@ class TestValues:
     @pytest.mark.parametrize("cached", [True, False])
     def test_anchors_are_kept_or_computed_again(self, cached: bool) -> None:
         data = Batches(UNEVEN, cache_bytes=0)
-        landscape = Landscape(network(), kl_from_anchor, data, anchor_bytes=2**20 if cached else 0)
+        storage = "memory" if cached else "recompute"
+        landscape = Landscape(network(), kl_from_anchor, data, anchor_storage=storage)
         assert (landscape._anchors.kept is not None) == cached
         other = Landscape(network(), kl_from_anchor, (INPUTS, TARGETS))
         theta = landscape.theta + 0.1
@@ -284,7 +285,8 @@ class TestValues:
         labels = torch.where(torch.arange(10) % 2 == 1, -100, TARGETS)
         weights = torch.linspace(0.5, 2.0, 10, dtype=torch.float64)
         batches = [(INPUTS[a:b], labels[a:b], *([weights[a:b]] if weighted else [])) for a, b in ((0, 8), (8, 10))]
-        entropy = Landscape(network(), cross_entropy, batches, anchor_bytes=2**20 if cached else 0)
+        storage = "memory" if cached else "recompute"
+        entropy = Landscape(network(), cross_entropy, batches, anchor_storage=storage)
         landscape = entropy.with_cost(kl_from_anchor)
         kept = labels >= 0
         each = weights[kept] if weighted else torch.ones(5, dtype=torch.float64)
