@@ -5,21 +5,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from comparisons.recorded_slopes import Slopes, recorded_slopes
 from comparisons.rows import joined, picked
 from spectra.batches import Batch
 from spectra.landscape import Landscape
+
+# A recording takes some passes: it is made once that many were asked for.
+RECORD_AFTER = 8
 
 
 class Minibatches:
     """Unbiased estimates of a landscape's cost and gradient from rows drawn at random, for a block of chains.
 
     All chains share one forward and one backward pass where the model can be vmapped; that is tried once against one
-    pass a chain, and dropped where it fails or differs.
+    pass a chain, and dropped where it fails or differs. After some passes their operations are recorded.
 
     Attributes:
         rows: rows in the data.
         size: rows of a minibatch; all of them make the estimates exact.
         vmapped: whether chains share their passes; None as long as nobody asked.
+        recorded: whether their shared passes are replayed from a recording; None as long as none was tried.
     """
 
     def __init__(self, landscape: Landscape, size: int | None) -> None:
@@ -41,6 +46,10 @@ class Minibatches:
         if not 1 <= self.size <= self.rows:
             raise ValueError(f"batch_size must lie between 1 and the rows of the data {self.rows}, got {size}")
         self.vmapped: bool | None = None
+        self.recorded: bool | None = None
+        self._passes = 0
+        self._replay: Slopes | None = None
+        self._recorded_shapes: tuple[torch.Size, torch.Size] | None = None
         self._all = torch.arange(self.rows)
         theta = landscape.theta.unsqueeze(0)
         with torch.no_grad():
@@ -69,12 +78,12 @@ class Minibatches:
             # Off the anchor, where a gradient may be nothing but rounding.
             aside = 0.01 * (thetas[:2].abs() + 0.1)
             self.vmapped = self._decide(thetas[:2] + aside, index[:2])
-        costs, slopes = self._vmapped(thetas, index) if self.vmapped else self._looped(thetas, index)
+        costs, slopes = self._shared(thetas, index) if self.vmapped else self._looped(thetas, index)
         factor, landscape = self.rows / self.size, self._landscape
         whole = self.size == self.rows
         same = self._anchor.sum() if whole else self._anchor[index.to(self._anchor.device)].sum(1)
-        rises = factor * (costs - same)
-        slopes = factor * slopes
+        rises = factor * (costs.double() - same)
+        slopes = slopes if whole else slopes.mul_(factor)
         if landscape.l2:
             squares = thetas.double().square().sum(1) - landscape.theta.double().square().sum()
             rises, slopes = rises + 0.5 * landscape.l2 * squares, slopes + landscape.l2 * thetas
@@ -95,6 +104,17 @@ class Minibatches:
         weighted = costs.double() if weights is None else costs.double() * weights.double()
         return weighted.reshape(self.rows, -1).sum(1) / landscape.total_weight
 
+    def _shared(self, thetas: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """One pass for all chains, from the recording once there is one."""
+        self._passes += 1
+        shapes = (thetas.shape, index.shape)
+        if self._passes > RECORD_AFTER and self.recorded is None:
+            self._replay = recorded_slopes(self._vmapped, thetas.detach(), index, self.rows)
+            self.recorded, self._recorded_shapes = self._replay is not None, shapes
+        if self._replay is not None and shapes == self._recorded_shapes:
+            return self._replay(thetas, index)
+        return self._vmapped(thetas, index)
+
     def _vmapped(self, thetas: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         # The forward pass is vmapped, the backward pass is the plain one of the sum: the chains do not mix in it.
         leaf = thetas.detach().requires_grad_()
@@ -109,7 +129,7 @@ class Minibatches:
 
         costs = torch.func.vmap(cost, in_dims=(0, *axes))(leaf, *inside)
         (slopes,) = torch.autograd.grad(costs.sum(), leaf)
-        return costs.detach().double(), slopes
+        return costs.detach(), slopes
 
     def _looped(self, thetas: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         landscape, costs, slopes = self._landscape, [], []
@@ -135,5 +155,5 @@ class Minibatches:
         except Exception:  # whatever vmap cannot do, the loop can
             return False
         tolerance = 1e3 * torch.finfo(thetas.dtype).eps
-        close = torch.allclose(found, costs, rtol=tolerance, atol=tolerance * float(costs.abs().max()))
+        close = torch.allclose(found.double(), costs, rtol=tolerance, atol=tolerance * float(costs.abs().max()))
         return close and float((same - slopes).norm()) <= tolerance * float(slopes.norm())

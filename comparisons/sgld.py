@@ -132,6 +132,9 @@ class _Run:
                 begun = time.perf_counter()
                 acceptance.append(self._acceptance(len(acceptance)))
                 checking += time.perf_counter() - begun
+        # The last move has no cost after it to fail by.
+        self._drop(torch.zeros(settings.chains, device=self.moved.device))
+        rises[~self.alive.cpu().numpy(), -1] = np.nan
         seconds = time.perf_counter() - start - checking
         share = self.batches.size / self.batches.rows
         return Chains(
@@ -154,20 +157,23 @@ class _Run:
         rises, slopes = self.batches.slopes(self.anchor + self.moved, index)
         self._drop(rises)
         if step % NOISE_STEPS == 0:
-            # Whole blocks: what a chain draws does not depend on how many steps it is to take.
-            shape = (NOISE_STEPS, len(self.anchor))
-            self.noise = torch.stack(
-                [torch.randn(shape, generator=random, dtype=self.anchor.dtype) for random in self.streams], 1
-            ).to(self.anchor.device)
+            self._draw_noise()
         step_size, nb = settings.step_size or 0.0, settings.inverse_temperature or 0.0
         pull = slopes.mul_(nb).add_(self.moved, alpha=settings.localisation)
-        noise = self.noise[step % NOISE_STEPS]
+        noise = self.noise[:, step % NOISE_STEPS]
         if self.scale is not None:
             pull, noise = pull * self.scale, noise * self.scale.sqrt()
         self.moved.add_(pull, alpha=-0.5 * step_size).add_(noise, alpha=step_size**0.5)
-        self._drop(rises)
         found = torch.where(self.alive, rises, torch.full_like(rises, torch.nan))
         return np.asarray(found.cpu().numpy())
+
+    def _draw_noise(self) -> None:
+        """Draws whole blocks of steps: what a chain draws does not depend on how many steps it is to take."""
+        shape = (len(self.streams), NOISE_STEPS, len(self.anchor))
+        block = torch.empty(shape, dtype=self.anchor.dtype)
+        for part, random in zip(block, self.streams, strict=True):
+            torch.randn(shape[1:], generator=random, out=part)
+        self.noise = block.to(self.anchor.device)
 
     def _drop(self, rises: Tensor) -> None:
         """Marks chains that left the finite numbers; they wait at the anchor, where nothing overflows."""
