@@ -45,10 +45,12 @@ def bridge_table(
         Something that a rich console prints.
     """
     parts: list[RenderableType] = [_heading(result, source)]
+    unit = source.get("cost_unit", "cost")
     if not result.complete:
         parts.append(Text(_so_far(result), style="yellow"))
+        if (partial := _partial(result)) is not None:
+            parts.append(_curve(partial, unit))
     else:
-        unit = source.get("cost_unit", "cost")
         parts += [_answers(result, unit), _curve(result, unit), _checks(result)]
         if other is not None:
             parts.append(_difference(result, *other, unit))
@@ -87,7 +89,8 @@ def bridge_json(
         "files": dict(files),
     }
     if not result.complete:
-        return found
+        partial = _partial(result)
+        return found | {"curve": [] if partial is None else [_volume_json(v) for v in partial.curve(STORED)]}
     check, by_mbar = result.integrated, result.multistate
     found |= {
         "volumes": [_volume_json(volume) for volume in result.volumes],
@@ -147,6 +150,12 @@ def _so_far(result: BridgeResult) -> str:
         f"not complete: inverse temperature {last.state.inverse_temperature:.4g}, localisation "
         f"{last.state.localisation:.4g}, mean cost {last.costs.mean():.4g} so far; go on with --resume"
     )
+
+
+def _partial(result: BridgeResult) -> BridgeResult | None:
+    """What an unfinished ladder tells of larger cutoffs, if anything yet."""
+    free = [rung for rung in result.passes[0][1:] if rung.state.free] if result.passes else []
+    return result.so_far if len(free) > 1 else None
 
 
 def _half(result: BridgeResult, error: float) -> float:

@@ -97,6 +97,21 @@ class BridgeResult:
         """Of all passes, the start of each included."""
         return sum(len(rungs) for rungs in self.passes)
 
+    @property
+    def so_far(self) -> BridgeResult:
+        """What an unfinished first pass tells of larger cutoffs; the bridge itself if it is complete.
+
+        Raises:
+            ValueError: if no rung is free yet.
+        """
+        if self.complete:
+            return self
+        rungs = self.passes[0] if self.passes else ()
+        if len(rungs) < 2 or not rungs[-1].state.free:
+            raise ValueError("the bridge has not come to an ensemble that nothing holds to the anchor; continue it")
+        last = replace(rungs[-1], passage=None, onward=rungs[-1].onward[:0])
+        return replace(self, passes=((*rungs[:-1], last),))
+
     @cached_property
     def rungs(self) -> tuple[Rung, ...]:
         """Each rung with the chains of all complete passes side by side."""
@@ -145,11 +160,11 @@ class BridgeResult:
             The log-volume with its error and slope.
 
         Raises:
-            ValueError: if no free rung has draws of two chains below the cutoff and some above, or the bridge is not
+            ValueError: if free rungs have no draws of two chains below the cutoff and some above, or the bridge is not
                 complete.
         """
         number, costs = self._nearest(cutoff)
-        if not _surrounded(costs, cutoff):
+        if not self._surrounds(cutoff):
             raise ValueError(f"cutoff {cutoff:g} is outside of what the bridge reached: add it to the cutoffs")
         window = _SLOPE_WINDOW * float(costs.std() / costs.mean())
         at = cutoff * np.exp(np.array([-window, 0.0, window]))
@@ -180,10 +195,16 @@ class BridgeResult:
             ValueError: if the bridge is not complete.
         """
         free = [rung.costs for rung in self.rungs[1:] if rung.state.free]
-        low = min(*(float(np.quantile(costs, LEAST_BELOW)) for costs in free), *self.settings.cutoffs)
+        asked = [cutoff for cutoff in self.settings.cutoffs if self._surrounds(cutoff)]
+        low = min([float(np.quantile(costs, LEAST_BELOW)) for costs in free] + asked)
         high = max(float(np.median(costs)) for costs in free)
         cutoffs = [float(cutoff) for cutoff in np.geomspace(low, high, count)]
-        return tuple(self.volume(cutoff) for cutoff in cutoffs if _surrounded(self._nearest(cutoff)[1], cutoff))
+        return tuple(self.volume(cutoff) for cutoff in cutoffs if self._surrounds(cutoff))
+
+    def _surrounds(self, cutoff: float) -> bool:
+        """Whether draws of two chains lie below a cutoff and some above."""
+        below = np.concatenate([rung.costs < cutoff for rung in self.rungs[1:] if rung.state.free])
+        return not below.all() and int(below.any(0).sum()) >= 2
 
     def _nearest(self, cutoff: float) -> tuple[int, Array]:
         """Number and costs of the free rung whose costs are nearest to a cutoff, in their standard deviations."""
@@ -260,9 +281,3 @@ def jackknife(without: Array) -> float:
     """
     count = len(without)
     return math.sqrt((count - 1) / count * float(np.square(without - without.mean()).sum()))
-
-
-def _surrounded(costs: Array, cutoff: float) -> bool:
-    """Whether draws of two chains lie below a cutoff and some above."""
-    below = costs < cutoff
-    return not below.all() and int(below.any(0).sum()) >= 2

@@ -47,7 +47,9 @@ def multistate_log_ratio(rungs: Sequence[Rung], guess: Array) -> tuple[float, fl
     potentials = heat[:, None] * costs + 0.5 * tied[:, None] * squares
     mbar = _pymbar()
     try:
-        solved = mbar.MBAR(potentials, [rung.costs.size for rung in rungs], initial_f_k=guess[0] - guess)
+        solved = mbar.MBAR(
+            potentials, [rung.costs.size for rung in rungs], initial_f_k=guess[0] - guess, solver_protocol="robust"
+        )
         found = solved.compute_free_energy_differences()
     except Exception as problem:
         raise ValueError(f"pymbar finds no solution over the ladder: {problem}") from problem

@@ -90,16 +90,24 @@ def test_a_budget_ends_a_ladder_that_goes_on_later(
 ) -> None:
     file, whole = tmp_path / "part.h5", tmp_path / "whole.h5"
     options = ("--prior", "gaussian:1", "--cutoff", "0.1")
-    assert bridge(checkpoint, file, *options, "--budget", "500") == 0
+    assert bridge(checkpoint, file, *options, "--budget", "800") == 0
     page = capsys.readouterr().out
     assert "not complete: inverse temperature" in page
     assert "ended by budget" in page
+    assert main(["show", str(file), "--json"]) == 0
+    curve = json.loads(capsys.readouterr().out)["curve"]
     for words in (["show", str(file), "--against", str(file)], ["plot", str(file)]):
         assert main(words) == 2
         assert "complete" in capsys.readouterr().err
     assert bridge(checkpoint, file, *options, "--resume") == 0
     assert bridge(checkpoint, whole, *options) == 0
     assert read_bridge(file)[0].volumes == read_bridge(whole)[0].volumes
+    # What the first rungs told of larger cutoffs is what the whole ladder tells there.
+    assert len(curve) > 3
+    for each in curve:
+        later = read_bridge(whole)[0].volume(each["cutoff"])
+        # They share those rungs' draws.
+        assert abs(each["log_volume"] - later.log_volume) < 3.0 * each["standard_error"]
 
 
 @pytest.mark.parametrize(
