@@ -12,6 +12,7 @@ from spectra.operators import SymmetricOperator
 from volume.audit_case import AuditCase
 from volume.audit_reading import PRODUCT_GRADIENTS, AuditReading, Estimator, NotApplicable
 from volume.cost_surface import CountingSurface
+from volume.hesscale import hesscale
 from volume.preconditioners import (
     Identity,
     Preconditioner,
@@ -33,7 +34,7 @@ def star_domain(preconditioner: str, directions: int) -> Estimator:
     """The star-domain sampler with one of the preconditioners.
 
     Args:
-        preconditioner: identity, diagonal, low-rank, full, adam-second or adam-first.
+        preconditioner: identity, diagonal, hesscale, low-rank, full, adam-second or adam-first.
         directions: number of directions.
 
     Returns:
@@ -131,6 +132,18 @@ def _diagonal(case: AuditCase) -> Build:
     return lambda eps: diagonal_preconditioner(case.diagonal, eps=eps)
 
 
+def _hesscale(case: AuditCase) -> Build:
+    if case.landscape is None:
+        raise NotApplicable("hesscale needs a torch model")
+    try:
+        curvature = hesscale(case.landscape)
+    except ValueError:
+        raise NotApplicable("hesscale is for chains of layers under a built-in cost") from None
+    if not bool((curvature != 0.0).any()):
+        raise NotApplicable("the curvature has no diagonal")
+    return lambda eps: diagonal_preconditioner(curvature, eps=eps, name="hesscale")
+
+
 def _low_rank(case: AuditCase) -> Build:
     curvature_of(case)
     largest = float(abs(case.pairs.values).max())
@@ -161,6 +174,8 @@ def _adam(which: str) -> Callable[[AuditCase], Build]:
 _BUILDERS: dict[str, tuple[Callable[[AuditCase], Build], Callable[[AuditCase], float]]] = {
     "identity": (_identity, lambda case: 0.0),  # noqa: ARG005
     "diagonal": (_diagonal, lambda case: PRODUCT_GRADIENTS * case.diagonal_products),
+    # One pass back that carries curvature as well.
+    "hesscale": (_hesscale, lambda case: PRODUCT_GRADIENTS),  # noqa: ARG005
     "low-rank": (_low_rank, lambda case: PRODUCT_GRADIENTS * case.pairs.products),
     "full": (_full, lambda case: PRODUCT_GRADIENTS * case.size),
     "adam-second": (_adam("second"), lambda case: 0.0),  # noqa: ARG005

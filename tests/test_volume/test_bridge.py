@@ -1,7 +1,7 @@
 """The bridge against closed forms, quadrature, the saddlepoint and brute force.
 
-A bridge's error bar is a jackknife over 16 chains or more. An exact number is asked for within 4.5 of them: Student's t
-of 15 degrees is beyond that with probability 4e-4 a case, and the seeds are fixed.
+A bridge's error bar is a jackknife over 12 chains or more. An exact number is asked for within 6.5 of them: Student's t
+of 11 degrees is beyond that with probability 5e-5 a case, and the seeds are fixed.
 """
 
 import math
@@ -26,7 +26,7 @@ from volume.ladder import reached
 from volume.priors import GaussianPrior, UniformPrior
 from volume.saddlepoint import QuadraticForm, log_distribution
 
-SIGMAS = 4.5
+SIGMAS = 6.5
 Cost = Callable[[torch.Tensor], torch.Tensor]
 
 
