@@ -138,16 +138,20 @@ class Curvature(SymmetricOperator):
         assert self._products is not None
         total = self.landscape.own_l2 * vectors if self.landscape.own_l2 else None
         for product in self._products():
-            if total is None and len(vectors) <= self._chunk:
-                # The caller may overwrite what it gets; only the core's result is surely nobody else's.
-                found = product(vectors)
-                total = found if self.strategy == next(iter(self._strategies)) else found.clone()
-                continue
-            total = torch.zeros_like(vectors) if total is None else total
-            for start in range(0, len(vectors), self._chunk):
-                part = slice(start, start + self._chunk)
-                total[part] += product(vectors[part])
+            total = self._added(total, product, vectors)
+            del product  # or a graph that is not kept would live while the next is built
         assert total is not None
+        return total
+
+    def _added(self, total: Tensor | None, product: Product, vectors: Tensor) -> Tensor:
+        if total is None and len(vectors) <= self._chunk:
+            # The caller may overwrite what it gets; only the core's result is surely nobody else's.
+            found = product(vectors)
+            return found if self.strategy == next(iter(self._strategies)) else found.clone()
+        total = torch.zeros_like(vectors) if total is None else total
+        for start in range(0, len(vectors), self._chunk):
+            part = slice(start, start + self._chunk)
+            total[part] += product(vectors[part])
         return total
 
     def _prepare(self, vectors: Tensor) -> None:
