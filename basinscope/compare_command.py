@@ -14,6 +14,7 @@ import typer
 from basinscope.choices import one_of
 from basinscope.compare_show import rankings_of, show_comparison, show_findings
 from basinscope.spectrum_command import DebugOption, JsonOption
+from basinscope.tasks.options import OPTIONS_HELP
 
 if TYPE_CHECKING:
     from basinscope.compare_run import CompareRequest
@@ -30,7 +31,11 @@ _ESTIMATE, _RESULT = "Estimate", "Result"
 def compare(
     checkpoints: Annotated[
         list[Path],
-        typer.Argument(help="Files: .pt, .pth or .safetensors.", show_default=False, metavar="CHECKPOINT..."),
+        typer.Argument(
+            help="Files (.pt, .pth, .safetensors, .gguf) or folders as transformers saves them.",
+            show_default=False,
+            metavar="CHECKPOINT...",
+        ),
     ],
     measures: Annotated[
         str, typer.Option(help=f"all, or names of measures or families ({', '.join(FAMILIES)}), separated by commas.")
@@ -38,8 +43,8 @@ def compare(
     task: Annotated[
         str | None,
         typer.Option(
-            help="How to make a landscape: a built-in name (digits), package.module:function or "
-            "path/to/file.py:function.",
+            help="How to make a landscape: a built-in name (digits, causal-lm), package.module:function or "
+            f"path/to/file.py:function. {OPTIONS_HELP}",
             show_default="each checkpoint's own",
         ),
     ] = None,

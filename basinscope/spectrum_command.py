@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from basinscope.choices import one_of, read_bytes
+from basinscope.tasks.options import CHECKPOINT_HELP, OPTIONS_HELP
 
 if TYPE_CHECKING:
     from basinscope.spectrum_run import Request
@@ -47,12 +48,12 @@ _METHOD, _MACHINE, _RESULT = "Method", "Machine", "Result"
 
 
 def spectrum(
-    checkpoint: Annotated[Path, typer.Argument(help="A .pt, .pth or .safetensors file.", show_default=False)],
+    checkpoint: Annotated[Path, typer.Argument(help=CHECKPOINT_HELP, show_default=False)],
     task: Annotated[
         str | None,
         typer.Option(
-            help="How to make a landscape of the checkpoint: a built-in name (digits), "
-            "package.module:function or path/to/file.py:function.",
+            help="How to make a landscape of the checkpoint: a built-in name (digits, causal-lm), "
+            f"package.module:function or path/to/file.py:function. {OPTIONS_HELP}",
             show_default="the checkpoint's own",
         ),
     ] = None,

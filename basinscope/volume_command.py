@@ -12,6 +12,7 @@ import typer
 
 from basinscope.choices import nearest, one_of
 from basinscope.spectrum_command import DTYPES, DebugOption, JsonOption
+from basinscope.tasks.options import CHECKPOINT_HELP, OPTIONS_HELP
 
 if TYPE_CHECKING:
     from basinscope.volume_run import VolumeRequest
@@ -34,9 +35,7 @@ _ESTIMATE, _MACHINE, _RESULT = "Estimate", "Machine", "Result"
 
 
 def volume(
-    checkpoint: Annotated[
-        Path | None, typer.Argument(help="A .pt, .pth or .safetensors file.", show_default=False)
-    ] = None,
+    checkpoint: Annotated[Path | None, typer.Argument(help=CHECKPOINT_HELP, show_default=False)] = None,
     method: Annotated[
         list[str] | None,
         typer.Option(
@@ -47,8 +46,8 @@ def volume(
     task: Annotated[
         str | None,
         typer.Option(
-            help="How to make a landscape: a built-in name (digits, on its held-out rows), "
-            "package.module:function or path/to/file.py:function.",
+            help="How to make a landscape: a built-in name (digits, on its held-out rows; causal-lm), "
+            f"package.module:function or path/to/file.py:function. {OPTIONS_HELP}",
             show_default="the checkpoint's own",
         ),
     ] = None,

@@ -11,6 +11,12 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from basinscope.choices import nearest
 
+CHECKPOINT_HELP = "A .pt, .pth, .safetensors or .gguf file, or a folder as transformers saves it."
+# Of every command that takes a task; what its options are, a task says where one is wrong or missing.
+OPTIONS_HELP = (
+    "Options follow its name, as in causal-lm:text=book.txt,length=128,sequences=20; options alone are for the "
+    "checkpoint's own task."
+)
 _OPTION = r"[A-Za-z_]\w*=.*"
 # Built-in names have no colon in them; of other tasks the last colon before the options is that of the function.
 _TYPED = re.compile(rf"(?P<name>[^:=]+|.+?:[A-Za-z_]\w*):(?P<options>{_OPTION})", re.DOTALL)
