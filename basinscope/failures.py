@@ -25,12 +25,18 @@ class Interrupted(Exception):  # noqa: N818 - no error: the user asked for it
     """The user interrupted a run; the message says what is kept and how to go on."""
 
 
-def exit_code_of(command: Callable[[], int | None], *, debug: bool = False) -> int:
+def say(text: str) -> None:
+    """Print a sentence in red on stderr, unbroken, so that it can be searched for."""
+    Console(file=sys.stderr).print(Text(text, style="red"), soft_wrap=True)
+
+
+def exit_code_of(command: Callable[[], int | None], *, debug: bool = False, tell: Callable[[str], None] = say) -> int:
     """Run a command and turn what goes wrong into a sentence.
 
     Args:
         command: does the work; may return an exit code.
         debug: show the traceback of an error too.
+        tell: takes the sentence.
 
     Returns:
         0, or what the command returned; 2 after a user's error, 130 after an interruption.
@@ -43,17 +49,17 @@ def exit_code_of(command: Callable[[], int | None], *, debug: bool = False) -> i
     except KeyboardInterrupt:
         code = INTERRUPTED
     except Interrupted as interruption:
-        say(str(interruption))
+        tell(str(interruption))
         return INTERRUPTED
     except (*_EXPECTED, RuntimeError) as error:
         if not isinstance(error, _EXPECTED) and not out_of_memory(error):
             raise
         if debug:
             traceback.print_exc()
-        say(sentence(error))
+        tell(sentence(error))
         return USER_ERROR
     if code == INTERRUPTED:
-        say("interrupted; nothing was written")
+        tell("interrupted; nothing was written")
     return code
 
 
@@ -97,8 +103,3 @@ def sentence(error: BaseException) -> str:
     else:
         text = str(error)
     return " ".join(text.split()) or type(error).__name__
-
-
-def say(text: str) -> None:
-    """Print a sentence in red on stderr, unbroken, so that it can be searched for."""
-    Console(file=sys.stderr).print(Text(text, style="red"), soft_wrap=True)

@@ -207,9 +207,11 @@ def _run(request: Request, shifts: list[float], rule: str, as_json: bool) -> Non
         stored, said = run_spectrum(request, report, announce)
     files = {} if request.output is None else {"spectrum": str(request.output)}
     if request.plot is not None:
+        from basinscope.ranks import writes_files
         from spectra.plots import save_figure, spectrum_figure
 
-        save_figure(spectrum_figure(stored), request.plot)
+        if writes_files():
+            save_figure(spectrum_figure(stored), request.plot)
         files["figure"] = str(request.plot)
     show_summary(stored, shifts, rule, as_json, files, said)
 

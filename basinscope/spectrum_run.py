@@ -13,12 +13,15 @@ from basinscope.announcement import announcement, plan_of
 from basinscope.failures import Interrupted
 from basinscope.outputs import check_output, check_plot
 from basinscope.placement import guarded, placed
+from basinscope.ranks import common, writes_files
 from basinscope.resumption import check_landscape, check_settings, check_source
 from basinscope.tasks.resolve import make_landscape, task_name
 from spectra import costs
 from spectra.checkpoint import Checkpoint, read_checkpoint
 from spectra.compute import compute_spectrum
 from spectra.landscape import Landscape
+from spectra.parallel import LostRankError, current_ranks
+from spectra.parallel_landscape import spread
 from spectra.provenance import Provenance
 from spectra.spectrum import Spectrum, SpectrumSettings
 from spectra.store import StoredSpectrum, read_spectrum, write_spectrum
@@ -80,15 +83,16 @@ def run_spectrum(
         ValueError: if what was asked for is not possible, in a sentence.
         OSError: if a file cannot be read or written.
         Interrupted: if the user interrupts the computing, saying what is kept and how to go on.
+        LostRankError: if another rank of several has died, saying the same.
     """
     stored = _earlier(request)
     checkpoint = read_checkpoint(request.checkpoint)
     name = task_name(request.task, checkpoint)
     _set_threads(request.threads)
-    landscape = _landscape(request, name, checkpoint)
+    landscape = spread(_landscape(request, name, checkpoint), current_ranks())
     if request.threads is None and landscape.size < SMALL and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
-    provenance = _provenance(request, name, checkpoint, landscape)
+    provenance = common(_provenance(request, name, checkpoint, landscape), _described(stored))
     if stored is not None and request.output is not None:
         check_source(request.output, stored, provenance)
         check_landscape(request.output, stored, landscape.batches.sha256, landscape.cost())
@@ -104,6 +108,8 @@ def run_spectrum(
         spectrum = compute_spectrum(landscape, request.settings, resume=resume, on_block=keeper.keep, progress=progress)
     except KeyboardInterrupt:
         raise Interrupted(keeper.state()) from None
+    except LostRankError as error:
+        raise LostRankError(f"{error}; {keeper.state()}") from error
     keeper.keep(spectrum)
     return StoredSpectrum(spectrum, provenance), plan.notes
 
@@ -117,7 +123,8 @@ class _Keeper:
     def keep(self, spectrum: Spectrum) -> None:
         """Write a spectrum, unless it is what was written last."""
         if self._request.output is not None and spectrum is not self._kept:
-            write_spectrum(self._request.output, spectrum, self._provenance)
+            if writes_files():
+                write_spectrum(self._request.output, spectrum, self._provenance)
             self._kept = spectrum
 
     def state(self) -> str:
@@ -151,6 +158,12 @@ def _earlier(request: Request) -> StoredSpectrum | None:
     stored = read_spectrum(output)
     check_settings(output, stored, request.settings)
     return stored
+
+
+def _described(stored: StoredSpectrum | None) -> str:
+    if stored is None:
+        return "nothing"
+    return f"{stored.spectrum.density.runs.probes} probes of {stored.provenance.created}"
 
 
 def _landscape(request: Request, name: str, checkpoint: Checkpoint) -> Landscape:

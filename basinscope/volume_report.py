@@ -9,6 +9,7 @@ from pathlib import Path
 
 from basinscope.outputs import check_plot
 from basinscope.progress import Report
+from basinscope.ranks import writes_files
 from basinscope.summary_table import page
 from basinscope.trajectory import run_trajectory, trajectory_json, trajectory_table
 from basinscope.trajectory_plot import trajectory_figure
@@ -36,7 +37,8 @@ def report_volume(request: VolumeRequest, as_json: bool, against: Sequence[Path]
         others = [(path, _other(request, path, report)) for path in against]
     files = {} if request.output is None else {"volume": str(request.output)}
     if request.plot is not None:
-        save_figure(study_figure(study), request.plot)
+        if writes_files():
+            save_figure(study_figure(study), request.plot)
         files["figure"] = str(request.plot)
     show_study(study, as_json, files, others)
 
@@ -63,7 +65,8 @@ def report_trajectory(request: VolumeRequest, as_json: bool) -> None:
         points = run_trajectory(request, request.checkpoint, report)
     files = {} if request.output is None else {"volumes": str(request.output)}
     if request.plot is not None and any(point.study for point in points):
-        save_figure(trajectory_figure(points), request.plot)
+        if writes_files():
+            save_figure(trajectory_figure(points), request.plot)
         files["figure"] = str(request.plot)
     if as_json:
         print(json.dumps(trajectory_json(points, files), allow_nan=False))

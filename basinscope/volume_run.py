@@ -15,12 +15,15 @@ from basinscope.failures import Interrupted
 from basinscope.outputs import check_output, check_plot
 from basinscope.placement import guarded, placed
 from basinscope.progress import Report
+from basinscope.ranks import common, writes_files
 from basinscope.spectrum_run import SMALL
 from basinscope.tasks.resolve import make_landscape, task_name
 from basinscope.volume_resumption import check_landscape, check_settings, check_source
 from spectra.checkpoint import AdamMoments, Checkpoint, adam_moments, read_checkpoint
 from spectra.costs import CrossEntropy, KLFromAnchor, cost_name, kl_from_anchor
 from spectra.landscape import Landscape
+from spectra.parallel import LostRankError, current_ranks
+from spectra.parallel_landscape import spread
 from spectra.provenance import Provenance
 from volume.descent import Descent, descent
 from volume.estimator import VolumeEstimator, curvature_name
@@ -91,7 +94,7 @@ def run_volume(request: VolumeRequest, progress: Report) -> VolumeStudy:
     trained = task_name(request.task, checkpoint)
     name = request.validation_task or HELD_OUT.get(trained, trained)
     own = placed(make_landscape(name, checkpoint), request.dtype, request.device, name)
-    landscape = volume_landscape(request.cost, name, own)
+    landscape = spread(volume_landscape(request.cost, name, own), current_ranks())
     if landscape.size < SMALL and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
     chosen, moments = _preconditioner(request, checkpoint, landscape, earlier)
@@ -99,6 +102,7 @@ def run_volume(request: VolumeRequest, progress: Report) -> VolumeStudy:
     below = above_noise(descent(landscape), noise)
     asked = replace(request.settings, preconditioner=chosen)
     study = _study(request, name, checkpoint, landscape, asked, below, noise)
+    study = replace(study, provenance=common(study.provenance, _described(earlier)))
     prior = parse_prior(
         study.settings.prior, landscape.theta, layout=landscape.parameters, metadata=checkpoint.metadata
     )
@@ -133,6 +137,8 @@ class _Work:
                 self.sweep(parse_sweep(self.study.settings.sweep_cutoff))
         except KeyboardInterrupt:
             raise Interrupted(self.state()) from None
+        except LostRankError as error:
+            raise LostRankError(f"{error}; {self.state()}") from error
         return self.study
 
     def keep(self, result: MethodResult) -> None:
@@ -155,7 +161,8 @@ class _Work:
         """Change the study, and its file."""
         self.study = replace(self.study, strategy=self.estimator.strategy, **changed)
         if self.request.output is not None:
-            write_study(self.request.output, self.study)
+            if writes_files():
+                write_study(self.request.output, self.study)
             self.kept += 1
 
     def state(self) -> str:
@@ -178,6 +185,15 @@ def _earlier(request: VolumeRequest) -> VolumeStudy | None:
     if output is None or not request.resume or not output.exists():
         return None
     return read_study(output)
+
+
+def _described(earlier: VolumeStudy | None) -> str:
+    if earlier is None:
+        return "nothing"
+    counts = {name: 0 if one.sampled is None else len(one.sampled.log_terms) for name, one in earlier.results.items()}
+    return (
+        f"{', '.join(f'{count} directions of {name}' for name, count in counts.items())}, {earlier.provenance.created}"
+    )
 
 
 def _continued(output: Path, typed: str, earlier: VolumeStudy, study: VolumeStudy) -> VolumeStudy:

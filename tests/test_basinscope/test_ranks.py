@@ -1,0 +1,207 @@
+"""Commands under torchrun: the numbers of one process, one sentence when a rank fails, and no hang."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from basinscope import ranks
+from basinscope.__main__ import main
+from spectra.spectrum import Spectrum
+from spectra.store import read_spectrum
+from volume.store import read_study
+
+ROOT = Path(__file__).resolve().parents[2]
+CHECKPOINT = ROOT / "data" / "digits_mlp" / "clean_seed0_step00640.pt"
+TASKS = Path(__file__).with_name("failing_rank_task.py")
+OPTIONS = (
+    "--engine",
+    "slq",
+    "--steps",
+    "20",
+    "--block",
+    "4",
+    "--strategy",
+    "double-backward",
+    "--dtype",
+    "float64",
+    "--deflate",
+    "8",
+)
+# Seconds: torchrun leaves 30 to a rank that does not end by itself.
+BOUNDED = 30.0
+DEADLINE = 300.0
+
+
+def torchrun(*words: str, count: int = 2) -> subprocess.Popen[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count)]
+    return subprocess.Popen(
+        [*launcher, "-m", "basinscope", *words],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def pid_of_rank(rank: int, launcher: int) -> int | None:
+    """The process that torchrun started as a rank."""
+    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    for child in children:
+        try:
+            variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if f"RANK={rank}".encode() in variables:
+            return int(child)
+    return None
+
+
+def sentences(said: str) -> list[str]:
+    """What stderr holds apart from the plan and torchrun's own report, which begins with E, W or a traceback."""
+    lines = said.splitlines()
+    end = next((i for i, line in enumerate(lines) if line.startswith(("Traceback", "====="))), len(lines))
+    return [line for line in lines[:end] if not line.startswith(("plan:", "E1", "W1", "E0", "W0", "  "))]
+
+
+def alone(*words: str) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(
+        [sys.executable, "-m", "basinscope", *words], cwd=ROOT, env=environment, check=True, timeout=DEADLINE
+    )
+
+
+def check_same(one: Spectrum, other: Spectrum) -> None:
+    scale = np.abs(one.density.nodes).max()
+    np.testing.assert_allclose(one.density.nodes, other.density.nodes, rtol=1e-6, atol=1e-10 * scale)
+    np.testing.assert_allclose(one.density.weights, other.density.weights, rtol=1e-6, atol=1e-10)
+    np.testing.assert_allclose(one.density.trace().value, other.density.trace().value, rtol=1e-9)
+    assert (one.notes, one.settings.probes) == (other.notes, other.settings.probes)
+
+
+@pytest.mark.slow
+def test_a_killed_rank_ends_the_run_and_one_process_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole.h5", tmp_path / "parts.h5"
+    words = ("spectrum", str(CHECKPOINT), *OPTIONS, "--probes", "96")
+    begin = time.monotonic()
+    alone(*words, "--output", str(whole))
+    lasted = time.monotonic() - begin
+    generator = np.random.default_rng(0)
+    killed, done = 0, 0
+    for attempt in range(12):
+        run = torchrun(*words, "--output", str(parts), "--resume")
+        while (pid := pid_of_rank(attempt % 2, run.pid)) is None and run.poll() is None:
+            time.sleep(0.01)
+        # The first is killed once something is stored, the others at moments of their own.
+        while killed == 0 and not parts.exists() and run.poll() is None:
+            time.sleep(0.01)
+        time.sleep(generator.uniform(0.0, 0.5 * lasted))
+        if run.poll() is None:
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            dead = time.monotonic()
+            _, said = run.communicate(timeout=DEADLINE)
+            assert time.monotonic() - dead < BOUNDED
+            assert run.returncode != 0
+            (sentence,) = sentences(said)
+            assert sentence.startswith(("another rank died or cannot be reached; ", "stopped by SIGTERM, as torchrun "))
+            assert "--resume" in sentence or killed > 0
+            killed += 1
+        stored = read_spectrum(parts).spectrum.density.runs.probes if parts.exists() else 0
+        assert stored >= done
+        assert stored % 4 == 0
+        done = stored
+        if killed == 3 or done == 96:
+            break
+    assert killed >= 2
+    assert 0 < done < 96
+    alone(*words, "--output", str(parts), "--resume")
+    check_same(read_spectrum(parts).spectrum, read_spectrum(whole).spectrum)
+
+
+@pytest.mark.slow
+def test_one_process_begins_and_two_and_three_ranks_go_on(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole.h5", tmp_path / "parts.h5"
+    words = ("spectrum", str(CHECKPOINT), *OPTIONS)
+    alone(*words, "--probes", "12", "--output", str(whole))
+    alone(*words, "--probes", "4", "--output", str(parts))
+    for count, probes in ((2, 8), (3, 12)):
+        run = torchrun(*words, "--probes", str(probes), "--output", str(parts), "--resume", count=count)
+        printed, said = run.communicate(timeout=DEADLINE)
+        assert run.returncode == 0, said
+        # One rank prints.
+        assert printed.count("Hessian spectrum of") == 1
+        assert said.count("plan:") == 1
+    check_same(read_spectrum(parts).spectrum, read_spectrum(whole).spectrum)
+
+
+@pytest.mark.slow
+def test_directions_of_two_ranks_are_those_of_one_process(tmp_path: Path) -> None:
+    files = [tmp_path / "one.h5", tmp_path / "two.h5"]
+    words = ("volume", str(CHECKPOINT), "--method", "star-domain", "--preconditioner", "identity")
+    words = (*words, "--directions", "9", "--sweep-cutoff", "1e-3:1e-2:2", "--dtype", "float64")
+    alone(*words, "--output", str(files[0]))
+    run = torchrun(*words, "--output", str(files[1]), "--plot", str(tmp_path / "two.png"))
+    printed, said = run.communicate(timeout=DEADLINE)
+    assert run.returncode == 0, said
+    assert printed.count("star-domain") >= 1
+    one, two = (read_study(file) for file in files)
+    assert one.sweep is not None
+    assert two.sweep is not None
+    pairs = [(one.results["star-domain"], two.results["star-domain"])]
+    pairs += zip(one.sweep.results["star-domain"], two.sweep.results["star-domain"], strict=True)
+    for first, second in pairs:
+        assert first.sampled is not None
+        assert second.sampled is not None
+        np.testing.assert_allclose(second.sampled.log_terms, first.sampled.log_terms, rtol=1e-9)
+        np.testing.assert_array_equal(second.sampled.evaluations, first.sampled.evaluations)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, said_once", [("alone", "rank 1 of 2: only rank 1"), ("together", "all ranks fail")])
+def test_an_error_ends_all_ranks_in_one_sentence(name: str, said_once: str) -> None:
+    run = torchrun("spectrum", str(CHECKPOINT), "--task", f"{TASKS}:{name}", *OPTIONS)
+    printed, said = run.communicate(timeout=DEADLINE)
+    assert run.returncode != 0
+    assert printed == ""
+    assert [said_once in line for line in sentences(said)] == [True], said
+
+
+@pytest.mark.slow
+def test_ranks_with_different_data_are_refused() -> None:
+    run = torchrun("spectrum", str(CHECKPOINT), "--task", f"{TASKS}:different", *OPTIONS)
+    _, said = run.communicate(timeout=DEADLINE)
+    assert run.returncode != 0
+    (line,) = sentences(said)
+    assert line.startswith("all ranks need the same data: rank 0 has ")
+
+
+def test_a_command_for_one_process_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert main(["show", "nothing.h5"]) == 2
+    assert (
+        capsys.readouterr().err == "show runs in one process: leave torchrun out (spectrum and volume run on several)\n"
+    )
+    monkeypatch.setenv("RANK", "1")
+    assert main(["show", "nothing.h5"]) == 2
+    assert main(["--version"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "variables", [{}, {"WORLD_SIZE": "2"}, {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "here"}]
+)
+def test_one_process_is_no_rank(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert not ranks.started_on_ranks()
+    assert ranks.writes_files()
