@@ -79,7 +79,7 @@ class Ranks:
         """The ranks' tensors of one shape, stacked in order, (ranks, ...)."""
         mine = one.contiguous()
         found = mine.new_empty(self.count, *mine.shape)
-        self._done("all_gather", found, lambda: dist.all_gather_single(found.view(-1), mine.view(-1)))
+        self._done("all_gather", mine, lambda: dist.all_gather_single(found.view(-1), mine.view(-1)))
         return found
 
     def texts(self, text: str) -> list[str]:

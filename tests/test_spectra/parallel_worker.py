@@ -2,10 +2,14 @@
 
 import os
 import sys
+import time
+from collections import Counter
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
@@ -14,13 +18,16 @@ from torch import Tensor, nn
 from spectra.batches import Batches
 from spectra.compute import compute_spectrum
 from spectra.costs import cross_entropy, kl_from_anchor
+from spectra.deflation import krylov_space
 from spectra.fisher import Fisher
 from spectra.gauss_newton import GaussNewton
 from spectra.hessian import Hessian
+from spectra.lanczos import lanczos
 from spectra.landscape import Landscape
-from spectra.parallel import Ranks, current_ranks
+from spectra.parallel import TIMEOUT, LostRankError, Ranks, current_ranks
 from spectra.parallel_landscape import spread
 from spectra.parallel_rows import Rows, rows_of
+from spectra.parallel_traffic import Job, krylov_handed, lanczos_handed
 from spectra.probes import draw_probes
 from spectra.spectrum import SpectrumSettings
 from volume.star_domain import StarDomainSettings, star_domain_volume
@@ -152,18 +159,59 @@ def sharded(ranks: Ranks | None) -> Found:
     }
 
 
-PARTS = {"costs": costs, "spectra": spectra, "rows": rows, "directions": directions, "sharded": sharded}
+def traffic(ranks: Ranks | None) -> Found:
+    """Bytes handed over, less what the formulas say: nothing."""
+    if ranks is None:
+        return {"lanczos": np.zeros(3), "krylov": np.zeros(3)}
+    operator = Hessian(spread(Landscape(network(), cross_entropy, data()), ranks), strategy="double-backward")
+    operator.matmat(draw_probes(operator.size, 1, seed=0, dtype=torch.float64))
+    jobs = {"lanczos": (3, 9, lanczos_handed), "krylov": (2, 6, krylov_handed)}
+    found = {}
+    for name, (block, steps, formula) in jobs.items():
+        before = Counter(operator.ranks.sent)
+        starts = draw_probes(operator.size, block, seed=1, dtype=torch.float64)
+        _ = lanczos(operator, starts, steps) if name == "lanczos" else krylov_space(operator, starts, steps)
+        sent = operator.ranks.sent - before
+        expected = formula(Job(operator.size, ranks.count, block, steps, 8))
+        found[name] = np.array([sent[kind] - expected[kind] for kind in ("all_reduce", "all_gather", "reduce_scatter")])
+    return found
+
+
+PARTS = {
+    "traffic": traffic,
+    "costs": costs,
+    "spectra": spectra,
+    "rows": rows,
+    "directions": directions,
+    "sharded": sharded,
+}
 
 
 def results(ranks: Ranks | None, parts: list[str]) -> Found:
     return {f"{part}: {key}": value for part in parts for key, value in PARTS[part](ranks).items()}
 
 
+def hanging(ranks: Ranks | None) -> Found:
+    """Rank 0 waits for rank 1, which sleeps past the group's patience; seconds until it knows."""
+    assert ranks is not None
+    if not ranks.first:
+        time.sleep(20.0)
+        os._exit(0)
+    begin = time.monotonic()
+    with pytest.raises(LostRankError, match="another rank died or cannot be reached"):
+        ranks.wait()
+    np.savez(sys.argv[4], seconds=np.array(time.monotonic() - begin))
+    os._exit(0)
+
+
 if __name__ == "__main__":
     place, rank, count, output = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-    dist.init_process_group("gloo", init_method=f"file://{place}", rank=rank, world_size=count)
+    patience = timedelta(seconds=3.0) if sys.argv[5] == "hanging" else TIMEOUT
+    dist.init_process_group("gloo", timeout=patience, init_method=f"file://{place}", rank=rank, world_size=count)
     ranks = current_ranks()
     assert ranks is not None
+    if sys.argv[5] == "hanging":
+        hanging(ranks)
     np.savez(output, **results(ranks, sys.argv[5:]))
     ranks.wait()
     dist.destroy_process_group()

@@ -56,17 +56,29 @@ def check(count: int, folder: Path, *parts: str) -> None:
 
 
 def test_two_ranks_give_the_numbers_of_one_process(tmp_path: Path) -> None:
-    check(2, tmp_path, "costs", "spectra", "rows", "directions")
+    check(2, tmp_path, "traffic", "costs", "spectra", "rows", "directions")
 
 
 @pytest.mark.slow
 def test_three_ranks_give_the_numbers_of_one_process(tmp_path: Path) -> None:
-    check(3, tmp_path, "costs", "spectra", "rows", "directions", "sharded")
+    check(3, tmp_path, "traffic", "costs", "spectra", "rows", "directions", "sharded")
 
 
 @pytest.mark.slow
 def test_a_model_sharded_by_fsdp_is_read_as_it_is(tmp_path: Path) -> None:
     check(2, tmp_path, "sharded")
+
+
+@pytest.mark.slow
+def test_a_rank_that_hangs_is_noticed_after_the_timeout(tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, str(WORKER), str(tmp_path / "meeting")]
+    outputs = [str(tmp_path / f"{rank}.npz") for rank in range(2)]
+    started = [
+        subprocess.Popen([*words, str(rank), "2", outputs[rank], "hanging"], env=environment) for rank in range(2)
+    ]
+    assert [process.wait(DEADLINE) for process in started] == [0, 0]
+    assert 2.5 < float(np.load(outputs[0])["seconds"]) < 15.0
 
 
 def batch(rows: int) -> Batch:
