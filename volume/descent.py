@@ -6,12 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from spectra.landscape import Landscape
 
 RADII = 24
 # A fall below this share of the cutoff does not move the basin's edge by anything worth a sentence.
 TELL = 0.01
+# Numbers in a block of parameter vectors: 512 MB in float64.
+NUMBERS = 2**26
 
 
 @dataclass(frozen=True)
@@ -73,10 +77,34 @@ def descent(landscape: Landscape) -> Descent:
         return Descent(0.0, 0.0, 0.0)
     scale = float(landscape.theta.double().norm()) or 1.0
     radii = scale * np.logspace(-6.0, 0.0, RADII)
-    steps = torch.as_tensor(radii, dtype=slope.dtype, device=slope.device).unsqueeze(1) * (slope / norm)
-    falls = landscape.anchor_cost - landscape.costs(landscape.theta - steps).double().cpu().numpy()
+    count = at_once(landscape.size, RADII)
+    costs = [_costs(landscape, slope / norm, radii[first : first + count]) for first in range(0, RADII, count)]
+    falls = landscape.anchor_cost - np.concatenate(costs)
     falls = np.where(np.isfinite(falls), falls, -np.inf)
     best = int(np.argmax(falls))
     if not falls[best] > 0.0:
         return Descent(norm, 0.0, 0.0)
     return Descent(norm, float(falls[best]), float(radii[best]))
+
+
+def _costs(landscape: Landscape, direction: Tensor, radii: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The costs against a direction (n,), at radii (k,)."""
+    steps = torch.as_tensor(radii, dtype=direction.dtype, device=direction.device).unsqueeze(1) * direction
+    found: NDArray[np.float64] = landscape.costs(landscape.theta - steps).double().cpu().numpy()
+    return found
+
+
+def at_once(size: int, wanted: int) -> int:
+    """How many parameter vectors to hold at once: all that are wanted, or one of a large model.
+
+    Args:
+        size: of a vector.
+        wanted: number of vectors.
+
+    Returns:
+        The number, at least 1.
+
+    >>> at_once(4810, 16), at_once(10**8, 16)
+    (16, 1)
+    """
+    return max(1, min(wanted, NUMBERS // size))
