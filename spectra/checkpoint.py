@@ -99,9 +99,9 @@ def read_checkpoint(path: str | Path, *, device: str | torch.device = "cpu") -> 
         raise FileNotFoundError(f"{path} does not exist")
     if _is_gguf(path):
         return Checkpoint(path, _digest(path), {}, None, {"format": "gguf"})
-    weights, optimizer, metadata = read_content(path)
-    parameters = {name: weights[wrapped].to(device) for name, wrapped in _unwrapped(weights).items()}
-    return Checkpoint(path, _digest(path), parameters, optimizer, metadata)
+    content = read_content(path)
+    parameters = {name: content.weights[wrapped].to(device) for name, wrapped in _unwrapped(content.weights).items()}
+    return Checkpoint(path, _digest(path), parameters, content.optimizer, content.metadata)
 
 
 def _is_gguf(path: Path) -> bool:

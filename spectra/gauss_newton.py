@@ -73,16 +73,22 @@ class JacobianSandwich(Curvature):
         curvature = self._shaped_map(outputs, batch)
 
         def product(vectors: Tensor) -> Tensor:
-            def rows() -> list[Tensor]:
-                found = []
-                for vector in vectors:
-                    (tangent,) = torch.autograd.grad(transposed, dual, vector, retain_graph=True)
-                    curved = curvature(tangent.unsqueeze(0))[0]
-                    slopes = torch.autograd.grad(outputs, parts, curved, retain_graph=True, allow_unused=True)
-                    found.append(landscape.flat(slopes, parts))
+            def row(vector: Tensor, out: Tensor | None = None) -> Tensor:
+                (tangent,) = torch.autograd.grad(transposed, dual, vector, retain_graph=True)
+                curved = curvature(tangent.unsqueeze(0))[0]
+                slopes = torch.autograd.grad(outputs, parts, curved, retain_graph=True, allow_unused=True)
+                return landscape.flat(slopes, parts, out=out)
+
+            def rows() -> Tensor:
+                # No copy of a row: of a large model each is worth sparing.
+                if len(vectors) == 1:
+                    return row(vectors[0]).unsqueeze(0)
+                found = torch.empty_like(vectors)
+                for place, vector in zip(found, vectors, strict=True):
+                    row(vector, place)
                 return found
 
-            return torch.stack(evaluation.inside(leaves, rows))
+            return evaluation.inside(leaves, rows)
 
         return product
 
