@@ -10,9 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
+from comparisons.agreement import agreement_of
 from comparisons.comparison import Comparison
 from comparisons.extensive import incomparable
-from comparisons.ranking_plots import ranking_figure
+from comparisons.partial_ranking import PartialRanking, partial_rankings
+from comparisons.ranking_plots import agreement_figure, ranking_figure
 from comparisons.rankings import Ranking, rank_measures
 from comparisons.registry import REGISTRY, measures_of
 from comparisons.standings import standings_of
@@ -30,6 +32,9 @@ HEAD = (
     "information, grid",
     "tau, grid [95 %]",
     "tau at width 16, 32, 48",
+    "tau given the training loss, grid [95 %]",
+    "sign error, grid (worst)",
+    "tau with the error gap, grid [95 %]",
 )
 
 
@@ -39,9 +44,15 @@ def grid_of(comparison: Comparison) -> Comparison:
     return replace(comparison, checkpoints=chosen)
 
 
-def ranked(comparison: Comparison) -> dict[str, Ranking]:
-    """Rankings against the gap by measure."""
-    return {one.measure: one for one in rank_measures(comparison, measures_of(comparison.measures), "gap")}
+def ranked(comparison: Comparison, against: str = "gap") -> dict[str, Ranking]:
+    """Rankings by measure."""
+    return {one.measure: one for one in rank_measures(comparison, measures_of(comparison.measures), against)}
+
+
+def given_loss(comparison: Comparison) -> dict[str, PartialRanking]:
+    """Rankings against the gap once the training loss is held fixed."""
+    found = partial_rankings(comparison, measures_of(comparison.measures), "gap", "loss")
+    return {one.measure: one for one in found}
 
 
 def by_width(grid: Comparison) -> list[dict[str, Ranking]]:
@@ -70,6 +81,7 @@ def table(comparison: Comparison) -> str:
     grid = grid_of(comparison)
     whole, inner, widths = ranked(comparison), ranked(grid), by_width(grid)
     standings = {one.measure: one for one in standings_of(grid, "gap")}
+    held, wrong = given_loss(grid), ranked(grid, "error-gap")
     left_out = incomparable(comparison)
     known = {measure.name: measure for measure in REGISTRY}
     lines = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
@@ -87,6 +99,10 @@ def table(comparison: Comparison) -> str:
         cells += [f"{standing.psi:+.2f}", f"{standing.information:.3f}"] if standing and shown else ["–", "–"]
         cells.append(interval(inner[name].tau, inner[name].tau_interval) if name in inner else "–")
         cells.append(", ".join(f"{one[name].tau:+.2f}" if name in one else "–" for one in widths))
+        cells.append(interval(held[name].tau, held[name].tau_interval) if name in held else "–")
+        errors = standing.sign_errors if standing and shown else None
+        cells.append("–" if errors is None else f"{errors.mean:.2f} ({errors.worst:.2f}, {errors.worst_in})")
+        cells.append(interval(wrong[name].tau, wrong[name].tau_interval) if name in wrong else "–")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -96,10 +112,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path, nargs="?", default=Path("data/digits_measures.h5"))
     parser.add_argument("--plot", type=Path, default=Path("docs/figures/measures_grid.png"))
+    parser.add_argument("--agreement-plot", type=Path, default=Path("docs/figures/measures_agreement.png"))
     options = parser.parse_args()
     comparison = read_comparison(options.file)
     print(table(comparison))
-    save_figure(ranking_figure(tuple(ranked(grid_of(comparison)).values()), "gap"), options.plot)
+    grid = grid_of(comparison)
+    save_figure(ranking_figure(tuple(ranked(grid).values()), "gap"), options.plot)
+    agreement = agreement_of(grid)
+    assert agreement is not None
+    save_figure(agreement_figure(agreement), options.agreement_plot)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ from scipy.cluster import hierarchy
 from scipy.spatial import distance
 
 from comparisons.comparison import Comparison
+from comparisons.extensive import incomparable
 from comparisons.rankings import agreement
-from comparisons.registry import REGISTRY
+from comparisons.registry import measures_of
 
 Array = NDArray[np.float64]
 # Measures whose mean tau_b with each other is at least this are printed as one group.
@@ -26,7 +27,7 @@ class Agreement:
         names: of the measures, similar ones next to each other.
         taus: (measures, measures) Kendall's tau_b, each measure turned so that smaller is flatter.
         groups: names of measures that agree, by average linkage at ``ALIKE``; in the order of ``names``.
-        left_out: measures without a tau_b to some other: constant, or without values.
+        left_out: measures without a tau_b to some other: constant, without values, or incomparable.
     """
 
     names: tuple[str, ...]
@@ -44,11 +45,11 @@ def agreement_of(comparison: Comparison) -> Agreement | None:
     Returns:
         The matrix in the order of the clusters; None with fewer than three checkpoints or two measures.
     """
-    known = {measure.name: measure for measure in REGISTRY}
-    measures = [known[name] for name in comparison.measures if name in known]
+    measures = measures_of(comparison.measures)
     taus = agreement(comparison, measures)
     names = [measure.name for measure in measures]
-    kept = list(range(len(names)))
+    apart = incomparable(comparison)
+    kept = [place for place, name in enumerate(names) if name not in apart]
     # The one with most gaps goes first: one empty measure must not take all others with it.
     while kept and not np.isfinite(taus[np.ix_(kept, kept)]).all():
         gaps = (~np.isfinite(taus[np.ix_(kept, kept)])).sum(0)

@@ -171,7 +171,11 @@ def _agreement(found: Agreement) -> str:
     groups = [", ".join(titles[name] for name in group) for group in found.groups if len(group) > 1]
     words = f"Measures whose mean Kendall tau with each other is at least {ALIKE:g} form a group (frames):"
     left = ", ".join(titles[name] for name in found.left_out)
-    rest = paragraph(f"Left out, being constant or without values at some checkpoints: {left}.") if left else ""
+    rest = (
+        paragraph(f"Left out, being constant, without values at some checkpoints or not comparable: {left}.")
+        if left
+        else ""
+    )
     caption = "Kendall's tau between measures, ordered by average linkage."
     return paragraph(words) + items(groups) + rest + picture(agreement_figure(found), caption)
 

@@ -5,10 +5,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from comparisons.agreement import clustered
+from comparisons.agreement import agreement_of, clustered
+from comparisons.comparison import Comparison, Examined, Outcome
+from comparisons.evidence import EvidenceSettings
+from comparisons.flatness import Reading
 from comparisons.granulated import conditional_information, granulated_kendall, least_information, mean_granulated
 from comparisons.hyperparameters import groups, varying
 from comparisons.seed_variance import variance_shares
+from comparisons.work import Work
+from spectra.provenance import Provenance
 
 GRID = list(itertools.product(range(2), range(3), range(2)))
 CODES = {name: np.array([row[i] for row in GRID]) for i, name in enumerate(("width", "rate", "batch"))}
@@ -129,6 +134,18 @@ def test_shares_are_unbiased() -> None:
     # Means of 4,000 runs, normal but for their size: 4.5 standard errors fail in 7e-6 each.
     error = np.std(found, axis=0) / math.sqrt(runs)
     assert (np.abs(np.mean(found, axis=0) - [4.0, 1.0]) < 4.5 * error).all()
+
+
+def test_volumes_of_different_sizes_agree_with_nothing() -> None:
+    names = ("hessian-trace", "parameter-norm", "star-domain")
+    rows = []
+    for place in range(4):
+        outcomes = {name: Outcome(Reading(float(place)), Work()) for name in names}
+        rows.append(Examined(Provenance(f"{place}.pt", ""), size=10 + place % 2, outcomes=outcomes))
+    found = agreement_of(Comparison(EvidenceSettings(), names, tuple(rows)))
+    assert found is not None
+    assert sorted(found.names) == ["hessian-trace", "parameter-norm"]
+    assert found.left_out == ("star-domain",)
 
 
 def test_clusters_of_planted_blocks() -> None:
