@@ -1,4 +1,4 @@
-"""Progress of a volume study on stderr: which part, how far, how long still; silent if not a terminal."""
+"""Progress of a volume study on stderr: which part, how far, how long still; a line a minute if not a terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from basinscope.progress import Report
+from basinscope.progress import Report, lines_report
 
 
 @contextmanager
@@ -20,6 +20,9 @@ def volume_progress() -> Iterator[Report]:
         What to call with the work done, all of the work and a few words on what is being done.
     """
     console = Console(file=sys.stderr)
+    if not console.is_terminal:
+        yield lines_report(console)
+        return
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -27,7 +30,6 @@ def volume_progress() -> Iterator[Report]:
         TextColumn("{task.fields[rate]}", style="dim"),
         TimeRemainingColumn(),
         console=console,
-        disable=not console.is_terminal,
         transient=True,
     )
     task = bar.add_task("starting", total=1, rate="")

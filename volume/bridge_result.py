@@ -189,7 +189,7 @@ class BridgeResult:
             count: of cutoffs, equally spaced in log T.
 
         Returns:
-            The volumes, the smallest cutoff first.
+            The volumes, the smallest cutoff first; where too few draws lie below for a slope there is none.
 
         Raises:
             ValueError: if the bridge is not complete.
@@ -199,7 +199,8 @@ class BridgeResult:
         low = min([float(np.quantile(costs, LEAST_BELOW)) for costs in free] + asked)
         high = max(float(np.median(costs)) for costs in free)
         cutoffs = [float(cutoff) for cutoff in np.geomspace(low, high, count)]
-        return tuple(self.volume(cutoff) for cutoff in cutoffs if self._surrounds(cutoff))
+        found = (self.volume(cutoff) for cutoff in cutoffs if self._surrounds(cutoff))
+        return tuple(one for one in found if math.isfinite(one.slope_error))
 
     def _surrounds(self, cutoff: float) -> bool:
         """Whether draws of two chains lie below a cutoff and some above."""

@@ -364,3 +364,8 @@ def test_the_curve_of_one_ladder_is_the_chi_square_at_every_cutoff() -> None:
     # A window of half a standard deviation smooths a slope that falls to zero at the median.
     assert (np.abs([volume.slope for volume in curve] - slopes) <= 5.0 * slope_errors + 0.05 * slopes).all()
     assert np.median(slope_errors) < 0.3
+    # One that was killed on the way tells of what it came to, never of an infinite slope.
+    for count in (4, len(result.rungs) - 1):
+        killed = replace(result, passes=(result.passes[0][:count],)).so_far.curve(30)
+        assert len(killed) > 20
+        assert np.isfinite([(one.slope, one.slope_error, one.standard_error) for one in killed]).all()
