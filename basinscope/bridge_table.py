@@ -91,7 +91,7 @@ def bridge_json(
     if not result.complete:
         partial = _partial(result)
         return found | {"curve": [] if partial is None else [_volume_json(v) for v in partial.curve(STORED)]}
-    check, by_mbar = result.integrated, result.multistate
+    check, by_mbar, drift = result.integrated, result.multistate, result.drift
     found |= {
         "volumes": [_volume_json(volume) for volume in result.volumes],
         "curve": [_volume_json(volume) for volume in result.curve(STORED)],
@@ -103,6 +103,7 @@ def bridge_json(
             "integration": None if check is None else [finite(check.log_normaliser), finite(check.standard_error)],
             "pymbar": None if by_mbar is None else [finite(value) for value in by_mbar],
         },
+        "drift": None if drift is None else [finite(value) for value in drift],
         "cautions": list(bridge_cautions(result, noise=_noise(source))),
     }
     if other is not None:
@@ -185,11 +186,18 @@ def _curve(result: BridgeResult, unit: str) -> Padding:
     table.add_column("across cutoffs", no_wrap=True)
     for volume in curve:
         table.add_column(f"{volume.cutoff:.3g}", justify="right", no_wrap=True)
-    table.add_row("log V (nat)", *(f"{volume.log_volume:,.0f}" for volume in curve))
+    table.add_row("log V (nat)", *(_rounded(result, volume) for volume in curve))
     table.add_row("its ±", *(f"{_half(result, volume.standard_error):.2g}" for volume in curve))
     table.add_row("slope", *(f"{volume.slope:.3g}" for volume in curve))
     table.add_row("its ±", *(f"{_half(result, volume.slope_error):.2g}" for volume in curve))
     return Padding(Group(table, Text(f"cutoffs in {unit}", style="dim")), (0, 0, 1, 0))
+
+
+def _rounded(result: BridgeResult, volume: BridgeVolume) -> str:
+    """A log-volume to the first digit of its error, whole nats at most."""
+    half = _half(result, volume.standard_error)
+    places = min(max(-math.floor(math.log10(half)), 0), 3) if half > 0.0 else 3
+    return f"{volume.log_volume + 0.0:,.{places}f}"
 
 
 def _checks(result: BridgeResult) -> Table:
@@ -202,7 +210,7 @@ def _checks(result: BridgeResult) -> Table:
 
 
 def _check_rows(result: BridgeResult) -> Iterator[tuple[str, str]]:
-    links = with_error(float(result.log_normalisers[0][-1]), result.links_error)
+    links = with_error(float(result.log_normalisers[0][-1]) + 0.0, result.links_error)
     yield "log Z of the last rung", f"{links} nat by neighbours' acceptance ratios (± one standard error here)"
     if (check := result.integrated) is not None:
         yield "", f"{with_error(check.log_normaliser, check.standard_error)} nat by thermodynamic integration"
@@ -213,6 +221,8 @@ def _check_rows(result: BridgeResult) -> Iterator[tuple[str, str]]:
     of = f"of {result.rungs[1].costs.size} draws"
     yield "least effective sample", f"{found.least_effective:.0f} {of}"
     yield "least overlap of neighbours", f"{min(link.overlap for link in result.links):.3f} of 1"
+    if result.drift is not None:
+        yield "second half less first", f"{with_error(*result.drift)} nat of log V by halves of the draws"
     yield "diverged trajectories", f"{result.diverged}, all rejected"
 
 

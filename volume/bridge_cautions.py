@@ -51,6 +51,11 @@ def bridge_cautions(result: BridgeResult, *, noise: float = 0.0) -> tuple[str, .
                 f"thermodynamic integration differs from the acceptance ratios by {gap:.2g} nat, {gap / error:.1f} "
                 "standard errors: rungs are too far apart or draws too few"
             )
+    if (drift := result.drift) is not None and abs(drift[0]) > _APART * drift[1]:
+        found.append(
+            f"the second half of the draws gives {drift[0]:+.2g} nat, {drift[0] / drift[1]:+.1f} standard errors, more "
+            "than the first: chains lag behind the ensemble; use more draws and a longer warm-up"
+        )
     rounding = noise * result.rungs[-1].state.inverse_temperature
     if rounding > MOST_ROUNDING:
         found.append(

@@ -14,7 +14,7 @@ from volume.bridge_settings import BridgeSettings
 from volume.ladder import LEAST_BELOW
 from volume.level_mass import LevelMass, level_mass
 from volume.multistate import multistate_log_ratio
-from volume.rung import Array, Rung, joined
+from volume.rung import Array, Rung, in_halves, joined
 from volume.thermodynamic import Integration, integrated_log_ratios
 
 # Half a window of the slope d log V / d log T, in relative standard deviations of the cost.
@@ -242,6 +242,21 @@ class BridgeResult:
         start = self.log_start + self.links[0].log_ratio
         error = jackknife(without.sum(0))
         return Integration(start + float(whole.sum()), error, float(self.log_normalisers[0][-1]))
+
+    @cached_property
+    def drift(self) -> tuple[float, float] | None:
+        """Cross-check: the smallest cutoff's log-volume by the second half of all draws less that by the first, nats.
+
+        Chains that lag behind the ensemble as it cools make it positive. Beside it its standard error; None where a
+        half has no draws below the cutoff.
+        """
+        halves = [replace(self, passes=(part,)) for part in zip(*map(in_halves, self.rungs), strict=True)]
+        at = np.array([min(self.settings.cutoffs)])
+        whole = [float(half.level_masses[0](at)[0]) for half in halves]
+        without = np.array([[float(one(at)[0]) for one in half.level_masses[1]] for half in halves])
+        if not (np.isfinite(whole).all() and np.isfinite(without).all()):
+            return None
+        return whole[1] - whole[0], jackknife(without[1] - without[0])
 
     @cached_property
     def multistate(self) -> tuple[float, float] | None:

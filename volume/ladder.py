@@ -161,13 +161,36 @@ def first_localisation(carrier: Carrier, draw: Callable[[RungState], Tensor], in
     return RungState(inverse_temperature, high)
 
 
-def pending_cutoff(cutoffs: Iterable[float], free_costs: Iterable[Array]) -> float | None:
-    """The largest cutoff that no free ensemble has reached yet, or None."""
-    seen = list(free_costs)
+def pending_cutoff(cutoffs: Iterable[float], free: Iterable[tuple[RungState, Array]]) -> float | None:
+    """The largest cutoff that no free ensemble has reached yet, or None.
+
+    Args:
+        cutoffs: unit of the cost.
+        free: state and costs (draws, chains) of each free ensemble.
+
+    Returns:
+        The cutoff.
+
+    Raises:
+        ValueError: if a cutoff is above all that the prior itself costs.
+    """
+    seen = list(free)
     for cutoff in sorted(cutoffs, reverse=True):
-        if not any(reached(costs, cutoff) for costs in seen):
+        if not any(reached(costs, cutoff) or _within_prior(state, costs, cutoff) for state, costs in seen):
             return cutoff
     return None
+
+
+def _within_prior(state: RungState, costs: Array, cutoff: float) -> bool:
+    """Whether the prior itself costs less than the cutoff in the mean: no cooling leads there."""
+    if state.inverse_temperature > 0.0 or not float(np.median(costs)) < cutoff:
+        return False
+    if (most := float(costs.max())) < cutoff:
+        raise ValueError(
+            f"cutoff {cutoff:g} is above the cost of all {costs.size} draws of the prior (at most {most:.4g}): nearly "
+            "all of parameter space behaves so, use a smaller one"
+        )
+    return True
 
 
 def reached(costs: Array, cutoff: float) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,6 +124,21 @@ def joined(rungs: list[Rung]) -> Rung:
         values[name] = sum(getattr(rung, name) for rung in rungs)
     values["acceptance"] = float(np.mean([rung.acceptance for rung in rungs]))
     return Rung(**values)
+
+
+def in_halves(rung: Rung) -> tuple[Rung, Rung]:
+    """The first and the second half of the draws of each chain.
+
+    Args:
+        rung: of at least two draws.
+
+    Returns:
+        Two rungs; what is not of single draws is the same in both.
+    """
+    arrays = {name: getattr(rung, name) for name in PER_DRAW}
+    first = {name: array[: len(array) // 2] for name, array in arrays.items()}
+    second = {name: array[len(array) // 2 :] for name, array in arrays.items()}
+    return replace(rung, **first), replace(rung, **second)
 
 
 def spread(works: Array) -> float:

@@ -195,7 +195,8 @@ class RungSampler:
             passage = first[len(rungs)].passage
             works = np.empty(0) if passage is None else self.carrier.works(cloud, passage)
             return passage, works.reshape(-1, chains)
-        free = [rung.costs for rung in rungs[1:] if rung.state.free] + ([costs_here] if state.free else [])
+        free = [(rung.state, rung.costs) for rung in rungs[1:] if rung.state.free]
+        free += [(state, costs_here)] if state.free else []
         cutoff = pending_cutoff(self.settings.cutoffs, free)
         if cutoff is None:
             return None, np.empty((0, chains))

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.stats import chi2
 
 from spectra.landscape import Landscape
 from spectra.many_gradients import ManyGradients
@@ -342,30 +341,3 @@ def test_rungs_that_share_too_little_get_one_between_them(origin: str, tmp_path:
     else:
         # Of a rung that a resumed ladder steps nearer from, only the chains' last points are known.
         check(again, exact)
-
-
-def test_the_curve_of_one_ladder_is_the_chi_square_at_every_cutoff() -> None:
-    place = landscape(lambda x: 0.5 * x.square().sum(-1), torch.zeros(10).double())
-    settings = BridgeSettings(cutoffs=(0.1,), origin="prior", draws=60, warm_up=20, kept=60, seed=17)
-    result = bridge_volume(place, GaussianPrior(1.5), settings)
-    curve = result.curve(30)
-    cutoffs = np.array([volume.cutoff for volume in curve])
-    assert cutoffs[0] < 0.1
-    assert cutoffs[-1] > 10.0  # the prior's own median is 10.5
-    exact = chi2(10).logcdf(2.0 * cutoffs / 1.5**2)
-    # 60 comparisons, each beyond 5 errors of 15 degrees of freedom with probability 1.6e-4 (they are far from
-    # independent): the seed is fixed.
-    errors = np.array([volume.standard_error for volume in curve])
-    assert (np.abs([volume.log_volume for volume in curve] - exact) <= 5.0 * errors).all()
-    assert errors.max() < 0.4
-    at = cutoffs / 1.5**2
-    slopes = np.exp(chi2(10).logpdf(2.0 * at) - exact) * 2.0 * at
-    slope_errors = np.array([volume.slope_error for volume in curve])
-    # A window of half a standard deviation smooths a slope that falls to zero at the median.
-    assert (np.abs([volume.slope for volume in curve] - slopes) <= 5.0 * slope_errors + 0.05 * slopes).all()
-    assert np.median(slope_errors) < 0.3
-    # One that was killed on the way tells of what it came to, never of an infinite slope.
-    for count in (4, len(result.rungs) - 1):
-        killed = replace(result, passes=(result.passes[0][:count],)).so_far.curve(30)
-        assert len(killed) > 20
-        assert np.isfinite([(one.slope, one.slope_error, one.standard_error) for one in killed]).all()
