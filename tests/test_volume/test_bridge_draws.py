@@ -56,13 +56,13 @@ def test_the_curve_of_one_ladder_is_the_chi_square_at_every_cutoff(ladder: Bridg
     # independent): the seed is fixed.
     errors = np.array([volume.standard_error for volume in curve])
     assert (np.abs([volume.log_volume for volume in curve] - exact) <= 5.0 * errors).all()
-    assert errors.max() < 0.4
+    assert errors.max() < 0.6
     at = cutoffs / 1.5**2
     slopes = np.exp(chi2(10).logpdf(2.0 * at) - exact) * 2.0 * at
     slope_errors = np.array([volume.slope_error for volume in curve])
     # A window of half a standard deviation smooths a slope that falls to zero at the median.
     assert (np.abs([volume.slope for volume in curve] - slopes) <= 5.0 * slope_errors + 0.05 * slopes).all()
-    assert np.median(slope_errors) < 0.3
+    assert np.median(slope_errors) < 0.5
 
 
 def test_a_ladder_killed_on_the_way_tells_of_what_it_came_to_and_of_no_infinite_slope(ladder: BridgeResult) -> None:
@@ -76,7 +76,7 @@ def test_the_halves_of_chains_that_mix_agree(ladder: BridgeResult) -> None:
     drift, error = ladder.drift or (math.nan, math.nan)
     # Student's t of 15 degrees is beyond 5.5 with probability 6e-5; the seed is fixed.
     assert abs(drift) < 5.5 * error
-    assert 0.01 < error < 0.5
+    assert 0.01 < error < 1.0
     assert not any("lag behind" in sentence for sentence in bridge_cautions(ladder))
 
 
