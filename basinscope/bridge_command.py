@@ -17,6 +17,7 @@ from basinscope.volume_command import COSTS
 
 if TYPE_CHECKING:
     from basinscope.bridge_run import BridgeRequest
+    from basinscope.bridge_table import OtherBridge
     from volume.bridge_result import BridgeResult
 
 # Words that may be typed, here too so that --help needs no torch; a test holds them to the library's.
@@ -173,7 +174,7 @@ def show_bridge(
     source: dict[str, str],
     as_json: bool,
     files: dict[str, str],
-    other: tuple[str, BridgeResult] | None = None,
+    other: OtherBridge | None = None,
 ) -> None:
     """Print a bridge on stdout.
 
@@ -182,7 +183,7 @@ def show_bridge(
         source: what it was made from.
         as_json: print one JSON object instead of a table.
         files: where results were written, by kind.
-        other: name and bridge that it is held against, or None.
+        other: what it is held against, or None.
     """
     from basinscope.bridge_table import bridge_json, bridge_table
 

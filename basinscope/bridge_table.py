@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -24,14 +24,30 @@ if TYPE_CHECKING:
 
 # Of the curve in the table; the JSON has more.
 SHOWN, STORED = 9, 60
+# What two bridges have to share for their difference to be of the estimate alone.
+_OF = ("checkpoint", "task", "cost", "prior")
 _CAPTION = "± is half of a 95 % interval, from the spread of independent chains"
+
+
+class OtherBridge(NamedTuple):
+    """A bridge that one is held against.
+
+    Attributes:
+        name: of its file.
+        result: the bridge, complete.
+        source: what it was made from.
+    """
+
+    name: str
+    result: BridgeResult
+    source: Mapping[str, str]
 
 
 def bridge_table(
     result: BridgeResult,
     source: Mapping[str, str],
     files: Mapping[str, str],
-    other: tuple[str, BridgeResult] | None = None,
+    other: OtherBridge | None = None,
 ) -> Group:
     """A bridge laid out for a terminal.
 
@@ -39,7 +55,7 @@ def bridge_table(
         result: the bridge, complete or not.
         source: what it was made from.
         files: where results were written, by kind.
-        other: name and bridge that it is held against, or None.
+        other: what it is held against, or None.
 
     Returns:
         Something that a rich console prints.
@@ -53,7 +69,7 @@ def bridge_table(
     else:
         parts += [_answers(result, unit), _curve(result, unit), _checks(result)]
         if other is not None:
-            parts.append(_difference(result, *other, unit))
+            parts.append(_difference(result, source, other, unit))
         parts += [Text(f"! {caution}", style="yellow") for caution in bridge_cautions(result, noise=_noise(source))]
     parts += [Text(f"{kind} written to {path}", style="green") for kind, path in files.items()]
     return Group(*parts)
@@ -63,7 +79,7 @@ def bridge_json(
     result: BridgeResult,
     source: Mapping[str, str],
     files: Mapping[str, str],
-    other: tuple[str, BridgeResult] | None = None,
+    other: OtherBridge | None = None,
 ) -> dict[str, Any]:
     """A bridge in plain values; what is infinite or unknown is None.
 
@@ -71,7 +87,7 @@ def bridge_json(
         result: the bridge, complete or not.
         source: what it was made from.
         files: where results were written, by kind.
-        other: name and bridge that it is held against, or None.
+        other: what it is held against, or None.
 
     Returns:
         An object that ``json.dumps(..., allow_nan=False)`` takes.
@@ -107,10 +123,11 @@ def bridge_json(
         "cautions": list(bridge_cautions(result, noise=_noise(source))),
     }
     if other is not None:
-        found["against"] = other[0]
+        found["against"] = other.name
+        found["unlike"] = _unlike(result, source, other)
         found["differences"] = [
             {"cutoff": cutoff, "difference": finite(value), "standard_error": finite(error)}
-            for cutoff, value, error in _differences(result, other[1])
+            for cutoff, value, error in _differences(result, other.result)
         ]
     return found
 
@@ -242,10 +259,19 @@ def _differences(result: BridgeResult, other: BridgeResult) -> Iterator[tuple[fl
         yield volume.cutoff, volume.log_volume - theirs.log_volume, error
 
 
-def _difference(result: BridgeResult, name: str, other: BridgeResult, unit: str) -> Padding:
+def _unlike(result: BridgeResult, source: Mapping[str, str], other: OtherBridge) -> dict[str, list[str]]:
+    """What the two bridges are of, where that is not the same: this one's and the other's."""
+    here = {name: source.get(name, "") for name in _OF} | {"target": result.settings.target}
+    there = {name: other.source.get(name, "") for name in _OF} | {"target": other.result.settings.target}
+    return {name: [here[name], there[name]] for name in here if here[name] != there[name]}
+
+
+def _difference(result: BridgeResult, source: Mapping[str, str], other: OtherBridge, unit: str) -> Padding:
     table = Table(box=None, padding=(0, 3, 0, 0), header_style="bold")
-    for title in (f"cutoff T ({unit})", f"log V less that of {name} (nat)", "in standard errors"):
+    for title in (f"cutoff T ({unit})", f"log V less that of {other.name} (nat)", "in standard errors"):
         table.add_column(title)
-    for cutoff, value, error in _differences(result, other):
+    for cutoff, value, error in _differences(result, other.result):
         table.add_row(f"{cutoff:.3g}", with_error(value, _half(result, error)), f"{value / error:+.1f}")
-    return Padding(table, (1, 0, 1, 0))
+    unlike = [f"{name} {a} here and {b} there" for name, (a, b) in _unlike(result, source, other).items()]
+    words = f"they are not of the same: {'; '.join(unlike)}" if unlike else "both are of the same"
+    return Padding(Group(table, Text(words, style="yellow" if unlike else "dim")), (1, 0, 1, 0))

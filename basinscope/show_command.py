@@ -81,6 +81,7 @@ def _show_volume(file: Path, against: Path | None, as_json: bool) -> None:
 
 def _show_bridge(file: Path, against: Path | None, as_json: bool) -> None:
     from basinscope.bridge_command import show_bridge
+    from basinscope.bridge_table import OtherBridge
     from volume.bridge_store import is_bridge_file, read_bridge
 
     result, source = read_bridge(file)
@@ -88,8 +89,8 @@ def _show_bridge(file: Path, against: Path | None, as_json: bool) -> None:
     if against is not None:
         if not is_bridge_file(against):
             raise ValueError(f"{file} holds a bridge, so --against must be a bridge file too; {against} is none")
-        other = (against.name, read_bridge(against)[0])
-        for path, one in ((file, result), (against, other[1])):
+        other = OtherBridge(against.name, *read_bridge(against))
+        for path, one in ((file, result), (against, other.result)):
             if not one.complete:
                 raise ValueError(
                     f"--against needs two complete bridges, and that in {path} is not: go on with it first"

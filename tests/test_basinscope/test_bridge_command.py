@@ -80,7 +80,16 @@ def test_stored_shown_drawn_compared_and_resumed(
         # Ten or so, each of 7 degrees or more: beyond 12 with probability 7e-6.
         assert abs(each["difference"]) < 12.0 * each["standard_error"]
     assert main(["show", str(one), "--against", str(two)]) == 0
-    assert "in standard errors" in capsys.readouterr().out
+    page = capsys.readouterr().out
+    assert "in standard errors" in page
+    assert "both are of the same" in page
+    assert shown["unlike"] == {}
+    star = tmp_path / "star.h5"
+    assert bridge(checkpoint, star, "--prior", "gaussian:2", "--cutoff", "0.1", "--target", "star") == 0
+    capsys.readouterr()
+    assert main(["show", str(one), "--against", str(star)]) == 0
+    page = " ".join(capsys.readouterr().out.split())
+    assert "not of the same: prior gaussian:1 (given) here and gaussian:2 (given) there; target sublevel here" in page
     assert main(["plot", str(two), "--output", str(tmp_path / "two.png")]) == 0
     assert (tmp_path / "two.png").stat().st_size > 10_000
 
