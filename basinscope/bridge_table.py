@@ -55,7 +55,7 @@ def bridge_table(
         result: the bridge, complete or not.
         source: what it was made from.
         files: where results were written, by kind.
-        other: what it is held against, or None.
+        other: what it is held against where both reach, or None.
 
     Returns:
         Something that a rich console prints.
@@ -66,6 +66,8 @@ def bridge_table(
         parts.append(Text(_so_far(result), style="yellow"))
         if (partial := _partial(result)) is not None:
             parts.append(_curve(partial, unit))
+            if other is not None:
+                parts.append(_difference(partial, source, other, unit))
     else:
         parts += [_answers(result, unit), _curve(result, unit), _checks(result)]
         if other is not None:
@@ -87,7 +89,7 @@ def bridge_json(
         result: the bridge, complete or not.
         source: what it was made from.
         files: where results were written, by kind.
-        other: what it is held against, or None.
+        other: what it is held against where both reach, or None.
 
     Returns:
         An object that ``json.dumps(..., allow_nan=False)`` takes.
@@ -106,7 +108,8 @@ def bridge_json(
     }
     if not result.complete:
         partial = _partial(result)
-        return found | {"curve": [] if partial is None else [_volume_json(v) for v in partial.curve(STORED)]}
+        found["curve"] = [] if partial is None else [_volume_json(v) for v in partial.curve(STORED)]
+        return found if partial is None or other is None else found | _against(partial, source, other)
     check, by_mbar, drift = result.integrated, result.multistate, result.drift
     found |= {
         "volumes": [_volume_json(volume) for volume in result.volumes],
@@ -122,14 +125,7 @@ def bridge_json(
         "drift": None if drift is None else [finite(value) for value in drift],
         "cautions": list(bridge_cautions(result, noise=_noise(source))),
     }
-    if other is not None:
-        found["against"] = other.name
-        found["unlike"] = _unlike(result, source, other)
-        found["differences"] = [
-            {"cutoff": cutoff, "difference": finite(value), "standard_error": finite(error)}
-            for cutoff, value, error in _differences(result, other.result)
-        ]
-    return found
+    return found if other is None else found | _against(result, source, other)
 
 
 def figure_of(result: BridgeResult, source: Mapping[str, str]) -> Figure:
@@ -248,13 +244,23 @@ def _volume_json(volume: BridgeVolume) -> dict[str, float | None]:
     return {name: finite(getattr(volume, name)) for name in names}
 
 
-def _differences(result: BridgeResult, other: BridgeResult) -> Iterator[tuple[float, float, float]]:
+def _against(result: BridgeResult, source: Mapping[str, str], other: OtherBridge) -> dict[str, Any]:
+    """The differences as plain values."""
+    differences = [
+        {"cutoff": cutoff, "difference": finite(value), "standard_error": finite(error)}
+        for cutoff, value, error in _differences(result, other)
+    ]
+    return {"against": other.name, "unlike": _unlike(result, source, other), "differences": differences}
+
+
+def _differences(result: BridgeResult, other: OtherBridge) -> Iterator[tuple[float, float, float]]:
     """Cutoffs that both reach, the difference there and its standard error; the chains are independent."""
-    for volume in result.curve(SHOWN) + result.volumes:
-        try:
-            theirs = other.volume(volume.cutoff)
-        except ValueError:
+    reached = other.result.so_far
+    asked = [one for one in result.settings.cutoffs if result.reaches(one)]
+    for volume in (*result.curve(SHOWN), *map(result.volume, asked)):
+        if not reached.reaches(volume.cutoff):
             continue
+        theirs = reached.volume(volume.cutoff)
         error = math.hypot(volume.standard_error, theirs.standard_error)
         yield volume.cutoff, volume.log_volume - theirs.log_volume, error
 
@@ -270,7 +276,7 @@ def _difference(result: BridgeResult, source: Mapping[str, str], other: OtherBri
     table = Table(box=None, padding=(0, 3, 0, 0), header_style="bold")
     for title in (f"cutoff T ({unit})", f"log V less that of {other.name} (nat)", "in standard errors"):
         table.add_column(title)
-    for cutoff, value, error in _differences(result, other.result):
+    for cutoff, value, error in _differences(result, other):
         table.add_row(f"{cutoff:.3g}", with_error(value, _half(result, error)), f"{value / error:+.1f}")
     unlike = [f"{name} {a} here and {b} there" for name, (a, b) in _unlike(result, source, other).items()]
     words = f"they are not of the same: {'; '.join(unlike)}" if unlike else "both are of the same"

@@ -90,11 +90,6 @@ def _show_bridge(file: Path, against: Path | None, as_json: bool) -> None:
         if not is_bridge_file(against):
             raise ValueError(f"{file} holds a bridge, so --against must be a bridge file too; {against} is none")
         other = OtherBridge(against.name, *read_bridge(against))
-        for path, one in ((file, result), (against, other.result)):
-            if not one.complete:
-                raise ValueError(
-                    f"--against needs two complete bridges, and that in {path} is not: go on with it first"
-                )
     show_bridge(result, source, as_json, {}, other)
 
 

@@ -164,7 +164,7 @@ class BridgeResult:
                 complete.
         """
         number, costs = self._nearest(cutoff)
-        if not self._surrounds(cutoff):
+        if not self.reaches(cutoff):
             raise ValueError(f"cutoff {cutoff:g} is outside of what the bridge reached: add it to the cutoffs")
         window = _SLOPE_WINDOW * float(costs.std() / costs.mean())
         at = cutoff * np.exp(np.array([-window, 0.0, window]))
@@ -195,15 +195,15 @@ class BridgeResult:
             ValueError: if the bridge is not complete.
         """
         free = [rung.costs for rung in self.rungs[1:] if rung.state.free]
-        asked = [cutoff for cutoff in self.settings.cutoffs if self._surrounds(cutoff)]
+        asked = [cutoff for cutoff in self.settings.cutoffs if self.reaches(cutoff)]
         low = min([float(np.quantile(costs, LEAST_BELOW)) for costs in free] + asked)
         high = max(float(np.median(costs)) for costs in free)
         cutoffs = [float(cutoff) for cutoff in np.geomspace(low, high, count)]
-        found = (self.volume(cutoff) for cutoff in cutoffs if self._surrounds(cutoff))
+        found = (self.volume(cutoff) for cutoff in cutoffs if self.reaches(cutoff))
         return tuple(one for one in found if math.isfinite(one.slope_error))
 
-    def _surrounds(self, cutoff: float) -> bool:
-        """Whether draws of two chains lie below a cutoff and some above."""
+    def reaches(self, cutoff: float) -> bool:
+        """Whether draws of two chains lie below a cutoff and some above: only there a volume is known."""
         below = np.concatenate([rung.costs < cutoff for rung in self.rungs[1:] if rung.state.free])
         return not below.all() and int(below.any(0).sum()) >= 2
 
