@@ -29,6 +29,8 @@ demo: $(INSTALLED)
 	$(BIN)/basinscope volume $(CHECKPOINT) --method shifted-determinant --method quadratic-mass --method star-domain \
 		--method ellipsoid-slice --method ellipsoid-slice-corrected --method segment --directions 200 \
 		--output out/volume.h5 --plot out/volume.png --overwrite
+	$(BIN)/basinscope bridge $(CHECKPOINT) --prior gaussian:1.3975 --cutoff 10 --draws 16 --output out/bridge.h5 \
+		--plot out/bridge.png --overwrite
 	$(BIN)/basinscope compare $(CHECKPOINT) $(POISONED) --output out/compare.h5 --plot out/compare.png --overwrite
 	$(BIN)/basinscope audit --known --output out/audit.h5 --plot out/audit.png --overwrite
 

@@ -59,12 +59,13 @@ def bridge(
             "at the checkpoint, what chains reach from there."
         ),
     ] = "prior",
-    chains: Annotated[int, typer.Option(help="Side by side; their spread is the error.", rich_help_panel=_LADDER)] = 16,
-    draws: Annotated[int, typer.Option(help="Of each chain at each rung.", rich_help_panel=_LADDER)] = 24,
+    # Few chains of many draws: short ones lag behind the ensemble as it cools (docs/bridge.md).
+    chains: Annotated[int, typer.Option(help="Side by side; their spread is the error.", rich_help_panel=_LADDER)] = 8,
+    draws: Annotated[int, typer.Option(help="Of each chain at each rung.", rich_help_panel=_LADDER)] = 80,
     warm_up: Annotated[int, typer.Option(help="Trajectories before, at each rung.", rich_help_panel=_LADDER)] = 8,
     work_spread: Annotated[
         float, typer.Option(help="Of the work between rungs, nats: how far apart they are.", rich_help_panel=_LADDER)
-    ] = 3.0,
+    ] = 4.0,
     standard_error: Annotated[
         float,
         typer.Option(
