@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from basinscope.choices import one_of
+from basinscope.common_options import RESULT, DebugOption, JsonOption, OutputOption, OverwriteOption, PlotOption
 from basinscope.compare_show import rankings_of, show_comparison, show_findings
-from basinscope.spectrum_command import DebugOption, JsonOption
 from basinscope.tasks.options import OPTIONS_HELP
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ __all__ = ["compare", "rankings_of", "show_comparison"]
 FAMILIES = ("curvature", "sharpness", "norms", "volumes", "learning-coefficient")
 TABLES = ("md", "csv", "latex")
 FEWEST = 4
-_ESTIMATE, _RESULT = "Estimate", "Result"
+_ESTIMATE = "Estimate"
 
 
 def compare(
@@ -92,38 +92,34 @@ def compare(
         typer.Option(
             "--invariance",
             help="Change the parameters of one checkpoint so that its function stays, and show which measures move.",
-            rich_help_panel=_RESULT,
+            rich_help_panel=RESULT,
         ),
     ] = False,
     table: Annotated[
         str | None,
-        typer.Option(help=f"Print the table as one of {', '.join(TABLES)}.", rich_help_panel=_RESULT),
+        typer.Option(help=f"Print the table as one of {', '.join(TABLES)}.", rich_help_panel=RESULT),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="HDF5 file to write.", rich_help_panel=_RESULT)] = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Figure to write: .png, .pdf or .svg.", rich_help_panel=_RESULT)
-    ] = None,
+    output: OutputOption = None,
+    plot: PlotOption = None,
     agreement_plot: Annotated[
         Path | None,
-        typer.Option(help="Figure of which measures agree: .png, .pdf or .svg.", rich_help_panel=_RESULT),
+        typer.Option(help="Figure of which measures agree: .png, .pdf or .svg.", rich_help_panel=RESULT),
     ] = None,
     report: Annotated[
         Path | None,
         typer.Option(
             help="One self-contained page to write (.html); with figures of the --reuse files, audits too.",
-            rich_help_panel=_RESULT,
+            rich_help_panel=RESULT,
         ),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace existing files.", rich_help_panel=_RESULT)
-    ] = False,
+    overwrite: OverwriteOption = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Skip checkpoints that the output holds.", rich_help_panel=_RESULT)
+        bool, typer.Option("--resume", help="Skip checkpoints that the output holds.", rich_help_panel=RESULT)
     ] = False,
     traces: Annotated[
         bool,
         typer.Option(
-            "--traces/--no-traces", help="Keep each chain's cost trace in the output.", rich_help_panel=_RESULT
+            "--traces/--no-traces", help="Keep each chain's cost trace in the output.", rich_help_panel=RESULT
         ),
     ] = True,
     as_json: JsonOption = False,
@@ -199,6 +195,9 @@ def _check_shown(request: CompareRequest, shown: _Shown) -> None:
     check_report(shown.report, overwrite=request.overwrite)
     check_plot(shown.agreement_plot, overwrite=request.overwrite or request.resume)
     many = len(request.checkpoints)
+    if shown.against is not None and many < FEWEST and not request.resume:
+        target = shown.against
+        raise ValueError(f"rank correlations need at least {FEWEST} checkpoints with a value of {target}, got {many}")
     if shown.agreement_plot is not None and many < FEWEST and not request.resume:
         raise ValueError(f"--agreement-plot needs at least {FEWEST} checkpoints, got {many}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import multiprocessing
 import os
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from basinscope.compare_evidence import make_evidence
@@ -18,7 +20,7 @@ from basinscope.outputs import check_output, check_plot
 from basinscope.progress import Report
 from basinscope.spectrum_run import SMALL
 from comparisons.comparison import Comparison, Examined
-from comparisons.evidence import EvidenceSettings
+from comparisons.evidence import Evidence, EvidenceSettings
 from comparisons.invariance import InvarianceTable, check_invariance
 from comparisons.registry import measures_of
 from comparisons.store import read_comparison, write_comparison
@@ -146,18 +148,22 @@ def examine_file(request: CompareRequest, path: Path, progress: Report | None = 
 
 
 def _examine(request: CompareRequest, path: Path, progress: Report | None) -> Examined:
-    evidence, provenance = make_evidence(
+    evidence, provenance = _evidence(request, path, request.reuse)
+    if evidence.landscape.size < SMALL and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+    return examine(evidence, measures_of(request.measures), provenance, progress=progress)
+
+
+def _evidence(request: CompareRequest, path: Path, reuse: tuple[Path, ...]) -> tuple[Evidence, Provenance]:
+    return make_evidence(
         path,
         request.settings,
         task=request.task,
         held_out_task=request.held_out_task,
         initial=request.initial,
-        reuse=request.reuse,
+        reuse=reuse,
         command=request.command,
     )
-    if evidence.landscape.size < SMALL and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)
-    return examine(evidence, measures_of(request.measures), provenance, progress=progress)
 
 
 def run_invariance(request: CompareRequest, progress: Report) -> InvarianceTable:
@@ -210,11 +216,24 @@ def _known(request: CompareRequest) -> dict[str, Examined]:
 
 
 def _fits(one: Examined, request: CompareRequest) -> bool:
-    """Whether a stored checkpoint has all measures asked for, and its file is the same still."""
+    """Whether a stored checkpoint has all measures asked for, of the same file, data, cost and initialisation still."""
     path = Path(one.provenance.checkpoint)
     if any(name not in one.outcomes for name in request.measures):
         return False
     if path not in request.checkpoints:
         return True
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == one.provenance.checkpoint_sha256
+        if hashlib.file_digest(file, "sha256").hexdigest() != one.provenance.checkpoint_sha256:
+            return False
+    try:
+        evidence, provenance = _evidence(request, path, ())
+    except EXPECTED:
+        return False  # it will be said when the checkpoint is examined
+    landscape, beside = evidence.landscape, evidence.held_out
+    costs = (landscape.anchor_cost, math.nan if beside is None else beside.anchor_cost)
+    return (
+        (landscape.batches.sha256, provenance.cost) == (one.data_sha256, one.provenance.cost)
+        and set(evidence.notes) <= set(one.notes)
+        # To rounding: threads and libraries may differ.
+        and np.allclose(costs, (one.cost, one.held_out_cost), rtol=1e-4, atol=0.0, equal_nan=True)
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -72,8 +73,20 @@ def show_findings(found: Findings, files: dict[str, str], table: str | None, as_
         from comparisons.tables import plain_table
 
         print(plain_table(found.comparison, table))
+        _speak(found.comparison, table)
     else:
         _print(found, files)
+
+
+def _speak(comparison: Comparison, table: str) -> None:
+    """What a table for another program has no room for, on stderr; CSV has the cautions in a column."""
+    from rich.console import Console
+
+    from basinscope.compare_table import spoken
+
+    console = Console(file=sys.stderr)
+    for line in spoken(comparison, marked=table != "csv"):
+        console.print(line, soft_wrap=True)
 
 
 def _print(found: Findings, files: dict[str, str]) -> None:

@@ -41,22 +41,38 @@ def comparison_table(comparison: Comparison, files: Mapping[str, str], width: in
         chosen = range(start, min(start + each, len(names)))
         parts.append(Padding(_part(found, names, chosen), (1, 0, 0, 0)))
     parts.append(Padding(Text(_KEY, style="dim"), (0, 0, 1, 0)))
-    parts += [Text(f"! {caution}", style="yellow") for caution in comparison.cautions]
-    if left_out := incomparable(comparison):
-        parts.append(Text(f"! not comparable, and not ranked: {', '.join(sorted(left_out))}", style="yellow"))
-    for text, places in remarks(comparison).items():
-        parts.append(Text(f"! {', '.join(places)}: {text}", style="yellow"))
-    for one in comparison.checkpoints:
-        if one.failure:
-            parts.append(Text(f"{Path(one.provenance.checkpoint).name} failed: {one.failure}", style="red"))
+    parts += spoken(comparison)
     parts += [Text(f"note: {note}", style="dim") for note in _notes(comparison)]
     parts += [Text(f"{kind} written to {path}", style="green") for kind, path in files.items()]
     return Group(*parts)
 
 
+def spoken(comparison: Comparison, *, marked: bool = True) -> list[Text]:
+    """What speaks against the numbers: what does not compare, cautions, checkpoints that failed.
+
+    Args:
+        comparison: at least one checkpoint done.
+        marked: with the sentences behind each ``!`` and each dash of the table.
+
+    Returns:
+        A line each.
+    """
+    lines = [Text(f"! {caution}", style="yellow") for caution in comparison.cautions]
+    if left_out := incomparable(comparison):
+        lines.append(Text(f"! not comparable, and not ranked: {', '.join(sorted(left_out))}", style="yellow"))
+    if marked:
+        told = remarks(comparison).items()
+        lines += [Text(f"! {', '.join(places)}: {text}", style="yellow") for text, places in told]
+    for one in comparison.checkpoints:
+        if one.failure:
+            lines.append(Text(f"{Path(one.provenance.checkpoint).name} failed: {one.failure}", style="red"))
+    return lines
+
+
 def _heading(comparison: Comparison) -> RenderableType:
     done, (names, shared) = comparison.done, short_names(comparison)
-    title = f"{len(comparison.measures)} flatness measures of {len(done)} checkpoint{'s' * (len(done) != 1)}"
+    many = len(comparison.measures)
+    title = f"{many} flatness measure{'s' * (many != 1)} of {len(done)} checkpoint{'s' * (len(done) != 1)}"
     first, settings = done[0], comparison.settings
     lines = [
         f"{first.size:,} parameters, {first.samples:,.0f} samples, {first.provenance.cost} cost, "

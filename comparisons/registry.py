@@ -49,7 +49,7 @@ def measures_named(words: Sequence[str]) -> tuple[Measure, ...]:
         if not found:
             names = ["all", *FAMILIES, *(measure.name for measure in REGISTRY)]
             near = get_close_matches(word, names, n=2, cutoff=0.6)
-            offer = f"; did you mean {' or '.join(near)}?" if near else ""
+            offer = f"; did you mean {' or '.join(near)}?" if near else f"; families are {', '.join(FAMILIES)}"
             raise ValueError(f"there is no measure or family {word!r}{offer}")
         wanted |= found
     if not wanted:
