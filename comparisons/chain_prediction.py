@@ -15,6 +15,8 @@ from spectra.estimate import Estimate
 SHARE_OF_LIMIT = 0.05
 # The automatic burn-in in relaxation times: e^-5 of the start is left.
 RELAXATIONS = 5.0
+# Share of the value that the step alone may add unsaid: twice what the automatic step adds at most.
+LARGEST_BIAS = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,13 +130,21 @@ def predict_chains(
         a = inverse_temperature * x + localisation
         return 0.5 * inverse_temperature * x / (a * (1.0 - 0.25 * step * a))
 
+    value, plain = density.integrate(biased), _half(density, inverse_temperature, localisation)
+    added = (value.value - plain.value) / abs(plain.value) if plain.value else 0.0
+    if abs(added) > LARGEST_BIAS:
+        cautions.append(
+            f"step_size {step:.3g} alone changes the value by {added:+.0%} (the limit is {limit:.3g}); use "
+            f"{SHARE_OF_LIMIT * limit:.2g}"
+        )
     return ChainPrediction(
-        density.integrate(biased),
-        _half(density, inverse_temperature, localisation),
+        value,
+        plain,
         step,
         limit,
         # An outer bound below zero only says that the lowest node is not sharp.
         2.0 / (step * (low if low > 0.0 else nodes_low)),
+        tuple(cautions),
     )
 
 

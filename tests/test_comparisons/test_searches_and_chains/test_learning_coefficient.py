@@ -139,7 +139,9 @@ def test_chains_on_a_quadratic_find_the_prediction_with_its_bias(quadratic, rota
     bias = found.prediction.value.value - found.prediction.value_without_step.value
     assert bias > 5.0 * found.estimate.standard_error
     assert found.chains.scale_reduction < 1.01
-    assert found.cautions == ()
+    # And it is said: 22 %, where the spectrum's own step adds at most 5.
+    assert len(found.cautions) == 1
+    assert found.cautions[0].startswith("step_size 0.005 alone changes the value by +23% (the limit is 0.0148)")
 
 
 def test_step_size_and_burn_in_come_from_the_spectrum(quadratic) -> None:
@@ -149,18 +151,6 @@ def test_step_size_and_burn_in_come_from_the_spectrum(quadratic) -> None:
     assert found.chains.burn_in == math.ceil(5.0 * 2.0 / (found.chains.step_size * 25.0))
     with pytest.raises(ValueError, match="step_size and burn_in must be given"):
         local_learning_coefficient(quadratic(torch.diag(VALUES)), settings)
-
-
-@pytest.mark.parametrize("name", ["x2y2", "r4"])
-def test_singular_cases_shortly(landscape_of, name) -> None:
-    settings = ChainSettings(
-        inverse_temperature=10.0, localisation=1.0, step_size=0.01, chains=300, draws=600, burn_in=500, batch_size=None
-    )
-    found = local_learning_coefficient(landscape_of(SINGULAR[name], torch.zeros(2)), settings)
-    # Within 3.9 standard errors (1e-4), and 8 % for the step size: at 0.01 it adds 4 to 6 %, at 0.003 a third of that.
-    error = found.estimate.value - AT_TEN[name]
-    assert abs(error) < 3.9 * found.estimate.standard_error + 0.08 * AT_TEN[name]
-    assert found.estimate.standard_error < 0.03 * AT_TEN[name]
 
 
 @pytest.mark.slow
