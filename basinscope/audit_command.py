@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from basinscope.choices import nearest
-from basinscope.spectrum_command import DebugOption, JsonOption
+from basinscope.common_options import RESULT, DebugOption, JsonOption, OutputOption, OverwriteOption, PlotOption
 
 if TYPE_CHECKING:
     from basinscope.audit_run import AuditRequest
     from volume.audit_report import AuditReport
 
-_EFFORT, _RESULT, _CHECKPOINT = "Effort", "Result", "Checkpoint"
+_EFFORT, _CHECKPOINT = "Effort", "Checkpoint"
 
 
 def audit(
@@ -61,15 +61,11 @@ def audit(
             rich_help_panel=_CHECKPOINT,
         ),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="HDF5 file to write.", rich_help_panel=_RESULT)] = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Figure to write: .png, .pdf or .svg.", rich_help_panel=_RESULT)
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace existing files.", rich_help_panel=_RESULT)
-    ] = False,
+    output: OutputOption = None,
+    plot: PlotOption = None,
+    overwrite: OverwriteOption = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Keep the rows that the output has.", rich_help_panel=_RESULT)
+        bool, typer.Option("--resume", help="Keep the rows that the output has.", rich_help_panel=RESULT)
     ] = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,

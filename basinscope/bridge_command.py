@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from basinscope.choices import nearest, one_of
-from basinscope.spectrum_command import DTYPES, DebugOption, JsonOption
+from basinscope.common_options import (
+    DTYPES,
+    RESULT,
+    DebugOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    OverwriteOption,
+    PlotOption,
+)
 from basinscope.volume_command import COSTS
 
 if TYPE_CHECKING:
@@ -24,14 +33,14 @@ if TYPE_CHECKING:
 TARGETS = ("sublevel", "star")
 ORIGINS = ("quadratic", "prior")
 PRIORS = ("gaussian", "init")
-_LADDER, _MACHINE, _RESULT = "Ladder", "Machine", "Result"
+_LADDER = "Ladder"
 
 
 def bridge(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, as of basinscope volume.", show_default=False)],
     output: Annotated[
         Path,
-        typer.Option(help="HDF5 file, written after every rung.", show_default=False, rich_help_panel=_RESULT),
+        typer.Option(help="HDF5 file, written after every rung.", show_default=False, rich_help_panel=RESULT),
     ],
     task: Annotated[
         str | None,
@@ -79,22 +88,12 @@ def bridge(
         typer.Option(help="Gradients after which no rung is begun.", show_default="no limit", rich_help_panel=_LADDER),
     ] = math.inf,
     seed: Annotated[int, typer.Option(help="The one seed of all randomness.", rich_help_panel=_LADDER)] = 0,
-    dtype: Annotated[
-        str | None,
-        typer.Option(help=f"{' or '.join(DTYPES)}.", show_default="the model's", rich_help_panel=_MACHINE),
-    ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(help="Such as cpu or cuda.", show_default="the task's", rich_help_panel=_MACHINE),
-    ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Figure to write: .png, .pdf or .svg.", rich_help_panel=_RESULT)
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace existing files.", rich_help_panel=_RESULT)
-    ] = False,
+    dtype: DtypeOption = None,
+    device: DeviceOption = None,
+    plot: PlotOption = None,
+    overwrite: OverwriteOption = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the output, where there is one.", rich_help_panel=_RESULT)
+        bool, typer.Option("--resume", help="Go on with the output, where there is one.", rich_help_panel=RESULT)
     ] = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,

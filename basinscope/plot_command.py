@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from basinscope.choices import one_of
+from basinscope.common_options import DebugOption
 from basinscope.outputs import check_plot
-from basinscope.spectrum_command import DebugOption
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,10 +9,9 @@ from typing import Annotated
 import typer
 
 from basinscope.choices import one_of
+from basinscope.common_options import DebugOption, JsonOption
 from basinscope.spectrum_command import (
     NEGATIVE_RULES,
-    DebugOption,
-    JsonOption,
     NegativeOption,
     ShiftOption,
     check_shifts,

@@ -11,6 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from basinscope.choices import one_of, read_bytes
+from basinscope.common_options import (
+    DTYPES,
+    MACHINE,
+    RESULT,
+    DebugOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    OutputOption,
+    OverwriteOption,
+    PlotOption,
+)
 from basinscope.tasks.options import CHECKPOINT_HELP, OPTIONS_HELP
 
 if TYPE_CHECKING:
@@ -21,14 +33,11 @@ if TYPE_CHECKING:
 OPERATORS = ("hessian", "gauss-newton", "fisher", "sampled-fisher", "empirical-fisher")
 ENGINES = ("auto", "slq", "dense", "gram", "pyhessian")
 COSTS = ("cross-entropy", "mean-squared-error", "kl")
-DTYPES = ("float32", "float64")
 NEGATIVE_RULES = ("raise", "clip", "abs")
 REORTHOGONALISATIONS = ("auto", "full", "none")
 # Below this not even one small network's graph fits, and the unit was surely forgotten.
 LEAST_MEMORY = 10**6
 
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")]
 ShiftOption = Annotated[
     list[float] | None,
     typer.Option(
@@ -44,7 +53,7 @@ NegativeOption = Annotated[
         "beyond the shift), clip or abs."
     ),
 ]
-_METHOD, _MACHINE, _RESULT = "Method", "Machine", "Result"
+_METHOD = "Method"
 
 
 def spectrum(
@@ -83,42 +92,30 @@ def spectrum(
     ] = "auto",
     strategy: Annotated[
         str,
-        typer.Option(help="How products are computed; auto times the candidates.", rich_help_panel=_MACHINE),
+        typer.Option(help="How products are computed; auto times the candidates.", rich_help_panel=MACHINE),
     ] = "auto",
-    block: Annotated[
-        int, typer.Option(help="Probes a pass; a kill loses at most these.", rich_help_panel=_MACHINE)
-    ] = 8,
-    dtype: Annotated[
-        str | None,
-        typer.Option(help=f"{' or '.join(DTYPES)}.", show_default="the model's", rich_help_panel=_MACHINE),
-    ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(help="Such as cpu or cuda.", show_default="the task's", rich_help_panel=_MACHINE),
-    ] = None,
+    block: Annotated[int, typer.Option(help="Probes a pass; a kill loses at most these.", rich_help_panel=MACHINE)] = 8,
+    dtype: DtypeOption = None,
+    device: DeviceOption = None,
     memory: Annotated[
-        str, typer.Option(help="What graphs and bases may take, at least 1MB.", rich_help_panel=_MACHINE)
+        str, typer.Option(help="What graphs and bases may take, at least 1MB.", rich_help_panel=MACHINE)
     ] = "4GiB",
     threads: Annotated[
         int | None,
         typer.Option(
             help="Threads of torch, at most 1024.",
             show_default="one for a small model, else torch's choice",
-            rich_help_panel=_MACHINE,
+            rich_help_panel=MACHINE,
         ),
     ] = None,
     shift: ShiftOption = None,
     negative: NegativeOption = "raise",
-    output: Annotated[Path | None, typer.Option(help="HDF5 file to write.", rich_help_panel=_RESULT)] = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Figure to write: .png, .pdf or .svg.", rich_help_panel=_RESULT)
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace existing files.", rich_help_panel=_RESULT)
-    ] = False,
+    output: OutputOption = None,
+    plot: PlotOption = None,
+    overwrite: OverwriteOption = False,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Continue the output, with more probes too.", rich_help_panel=_RESULT),
+        typer.Option("--resume", help="Continue the output, with more probes too.", rich_help_panel=RESULT),
     ] = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,

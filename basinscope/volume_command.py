@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from basinscope.choices import nearest, one_of
-from basinscope.spectrum_command import DTYPES, DebugOption, JsonOption
+from basinscope.common_options import (
+    DTYPES,
+    RESULT,
+    DebugOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    OutputOption,
+    OverwriteOption,
+    PlotOption,
+)
 from basinscope.tasks.options import CHECKPOINT_HELP, OPTIONS_HELP
 
 if TYPE_CHECKING:
@@ -31,7 +41,7 @@ NEGATIVE_RULES = ("raise", "clip", "abs")
 PRIORS = ("gaussian", "init", "uniform", "ball", "lebesgue")
 COSTS = ("kl", "task")
 EXPONENT = 0.5
-_ESTIMATE, _MACHINE, _RESULT = "Estimate", "Machine", "Result"
+_ESTIMATE = "Estimate"
 
 
 def volume(
@@ -111,14 +121,8 @@ def volume(
             rich_help_panel=_ESTIMATE,
         ),
     ] = "",
-    dtype: Annotated[
-        str | None,
-        typer.Option(help=f"{' or '.join(DTYPES)}.", show_default="the model's", rich_help_panel=_MACHINE),
-    ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(help="Such as cpu or cuda.", show_default="the task's", rich_help_panel=_MACHINE),
-    ] = None,
+    dtype: DtypeOption = None,
+    device: DeviceOption = None,
     rank_tolerance: Annotated[
         float,
         typer.Option(
@@ -142,17 +146,13 @@ def volume(
             show_default=False,
         ),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="HDF5 file to write.", rich_help_panel=_RESULT)] = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Figure to write: .png, .pdf or .svg.", rich_help_panel=_RESULT)
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace existing files.", rich_help_panel=_RESULT)
-    ] = False,
+    output: OutputOption = None,
+    plot: PlotOption = None,
+    overwrite: OverwriteOption = False,
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume", help="Continue the output, with more directions or methods too.", rich_help_panel=_RESULT
+            "--resume", help="Continue the output, with more directions or methods too.", rich_help_panel=RESULT
         ),
     ] = False,
     as_json: JsonOption = False,

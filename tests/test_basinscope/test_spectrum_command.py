@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.func import functional_call, hessian
 
-from basinscope import spectrum_command
+from basinscope import common_options, spectrum_command
 from basinscope.__main__ import main
 from basinscope.difference import compare
 from basinscope.placement import DTYPES
@@ -372,7 +372,7 @@ def test_words_and_defaults_are_the_library_s() -> None:
     assert spectrum_command.OPERATORS == OPERATORS
     assert spectrum_command.ENGINES == ENGINES
     assert set(spectrum_command.COSTS) == set(costs.BY_NAME)
-    assert set(spectrum_command.DTYPES) == set(DTYPES)
+    assert set(common_options.DTYPES) == set(DTYPES)
     offered = inspect.signature(spectrum_command.spectrum).parameters
     for name, value in SpectrumSettings().as_dict().items():
         if name != "memory":
