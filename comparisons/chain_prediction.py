@@ -131,12 +131,6 @@ def predict_chains(
         return 0.5 * inverse_temperature * x / (a * (1.0 - 0.25 * step * a))
 
     value, plain = density.integrate(biased), _half(density, inverse_temperature, localisation)
-    added = (value.value - plain.value) / abs(plain.value) if plain.value else 0.0
-    if abs(added) > LARGEST_BIAS:
-        cautions.append(
-            f"step_size {step:.3g} alone changes the value by {added:+.0%} (the limit is {limit:.3g}); use "
-            f"{SHARE_OF_LIMIT * limit:.2g}"
-        )
     return ChainPrediction(
         value,
         plain,
@@ -144,8 +138,16 @@ def predict_chains(
         limit,
         # An outer bound below zero only says that the lowest node is not sharp.
         2.0 / (step * (low if low > 0.0 else nodes_low)),
-        tuple(cautions),
+        _bias(value.value, plain.value, step, limit),
     )
+
+
+def _bias(value: float, plain: float, step: float, limit: float) -> tuple[str, ...]:
+    added = (value - plain) / abs(plain) if plain else 0.0
+    if abs(added) <= LARGEST_BIAS:
+        return ()
+    words = f"step_size {step:.3g} alone changes the value by {added:+.0%} (the limit is {limit:.3g})"
+    return (f"{words}; use {SHARE_OF_LIMIT * limit:.2g}",)
 
 
 def _half(density: SpectralDensity, inverse_temperature: float, localisation: float) -> Estimate:
