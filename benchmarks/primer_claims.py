@@ -91,6 +91,19 @@ def rows_of(comparison: Comparison, generator: np.random.Generator) -> list[str]
     return lines
 
 
+def settings_of(comparison: Comparison) -> list[str]:
+    """Table rows of Keskar's sharpness and the gap within one learning rate and penalty of the grid."""
+    grid = [one for one in comparison.done if "learning_rate" in one.hyperparameters]
+    grid = [one for one in grid if one.hyperparameters.get("kind") == "grid"]
+    lines = []
+    for rate, l2 in sorted({(one.hyperparameters["learning_rate"], one.hyperparameters["l2"]) for one in grid}):
+        runs = [one for one in grid if (one.hyperparameters["learning_rate"], one.hyperparameters["l2"]) == (rate, l2)]
+        found = stats.spearmanr([one.value("keskar") for one in runs], [one.gap for one in runs])
+        cost, gap = np.median([one.cost for one in runs]), max(one.gap for one in runs)
+        lines.append(f"| {rate:g} | {l2:g} | {len(runs)} | {found[0]:+.2f} | {found[1]:.2f} | {cost:.2g} | {gap:.2g} |")
+    return lines
+
+
 def figure(known: dict[str, Array], comparison: Comparison) -> Figure:
     """Above the synthetic spectra, below the digits checkpoints, a colour a network size."""
     made = Figure(figsize=(12, 7), layout="constrained")
@@ -100,7 +113,8 @@ def figure(known: dict[str, Array], comparison: Comparison) -> Figure:
     axes[0, 2].scatter(known[DETERMINANT], known[SLICE], s=8, color="#0072B2")
     names = ((TRACE, DETERMINANT), (TRACE, SLICE), (DETERMINANT, SLICE))
     for axis, (across, up) in zip(axes[0], names, strict=True):
-        axis.set(xlabel=f"{across}, synthetic", ylabel=f"{up} (nat)")
+        unit = "cost / parameter²" if across == TRACE else "nat"
+        axis.set(xlabel=f"{across}, synthetic ({unit})", ylabel=f"{up}, synthetic (nat)")
         axis.set_xscale("log" if across == TRACE else "linear")
     sizes = np.array([one.size for one in comparison.done])
     poisoned = np.array(["poisoned" in one.provenance.checkpoint for one in comparison.done])
@@ -119,8 +133,8 @@ def figure(known: dict[str, Array], comparison: Comparison) -> Figure:
                         marker=marker,
                         label=label,
                     )
-        unit = "(nat)" if up in ("quadratic-mass", "ellipsoid-slice", "gap") else ""
-        axis.set(xlabel=f"{across}, digits", ylabel=f"{up} {unit}", xscale="log")
+        unit = "%" if across == "keskar" else "nat / parameter²"
+        axis.set(xlabel=f"{across}, digits ({unit})", ylabel=f"{up}, digits (nat)", xscale="log")
     axes[1, 0].legend(fontsize=7)
     return made
 
@@ -140,6 +154,9 @@ def main() -> None:
         print(f"| {first} | {second} | {rho:+.3f} ({low:+.3f} to {high:+.3f}) |")
     print("\n| digits, within networks of one size | | rho (95 %), checkpoints | without poisoned |\n|---|---|---|---|")
     print("\n".join(rows_of(comparison, generator)))
+    head = "learning rate | L2 | runs | rho of Keskar and gap | p | median training cost (nat) | largest gap (nat)"
+    print(f"\n| {head} |\n{'|---' * 7}|")
+    print("\n".join(settings_of(comparison)))
     if options.figure is not None:
         options.figure.parent.mkdir(parents=True, exist_ok=True)
         figure(known, comparison).savefig(options.figure, dpi=80)

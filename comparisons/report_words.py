@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from comparisons.comparison import Comparison
 from comparisons.findings import Findings
 from comparisons.ranking_plots import LEVEL
-from comparisons.rankings import Ranking
+from comparisons.rankings import FEWEST_CONFIGURATIONS, Ranking
 from comparisons.registry import REGISTRY
 from comparisons.tables import short_names
 
@@ -96,6 +96,12 @@ def _ranked(rankings: Sequence[Ranking], against: str) -> list[str]:
 
 def _held_fixed(findings: Findings) -> list[str]:
     """What is left of the rankings given each column, by intervals that exclude 0."""
+    many = len(findings.comparison.done)
+    if findings.partials and many < FEWEST_CONFIGURATIONS:
+        return [
+            f"The intervals of {many} checkpoints mean little, even those that exclude 0: a bootstrap over fewer than "
+            f"{FEWEST_CONFIGURATIONS} draws the same few again and again."
+        ]
     told = []
     plain = {one.measure for one in findings.rankings if one.tau_interval[0] > 0.0 or one.tau_interval[1] < 0.0}
     for given, rows in findings.partials:
