@@ -8,6 +8,7 @@ from typing import Any
 from basinscope.choices import one_of
 from basinscope.tasks.language_model import load_language_model, load_tokenizer
 from basinscope.tasks.language_text import SHORTEST, Sequences, tokenised
+from basinscope.tasks.options import check_counts
 from spectra.anchors import STORAGES
 from spectra.checkpoint import Checkpoint, load_into
 from spectra.costs import cross_entropy
@@ -51,7 +52,7 @@ def causal_lm(
         FileNotFoundError: if a file is missing.
     """
     one_of("task causal-lm: option anchors", anchors, STORAGES)
-    _check_counts(length=(length, SHORTEST), sequences=(sequences, 0), batch=(batch, 1))
+    check_counts("causal-lm", length=(length, SHORTEST), sequences=(sequences, 0), batch=(batch, 1))
     home = checkpoint.path if model is None else _folder(model)
     words = load_tokenizer(home if tokenizer is None else _folder(tokenizer))
     rows = tokenised(text, words, length, pack=pack, sequences=sequences)
@@ -62,12 +63,6 @@ def causal_lm(
     return Landscape(
         network, cross_entropy, rows.batches(batch), anchor_storage=anchors, notes=_notes(rows, text, sequences)
     )
-
-
-def _check_counts(**options: tuple[int, int]) -> None:
-    for name, (value, least) in options.items():
-        if value < least:
-            raise ValueError(f"task causal-lm: option {name} must be at least {least}, got {value}")
 
 
 def _folder(path: Path) -> Path:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import io
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+from basinscope.tasks.pretrained import check_weights, import_transformers, in_a_sentence, quiet
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Without one of these transformers makes an empty tokenizer, and says nothing.
@@ -45,14 +43,11 @@ def load_language_model(path: Path, dtype: str = "float32") -> nn.Module:
     if extra:
         extra["quantization_config"] = transformers.GgufConfig(dequantize=True)
     kind = DTYPES.get(dtype, dtype)
-    with _quiet(), _in_a_sentence(path, "model"):
+    with quiet(), in_a_sentence(path, "model"):
         model, found = transformers.AutoModelForCausalLM.from_pretrained(
             source, local_files_only=True, dtype=kind, output_loading_info=True, **extra
         )
-    for what, key in (("lacks", "missing_keys"), ("holds what is not in the model:", "unexpected_keys")):
-        if names := sorted(found[key]):
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise ValueError(f"{path} {what} {', '.join(names[:3])}{more}")
+    check_weights(path, found)
     _check_tied(path, model)
     # The outputs alone are wanted; keys and values kept for a next token would be dead weight in every graph.
     model.config.use_cache = False
@@ -78,7 +73,7 @@ def load_tokenizer(path: Path) -> Any:
         raise ValueError(
             f"{path} has no tokenizer (tokenizer.json or the like): give one as causal-lm:tokenizer=FOLDER,text=..."
         )
-    with _quiet(), _in_a_sentence(path, "tokenizer"):
+    with quiet(), in_a_sentence(path, "tokenizer"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, local_files_only=True, **extra)
     if not len(tokenizer):
         raise ValueError(f"the tokenizer in {path} knows no tokens")
@@ -86,15 +81,7 @@ def load_tokenizer(path: Path) -> Any:
 
 
 def _transformers(path: Path) -> Any:
-    needed = ["transformers", *(("gguf", "accelerate") if _is_gguf(path) else ())]
-    missing = [name for name in needed if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ValueError(
-            f"task causal-lm needs {' and '.join(missing)} for {path}: install the extra, 'basinscope[language]'"
-        )
-    import transformers
-
-    return transformers
+    return import_transformers("causal-lm", path, "language", ("gguf", "accelerate") if _is_gguf(path) else ())
 
 
 def _is_gguf(path: Path) -> bool:
@@ -105,38 +92,6 @@ def _source(path: Path) -> tuple[str, dict[str, Any]]:
     """What transformers is to read: an absolute path, which it never takes for a name on a hub."""
     whole = path.resolve()
     return (str(whole.parent), {"gguf_file": whole.name}) if _is_gguf(path) else (str(whole), {})
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars and no advice on stderr while transformers reads."""
-    from transformers.utils import logging
-
-    switch: Any = logging  # not annotated
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    switch.set_verbosity_error()
-    switch.disable_progress_bar()
-    try:
-        # The bar of dequantising heeds no switch.
-        with redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            switch.enable_progress_bar()
-
-
-@contextmanager
-def _in_a_sentence(path: Path, what: str) -> Iterator[None]:
-    try:
-        yield
-    except MemoryError:
-        raise
-    except Exception as error:  # transformers raises of every kind on what it cannot read
-        reason = " ".join(str(error).split()).partition(". ")[0][:300]
-        if "ignore_mismatched_sizes" in reason:
-            reason = "a parameter has another shape in the weights than in the config"
-        raise ValueError(f"{path}: transformers cannot read the {what} ({type(error).__name__}: {reason})") from error
 
 
 def _check_tied(path: Path, model: Any) -> None:

@@ -81,6 +81,26 @@ def read_options(name: str, function: Callable[..., Any], text: str) -> dict[str
     return values
 
 
+def check_counts(task: str, **options: tuple[int | None, int]) -> None:
+    """Refuses counts that are too small.
+
+    Args:
+        task: name of the task, for the message.
+        options: the value and the least that is allowed, by name; None passes.
+
+    Raises:
+        ValueError: if a value is below the least.
+
+    >>> check_counts("causal-lm", batch=(0, 1))
+    Traceback (most recent call last):
+        ...
+    ValueError: task causal-lm: option batch must be at least 1, got 0
+    """
+    for name, (value, least) in options.items():
+        if value is not None and value < least:
+            raise ValueError(f"task {task}: option {name} must be at least {least}, got {value}")
+
+
 def _known(function: Callable[..., Any]) -> dict[str, tuple[Any, bool]]:
     """Kind of each option, and whether it has to be given."""
     try:

@@ -25,9 +25,10 @@ BUILT_IN = {
     "digits": "basinscope.tasks.digits:digits",
     "digits-heldout": "basinscope.tasks.digits_heldout:digits_heldout",
     "causal-lm": "basinscope.tasks.causal_lm:causal_lm",
+    "image-classifier": "basinscope.tasks.image_classifier:image_classifier",
 }
 # What an architecture that a model folder names ends with -> the task that it is for.
-BY_ARCHITECTURE = {"ForCausalLM": "causal-lm", "LMHeadModel": "causal-lm"}
+BY_ARCHITECTURE = {"ForCausalLM": "causal-lm", "LMHeadModel": "causal-lm", "ForImageClassification": "image-classifier"}
 FORMS = f"a built-in name ({', '.join(BUILT_IN)}), package.module:function or path/to/file.py:function"
 
 

@@ -1,0 +1,45 @@
+"""Images brought to another size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+FILTERS = ("bilinear", "bicubic", "nearest")
+
+
+def resized(images: NDArray[Any], size: tuple[int, int], resample: str = "bilinear") -> NDArray[Any]:
+    """Whole images at another size, smoothed where they shrink; nothing is cropped.
+
+    Args:
+        images: (images, channels, height, width), bytes or floats.
+        size: (height, width).
+        resample: ``bilinear``, ``bicubic`` or ``nearest``.
+
+    Returns:
+        (images, channels, *size) of the same kind: bytes are rounded, as Pillow rounds them.
+
+    Raises:
+        ValueError: for another filter.
+
+    >>> resized(np.array([[[[0.0, 1.0]]]], np.float32), (1, 4))
+    array([[[[0.  , 0.25, 0.75, 1.  ]]]], dtype=float32)
+    """
+    if resample not in FILTERS:
+        raise ValueError(f"resample must be one of {', '.join(FILTERS)}, got {resample!r}")
+    if images.shape[-2:] == size:
+        return images
+    given = torch.from_numpy(np.array(images, dtype=np.float32))
+    if resample == "nearest":
+        made = F.interpolate(given, size, mode="nearest-exact")
+    else:
+        made = F.interpolate(given, size, mode=resample, antialias=True, align_corners=False)
+    # Cubics overshoot at edges, and bytes have no values there.
+    found: NDArray[Any] = (
+        made.round().clamp(0, 255).to(torch.uint8).numpy() if images.dtype == np.uint8 else made.numpy()
+    )
+    return found

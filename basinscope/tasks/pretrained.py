@@ -1,0 +1,91 @@
+"""Reading with transformers, whatever the kind of model: quietly, and with one sentence where it fails."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+from typing import Any
+
+_NAMED = 3
+
+
+def import_transformers(task: str, path: Path, extra: str, further: tuple[str, ...] = ()) -> Any:
+    """The package transformers, imported when it is needed.
+
+    Args:
+        task: that needs it, for the message.
+        path: what it is to read, likewise.
+        extra: of basinscope's installation, which brings it.
+        further: other packages that have to be there.
+
+    Returns:
+        The module.
+
+    Raises:
+        ValueError: if one of them is not installed.
+    """
+    missing = [name for name in ("transformers", *further) if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(
+            f"task {task} needs {' and '.join(missing)} for {path}: install the extra, 'basinscope[{extra}]'"
+        )
+    import transformers
+
+    return transformers
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and no advice on stderr while transformers reads."""
+    from transformers.utils import logging
+
+    switch: Any = logging  # not annotated
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    switch.set_verbosity_error()
+    switch.disable_progress_bar()
+    try:
+        # The bar of dequantising heeds no switch.
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            switch.enable_progress_bar()
+
+
+@contextmanager
+def in_a_sentence(path: Path, what: str) -> Iterator[None]:
+    """Whatever transformers raises on ``what`` of a path becomes a ValueError of one sentence."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # transformers raises of every kind on what it cannot read
+        reason = " ".join(str(error).split()).partition(". ")[0][:300]
+        if "ignore_mismatched_sizes" in reason:
+            reason = "a parameter has another shape in the weights than in the config"
+        raise ValueError(f"{path}: transformers cannot read the {what} ({type(error).__name__}: {reason})") from error
+
+
+def check_weights(path: Path, found: Mapping[str, Any]) -> None:
+    """Refuses weights that are not the model's: transformers would draw what is missing at random.
+
+    Args:
+        path: where they are from, for the message.
+        found: what ``from_pretrained(..., output_loading_info=True)`` says of them.
+
+    Raises:
+        ValueError: if parameters are missing or too many.
+
+    >>> check_weights(Path("here"), {"missing_keys": {"a"}, "unexpected_keys": set()})
+    Traceback (most recent call last):
+        ...
+    ValueError: here lacks a
+    """
+    for what, key in (("lacks", "missing_keys"), ("holds what is not in the model:", "unexpected_keys")):
+        if names := sorted(found[key]):
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            raise ValueError(f"{path} {what} {', '.join(names[:_NAMED])}{more}")
