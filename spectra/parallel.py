@@ -18,8 +18,10 @@ from torch import Tensor
 # A rank that dies closes its connections and is noticed at once; one that hangs, or a machine that vanishes, after
 # this. It is more than ranks should be apart: what each does between two sums is at most a pass over its data.
 TIMEOUT = timedelta(minutes=10)
-# Rows are joined or split in pieces of at most this many numbers.
+# Rows are joined or split in pieces of at most this many numbers, or of one row.
 _PIECE = 2**22
+# What machines of different kinds may make of the same numbers in single precision.
+_APART = 1e-5
 
 
 class LostRankError(RuntimeError):
@@ -103,6 +105,23 @@ class Ranks:
         other = next((rank for rank, one in enumerate(found) if one != found[0]), None)
         if other is not None:
             raise ValueError(f"all ranks need the same {what}: rank 0 has {found[0]}, rank {other} has {found[other]}")
+
+    def require_close(self, what: str, numbers: Tensor) -> None:
+        """Refuses ranks that have other numbers before them, rounding apart.
+
+        Args:
+            what: the name of them, for the message.
+            numbers: (k,) that stand for it, as parts of one.
+
+        Raises:
+            ValueError: on all ranks, naming the one that differs most from rank 0.
+        """
+        found = self.gathered(numbers.cpu())
+        apart = (found - found[0]).abs().amax(1).tolist()
+        most = max(apart)
+        if most > _APART:
+            other = apart.index(most)
+            raise ValueError(f"all ranks need the same {what}: rank {other} is {most:.2g} of its norm from rank 0")
 
     def width(self, size: int) -> int:
         """Columns of each rank's slice of rows of ``size`` numbers; the last ranks' are filled with zeros."""

@@ -15,6 +15,9 @@ from spectra.lanczos import dots
 from spectra.landscape import Landscape
 from spectra.parallel import Ranks
 
+# Of theta, each of which ranks compare.
+_PIECES = 64
+
 
 class SpreadLandscape(Landscape):
     """The same cost, gradient and curvature as of the landscape in one process, to rounding.
@@ -74,8 +77,8 @@ class SpreadLandscape(Landscape):
 
     def _prepare(self) -> None:
         self.ranks.require_same("data", self.batches.sha256)
-        norm = float(dots(self.theta[None], self.theta[None]).sqrt())
-        self.ranks.require_same("anchor", f"{self.size} parameters in {self.dtype} of norm {norm:.5g}")
+        self.ranks.require_same("anchor", f"{self.size} parameters in {self.dtype}")
+        self.ranks.require_close("anchor", _fingerprint(self.theta))
         super()._prepare()
 
     def _source(self) -> Iterator[Batch]:
@@ -155,6 +158,16 @@ def share_of_rows(batches: Iterable[Batch], ranks: Ranks, *, whole_batches: bool
         kind = "rows" if all(batch.divisible for batch in known) and not whole_batches else "batches that can be cut"
         raise ValueError(_too_few(sum(rows) if kind == "rows" else len(known), kind, ranks))
     return mine
+
+
+def _fingerprint(theta: Tensor) -> Tensor:
+    """Norms and sums of pieces of theta (n,), in parts of its norm; other numbers, or another order of them, differ."""
+    # A sum is divided by the root of the piece's length, so that no number is above one.
+    pieces = theta.tensor_split(_PIECES)
+    norms = torch.cat([dots(piece[None], piece[None]) for piece in pieces]).sqrt()
+    sums = torch.stack([piece.sum(dtype=torch.float64) / max(len(piece), 1) ** 0.5 for piece in pieces])
+    whole = norms.square().sum().sqrt()
+    return torch.cat([norms, sums]) / torch.where(whole > 0, whole, 1.0)
 
 
 def _too_few(found: int, kind: str, ranks: Ranks) -> str:

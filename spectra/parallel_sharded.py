@@ -2,7 +2,8 @@
 
 The hooks of ``fully_shard`` gather and free parameters as a forward pass goes, and reduce gradients into ``.grad``:
 they know neither other parameter values nor second derivatives. So a twin of the model is made with whole parameters
-and without those hooks, and the user's model is left sharded. Each rank must have room for all parameters.
+and without those hooks, and the user's model is left sharded. Each rank must have room for all parameters. The twin
+computes in the parameters' own precision, whatever the hooks would cast to (``MixedPrecisionPolicy``).
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 # What torch.distributed leaves in modules, and the call of a module compiled in place, which runs the sharded one.
 _MARKS = ("__composable_api", "_is_fsdp", "_fsdp", "_compiled_call_impl")
 _THEIRS = "torch.distributed."
+# It keeps slices of its own making, which are no DTensors.
+_FIRST = "FullyShardedDataParallel"
 
 
 def whole_model(model: nn.Module) -> nn.Module:
@@ -29,12 +32,17 @@ def whole_model(model: nn.Module) -> nn.Module:
         parameters and buffers, without the hooks that torch.distributed put there; what else the modules hold is shared
         with the model.
 
+    Raises:
+        ValueError: if the first FullyShardedDataParallel holds a part of it.
+
     >>> plain = nn.Linear(2, 1)
     >>> whole_model(plain) is plain
     True
     """
     if not (dist.is_available() and dist.is_initialized()):
         return model
+    if any(type(part).__name__ == _FIRST for part in model.modules()):
+        raise ValueError(f"parameters that {_FIRST} has flattened cannot be read: use fully_shard, or the whole model")
     # Imported where a process group is: it takes a second, and one process alone has no sharded parameters.
     from torch.distributed.tensor import DTensor
 

@@ -159,6 +159,28 @@ def sharded(ranks: Ranks | None) -> Found:
     }
 
 
+def wrapped(ranks: Ranks | None) -> Found:
+    """A tensor-parallel model, one under DistributedDataParallel, and one that FSDP2 runs in half precision."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    models = {name: network() for name in ("tensor-parallel", "data-parallel", "half precision")}
+    if ranks is not None:
+        mesh = init_device_mesh("cpu", (ranks.count,))
+        parallelize_module(models["tensor-parallel"], mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
+        models["data-parallel"] = nn.parallel.DistributedDataParallel(models["data-parallel"])
+        fully_shard(models["half precision"], mesh=mesh, mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16))
+        with pytest.raises(ValueError, match="FullyShardedDataParallel has flattened cannot be read"):
+            Landscape(FullyShardedDataParallel(network(), device_id=torch.device("cpu")), cross_entropy, data())
+    found = {}
+    for name, model in models.items():
+        one = spread(Landscape(model, cross_entropy, data()), ranks)
+        vector = draw_probes(one.size, 1, seed=1, dtype=one.dtype)
+        found[name] = Hessian(one, strategy="double-backward").matmat(vector).numpy()
+    return found
+
+
 def traffic(ranks: Ranks | None) -> Found:
     """Bytes handed over, less what the formulas say: nothing."""
     if ranks is None:
@@ -177,13 +199,38 @@ def traffic(ranks: Ranks | None) -> Found:
     return found
 
 
+def refused(ranks: Ranks | None) -> Found:
+    """Anchors that differ: in the order of their numbers alone, in one weight, or by rounding, which is let pass."""
+    found = []
+    mine = 0 if ranks is None else ranks.rank
+    for change in ("order", "weight", "rounding"):
+        model = network()
+        weight = model[0].weight.data
+        if mine and change == "order":
+            model[0].weight.data = weight.flip(0)
+        if mine and change == "weight":
+            weight[0, 0] += 1e-3
+        if mine and change == "rounding":
+            weight *= 1.0 + 1e-7
+        try:
+            spread(Landscape(model, cross_entropy, data()), ranks)
+        except ValueError as error:
+            assert ranks is not None
+            found.append(str(error).startswith(f"all ranks need the same anchor: rank {ranks.count - 1} is"))
+        else:
+            found.append(change == "rounding" or ranks is None)
+    return {"as expected": np.array(found)}
+
+
 PARTS = {
+    "refused": refused,
     "traffic": traffic,
     "costs": costs,
     "spectra": spectra,
     "rows": rows,
     "directions": directions,
     "sharded": sharded,
+    "wrapped": wrapped,
 }
 
 

@@ -56,7 +56,7 @@ def check(count: int, folder: Path, *parts: str) -> None:
 
 
 def test_two_ranks_give_the_numbers_of_one_process(tmp_path: Path) -> None:
-    check(2, tmp_path, "traffic", "costs", "spectra", "rows", "directions")
+    check(2, tmp_path, "refused", "traffic", "costs", "spectra", "rows", "directions")
 
 
 @pytest.mark.slow
@@ -65,8 +65,8 @@ def test_three_ranks_give_the_numbers_of_one_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_model_sharded_by_fsdp_is_read_as_it_is(tmp_path: Path) -> None:
-    check(2, tmp_path, "sharded")
+def test_models_sharded_or_wrapped_by_torch_are_read_as_they_are(tmp_path: Path) -> None:
+    check(2, tmp_path, "sharded", "wrapped")
 
 
 @pytest.mark.slow
