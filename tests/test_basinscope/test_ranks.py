@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from basinscope import ranks
 from basinscope.__main__ import main
@@ -139,6 +140,40 @@ def test_one_process_begins_and_two_and_three_ranks_go_on(tmp_path: Path) -> Non
         assert printed.count("Hessian spectrum of") == 1
         assert said.count("plan:") == 1
     check_same(read_spectrum(parts).spectrum, read_spectrum(whole).spectrum)
+
+
+@pytest.mark.slow
+def test_directions_of_a_killed_rank_are_found_by_one_process(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole.h5", tmp_path / "parts.h5"
+    words = ("volume", str(CHECKPOINT), "--method", "star-domain", "--preconditioner", "identity")
+    words = (*words, "--directions", "3000", "--dtype", "float64")
+    begin = time.monotonic()
+    alone(*words, "--output", str(whole))
+    lasted = time.monotonic() - begin
+    run = torchrun(*words, "--output", str(parts))
+    while not parts.exists() and run.poll() is None:
+        time.sleep(0.01)
+    pid = pid_of_rank(1, run.pid)
+    assert pid is not None
+    time.sleep(np.random.default_rng(1).uniform(0.0, 0.2 * lasted))
+    os.kill(pid, signal.SIGKILL)
+    dead = time.monotonic()
+    _, said = run.communicate(timeout=DEADLINE)
+    assert time.monotonic() - dead < BOUNDED
+    assert run.returncode != 0
+    (sentence,) = sentences(said)
+    assert "; interrupted: what was done is saved in " in sentence
+    done = terms(parts)
+    assert 0 < len(done) < 3000
+    alone(*words, "--output", str(parts), "--resume")
+    np.testing.assert_array_equal(terms(parts)[: len(done)], done)
+    np.testing.assert_allclose(terms(parts), terms(whole), rtol=1e-9)
+
+
+def terms(path: Path) -> NDArray[np.float64]:
+    sampled = read_study(path).results["star-domain"].sampled
+    assert sampled is not None
+    return sampled.log_terms
 
 
 @pytest.mark.slow
