@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from spectra.lanczos import dots
 from spectra.landscape import Landscape
 
 RADII = 24
@@ -72,13 +73,14 @@ def descent(landscape: Landscape) -> Descent:
     (4.0, True)
     """
     slope = landscape.gradient()
-    norm = float(slope.double().norm())
+    norm = _norm(slope)
     if norm == 0.0:
         return Descent(0.0, 0.0, 0.0)
-    scale = float(landscape.theta.double().norm()) or 1.0
+    scale = _norm(landscape.theta) or 1.0
     radii = scale * np.logspace(-6.0, 0.0, RADII)
     count = at_once(landscape.size, RADII)
-    costs = [_costs(landscape, slope / norm, radii[first : first + count]) for first in range(0, RADII, count)]
+    slope /= norm
+    costs = [_costs(landscape, slope, radii[first : first + count]) for first in range(0, RADII, count)]
     falls = landscape.anchor_cost - np.concatenate(costs)
     falls = np.where(np.isfinite(falls), falls, -np.inf)
     best = int(np.argmax(falls))
@@ -90,8 +92,13 @@ def descent(landscape: Landscape) -> Descent:
 def _costs(landscape: Landscape, direction: Tensor, radii: NDArray[np.float64]) -> NDArray[np.float64]:
     """The costs against a direction (n,), at radii (k,)."""
     steps = torch.as_tensor(radii, dtype=direction.dtype, device=direction.device).unsqueeze(1) * direction
-    found: NDArray[np.float64] = landscape.costs(landscape.theta - steps).double().cpu().numpy()
+    moved = torch.sub(landscape.theta, steps, out=steps)
+    found: NDArray[np.float64] = landscape.costs(moved).double().cpu().numpy()
     return found
+
+
+def _norm(vector: Tensor) -> float:
+    return float(dots(vector[None], vector[None]).sqrt())
 
 
 def at_once(size: int, wanted: int) -> int:

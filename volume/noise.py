@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from spectra.lanczos import dots
 from spectra.landscape import Landscape
 from spectra.probes import draw_probes
 from volume.descent import Descent, at_once
@@ -40,9 +41,9 @@ def _noise(landscape: Landscape, slope: Tensor, first: int, count: int, seed: in
     roundings = 4.0 * torch.finfo(landscape.parameters.computed).eps
     options = {"dtype": theta.dtype, "device": theta.device}
     signs = draw_probes(landscape.size, count, seed=seed, first=first, kind="rademacher", stream="noise", **options)  # type: ignore[arg-type]
-    moved = theta + roundings * theta * signs
+    moved = signs.mul_(theta).mul_(roundings).add_(theta)
     changes = landscape.costs(moved) - landscape.anchor_cost
-    explained = (moved - theta).double() @ slope.double()
+    explained = dots(moved.sub_(theta), slope.expand_as(moved))
     return float((changes - explained).abs().max())
 
 

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -46,3 +49,37 @@ def test_the_noise_of_half_precision_is_that_of_its_weights() -> None:
     """Weights of eight bits: moved by roundings of their own, not by those of float32, which change nothing."""
     half, single = cost_noise(landscape(torch.bfloat16)), cost_noise(landscape())
     assert half > 1e3 * single
+
+
+# Nine million parameters: the most that a process of its own had above what it had before, in parameter vectors.
+MEASURED = """
+import torch
+from pathlib import Path
+from torch import nn
+from spectra.costs import cross_entropy
+from spectra.landscape import Landscape
+from volume import descent as descents
+from volume.descent import descent
+from volume.noise import cost_noise
+
+def memory(field):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+torch.set_num_threads(1)
+descents.NUMBERS = 1
+model = nn.Sequential(nn.Linear(8, 3000), nn.Tanh(), nn.Linear(3000, 3000), nn.Tanh(), nn.Linear(3000, 3))
+one = Landscape(model, cross_entropy, (torch.randn(2, 8), torch.zeros(2, dtype=torch.int64)))
+one.gradient()
+for run in (cost_noise, descent):
+    Path("/proc/self/clear_refs").write_text("5")
+    before = memory("VmRSS")
+    run(one)
+    print((memory("VmHWM") - before) / 4 / one.size)
+"""
+
+
+def test_noise_and_descent_take_no_more_than_five_vectors() -> None:
+    """Four of float32 and what the allocator keeps; with copies in float64 the noise took seven."""
+    found = subprocess.run([sys.executable, "-c", MEASURED], capture_output=True, text=True, check=True, timeout=300)
+    assert all(1.0 < float(line) < 5.0 for line in found.stdout.split()), found.stdout
