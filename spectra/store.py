@@ -13,15 +13,15 @@ from typing import Any
 from urllib.parse import quote
 
 import h5py
-import numpy as np
 
 from spectra.atomic_file import replace_file
 from spectra.density import SpectralDensity
 from spectra.integration import Deflation
 from spectra.provenance import Provenance
+from spectra.provenance_store import read_provenance, write_provenance
 from spectra.quadrature import Tridiagonal
 from spectra.spectrum import Spectrum, SpectrumSettings
-from spectra.store_file import add_array, add_dimension, hdf5_image, opened, read_texts, texts
+from spectra.store_file import add_array, add_dimension, hdf5_image, opened, plain, read_texts, texts
 
 FORMAT = "basinscope spectrum"
 FORMAT_VERSION = 1
@@ -62,7 +62,7 @@ def write_spectrum(path: str | Path, spectrum: Spectrum, provenance: Provenance)
         file.attrs["format"] = FORMAT
         file.attrs["format_version"] = FORMAT_VERSION
         file.attrs["title"] = f"{spectrum.settings.operator} spectrum of {Path(provenance.checkpoint).name}"
-        _write_provenance(file, provenance)
+        write_provenance(file, provenance)
         _write_description(file, spectrum)
         _write_density(file, spectrum.density)
         _write_eigenpairs(file, spectrum)
@@ -99,30 +99,9 @@ def read_spectrum(path: str | Path) -> StoredSpectrum:
             eigenvalues=file["eigenvalues"][()],
             residuals=file["residuals"][()],
             layers=_read_layers(file["layers"]),
-            **{name: _plain(attributes[name]) for name in _PLAIN},
+            **{name: plain(attributes[name]) for name in _PLAIN},
         )
-        return StoredSpectrum(spectrum, _read_provenance(attributes))
-
-
-def _write_provenance(file: h5py.File, provenance: Provenance) -> None:
-    for entry in fields(Provenance):
-        if entry.name != "versions":
-            file.attrs[_attribute(entry.name)] = getattr(provenance, entry.name)
-    for name, version in provenance.versions.items():
-        file.attrs[f"version_{name}"] = version
-
-
-def _read_provenance(attributes: Mapping[str, Any]) -> Provenance:
-    names = [entry.name for entry in fields(Provenance) if entry.name != "versions"]
-    versions = {
-        name.removeprefix("version_"): str(value) for name, value in attributes.items() if name.startswith("version_")
-    }
-    return Provenance(**{name: str(attributes[_attribute(name)]) for name in names}, versions=versions)
-
-
-def _attribute(name: str) -> str:
-    """Name in the file: ``cost`` there is the cost's value, so the function's name needs another."""
-    return "cost_function" if name == "cost" else name
+        return StoredSpectrum(spectrum, read_provenance(attributes))
 
 
 def _write_description(file: h5py.File, spectrum: Spectrum) -> None:
@@ -148,13 +127,8 @@ def _read_fields(kind: type, attributes: Mapping[str, Any], prefix: str) -> dict
     for entry in fields(kind):
         value = attributes.get(prefix + entry.name)
         if value is not None:
-            found[entry.name] = bool(value) if entry.type in (bool, "bool") else _plain(value)
+            found[entry.name] = bool(value) if entry.type in (bool, "bool") else plain(value)
     return found
-
-
-def _plain(value: Any) -> Any:
-    """A number of numpy's as Python's own."""
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def _write_density(group: h5py.Group, density: SpectralDensity) -> None:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -71,6 +72,11 @@ def read_texts(value: object) -> tuple[str, ...]:
     if isinstance(value, h5py.Empty):
         return ()
     return tuple(str(entry) for entry in np.atleast_1d(np.asarray(value, dtype=object)))
+
+
+def plain(value: Any) -> Any:
+    """A number of numpy's, as attributes are read, as Python's own; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def has_format(path: str | Path, kind: str) -> bool:

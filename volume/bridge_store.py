@@ -12,7 +12,7 @@ import numpy as np
 
 from spectra.atomic_file import replace_file
 from spectra.provenance import library_versions, now
-from spectra.store_file import add_array, add_dimension, has_format, hdf5_image, opened
+from spectra.store_file import add_array, add_dimension, has_format, hdf5_image, opened, plain
 from volume.bridge_result import BridgeResult
 from volume.bridge_settings import BridgeSettings
 from volume.rung import Passage, Rung, RungState
@@ -93,7 +93,7 @@ def read_bridge(path: str | Path) -> tuple[BridgeResult, dict[str, str]]:
         result = BridgeResult(
             settings=_read_settings(attributes),
             passes=passes,
-            **{name: _plain(attributes[name]) for name in _PLAIN},
+            **{name: plain(attributes[name]) for name in _PLAIN},
         )
     prefix = "source_"
     return result, {name[len(prefix) :]: str(v) for name, v in attributes.items() if name.startswith(prefix)}
@@ -169,7 +169,7 @@ def _read_rung(group: h5py.Group) -> Rung:
         diverged=group["diverged"][()],
         near=bool(attributes.get(_NEAR, True)),
         **{name: group[name][()] for name, *_ in _ARRAYS},
-        **{name: _plain(attributes[name]) for name in _NUMBERS},
+        **{name: plain(attributes[name]) for name in _NUMBERS},
     )
 
 
@@ -180,11 +180,7 @@ def _state(values: Any) -> RungState:
 def _read_settings(attributes: Mapping[str, Any]) -> BridgeSettings:
     # Files from before there was a choice of origins do not name it.
     named = [field.name for field in fields(BridgeSettings) if f"setting_{field.name}" in attributes]
-    values = {name: _plain(attributes[f"setting_{name}"]) for name in named}
+    values = {name: plain(attributes[f"setting_{name}"]) for name in named}
     cutoffs = tuple(float(cutoff) for cutoff in np.atleast_1d(values.pop("cutoffs")))
     pairs = values.pop("pairs") or None
     return BridgeSettings(**values, cutoffs=cutoffs, pairs=pairs)
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value

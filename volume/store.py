@@ -13,8 +13,8 @@ import numpy as np
 
 from spectra.atomic_file import replace_file
 from spectra.estimate import Estimate
-from spectra.provenance import Provenance
-from spectra.store_file import add_array, add_dimension, has_format, hdf5_image, opened, read_texts, texts
+from spectra.provenance_store import read_provenance, write_provenance
+from spectra.store_file import add_array, add_dimension, has_format, hdf5_image, opened, plain, read_texts, texts
 from volume.method_result import MethodResult
 from volume.result import VolumeEstimate
 from volume.study import VolumeSettings, VolumeStudy
@@ -54,7 +54,7 @@ def write_study(path: str | Path, study: VolumeStudy) -> None:
         file.attrs["format"] = FORMAT
         file.attrs["format_version"] = FORMAT_VERSION
         file.attrs["title"] = f"basin volume of {Path(study.provenance.checkpoint).name}"
-        _write_provenance(file, study.provenance)
+        write_provenance(file, study.provenance)
         for name in (*_PLAIN, "cost_noise"):
             file.attrs[name] = getattr(study, name)
         for name, value in study.settings.as_dict().items():
@@ -88,13 +88,13 @@ def read_study(path: str | Path) -> VolumeStudy:
         order += [method for method in file if method not in (*order, SWEEP)]
         return VolumeStudy(
             settings=settings,
-            provenance=_read_provenance(attributes),
+            provenance=read_provenance(attributes),
             results={method: _read_result(file[method]) for method in order},
             notes=read_texts(attributes["notes"]),
             cautions=read_texts(attributes["cautions"]),
             sweep=read_sweep(file[SWEEP]) if SWEEP in file else None,
             cost_noise=float(attributes.get("cost_noise", math.nan)),
-            **{name: _plain(attributes[name]) for name in _PLAIN},
+            **{name: plain(attributes[name]) for name in _PLAIN},
         )
 
 
@@ -147,32 +147,8 @@ def _read_result(group: h5py.Group) -> MethodResult:
 
 def _read_settings(attributes: Mapping[str, Any]) -> VolumeSettings:
     found = {
-        entry.name: _plain(attributes[f"setting_{entry.name}"])
+        entry.name: plain(attributes[f"setting_{entry.name}"])
         for entry in fields(VolumeSettings)
         if f"setting_{entry.name}" in attributes
     }
     return VolumeSettings(**{**found, "methods": tuple(str(found["methods"]).split(","))})
-
-
-def _attribute(name: str) -> str:
-    """Name in the file: ``cost`` there is the cost's value, so the function's name needs another."""
-    return "cost_function" if name == "cost" else name
-
-
-def _write_provenance(file: h5py.File, provenance: Provenance) -> None:
-    for entry in fields(Provenance):
-        if entry.name != "versions":
-            file.attrs[_attribute(entry.name)] = getattr(provenance, entry.name)
-    for name, version in provenance.versions.items():
-        file.attrs[f"version_{name}"] = version
-
-
-def _read_provenance(attributes: Mapping[str, Any]) -> Provenance:
-    names = [entry.name for entry in fields(Provenance) if entry.name != "versions"]
-    versions = {name[8:]: str(value) for name, value in attributes.items() if name.startswith("version_")}
-    return Provenance(**{name: str(attributes[_attribute(name)]) for name in names}, versions=versions)
-
-
-def _plain(value: Any) -> Any:
-    """A number of numpy's as Python's own."""
-    return value.item() if isinstance(value, np.generic) else value

@@ -63,7 +63,8 @@ def test_a_checkpoint_with_code_in_it(tmp_path: Path, capsys: pytest.CaptureFixt
     [
         (
             "digts",
-            "task 'digts' is not known: give a built-in name (digits, digits-heldout, causal-lm), package.module",
+            "task 'digts' is not known: give a built-in name (digits, digits-heldout, causal-lm, image-classifier), "
+            "package.module",
         ),
         ("digts", "did you mean digits?"),
         (f"{TASK_FILE}:tinny", "has no 'tinny'; did you mean tiny?"),
@@ -90,7 +91,7 @@ def test_a_checkpoint_cannot_name_code_to_run(
     path = tmp_path / "model.pt"
     torch.save({"model": tiny.network().state_dict(), "metadata": {"task": f"{code}:task"}}, path)
     said = refused(main(["spectrum", str(path)]), capsys)
-    assert "which is not built in (digits, digits-heldout, causal-lm): give --task" in said
+    assert "which is not built in (digits, digits-heldout, causal-lm, image-classifier): give --task" in said
     assert not (tmp_path / "ran").exists()
 
 
