@@ -2,9 +2,11 @@
 
     python benchmarks/bridge_poisoned.py [--processes 2] [--budget 8e5]
 
+Figure: docs/figures/bridge_poisoned.png.
+
 Ten ladders from the prior, the initialisation's, of 8 chains each; kept under out/bridge_poisoned and continued. A
 ladder that its budget ends tells of the cutoffs that it came to. The test is over checkpoints, as in
-volume_poisoned.py, and beside it stand the estimates of that command.
+volume_poisoned.py.
 """
 
 import argparse
@@ -16,10 +18,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from volume_poisoned import SEEDS, STEP, compare
+from volume_runs import FIGURES
 
 from basinscope.bridge_run import BridgeRequest, run_bridge
 from basinscope.tasks.digits import data_folder
+from spectra.plots import BLUE, VERMILLION
 from volume.bridge_result import BridgeResult, BridgeVolume
 from volume.bridge_settings import BridgeSettings
 
@@ -75,6 +81,7 @@ def main() -> None:
     worst = max(result.diagnostics.largest_rhat for result in found.values())
     gradients = sum(result.gradient_evaluations for result in found.values())
     print(f"\nlargest R-hat {worst:.3f}, {gradients:,} gradients in all")
+    curves(found)
 
 
 def table(cutoff: float, found: dict[str, BridgeResult]) -> None:
@@ -97,6 +104,24 @@ def table(cutoff: float, found: dict[str, BridgeResult]) -> None:
         f"\npoisoned minus clean: {one.difference:,.1f} nats (95 % by Welch {one.low:,.1f} to {one.high:,.1f}), "
         f"p = {one.probability:.4f} ({extreme} of {one.splits} splits)"
     )
+
+
+def curves(found: dict[str, BridgeResult]) -> None:
+    """Figure: log mass against the cutoff, a line a network, as far down as its ladder came."""
+    figure = Figure(figsize=(7.0, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for kind, colour in zip(KINDS, (BLUE, VERMILLION), strict=True):
+        for seed in SEEDS:
+            curve = found[f"{kind}_seed{seed}_step{STEP:05d}"].curve()
+            label = f"{kind}, {len(SEEDS)} seeds" if seed == SEEDS[0] else None
+            cutoffs, masses = [one.cutoff for one in curve], [one.log_volume for one in curve]
+            axes.plot(cutoffs, masses, color=colour, linewidth=1, label=label)
+    axes.set(xscale="log", xlabel="cutoff T of the divergence (nat)", ylabel="log V (nat)")
+    axes.set_title("Mass of all that behaves alike, initialisation prior", fontsize=11)
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.25)
+    figure.savefig(FIGURES / "bridge_poisoned.png", dpi=160)
 
 
 def cell(volume: BridgeVolume | None) -> str:
