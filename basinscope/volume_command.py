@@ -116,7 +116,7 @@ def volume(
     sweep_cutoff: Annotated[
         str,
         typer.Option(
-            help="A:B:N for volumes and slopes at N cutoffs from A to B too.",
+            help="LOW:HIGH:COUNT for volumes and slopes at so many cutoffs too.",
             show_default="none",
             rich_help_panel=_ESTIMATE,
         ),

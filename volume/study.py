@@ -35,7 +35,7 @@ class VolumeSettings:
         negative: rule for negative eigenvalues.
         k: of the shift ``c = k / s^2`` in the shifted determinant and the corrected ellipsoid slice; 0 for a
             determinant without a shift.
-        sweep_cutoff: ``A:B:N`` for volumes at N cutoffs from A to B too; empty for none.
+        sweep_cutoff: ``LOW:HIGH:COUNT`` for volumes at so many cutoffs too; empty for none.
         rank_tolerance: of the segment: eigenvalues below this share of the largest are zero; 0 takes rounding's.
     """
 

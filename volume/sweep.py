@@ -71,7 +71,7 @@ def parse_sweep(text: str) -> Array:
     """Cutoffs at equal ratios.
 
     Args:
-        text: ``A:B:N``, N cutoffs from A to B, both included.
+        text: ``LOW:HIGH:COUNT``, so many cutoffs from one to the other, both included.
 
     Returns:
         (N,) cutoffs, ascending.
@@ -82,7 +82,7 @@ def parse_sweep(text: str) -> Array:
     >>> parse_sweep("1e-3:10:5").round(9).tolist()
     [0.001, 0.01, 0.1, 1.0, 10.0]
     """
-    form = "sweep cutoffs must be A:B:N with 0 < A < B and a whole number N of cutoffs"
+    form = "sweep cutoffs must be LOW:HIGH:COUNT with 0 < LOW < HIGH and a whole COUNT of cutoffs"
     try:
         first, last, number = text.split(":")
         low, high, count = float(first), float(last), int(number)

@@ -457,7 +457,7 @@ def test_a_checkpoint_that_is_no_minimum_is_said_with_the_number(
         (["--cost", "kll"], "did you mean kl?"),
         (["--eps", "0"], "eps must be a positive number or search, got '0'"),
         (["--eps", "find"], "eps must be a positive number or search, got 'find'"),
-        (["--sweep-cutoff", "1:2"], "sweep cutoffs must be A:B:N"),
+        (["--sweep-cutoff", "1:2"], "sweep cutoffs must be LOW:HIGH:COUNT"),
         (["--dtype", "float23"], "did you mean float32"),
         (["--device", "nowhere"], "--device 'nowhere' cannot be used here"),
         (["--k", "-1"], "k must be non-negative and finite, got -1"),

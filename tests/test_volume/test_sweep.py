@@ -122,7 +122,7 @@ def test_slopes_without_enough_cutoffs_or_with_infinite_volumes_are_not_numbers(
 
 @pytest.mark.parametrize("text", ["1:2", "2:1:5", "0:1:5", "1e-3:1:1", "a:b:c", "1e-3:inf:4", "1:2:1000", "1:2:3.5"])
 def test_what_is_no_sweep_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="A:B:N"):
+    with pytest.raises(ValueError, match="LOW:HIGH:COUNT"):
         parse_sweep(text)
 
 
