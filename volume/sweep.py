@@ -74,10 +74,10 @@ def parse_sweep(text: str) -> Array:
         text: ``LOW:HIGH:COUNT``, so many cutoffs from one to the other, both included.
 
     Returns:
-        (N,) cutoffs, ascending.
+        (COUNT,) cutoffs, ascending.
 
     Raises:
-        ValueError: if it is not that, or A and B are not positive and ascending, or N is not between 2 and 200.
+        ValueError: if it is not that, or LOW and HIGH are not positive and ascending, or COUNT is not between 2 and 200.
 
     >>> parse_sweep("1e-3:10:5").round(9).tolist()
     [0.001, 0.01, 0.1, 1.0, 10.0]
