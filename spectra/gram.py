@@ -28,8 +28,7 @@ def gram_rows(operator: JacobianSandwich) -> int | None:
         return None
     total = 0
     for batch, outputs in zip(operator.landscape.iterate(), operator.landscape.outputs(operator.theta), strict=True):
-        factor = _factor(operator, outputs, batch)
-        total += factor.shape[0] * factor.shape[1]
+        total += _rows_of(operator, outputs.detach(), batch)
     return total
 
 
@@ -90,6 +89,18 @@ def gram_spectrum(operator: JacobianSandwich) -> SpectralDensity:
     values = np.where(values > rounding, values, 0.0)
     l2 = operator.landscape.l2
     return SpectralDensity.from_eigenvalues(values + l2, operator.size, operator.name, rest=l2)
+
+
+def _rows_of(operator: JacobianSandwich, outputs: Tensor, batch: Batch) -> int:
+    """Rows of a batch's factor; its shape alone is computed, for it has (samples, K, K) numbers."""
+    if isinstance(operator, Fisher) and operator.kind != "exact":
+        factor = operator.scores(outputs, batch)
+    else:
+        likelihood = operator.landscape.likelihood
+        assert likelihood is not None
+        samples = len(operator.output_weights(outputs, batch))
+        factor = likelihood.hessian_factor(as_rows(outputs, samples, operator.landscape).to("meta"))
+    return factor.shape[0] * factor.shape[1]
 
 
 def _factor(operator: JacobianSandwich, outputs: Tensor, batch: Batch) -> Tensor:

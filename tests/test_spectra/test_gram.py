@@ -72,6 +72,14 @@ def test_more_rows_than_parameters(make: Any) -> None:
     np.testing.assert_allclose(moments(gram_spectrum(operator))[:3], eigenvalue_moments(values)[:3], rtol=1e-9)
 
 
+def test_rows_of_a_large_vocabulary_are_counted_without_their_factor() -> None:
+    """The factor itself, 64 matrices of 50,000 x 50,000, would take 640 GB."""
+    data = (torch.ones(64, 1), torch.zeros(64, dtype=torch.long))
+    landscape = Landscape(torch.nn.Linear(1, 50_000), cross_entropy, data)
+    assert gram_rows(Fisher(landscape)) == 64 * 50_000
+    assert gram_rows(Fisher(landscape, kind="sampled", draws=2, seed=1)) == 128
+
+
 def test_a_cost_without_a_square_root_is_refused(make: Any) -> None:
     subject = make("mlp")
     operator = GaussNewton(Landscape(subject.model, lambda f, _: f.square().sum(-1), subject.batches))
