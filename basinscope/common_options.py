@@ -11,6 +11,8 @@ import typer
 MACHINE, RESULT = "Machine", "Result"
 # Words that may be typed, here too so that --help needs no torch; a test holds them to the library's.
 DTYPES = ("float32", "float64")
+# Below this not even one small network's graph fits, and the unit was surely forgotten.
+LEAST_MEMORY = 10**6
 
 DtypeOption = Annotated[
     str | None,
@@ -19,6 +21,9 @@ DtypeOption = Annotated[
 DeviceOption = Annotated[
     str | None,
     typer.Option(help="Such as cpu or cuda.", show_default="the task's", rich_help_panel=MACHINE),
+]
+MemoryOption = Annotated[
+    str, typer.Option(help="What graphs and bases may take, at least 1MB.", rich_help_panel=MACHINE)
 ]
 OutputOption = Annotated[Path | None, typer.Option(help="HDF5 file to write.", rich_help_panel=RESULT)]
 PlotOption = Annotated[Path | None, typer.Option(help="Figure to write: .png, .pdf or .svg.", rich_help_panel=RESULT)]

@@ -13,12 +13,14 @@ import typer
 from basinscope.choices import one_of, read_bytes
 from basinscope.common_options import (
     DTYPES,
+    LEAST_MEMORY,
     MACHINE,
     RESULT,
     DebugOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
+    MemoryOption,
     OutputOption,
     OverwriteOption,
     PlotOption,
@@ -35,8 +37,6 @@ ENGINES = ("auto", "slq", "dense", "gram", "pyhessian")
 COSTS = ("cross-entropy", "mean-squared-error", "kl")
 NEGATIVE_RULES = ("raise", "clip", "abs")
 REORTHOGONALISATIONS = ("auto", "full", "none")
-# Below this not even one small network's graph fits, and the unit was surely forgotten.
-LEAST_MEMORY = 10**6
 
 ShiftOption = Annotated[
     list[float] | None,
@@ -97,9 +97,7 @@ def spectrum(
     block: Annotated[int, typer.Option(help="Probes a pass; a kill loses at most these.", rich_help_panel=MACHINE)] = 8,
     dtype: DtypeOption = None,
     device: DeviceOption = None,
-    memory: Annotated[
-        str, typer.Option(help="What graphs and bases may take, at least 1MB.", rich_help_panel=MACHINE)
-    ] = "4GiB",
+    memory: MemoryOption = "4GiB",
     threads: Annotated[
         int | None,
         typer.Option(

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from basinscope.choices import nearest, one_of
+from basinscope.choices import nearest, one_of, read_bytes
 from basinscope.common_options import (
     DTYPES,
+    LEAST_MEMORY,
     RESULT,
     DebugOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
+    MemoryOption,
     OutputOption,
     OverwriteOption,
     PlotOption,
@@ -123,6 +125,7 @@ def volume(
     ] = "",
     dtype: DtypeOption = None,
     device: DeviceOption = None,
+    memory: MemoryOption = "4GiB",
     rank_tolerance: Annotated[
         float,
         typer.Option(
@@ -188,6 +191,7 @@ def volume(
         "preconditioner": preconditioner,
         "dtype": dtype,
         "device": device,
+        "memory": read_bytes("--memory", memory, least=LEAST_MEMORY),
     }
     where = {"output": output, "plot": plot, "overwrite": overwrite, "resume": resume}
     place = _place(checkpoint, trajectory, against or [])

@@ -25,6 +25,7 @@ from spectra.landscape import Landscape
 from spectra.parallel import LostRankError, current_ranks
 from spectra.parallel_landscape import spread
 from spectra.provenance import Provenance
+from spectra.spectrum import SpectrumSettings
 from volume.descent import Descent, descent
 from volume.estimator import VolumeEstimator, curvature_name
 from volume.method_result import SAMPLED, SEGMENT, MethodResult
@@ -52,6 +53,7 @@ class VolumeRequest:
         cost: ``kl``, ``task``, or None to choose by the task's cost.
         dtype: name of a dtype, or None for the model's own.
         device: where to compute, or None for where the task put the model.
+        memory: bytes that graphs and Lanczos bases may take.
         output: file of the store, or None.
         plot: file of the figure, or None.
         overwrite: whether existing files may be replaced.
@@ -67,6 +69,7 @@ class VolumeRequest:
     cost: str | None = None
     dtype: str | None = None
     device: str | None = None
+    memory: int = SpectrumSettings.memory
     output: Path | None = None
     plot: Path | None = None
     overwrite: bool = False
@@ -117,6 +120,7 @@ def run_volume(request: VolumeRequest, progress: Report) -> VolumeStudy:
         data=own if isinstance(own.cost_function, CrossEntropy) else None,
         training=_training(request, trained, name, checkpoint),
         strategy=study.strategy,
+        memory=request.memory,
         progress=progress,
     )
     return _Work(request, study, estimator).run()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from spectra.lanczos import dots, lanczos
+from spectra.lanczos import basis_bytes, dots, lanczos
 from spectra.operators import SymmetricOperator
 
 Array = NDArray[np.float64]
@@ -63,13 +65,23 @@ def from_components(eigenvalues: ArrayLike, components: ArrayLike) -> AnchorMeas
     return AnchorMeasure(values, parts**2)
 
 
-def anchor_measure(operator: SymmetricOperator, theta: Tensor, steps: int = 128) -> AnchorMeasure:
+def anchor_measure(
+    operator: SymmetricOperator,
+    theta: Tensor,
+    steps: int = 128,
+    *,
+    memory: float = math.inf,
+    progress: Callable[[int], None] | None = None,
+) -> AnchorMeasure:
     """The measure from one Lanczos run that starts at the anchor; deterministic.
 
     Args:
         operator: H, of size n.
         theta: (n,) anchor.
         steps: Lanczos steps, one product each.
+        memory: bytes that the run's basis may take; past them there is none, and ghost copies of converged nodes share
+            their masses.
+        progress: called after each step with the number of products it took.
 
     Returns:
         The Gauss quadrature of the measure, exact for polynomials in the eigenvalue of degree ``2 steps - 1``.
@@ -89,9 +101,11 @@ def anchor_measure(operator: SymmetricOperator, theta: Tensor, steps: int = 128)
     square = float(dots(start.double(), start.double())[0])
     if square == 0.0:
         return at_origin()
-    run = lanczos(operator, start, steps).tridiagonal
+    fits = basis_bytes(operator.size, 1, min(steps, operator.size), operator.dtype) <= memory
+    kept = "full" if fits else "none"
+    run = lanczos(operator, start, steps, reorthogonalise=kept, progress=progress).tridiagonal
     nodes, weights = run.quadrature()
-    if run.lengths[0] < run.steps or run.steps == operator.size:
+    if run.lengths[0] < run.steps or (fits and run.steps == operator.size):
         return AnchorMeasure(nodes[0], square * weights[0])
     coarse_nodes, coarse_weights = run.quadrature((run.steps + 1) // 2)
     return AnchorMeasure(nodes[0], square * weights[0], coarse_nodes[0], square * coarse_weights[0])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+
 from spectra.dense import dense_spectrum
 from spectra.density import SpectralDensity
 from spectra.gauss_newton import JacobianSandwich
@@ -12,6 +14,23 @@ from spectra.operators import SymmetricOperator
 from spectra.routes import plan_route
 from spectra.slq import deflated_space, empty_density, next_probes
 from spectra.spectrum import SpectrumSettings
+
+
+def fitting_block(size: int, dtype: torch.dtype, memory: int) -> int:
+    """Probes of one Lanczos block.
+
+    Args:
+        size: n, numbers of a vector.
+        dtype: of its numbers.
+        memory: bytes that the block's vectors may take, four a probe.
+
+    Returns:
+        As many as fit, at least one and at most the spectrum's own.
+
+    >>> fitting_block(10, torch.float32, 480), fitting_block(10, torch.float32, 1)
+    (3, 1)
+    """
+    return max(1, min(SpectrumSettings.block, memory // (4 * size * dtype.itemsize)))
 
 
 def curvature_density(

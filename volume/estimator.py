@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from spectra.operators import SymmetricOperator
 from spectra.routes import make_operator
 from spectra.spectrum import SpectrumSettings
 from volume.anchor import AnchorMeasure, anchor_measure
-from volume.curvature_density import curvature_density
+from volume.curvature_density import curvature_density, fitting_block
 from volume.descent import descent
 from volume.description_length import description_length
 from volume.determinant_methods import determinant_results
@@ -72,6 +73,7 @@ class VolumeEstimator:
         data: Landscape | None = None,
         training: Landscape | None = None,
         strategy: str = "",
+        memory: int = SpectrumSettings.memory,
         progress: Progress | None = None,
     ) -> None:
         """Refuses a prior that a method cannot use.
@@ -86,6 +88,7 @@ class VolumeEstimator:
             data: the task under a cost that is a code length in nats, to code its data with; None codes none.
             training: the same cost on the data that the anchor was trained on, for the segment; None allows no segment.
             strategy: how the curvature's products are computed; empty times the candidates.
+            memory: bytes that graphs and Lanczos bases may take.
             progress: called with the work done, all work and what is being done.
 
         Raises:
@@ -94,9 +97,8 @@ class VolumeEstimator:
                 the prior.
         """
         self.landscape, self.settings, self.prior = landscape, settings, prior
-        self._moments, self._strategy, self._progress = moments, strategy, progress
-        self._fall = fall
-        self._data, self._training = data, training
+        self._moments, self._strategy, self._memory, self._progress = moments, strategy, memory, progress
+        self._fall, self._data, self._training = fall, data, training
         self.operator_name = curvature_name(landscape)
         if "quadratic-mass" in settings.methods and not isinstance(prior, GaussianPrior):
             raise ValueError(f"quadratic-mass needs a gaussian prior, got {prior.name}")
@@ -174,9 +176,8 @@ class VolumeEstimator:
     @property
     def strategy(self) -> str:
         """How the curvature's products were computed; empty if none was."""
-        if "operator" not in self.__dict__:
-            return self._strategy
-        return str(getattr(self.operator, "strategy", self._strategy))
+        made = self.__dict__.get("operator")
+        return str(getattr(made, "strategy", self._strategy))
 
     @cached_property
     def operator(self) -> SymmetricOperator:
@@ -192,6 +193,8 @@ class VolumeEstimator:
             steps=asked.steps,
             seed=asked.seed,
             strategy=self._strategy or "auto",
+            block=fitting_block(self.landscape.size, self.landscape.dtype, self._memory),
+            memory=self._memory,
         )
 
     @cached_property
@@ -199,10 +202,11 @@ class VolumeEstimator:
         """Curvature in prior units, the anchor's measure (Gaussian priors), s, and the log of the units' volume."""
         scale = self.prior.scale(self.landscape.size).to(self.landscape.device)
         operator, theta, s = prior_units(self.operator, self.landscape.theta, scale)
-        self._tell(0, 1, "the anchor's Lanczos run")
         measure = None
         if isinstance(self.prior, GaussianPrior):
-            measure = anchor_measure(operator, theta.to(operator.dtype), 2 * self.settings.steps)
+            steps, count = 2 * self.settings.steps, itertools.count(1)
+            tell = lambda _: self._tell(next(count), steps, "the anchor's Lanczos run")  # noqa: E731
+            measure = anchor_measure(operator, theta.to(operator.dtype), steps, memory=self._memory, progress=tell)
         log_scale = 0.0 if operator is self.operator else float(scale.log().sum())
         return operator, measure, s, log_scale
 

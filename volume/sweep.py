@@ -77,7 +77,7 @@ def parse_sweep(text: str) -> Array:
         (COUNT,) cutoffs, ascending.
 
     Raises:
-        ValueError: if it is not that, or LOW and HIGH are not positive and ascending, or COUNT is not between 2 and 200.
+        ValueError: if it is not that, LOW and HIGH are not positive and ascending, or COUNT is not from 2 to 200.
 
     >>> parse_sweep("1e-3:10:5").round(9).tolist()
     [0.001, 0.01, 0.1, 1.0, 10.0]

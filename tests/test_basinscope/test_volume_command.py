@@ -154,6 +154,18 @@ def test_without_a_shift_the_determinant_is_the_ellipsoid(
     assert answer(capsys)["shifted-determinant"]["log_volume"] == pytest.approx(exact, abs=1e-6)
 
 
+def test_the_mass_keeps_to_the_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    """1 MB holds neither 64 steps of a basis nor eight probes at once: the same mass, within the quadrature's error."""
+    words = ["volume", str(DIGITS), "--method", "quadratic-mass", "--steps", "64", "--probes", "4", "--json"]
+    found = []
+    for memory in ("4GB", "1MB"):
+        assert main([*words, "--memory", memory]) == 0
+        found.append(answer(capsys)["methods"][0])
+    rich, poor = found
+    assert poor["log_volume"] == pytest.approx(rich["log_volume"], abs=rich["truncation_error"] + poor["half_width95"])
+    assert "--memory must be at least 1 MB" in refused(main([*words, "--memory", "1kB"]), capsys)
+
+
 def test_a_sweep_has_slope_half_n_and_resumes_to_the_bit(
     quadratic: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -107,6 +107,22 @@ def test_anchor_run_equals_its_components() -> None:
     assert anchor_measure(operator, torch.zeros(60)).square_norm == 0.0
 
 
+def test_the_anchor_run_needs_no_basis() -> None:
+    """Past the memory there is none, and ghost copies share their masses: against the eigenvectors' components."""
+    values, theta = decaying(60), vector(60, 2)
+    operator, density = rotated(values, seed=4), SpectralDensity.from_eigenvalues(values)
+    products: list[int] = []
+    run = anchor_measure(operator, theta, steps=60, memory=59 * 60 * 8, progress=products.append)
+    assert len(run.nodes) == 60
+    assert sum(products) == 60
+    full = from_components(values, (basis(60, 4).T @ theta).numpy())
+    found, wanted = (quadratic_mass(density, at, [1e-3, 0.1]) for at in (run, full))
+    for a, b in zip(found, wanted, strict=True):
+        gap = abs(a.log_mass.value - b.log_mass.value)
+        assert gap < 1.0  # of 178 nats, and the anchor's own share is 30
+        assert gap <= a.log_mass.truncation_error + 1e-6
+
+
 def test_monte_carlo_of_a_rotated_basin_by_parameter() -> None:
     """One standard deviation a parameter, by rescaling, against draws from the prior; 5 standard errors."""
     size = 12
