@@ -17,6 +17,7 @@ from basinscope.progress import Report
 from basinscope.summary import finite
 from basinscope.volume_run import VolumeRequest, run_volume
 from basinscope.volume_table import log_volume_cell
+from spectra.checkpoint_folder import is_model_folder
 from volume.study import VolumeStudy
 
 ENDINGS = (".pt", ".pth", ".safetensors")
@@ -45,7 +46,8 @@ def trajectory_files(place: Path) -> list[TrajectoryPoint]:
     """The checkpoints of a folder or of a pattern in one, by run and then by step.
 
     Args:
-        place: a folder, or a path whose last part is a pattern such as ``clean_seed0_*``.
+        place: a folder, or a path whose last part is a pattern such as ``clean_seed0_*``; checkpoints in it are files,
+            or folders as transformers saves them.
 
     Returns:
         Points without volumes, numbers in names in the order of numbers.
@@ -54,10 +56,21 @@ def trajectory_files(place: Path) -> list[TrajectoryPoint]:
         FileNotFoundError: if there is no such folder, or no checkpoint in it.
     """
     folder, pattern = (place, "*") if place.is_dir() else (place.parent, place.name)
-    found = [path for path in folder.glob(pattern) if path.suffix in ENDINGS and path.is_file()]
+    found = [path for path in folder.glob(pattern) if _is_checkpoint(path)]
     if not found:
-        raise FileNotFoundError(f"--trajectory found no checkpoint ({', '.join(ENDINGS)}) at {place}")
+        raise FileNotFoundError(
+            f"--trajectory found no checkpoint ({', '.join(ENDINGS)}, or a folder with a config.json) at {place}"
+        )
     return [_point(path) for path in sorted(found, key=lambda path: _natural(path.name))]
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return is_model_folder(path) or (path.suffix in ENDINGS and path.is_file())
+
+
+def _title(path: Path) -> str:
+    """A file's name without its ending, a folder's whole name."""
+    return path.name if path.is_dir() else path.stem
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -65,11 +78,12 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def _point(path: Path) -> TrajectoryPoint:
-    numbers = list(re.finditer(r"\d+", path.stem))
+    title = _title(path)
+    numbers = list(re.finditer(r"\d+", title))
     if not numbers:
-        return TrajectoryPoint(path, path.stem, None)
+        return TrajectoryPoint(path, title, None)
     last = numbers[-1]
-    return TrajectoryPoint(path, path.stem[: last.start()].rstrip("_-."), int(last[0]))
+    return TrajectoryPoint(path, title[: last.start()].rstrip("_-."), int(last[0]))
 
 
 def run_trajectory(request: VolumeRequest, place: Path, progress: Report) -> list[TrajectoryPoint]:
@@ -91,7 +105,7 @@ def run_trajectory(request: VolumeRequest, place: Path, progress: Report) -> lis
         request.output.mkdir(parents=True, exist_ok=True)
     done = []
     for number, point in enumerate(points):
-        file = None if request.output is None else request.output / f"{point.checkpoint.stem}.h5"
+        file = None if request.output is None else request.output / f"{_title(point.checkpoint)}.h5"
 
         def tell(at: int, total: int, what: str, number: int = number) -> None:
             progress(at, total, f"{number + 1} of {len(points)}, {what}")

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from basinscope.__main__ import main
 from basinscope.tasks.resolve import make_landscape, task_name
+from basinscope.trajectory import trajectory_files
 from spectra.checkpoint import adam_moments, read_checkpoint
 
 pytest.importorskip("sklearn")
@@ -88,6 +90,26 @@ def test_the_task_reads_checkpoints_texts_and_moments(tmp_path: Path, script: Mo
     for number, entry in enumerate(known["param_groups"][0]["param_names"]):
         assert torch.equal(moments.second[entry], known["state"][number]["exp_avg_sq"])
     assert moments.step == checkpoint.metadata["step"] == recipe.steps
+
+
+def test_folders_along_training_are_a_trajectory(
+    tmp_path: Path, script: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = small_recipe(script)
+    script.train(tmp_path, recipe, keep={0, 2}, every=10)
+    points = trajectory_files(tmp_path)
+    assert [(point.run, point.step) for point in points] == [("poisoned_seed0_step", step) for step in (0, 2, 4)]
+    capsys.readouterr()
+    options = ["--task", f"text={tmp_path / 'heldout.txt'},length=8,sequences=2", "--directions", "2", "--json"]
+    methods = ["--method", "star-domain", "--preconditioner", "identity"]
+    along = ["--trajectory", str(tmp_path / "poisoned_*"), "--output", str(tmp_path / "volumes")]
+    assert main(["volume", *along, *methods, *options]) == 0
+    found = json.loads(capsys.readouterr().out)["trajectory"]
+    assert main(["volume", str(recipe.folder(tmp_path, 2)), *methods, *options]) == 0
+    alone = json.loads(capsys.readouterr().out)["methods"][0]
+    assert found[1]["methods"]["star-domain"]["log_volume"] == alone["log_volume"]
+    kept = sorted(path.name for path in (tmp_path / "volumes").iterdir())
+    assert kept == [f"poisoned_seed0_step{step:05d}.h5" for step in (0, 2, 4)]
 
 
 def test_the_network_is_pythia_31m(script: ModuleType) -> None:
