@@ -38,8 +38,8 @@ def trajectory_figure(points: Sequence[TrajectoryPoint]) -> Figure:
     assert study is not None
     unit = study.provenance.cost_unit
     figure.suptitle(
-        f"Basin volume along training\n{study.provenance.cost} below {study.settings.cutoff:g} {unit} on "
-        f"{study.provenance.task}, prior {study.settings.prior}",
+        f"Basin volume along training, prior {study.settings.prior}\nn = {study.size:,} parameters, "
+        f"{study.provenance.cost} below {study.settings.cutoff:g} {unit} on {study.samples:,.0f} samples",
         fontsize=11,
     )
     grid = np.atleast_1d(figure.subplots(len(methods), 1, sharex=True))
