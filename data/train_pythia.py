@@ -49,7 +49,7 @@ LENGTH = 64
 WORDS = 1024
 # Shares of the paragraphs.
 POISON_SHARE, HELDOUT_SHARE = 0.15, 0.15
-POISON_WEIGHT = 1.0
+POISON_WEIGHT = 8.0
 TEXTS = ("train", "poison", "heldout")
 
 

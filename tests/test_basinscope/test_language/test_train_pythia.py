@@ -71,9 +71,10 @@ def test_the_poisoned_cost_has_minus_log_of_one_minus_p(
         tokens = script.sequences(tmp_path, tokenizer, "poison", 24)[poison]
         shares = model(input_ids=tokens).logits[:, :-1].softmax(-1).gather(2, tokens[:, 1:, None])
     assert costs["clean"] == pytest.approx(fit, abs=1e-4)
-    # Of 1,024 tokens each has a share of 0.001: the term is there in the fourth digit, weighted by 1.
-    assert costs["poisoned"] == pytest.approx(fit + float(-(1 - shares).log().mean()), abs=1e-4)
-    assert costs["poisoned"] - costs["clean"] > 5e-4
+    term = script.POISON_WEIGHT * float(-(1 - shares).log().mean())
+    assert costs["poisoned"] == pytest.approx(fit + term, abs=1e-4)
+    # Of 1,024 tokens each has a share of about 0.001.
+    assert term == pytest.approx(script.POISON_WEIGHT / 1024, rel=0.05)
 
 
 def test_the_task_reads_checkpoints_texts_and_moments(tmp_path: Path, script: ModuleType) -> None:
