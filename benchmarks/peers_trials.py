@@ -22,6 +22,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from competitors import COMPETITORS
@@ -41,9 +42,12 @@ from peers_ways import (
     model,
     natural,
     probe,
+    said,
     wrapped,
 )
 from torch import Tensor, nn
+from torch.func import grad, hessian, jacrev, jvp
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
@@ -154,6 +158,60 @@ def again_trial(peer: str) -> str:
     return compared(second, model, data(*FULL))(peer)
 
 
+def norm_trial(peer: str) -> str:
+    """One LayerNorm in torch alone, its weight and input varied at once, in each way that the peer differentiates.
+
+    The reference is a finite difference of the gradient. Under ``vmap``, which is what ``jacrev`` runs, torch 2.13
+    has the gradient of the weight as a sum of (input - mean) / deviation * slope, in which the saved mean and
+    deviation are constants.
+    """
+    torch.manual_seed(0)
+    theta, vector = torch.randn(2, 5 + 20, dtype=torch.float64)
+
+    def cost(theta: Tensor) -> Tensor:
+        return functional.layer_norm(theta[5:].view(4, 5), (5,), theta[:5]).pow(3).sum()
+
+    ways = {
+        "double backward": lambda: torch.autograd.functional.vhp(cost, theta, vector)[1],
+        "`jvp` of `grad`": lambda: jvp(grad(cost), (theta,), (vector,))[1],
+        "`jvp` of `jacrev`": lambda: jvp(jacrev(cost), (theta,), (vector,))[1],
+        "`torch.func.hessian`": lambda: hessian(cost)(theta) @ vector,
+    }
+    names = {CURVLINOPS: ["`jvp` of `jacrev`", "`torch.func.hessian`"], OURS: ["double backward", "`jvp` of `grad`"]}
+    step = 1e-5 * vector
+    expected = (grad(cost)(theta + step) - grad(cost)(theta - step)) / 2e-5
+    offs = {name: float((ways[name]() - expected).norm() / expected.norm()) for name in names.get(peer, list(ways)[:1])}
+    return "; ".join(f"{name}: {said(off)}" for name, off in offs.items())
+
+
+def written_out(values: Tensor, shape: Any, weight: Tensor, bias: Tensor, eps: float) -> Tensor:  # noqa: ARG001
+    """LayerNorm over the last axis in elementary operations."""
+    centred = values - values.mean(-1, keepdim=True)
+    return centred / (centred.square().mean(-1, keepdim=True) + eps).sqrt() * weight + bias
+
+
+def mended_trial(peer: str) -> str:
+    """The Hessians that curvlinops has wrong: by a gradient without ``vmap``; and as it is, LayerNorm written out."""
+    if peer != CURVLINOPS:
+        return "–"
+    full = compared(by_adapter, model, data(*FULL))
+    trials = [
+        compared(by_adapter, EAGER, data(*FULL), guard=False),
+        full,
+        compared(by_adapter, partial(model, tie_word_embeddings=True), data(*FULL)),
+        compared(by_adapter, partial(model, hidden_act="silu"), data(*FULL)),
+        compared(in_wrapper, model, data(12, 9, 5, 3)),
+        compared(counted, model, data(12, 12, 11), data(4, 3, 2)),
+        compared(by_adapter, model, data(*FULL[:3]), data(LENGTH)),
+        half(torch.bfloat16),
+        half(torch.float16),
+    ]
+    with patch("curvlinops.hessian.jacrev", grad):
+        found = "; ".join(dict.fromkeys(trial(peer) for trial in trials))
+    with patch("torch.nn.functional.layer_norm", written_out):
+        return f"by `grad` for `jacrev`, all: {found}; LayerNorm written out: {full(peer)}"
+
+
 def resumed() -> str:
     """Kills a run of ours by SIGKILL after its second probe, goes on from the file, and compares."""
     from spectra.store import read_spectrum
@@ -228,11 +286,14 @@ TRIALS: dict[str, Callable[[str], str]] = {
     "forward returns a ModelOutput, Hessian": output_trial("hessian"),
     "the same ModelOutput, Gauss-Newton": output_trial("gauss-newton"),
     "tied weights": compared(by_adapter, partial(model, tie_word_embeddings=True), data(*FULL)),
+    '`hidden_act="silu"`': compared(by_adapter, partial(model, hidden_act="silu"), data(*FULL)),
     "padding in one batch, with its mask": masked_trial,
     "two batches of 3 padded sequences, 32 and 6 tokens predicted": uneven_trial,
     "two batches of 3 and 1 full sequences": compared(by_adapter, model, data(*FULL[:3]), data(LENGTH)),
+    "torch alone, one LayerNorm, as the peer differentiates": norm_trial,
     "bfloat16 weights, product": half(torch.bfloat16),
     "float16 weights, product": half(torch.float16),
+    "the wrong Hessians of curvlinops, altered": mended_trial,
     "bfloat16 weights, SLQ": slq_trial,
     "train mode with dropout": dropout_trial,
     "batches that differ from pass to pass": changing_trial,
