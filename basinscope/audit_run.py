@@ -31,7 +31,7 @@ from volume.audit_facts import Fact, sampler_facts
 from volume.audit_report import AuditReport
 from volume.audit_store import read_report, write_report
 from volume.bridge_store import read_bridge
-from volume.estimator import curvature_name
+from volume.curvature_density import curvature_name
 from volume.priors import parse_prior
 
 SHIPPED = "digits_mlp_fisher.h5"

@@ -26,8 +26,9 @@ from spectra.parallel import LostRankError, current_ranks
 from spectra.parallel_landscape import spread
 from spectra.provenance import Provenance
 from spectra.spectrum import SpectrumSettings
+from volume.curvature_density import curvature_name
 from volume.descent import Descent, descent
-from volume.estimator import VolumeEstimator, curvature_name
+from volume.estimator import VolumeEstimator
 from volume.method_result import SAMPLED, SEGMENT, MethodResult
 from volume.noise import above_noise, cost_noise, noise_caution
 from volume.preconditioners import adam_curvature
@@ -117,6 +118,7 @@ def run_volume(request: VolumeRequest, progress: Report) -> VolumeStudy:
         prior,
         moments=moments,
         fall=below.fall,
+        noise=noise,
         data=own if isinstance(own.cost_function, CrossEntropy) else None,
         training=_training(request, trained, name, checkpoint),
         strategy=study.strategy,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,14 +13,14 @@ from scipy.optimize import elementwise
 from scipy.special import logsumexp
 from torch import Tensor
 
-from spectra.lanczos import dots
 from spectra.landscape import Landscape
-from spectra.probes import draw_probes
 from spectra.randomness import generator
+from volume.pieces import at_once
 from volume.preconditioners import Identity, Preconditioner
 from volume.priors import GaussianPrior, Lebesgue, Prior
 from volume.radial import log_radial_integral, log_radial_slope, log_sphere_surface
 from volume.ray_density import RayDensity
+from volume.rays import unit_rows
 from volume.result import VolumeEstimate
 
 Array = NDArray[np.float64]
@@ -83,6 +84,18 @@ class BasinPoints:
         Returns:
             Points (count, n), and the direction (count,) that each lies on.
         """
+        points, chosen = zip(*self.draws(count), strict=True)
+        return torch.cat(points), np.concatenate(chosen)
+
+    def draws(self, count: int) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
+        """The same as ``draw``, as many points at a time as ``volume.pieces.at_once`` allows.
+
+        Args:
+            count: how many in all.
+
+        Yields:
+            Points (b, n), and the direction (b,) that each lies on.
+        """
         source = generator(self.seed, f"{self.stream}/basin-points", 0)
         levels = torch.rand(count + 1, generator=source, dtype=torch.float64).clamp_min(1e-300).numpy()
         places = (np.arange(count) + levels[0]) / count
@@ -91,14 +104,17 @@ class BasinPoints:
         whole = log_radial_integral(self.radius[chosen], self.size, **ray)
         reach = np.minimum(self.radius, self.density.reach(self.size))[chosen]
         radii = _solve(whole + np.log(levels[1:]), self.size, ray, reach)
-        rows = torch.cat(
-            [
-                _unit_rows(self.landscape, self.preconditioner, self.seed, self.stream, int(place), 1)[0]
-                for place in chosen
-            ]
-        )
-        scale = torch.as_tensor(radii, dtype=rows.dtype, device=rows.device).unsqueeze(1)
-        return self.landscape.theta + scale * rows, chosen
+        block = at_once(self.size, count)
+        for begin in range(0, count, block):
+            here = slice(begin, begin + block)
+            found = torch.empty(len(chosen[here]), self.size, dtype=self.landscape.dtype, device=self.landscape.device)
+            for row, place, radius in zip(found, chosen[here], radii[here], strict=True):
+                torch.mul(self._units(int(place), 1)[0][0], float(radius), out=row).add_(self.landscape.theta)
+            yield found, chosen[here]
+
+    def _units(self, first: int, count: int) -> tuple[Tensor, Array]:
+        place = {"seed": self.seed, "stream": self.stream, "first": first, "count": count}
+        return unit_rows(self.landscape, self.preconditioner, **place)  # type: ignore[arg-type]
 
 
 def basin_points(
@@ -136,11 +152,12 @@ def basin_points(
     if estimate.size != landscape.size:
         raise ValueError(f"the estimate must be of the landscape's size {landscape.size}, got {estimate.size}")
     made = measure or prior
-    source = (landscape, preconditioner or Identity(), seed, stream)
-    blocks = []
-    for first in range(0, len(estimate.log_terms), _BLOCK):
-        part = slice(first, first + _BLOCK)
-        rows, log_norms = _unit_rows(*source, first, len(estimate.log_terms[part]))
+    chosen, blocks = preconditioner or Identity(), []
+    block = at_once(landscape.size, _BLOCK)
+    for first in range(0, len(estimate.log_terms), block):
+        part = slice(first, first + block)
+        place = {"seed": seed, "stream": stream, "first": first, "count": len(estimate.log_terms[part])}
+        rows, log_norms = unit_rows(landscape, chosen, **place)  # type: ignore[arg-type]
         offset = log_sphere_surface(landscape.size) - landscape.size * log_norms
         ray = made.ray(landscape.theta, rows)
         radius, seen = _radii(estimate.log_terms[part] - offset, landscape.size, ray, estimate.unbounded[part])
@@ -157,7 +174,8 @@ def basin_points(
             f"the basin has no end, as far as {made.name} sees, along {endless} of {len(terms)} directions: nothing is "
             "uniform on it; restrict the prior to it instead"
         )
-    return BasinPoints(*source, radius, terms, RayDensity(*rest[:4]), RayDensity(*rest[4:8]), rest[8])
+    densities = (RayDensity(*rest[:4]), RayDensity(*rest[4:8]))
+    return BasinPoints(landscape, chosen, seed, stream, radius, terms, *densities, rest[8])
 
 
 def _radii(levels: Array, size: int, ray: RayDensity, unbounded: Flags) -> tuple[Array, Flags]:
@@ -167,17 +185,6 @@ def _radii(levels: Array, size: int, ray: RayDensity, unbounded: Flags) -> tuple
     # Where hardly any mass is left before the crossing, the integral does not tell the radius.
     slope = log_radial_slope(np.where(np.isfinite(found), found, 1.0), size, **_coefficients(ray))
     return found, np.isfinite(found) & (slope > _BLURRED)
-
-
-def _unit_rows(
-    landscape: Landscape, preconditioner: Preconditioner, seed: int, stream: str, first: int, count: int
-) -> tuple[Tensor, Array]:
-    """Unit rows u (count, n) from number ``first`` on, and log |v| of each: the sampler's own directions."""
-    size, options = landscape.size, {"dtype": landscape.dtype, "device": landscape.device}
-    rows = draw_probes(size, count, seed=seed, first=first, stream=stream, **options)  # type: ignore[arg-type]
-    rows = preconditioner.apply(rows / math.sqrt(size))
-    norms = dots(rows, rows).sqrt()
-    return rows / norms.to(rows.dtype).unsqueeze(1), norms.log().cpu().numpy()
 
 
 def _columns(density: RayDensity) -> tuple[Array, ...]:

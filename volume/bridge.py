@@ -20,7 +20,7 @@ from volume.bridge_cost import BridgeCost, Evaluations, SublevelCost
 from volume.bridge_curvature import inverse_temperature, leading_curvature, no_curvature
 from volume.bridge_result import BridgeResult
 from volume.bridge_settings import BridgeSettings
-from volume.estimator import curvature_name
+from volume.curvature_density import curvature_name
 from volume.ladder import Carrier
 from volume.priors import Prior
 from volume.quadratic_ensemble import LeadingCurvature, QuadraticEnsemble

@@ -27,6 +27,8 @@ _LEAP = np.log(10.0)
 _NEAR = 3.0
 # The newest two must be this near, as a product of logs, before the interpolation's own error is believed.
 _LOCAL = 0.01
+# However noisy the cost, log r is sought to this.
+_COARSEST = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,9 +65,10 @@ def ray_costs(landscape: CostSurface, directions: Tensor, stiffness: Array | Non
     """
 
     def costs(rows: NDArray[np.int64], radii: Array) -> Array:
-        chosen = directions[torch.as_tensor(rows, device=directions.device)]
+        points = directions[torch.as_tensor(rows, device=directions.device)]
         scale = torch.as_tensor(radii, dtype=directions.dtype, device=directions.device).unsqueeze(1)
-        found = landscape.costs(landscape.theta + scale * chosen) - landscape.anchor_cost
+        points.mul_(scale).add_(landscape.theta)
+        found = landscape.costs(points) - landscape.anchor_cost
         plain: Array = found.cpu().numpy()
         return plain if stiffness is None else plain + 0.5 * stiffness[rows] * radii**2
 
@@ -73,7 +76,16 @@ def ray_costs(landscape: CostSurface, directions: Tensor, stiffness: Array | Non
 
 
 def first_crossings(
-    costs: RayCosts, count: int, cutoff: float, *, limit: Array, guess: ArrayLike, tolerance: float, scan: int = 2
+    costs: RayCosts,
+    count: int,
+    cutoff: float,
+    *,
+    limit: Array,
+    guess: ArrayLike,
+    tolerance: float,
+    scan: int = 2,
+    noise: float = 0.0,
+    single: bool = False,
 ) -> Crossings:
     """The first radius on each ray at which the cost reaches the cutoff.
 
@@ -90,6 +102,9 @@ def first_crossings(
         guess: first radius to try, one for all rays or (k,).
         tolerance: error allowed in log r.
         scan: radii at equal distances below the crossing to look at; 0 trusts the first crossing found.
+        noise: rounding noise of the cost, its unit: on a quadratic cost it moves log r by ``noise / (2 T)``. No ray is
+            followed more finely than that, and it is part of the error.
+        single: whether the costs' radii are rounded to float32; only such radii are then asked for.
 
     Returns:
         The crossings.
@@ -107,7 +122,9 @@ def first_crossings(
             raise ValueError(f"{name} must be positive and finite, got {value}")
     if scan < 0:
         raise ValueError(f"scan must be at least 0, got {scan}")
-    search = _Search(costs, count, cutoff, np.broadcast_to(limit, (count,)).astype(np.float64))
+    blur = noise / (2.0 * cutoff)
+    tolerance = max(tolerance, min(blur, _COARSEST))
+    search = _Search(costs, count, cutoff, np.broadcast_to(limit, (count,)), single)
     search.solve(np.arange(count), start.copy(), tolerance)
     monotone = np.ones(count, dtype=np.bool_)
     for _ in range(8 if scan else 0):
@@ -118,21 +135,27 @@ def first_crossings(
         search.solve(
             early, np.sqrt(np.maximum(search.low[early], 1e-3 * search.high[early]) * search.high[early]), tolerance
         )
-    return Crossings(search.radius, search.error, search.unbounded, monotone, search.evaluations, scan)
+    return Crossings(search.radius, np.hypot(search.error, blur), search.unbounded, monotone, search.evaluations, scan)
 
 
 class _Search:
     """Brackets and last points of all rays; each call of the cost serves all rays that still move."""
 
-    def __init__(self, costs: RayCosts, count: int, cutoff: float, limit: Array) -> None:
-        self.costs, self.cutoff, self.limit = costs, cutoff, limit
+    def __init__(self, costs: RayCosts, count: int, cutoff: float, limit: Array, single: bool) -> None:
+        self.costs, self.cutoff, self.single = costs, cutoff, single
+        self.limit = self.representable(limit)
         self.low, self.high = np.zeros(count), np.full(count, np.inf)
-        self.radius, self.error = limit.copy(), np.zeros(count)
+        self.radius, self.error = self.limit.copy(), np.zeros(count)
         self.unbounded = np.zeros(count, dtype=np.bool_)
         self.settled = np.zeros(count, dtype=np.bool_)
         self.evaluations = np.zeros(count, dtype=np.int64)
         # The last three points: log r and log (C / T), newest first; nan where there is none.
         self.points = np.full((count, 3, 2), np.nan)
+
+    def representable(self, radii: Array) -> Array:
+        """The radii that the costs will be at, once rounded to the dtype of theta."""
+        kind = np.float32 if self.single else np.float64
+        return np.asarray(radii, dtype=kind).astype(np.float64)
 
     def evaluate(self, rows: NDArray[np.int64], radii: Array) -> Array:
         """Costs over the cutoff, with the bookkeeping."""
@@ -151,7 +174,7 @@ class _Search:
     def solve(self, rows: NDArray[np.int64], start: Array, tolerance: float) -> None:
         """Refines the crossing of the given rays."""
         self.points[rows] = np.nan
-        radii = np.minimum(start, self.limit[rows])
+        radii = self.representable(np.minimum(start, self.limit[rows]))
         while len(rows):
             found = self.evaluate(rows, radii)
             with np.errstate(divide="ignore"):
@@ -171,7 +194,8 @@ class _Search:
             with np.errstate(divide="ignore"):
                 self.error[rows[spent]] = np.log(self.high[rows[spent]] / self.low[rows[spent]])
             going = ~done & ~ready & ~spent
-            rows, radii = rows[going], np.minimum(np.exp(target[going]), self.limit[rows[going]])
+            rows, target = rows[going], np.minimum(np.exp(target[going]), self.limit[rows[going]])
+            radii = self.representable(target)
 
     def _at_the_end(self, rows: NDArray[np.int64], radii: Array, found: Array) -> Flags:
         """Rays that are below the cutoff at the limit: unbounded as far as can be seen."""
@@ -232,7 +256,7 @@ class _Search:
             look = ~early
             if not look.any():
                 break
-            radii = top[look] * step / (count + 1)
+            radii = self.representable(top[look] * step / (count + 1))
             chosen = rows[look]
             found = self.costs(chosen, radii) / self.cutoff
             self.evaluations[chosen] += 1

@@ -13,8 +13,7 @@ from spectra.operators import SymmetricOperator
 from spectra.routes import make_operator
 from spectra.spectrum import SpectrumSettings
 from volume.anchor import anchor_measure
-from volume.curvature_density import curvature_density
-from volume.estimator import curvature_name
+from volume.curvature_density import curvature_density, curvature_name
 from volume.noise import cost_noise
 from volume.priors import GaussianPrior
 from volume.quadratic_mass import quadratic_mass

@@ -11,12 +11,11 @@ from torch import Tensor
 
 from spectra.lanczos import dots
 from spectra.landscape import Landscape
+from volume.pieces import at_once
 
 RADII = 24
 # A fall below this share of the cutoff does not move the basin's edge by anything worth a sentence.
 TELL = 0.01
-# Numbers in a block of parameter vectors: 512 MB in float64.
-NUMBERS = 2**26
 
 
 @dataclass(frozen=True)
@@ -99,19 +98,3 @@ def _costs(landscape: Landscape, direction: Tensor, radii: NDArray[np.float64]) 
 
 def _norm(vector: Tensor) -> float:
     return float(dots(vector[None], vector[None]).sqrt())
-
-
-def at_once(size: int, wanted: int) -> int:
-    """How many parameter vectors to hold at once: all that are wanted, or one of a large model.
-
-    Args:
-        size: of a vector.
-        wanted: number of vectors.
-
-    Returns:
-        The number, at least 1.
-
-    >>> at_once(4810, 16), at_once(10**8, 16)
-    (16, 1)
-    """
-    return max(1, min(wanted, NUMBERS // size))

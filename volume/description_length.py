@@ -17,6 +17,7 @@ from spectra.estimate import Estimate
 from spectra.landscape import Landscape
 from volume.anchor import AnchorMeasure
 from volume.basin_points import BasinPoints, basin_points
+from volume.pieces import squared_lengths
 from volume.preconditioners import Preconditioner
 from volume.priors import Prior
 from volume.quadratic_mass import quadratic_mass
@@ -140,7 +141,7 @@ def description_length(
         stream=stream,
     )
     first, second = points.radial_moments()
-    square = float(landscape.theta.double().square().sum()) + 2.0 * points.along * first + second
+    square = float(squared_lengths(landscape.theta[None])) + 2.0 * points.along * first + second
     code = points.code
     # E[-log prior] along each ray; the log density is a parabola in r. For the restricted prior the two terms are one.
     charge = -code.constant + code.linear * first + code.quadratic * second / 2.0
@@ -185,7 +186,7 @@ def _code_bits(data: Landscape, thetas: Tensor) -> Array:
 
 def _data_bits(points: BasinPoints, data: Landscape, draws: int) -> Estimate:
     """The mean over draws; draws on one direction are no independent evidence of what the others would say."""
-    found = _code_bits(data, points.draw(draws)[0])
+    found = np.concatenate([_code_bits(data, part) for part, _ in points.draws(draws)])
     independent = min(float(draws), 1.0 / float((points.shares() ** 2).sum()))
     return Estimate(float(found.mean()), float(found.std(ddof=1)) / math.sqrt(independent))
 

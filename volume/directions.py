@@ -11,7 +11,9 @@ from spectra.checkpoint import AdamMoments
 from spectra.eigenpairs import top_eigenpairs
 from spectra.landscape import Landscape
 from spectra.operators import SymmetricOperator
+from spectra.spectrum import SpectrumSettings
 from volume.hesscale import check_chain, hesscale
+from volume.pieces import at_once
 from volume.preconditioners import (
     EXPONENT,
     Identity,
@@ -31,8 +33,11 @@ DIAGONAL_PROBES = 256
 # On the digits network 40, 100, 200 and 400 pairs give -3173, -2872, -2724 and -2698 nats (200 directions each).
 PAIRS = 200
 FEWEST_PAIRS = 4
-# Bytes that the search for them may hold, of about 2 vectors a pair and 32 more.
+# Bytes that the search for them may hold, of 2 vectors a pair and 12 a vector of its block.
 PAIRS_BYTES = 2 * 10**9
+BLOCK = 4
+# Directions that each eps is tried on; as many of a large model as are held at once, but at least FEWEST.
+EPS_DIRECTIONS, FEWEST_EPS_DIRECTIONS = 32, 4
 # The decomposition takes of the order of 10 n^3 operations and 8 n^2 bytes several times: minutes and a GB here.
 LARGEST_FULL = 6000
 
@@ -66,6 +71,7 @@ def choose_preconditioner(
     moments: AdamMoments | None = None,
     prior: Prior | None = None,
     exponent: float = EXPONENT,
+    memory: int = SpectrumSettings.memory,
 ) -> tuple[Preconditioner, float]:
     """The preconditioner of that name, its eps searched on directions of its own if none is given.
 
@@ -78,18 +84,22 @@ def choose_preconditioner(
         moments: Adam's, if the name wants them.
         prior: the measure that the search maximises.
         exponent: of the curvature.
+        memory: bytes that the search for eigenpairs may hold.
 
     Returns:
         The preconditioner and its eps, nan if it has none.
 
     Raises:
         ValueError: if Adam's moments are wanted and missing, the curvature is zero or not finite, the model is too
-            large for ``full``, or is none that ``hesscale`` knows.
+            large for ``full``, or for ``low-rank`` in the memory, or is none that ``hesscale`` knows.
     """
     if name == "identity":
         return Identity(), math.nan
-    build = _builder(name, landscape, settings, operator, moments, exponent)
-    found = search_eps(landscape, build, settings, prior=prior) if eps is None else eps
+    build = _builder(name, landscape, settings, operator, moments, exponent, memory)
+    if eps is not None:
+        return build(eps), eps
+    tried = max(FEWEST_EPS_DIRECTIONS, at_once(landscape.size, EPS_DIRECTIONS))
+    found = search_eps(landscape, build, settings, prior=prior, directions=tried)
     return build(found), found
 
 
@@ -100,9 +110,10 @@ def _builder(
     operator: Callable[[], SymmetricOperator],
     moments: AdamMoments | None,
     exponent: float,
+    memory: int,
 ) -> Callable[[float], Preconditioner]:
     if name == "low-rank":
-        return _low_rank(operator(), settings.seed, exponent)
+        return _low_rank(operator(), settings.seed, exponent, memory)
     if name == "full":
         return _full(landscape, operator, exponent)
     if name == "hesscale":
@@ -117,30 +128,46 @@ def _builder(
     return lambda eps: diagonal_preconditioner(curvature, exponent=exponent, eps=eps, name=name)
 
 
-def _low_rank(operator: SymmetricOperator, seed: int, exponent: float) -> Callable[[float], Preconditioner]:
+def _low_rank(
+    operator: SymmetricOperator, seed: int, exponent: float, memory: int
+) -> Callable[[float], Preconditioner]:
     size = operator.size
-    pairs = top_eigenpairs(operator, pair_count(size, operator.dtype), seed=seed)
+    count, block = pair_count(size, operator.dtype, memory)
+    pairs = top_eigenpairs(operator, count, block=block, seed=seed)
     largest = float(abs(pairs.values).max())
     if not largest > 0.0:
         raise ValueError("the low-rank preconditioner needs a curvature that is not zero")
     return lambda eps: low_rank_preconditioner(pairs, size, eps * largest, exponent=exponent)
 
 
-def pair_count(size: int, dtype: torch.dtype) -> int:
-    """Eigenpairs of the low-rank preconditioner, by size and memory.
+def pair_count(size: int, dtype: torch.dtype, memory: int = SpectrumSettings.memory) -> tuple[int, int]:
+    """Eigenpairs of the low-rank preconditioner, by size and memory, and vectors a step of the search for them.
 
     Args:
         size: number of parameters n.
         dtype: of the vectors.
+        memory: bytes that the search may hold.
 
     Returns:
-        Their number: 200, fewer for models of fewer than 800 or more than a million parameters.
+        Their number: 200, fewer for models of fewer than 800 or more than a million parameters; and the block.
+
+    Raises:
+        ValueError: if not even four pairs fit the memory.
 
     >>> pair_count(4810, torch.float32), pair_count(40, torch.float32), pair_count(31_000_000, torch.float32)
-    (200, 10, 4)
+    ((200, 4), (10, 4), (4, 1))
     """
-    fitting = (PAIRS_BYTES // (size * dtype.itemsize) - 32) // 2
-    return max(1, min(PAIRS, size // 4, max(fitting, FEWEST_PAIRS)))
+    one = size * dtype.itemsize
+    fitting = (min(PAIRS_BYTES, memory) // one - 12 * BLOCK) // 2
+    if fitting >= FEWEST_PAIRS:
+        return max(1, min(PAIRS, size // 4, fitting)), BLOCK
+    need = (2 * FEWEST_PAIRS + 12) * one
+    if need > memory:
+        raise ValueError(
+            f"the preconditioner low-rank holds {need / 1e9:.3g} GB for {size:,} parameters, past the memory of "
+            f"{memory / 1e9:.3g} GB; use identity, or more memory"
+        )
+    return max(1, min(FEWEST_PAIRS, size // 4)), 1
 
 
 def _full(

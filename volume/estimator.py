@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spectra.checkpoint import AdamMoments
-from spectra.costs import KLFromAnchor
 from spectra.density import SpectralDensity
 from spectra.landscape import Landscape
 from spectra.operators import SymmetricOperator
 from spectra.routes import make_operator
 from spectra.spectrum import SpectrumSettings
 from volume.anchor import AnchorMeasure, anchor_measure
-from volume.curvature_density import curvature_density, fitting_block
+from volume.curvature_density import curvature_density, curvature_name, fitting_block
 from volume.descent import descent
 from volume.description_length import description_length
 from volume.determinant_methods import determinant_results
@@ -45,13 +44,6 @@ Progress = Callable[[int, int, str], None]
 SHIFTED = ("shifted-determinant", "ellipsoid-slice-corrected")
 
 
-def curvature_name(landscape: Landscape) -> str:
-    """The curvature that determinants use: the Fisher of a KL, a likelihood's Gauss-Newton, else the Hessian."""
-    if isinstance(landscape.cost_function, KLFromAnchor):
-        return "fisher"
-    return "hessian" if landscape.likelihood is None else "gauss-newton"
-
-
 class VolumeEstimator:
     """Runs methods on one landscape; the spectrum is computed when first needed, once.
 
@@ -70,6 +62,7 @@ class VolumeEstimator:
         *,
         moments: AdamMoments | None = None,
         fall: float = 0.0,
+        noise: float = 0.0,
         data: Landscape | None = None,
         training: Landscape | None = None,
         strategy: str = "",
@@ -85,6 +78,7 @@ class VolumeEstimator:
             moments: Adam's, for the preconditioners made of them.
             fall: the most that the cost was seen to fall below the anchor's; determinants at cutoffs that this is no
                 small part of carry a caution.
+            noise: rounding noise of the cost, which crossings are not sought more finely than.
             data: the task under a cost that is a code length in nats, to code its data with; None codes none.
             training: the same cost on the data that the anchor was trained on, for the segment; None allows no segment.
             strategy: how the curvature's products are computed; empty times the candidates.
@@ -98,7 +92,7 @@ class VolumeEstimator:
         """
         self.landscape, self.settings, self.prior = landscape, settings, prior
         self._moments, self._strategy, self._memory, self._progress = moments, strategy, memory, progress
-        self._fall, self._data, self._training = fall, data, training
+        self._fall, self._noise, self._data, self._training = fall, noise, data, training
         self.operator_name = curvature_name(landscape)
         if "quadratic-mass" in settings.methods and not isinstance(prior, GaussianPrior):
             raise ValueError(f"quadratic-mass needs a gaussian prior, got {prior.name}")
@@ -263,7 +257,8 @@ class VolumeEstimator:
     @cached_property
     def _sampler(self) -> StarDomainSettings:
         asked = self.settings
-        return StarDomainSettings(cutoff=asked.cutoff, directions=asked.directions, seed=asked.seed)
+        options = {"cutoff": asked.cutoff, "directions": asked.directions, "seed": asked.seed}
+        return StarDomainSettings(noise=self._noise, **options)  # type: ignore[arg-type]
 
     def _preconditioner(self, earlier: MethodResult | None) -> tuple[Preconditioner, float]:
         asked = self.settings
@@ -278,6 +273,7 @@ class VolumeEstimator:
             moments=self._moments,
             prior=self.prior,
             exponent=asked.exponent,
+            memory=self._memory,
         )
 
     def _sample(self, method: str, earlier: MethodResult | None, on_result: OnResult | None) -> MethodResult:
@@ -345,6 +341,7 @@ def estimate_volumes(
     prior = prior or GaussianPrior.from_parameters_rms(landscape.theta)
     if not isinstance(prior, GaussianPrior):
         settings = replace(settings, prior=prior.name)
-    fall = above_noise(descent(landscape), cost_noise(landscape)).fall
-    estimator = VolumeEstimator(landscape, settings, prior, moments=moments, fall=fall)
+    noise = cost_noise(landscape)
+    fall = above_noise(descent(landscape), noise).fall
+    estimator = VolumeEstimator(landscape, settings, prior, moments=moments, fall=fall, noise=noise)
     return {method: estimator.run(method) for method in settings.methods}

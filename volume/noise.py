@@ -10,7 +10,8 @@ from torch import Tensor
 from spectra.lanczos import dots
 from spectra.landscape import Landscape
 from spectra.probes import draw_probes
-from volume.descent import Descent, at_once
+from volume.descent import Descent
+from volume.pieces import at_once
 
 DRAWS = 16
 # The descent looks at 24 costs, the noise at 16: a fall within this many noises may be one.

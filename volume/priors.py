@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from spectra.parameters import ParameterLayout
-from volume.ray_density import RayDensity, check_ray, pieces
+from volume.pieces import pieces, squared_lengths
+from volume.ray_density import RayDensity, check_ray
 from volume.uniform_prior import UniformPrior
 
 __all__ = ["GaussianPrior", "Lebesgue", "Prior", "RayDensity", "UniformPrior", "parse_prior"]
@@ -162,7 +163,7 @@ class GaussianPrior:
         >>> GaussianPrior.from_parameters_rms(torch.tensor([3.0, -3.0])).standard_deviation
         3.0
         """
-        rms = float(theta.double().square().mean().sqrt())
+        rms = math.sqrt(float(squared_lengths(theta[None])) / max(len(theta), 1))
         if not (math.isfinite(rms) and rms > 0.0):
             raise ValueError(f"the root mean square of the parameters must be positive and finite, got {rms:g}")
         return cls(rms, "root mean square of the parameters")
@@ -181,21 +182,23 @@ class GaussianPrior:
 
     def log_density(self, theta: Tensor) -> float:
         """Log density at theta (n,), nats."""
+        found = -0.5 * len(theta) * math.log(2.0 * math.pi)
         s = self.scale(len(theta))
-        exponent = 0.5 * float((theta.detach().cpu().double() / s).square().sum())
-        return -exponent - float(s.log().sum()) - 0.5 * len(theta) * math.log(2.0 * math.pi)
+        for part in pieces(len(theta)):
+            found -= 0.5 * float((theta[part].detach().cpu().double() / s[part]).square().sum())
+            found -= float(s[part].log().sum())
+        return found
 
     def ray(self, anchor: Tensor, directions: Tensor) -> RayDensity:
         """``b = sum u_i theta_i / s_i^2``, ``c = sum u_i^2 / s_i^2``, without end."""
         check_ray(anchor, directions)
-        precision = self.scale(len(anchor)).to(anchor.device).pow(-2)
-        pull = anchor.detach().double() * precision
+        s = self.scale(len(anchor))
         linear = torch.zeros(len(directions), dtype=torch.float64, device=directions.device)
         quadratic = torch.zeros_like(linear)
         for part in pieces(len(anchor)):
-            piece = directions[:, part].double()
-            linear += piece @ pull[part]
-            quadratic += piece.square() @ precision[part]
+            piece, precision = directions[:, part].double(), s[part].to(anchor.device).pow(-2)
+            linear += piece @ (anchor[part].detach().double() * precision)
+            quadratic += piece.square() @ precision
         count = len(directions)
         constant = np.full(count, self.log_density(anchor))
         return RayDensity(constant, linear.cpu().numpy(), quadratic.cpu().numpy(), np.full(count, np.inf))

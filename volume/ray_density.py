@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +11,6 @@ from torch import Tensor
 Array = NDArray[np.float64]
 # exp(-d^2 / 2) at d = 9 standard deviations is below the rounding of one.
 _NEGLIGIBLE = 9.0
-_COLUMNS = 2**16
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,19 +67,3 @@ def check_ray(anchor: Tensor, directions: Tensor) -> None:
         raise ValueError(
             f"directions must have shape (k, {len(anchor) if anchor.dim() else 'n'}), got {tuple(directions.shape)}"
         )
-
-
-def pieces(size: int) -> Iterator[slice]:
-    """Slices that cover n coordinates, so that float64 copies of directions stay small.
-
-    Args:
-        size: n.
-
-    Yields:
-        Slices of at most 65,536 coordinates, in order.
-
-    >>> [part.start for part in pieces(70000)]
-    [0, 65536]
-    """
-    for start in range(0, size, _COLUMNS):
-        yield slice(start, start + _COLUMNS)

@@ -6,17 +6,18 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from spectra.lanczos import dots
 from spectra.probes import draw_probes
 from volume.cost_surface import CostSurface
 from volume.crossings import FARTHEST, Crossings, RayCosts, first_crossings, ray_costs
+from volume.pieces import pieces, squared_lengths
 from volume.preconditioners import Preconditioner
 from volume.priors import Prior
 from volume.radial import log_radial_integral, log_radial_slope, log_sphere_surface
-from volume.ray_density import RayDensity, pieces
+from volume.ray_density import RayDensity
 from volume.result import VolumeEstimate
 
 Array = NDArray[np.float64]
@@ -29,6 +30,7 @@ class Rays:
     Attributes:
         costs: above the anchor's, by row and radius, the correction included.
         log_norms: (k,) log |v| of each preconditioned direction before it was made a unit vector.
+        single: whether radii are rounded to float32, as theta is.
         density: the prior along the rays.
         limit: (k,) how far to look on each.
         size: number of parameters n.
@@ -37,16 +39,18 @@ class Rays:
 
     costs: RayCosts
     log_norms: Array
+    single: bool
     density: RayDensity
     limit: Array
     size: int
     name: str
 
-    def crossings(self, cutoff: float, *, guess: ArrayLike, tolerance: float, scan: int) -> Crossings:
+    def crossings(
+        self, cutoff: float, *, guess: ArrayLike, tolerance: float, scan: int, noise: float = 0.0
+    ) -> Crossings:
         """Where each ray first reaches the cutoff; see ``volume.crossings.first_crossings``."""
-        return first_crossings(
-            self.costs, len(self.limit), cutoff, limit=self.limit, guess=guess, tolerance=tolerance, scan=scan
-        )
+        options = {"tolerance": tolerance, "scan": scan, "noise": noise, "single": self.single}
+        return first_crossings(self.costs, len(self.limit), cutoff, limit=self.limit, guess=guess, **options)  # type: ignore[arg-type]
 
     def terms(self, crossings: Crossings, cutoff: float) -> VolumeEstimate:
         """What each ray says of the log-volume, given its crossing of the cutoff."""
@@ -95,25 +99,42 @@ def draw_rays(
     Returns:
         The rays.
     """
-    rows = draw_probes(
-        landscape.size,
-        count,
-        seed=seed,
-        first=first,
-        stream=stream,
-        dtype=landscape.dtype,
-        device=landscape.device,
-    )
-    rows = preconditioner.apply(rows / math.sqrt(landscape.size))
-    norms = dots(rows, rows).sqrt()
-    units = rows / norms.to(rows.dtype).unsqueeze(1)
+    units, log_norms = unit_rows(landscape, preconditioner, seed=seed, stream=stream, first=first, count=count)
     density = prior.ray(landscape.theta, units)
     stiffness = None if correction is None else _stiffness(units, correction)
     # Where the prior has no mass left, or as far as makes sense.
-    farthest = FARTHEST * max(1.0, float(landscape.theta.double().norm()))
+    farthest = FARTHEST * max(1.0, float(squared_lengths(landscape.theta[None]).sqrt()))
     limit = np.minimum(density.reach(landscape.size), farthest)
     costs = ray_costs(landscape, units, stiffness)
-    return Rays(costs, norms.log().cpu().numpy(), density, limit, landscape.size, preconditioner.name)
+    single = landscape.dtype != torch.float64
+    return Rays(costs, log_norms, single, density, limit, landscape.size, preconditioner.name)
+
+
+def unit_rows(
+    surface: CostSurface, preconditioner: Preconditioner, *, seed: int, stream: str, first: int, count: int
+) -> tuple[Tensor, Array]:
+    """Directions number ``first`` to ``first + count - 1`` of a stream: ``u = v / |v|``, ``v = z P``.
+
+    Args:
+        surface: whose size, dtype and device they have.
+        preconditioner: P.
+        seed: of the directions.
+        stream: name of the random stream.
+        first: number of the first direction.
+        count: how many.
+
+    Returns:
+        Rows u (count, n), and log |v| (count,): of the number that v was divided by, for z of length exactly one. A
+        relative error e of either is n e nats, so both are summed in float64.
+    """
+    options = {"dtype": surface.dtype, "device": surface.device}
+    rows = draw_probes(surface.size, count, seed=seed, first=first, stream=stream, **options)  # type: ignore[arg-type]
+    rows /= math.sqrt(surface.size)
+    drawn = squared_lengths(rows).log() / 2.0
+    rows = preconditioner.apply(rows)
+    norms = squared_lengths(rows).sqrt().to(rows.dtype)
+    rows /= norms.unsqueeze(1)
+    return rows, (norms.double().log() - drawn).cpu().numpy()
 
 
 def _stiffness(units: Tensor, correction: Tensor) -> Array:

@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
+from spectra.parallel_landscape import SpreadLandscape
 from volume.cost_surface import CostSurface
 from volume.parallel_directions import alone, over_ranks
+from volume.pieces import at_once, squared_lengths
 from volume.preconditioners import Identity, Preconditioner
 from volume.priors import Lebesgue, Prior
 from volume.rays import draw_rays
@@ -32,7 +34,9 @@ class StarDomainSettings:
         scan: radii looked at below each crossing, for rays that are not monotone.
         seed: of the directions.
         stream: name of the random stream; another one gives fresh directions.
-        block: directions solved together, and that a kill loses at most.
+        block: directions solved together, and that a kill loses at most; fewer of a large model, whose directions would
+            not fit the memory.
+        noise: rounding noise of the cost, its unit: crossings are not sought more finely, and their errors include it.
     """
 
     cutoff: float = 0.01
@@ -42,6 +46,7 @@ class StarDomainSettings:
     seed: int = 0
     stream: str = "directions"
     block: int = 64
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("cutoff", "nats"):
@@ -51,6 +56,22 @@ class StarDomainSettings:
         for name in ("directions", "block"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not (math.isfinite(self.noise) and self.noise >= 0.0):
+            raise ValueError(f"noise must be non-negative and finite, got {self.noise}")
+
+    def next_block(self, landscape: CostSurface, done: int) -> int:
+        """How many directions to solve next.
+
+        Args:
+            landscape: the cost; each of its ranks follows as many as fit its memory.
+            done: directions that are solved.
+
+        Returns:
+            The number, 0 if all are.
+        """
+        ranks = landscape.ranks.count if isinstance(landscape, SpreadLandscape) else 1
+        block = min(self.block, at_once(landscape.size, self.block) * ranks)
+        return max(0, min(block - done % block, self.directions - done))
 
 
 def star_domain_volume(
@@ -102,13 +123,13 @@ def star_domain_volume(
         place = {"seed": settings.seed, "stream": settings.stream, "first": first, "count": count}
         rays = draw_rays(surface, prior, preconditioner, correction=correction, **place)  # type: ignore[arg-type]
         tolerance = settings.nats / surface.size
-        crossings = rays.crossings(settings.cutoff, guess=guess, tolerance=tolerance, scan=settings.scan)
+        options = {"tolerance": tolerance, "scan": settings.scan, "noise": settings.noise}
+        crossings = rays.crossings(settings.cutoff, guess=guess, **options)  # type: ignore[arg-type]
         return (rays.terms(crossings, settings.cutoff),)
 
     estimate = resume
     done = 0 if resume is None else len(resume.log_terms)
-    while done < settings.directions:
-        count = min(settings.block - done % settings.block, settings.directions - done)
+    while count := settings.next_block(landscape, done):
         (found,) = over_ranks(landscape, solved, done, count)
         estimate = found if estimate is None else joined(estimate, found)
         done += count
@@ -171,19 +192,14 @@ def pilot_radius(
     Returns:
         The median radius of the pilots.
     """
-    rays = draw_rays(
-        alone(landscape),
-        prior,
-        preconditioner,
-        seed=settings.seed,
-        stream="pilots",
-        first=0,
-        count=PILOTS,
-        correction=correction,
-    )
-    start = 1e-2 * max(float(landscape.theta.double().norm()), 1e-6)
-    found = rays.crossings(settings.cutoff, guess=start, tolerance=0.05, scan=0)
-    return float(np.median(found.radius))
+    start = 1e-2 * max(float(squared_lengths(landscape.theta[None]).sqrt()), 1e-6)
+    count, radii = at_once(landscape.size, PILOTS), []
+    for first in range(0, PILOTS, count):
+        place = {"seed": settings.seed, "stream": "pilots", "first": first, "count": min(count, PILOTS - first)}
+        crossings = draw_rays(alone(landscape), prior, preconditioner, correction=correction, **place).crossings  # type: ignore[arg-type]
+        radii.append(crossings(settings.cutoff, guess=start, tolerance=0.05, scan=0).radius)
+        del crossings
+    return float(np.median(np.concatenate(radii)))
 
 
 def joined(first: VolumeEstimate, second: VolumeEstimate) -> VolumeEstimate:

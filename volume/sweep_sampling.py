@@ -66,8 +66,7 @@ def sample_cutoffs(
         return tuple(rays.terms(at, float(T)) for at, T in zip(crossings, cutoffs, strict=True))
 
     estimates, done = resume, len(resume[0].log_terms) if resume else 0
-    while done < settings.directions:
-        count = min(settings.block - done % settings.block, settings.directions - done)
+    while count := settings.next_block(landscape, done):
         found = over_ranks(landscape, solved, done, count)
         estimates = tuple(map(joined, estimates, found)) if estimates else found
         done += count
@@ -82,7 +81,8 @@ def _followed(rays: Rays, cutoffs: Array, guess: float, settings: StarDomainSett
     start: Array = np.full(len(rays.limit), guess)
     found: list[Crossings] = []
     for number, cutoff in enumerate(cutoffs):
-        found.append(rays.crossings(float(cutoff), guess=start, tolerance=tolerance, scan=settings.scan))
+        options = {"tolerance": tolerance, "scan": settings.scan, "noise": settings.noise}
+        found.append(rays.crossings(float(cutoff), guess=start, **options))  # type: ignore[arg-type]
         if number + 1 < len(cutoffs):
             start = found[-1].radius * np.sqrt(cutoffs[number + 1] / cutoff)
     for number in range(len(found) - 2, -1, -1):

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from volume.ray_density import RayDensity, check_ray, pieces
+from volume.pieces import pieces, squared_lengths
+from volume.ray_density import RayDensity, check_ray
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,9 @@ class UniformPrior:
         return True
 
     def _size_of(self, theta: Tensor) -> float:
-        values = theta.detach().double()
-        return float(values.abs().max() if self.shape == "box" else values.norm())
+        if self.shape == "ball":
+            return float(squared_lengths(theta[None]).sqrt())
+        return max(float(theta[part].abs().max()) for part in pieces(len(theta)))
 
     def log_density(self, theta: Tensor) -> float:
         """Minus the log volume of the support, nats; -inf outside of it."""
@@ -92,15 +94,14 @@ class UniformPrior:
         return extent
 
     def _ball_extent(self, anchor: Tensor, directions: Tensor) -> Tensor:
-        centre = anchor.detach().double()
         along = torch.zeros(len(directions), dtype=torch.float64, device=directions.device)
         square = torch.zeros_like(along)
         for part in pieces(len(anchor)):
             piece = directions[:, part].double()
-            along += piece @ centre[part]
+            along += piece @ anchor[part].detach().double()
             square += piece.square().sum(1)
         # The positive root of |u|^2 r^2 + 2 (u.theta) r = A^2 - |theta|^2, without cancellation.
-        room = self.half_width**2 - float(centre.square().sum())
+        room = self.half_width**2 - float(squared_lengths(anchor[None]))
         root = (along.square() + square * room).sqrt()
         return torch.where(along > 0.0, room / (along + root), (root - along) / square)
 

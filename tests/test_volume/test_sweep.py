@@ -94,7 +94,7 @@ def test_a_bump_that_a_larger_cutoff_sees_ends_the_ray_for_the_smaller_one() -> 
         return np.asarray(radii**2 / 2 + (np.abs(radii - 0.5) < 0.02))
 
     zero = np.zeros(1)
-    rays = Rays(costs, zero, RayDensity(zero, zero, zero, zero + np.inf), zero + 10.0, 3, "identity")
+    rays = Rays(costs, zero, False, RayDensity(zero, zero, zero, zero + np.inf), zero + 10.0, 3, "identity")
     # Crossings of 0.2 and 0.281 at 0.632 and 0.75: the scan of the second alone, at 0.25 and 0.5, meets the bump.
     small, large = _followed(rays, np.array([0.2, 0.28125]), 0.1, StarDomainSettings(nats=1e-6))
     assert not large.monotone[0]
