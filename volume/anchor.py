@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from spectra.lanczos import basis_bytes, dots, lanczos
+from spectra.lanczos import basis_bytes, lanczos
 from spectra.operators import SymmetricOperator
+from volume.pieces import squared_lengths
 
 Array = NDArray[np.float64]
 
@@ -98,7 +99,7 @@ def anchor_measure(
     if theta.shape != (operator.size,):
         raise ValueError(f"theta must have shape ({operator.size},), got {tuple(theta.shape)}")
     start = theta.detach().unsqueeze(0)
-    square = float(dots(start.double(), start.double())[0])
+    square = float(squared_lengths(start))
     if square == 0.0:
         return at_origin()
     fits = basis_bytes(operator.size, 1, min(steps, operator.size), operator.dtype) <= memory

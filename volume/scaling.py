@@ -25,10 +25,7 @@ class ScaledOperator(SymmetricOperator):
         Raises:
             ValueError: if the scales are not n positive finite numbers.
         """
-        if scales.shape != (inner.size,):
-            raise ValueError(f"scales must have shape ({inner.size},), got {tuple(scales.shape)}")
-        if not bool(((scales > 0.0) & scales.isfinite()).all()):
-            raise ValueError(f"scales must be positive and finite, got a smallest of {float(scales.min()):g}")
+        _check(scales, inner.size)
         self.inner, self.scales = inner, scales.to(inner.device, inner.dtype)
         self.size, self.dtype, self.device = inner.size, inner.dtype, inner.device
         self.definite, self.notes, self.ranks = inner.definite, inner.notes, inner.ranks
@@ -52,8 +49,8 @@ def prior_units(operator: SymmetricOperator, theta: Tensor, scale: Tensor) -> tu
         scale: (n,) standard deviations of the prior, as ``Prior.scale`` gives them.
 
     Returns:
-        Operator, anchor (n,) float64 and standard deviation: as they were if all scales are equal, so that a
-        spectrum of H itself can be used; else ``D H D``, ``theta / s`` and one.
+        Operator, anchor (n,) and standard deviation: as they were, no copies, if all scales are equal, so that a
+        spectrum of H itself can be used; else ``D H D``, ``theta / s`` in float64 and one.
 
     Raises:
         ValueError: if the scales are not n positive finite numbers.
@@ -64,7 +61,14 @@ def prior_units(operator: SymmetricOperator, theta: Tensor, scale: Tensor) -> tu
     >>> anchor.tolist(), s
     ([2.0, 0.5], 1.0)
     """
-    scaled = ScaledOperator(operator, scale)
+    _check(scale, operator.size)
     if bool((scale == scale[0]).all()):
-        return operator, theta.detach().double(), float(scale[0])
-    return scaled, theta.detach().double() / scale.to(theta.device).double(), 1.0
+        return operator, theta.detach(), float(scale[0])
+    return ScaledOperator(operator, scale), theta.detach().double() / scale.to(theta.device).double(), 1.0
+
+
+def _check(scales: Tensor, size: int) -> None:
+    if scales.shape != (size,):
+        raise ValueError(f"scales must have shape ({size},), got {tuple(scales.shape)}")
+    if not bool(((scales > 0.0) & scales.isfinite()).all()):
+        raise ValueError(f"scales must be positive and finite, got a smallest of {float(scales.min()):g}")
