@@ -8,12 +8,17 @@ from dataclasses import replace
 from rich.console import Console
 from rich.text import Text
 
+from spectra.curvature import Curvature
+from spectra.footprint import Footprint, footprint
 from spectra.landscape import Landscape
-from spectra.routes import Plan, make_operator, plan_route, with_stored_space
+from spectra.routes import Plan, in_bytes, make_operator, plan_route, with_stored_space
 from spectra.spectrum import Spectrum, SpectrumSettings
 
+# Less than this is nobody's worry, and not foretold.
+WORTH_SAYING = 256e6
 
-def plan_of(landscape: Landscape, settings: SpectrumSettings, resume: Spectrum | None) -> Plan:
+
+def plan_of(landscape: Landscape, settings: SpectrumSettings, resume: Spectrum | None) -> tuple[Plan, Footprint | None]:
     """The route, its products and what it holds in memory, before anything is computed.
 
     Args:
@@ -22,7 +27,7 @@ def plan_of(landscape: Landscape, settings: SpectrumSettings, resume: Spectrum |
         resume: the stored spectrum that is continued, or None.
 
     Returns:
-        The plan, as the computation makes it again.
+        The plan, as the computation makes it again, and what it takes where that is known (the sampling route).
 
     Raises:
         ValueError: if what was asked for does not fit the landscape or the memory.
@@ -31,10 +36,15 @@ def plan_of(landscape: Landscape, settings: SpectrumSettings, resume: Spectrum |
         landscape = landscape.restricted(settings.layers)
     if resume is not None:
         settings = replace(settings, strategy=resume.strategy or settings.strategy)
-    plan = plan_route(make_operator(landscape, settings), settings)
-    if resume is None or plan.route != "slq":
-        return plan
-    return with_stored_space(plan, resume.density.deflation.captured)
+    operator = make_operator(landscape, settings)
+    plan = plan_route(operator, settings)
+    if plan.route != "slq":
+        return plan, None
+    if resume is not None:
+        plan = with_stored_space(plan, resume.density.deflation.captured)
+    if not isinstance(operator, Curvature) or settings.per_layer:
+        return plan, None
+    return plan, footprint(operator.graph_memory, plan, settings, operator.size, operator.dtype)
 
 
 def announcement(plan: Plan, settings: SpectrumSettings, resume: Spectrum | None) -> str:
@@ -58,6 +68,34 @@ def announcement(plan: Plan, settings: SpectrumSettings, resume: Spectrum | None
         done = resume.density.runs.probes
         products = f"{done} of {settings.probes} probes are stored and kept; {products} from scratch"
     return "; ".join((f"plan: {plan.route} route, {products}", *plan.notes))
+
+
+def memory_line(need: Footprint) -> str:
+    """What a run takes, in a line; empty where it is little.
+
+    Args:
+        need: as foretold.
+
+    Returns:
+        Vectors, bases, graphs, and the sum of them.
+
+    >>> from spectra.graph_memory import GraphMemory
+    >>> graphs = GraphMemory(saved=10**8, vector=4 * 10**7, batches=3, repeatable=True)
+    >>> memory_line(Footprint(4 * 10**7, 11, 0, graphs, kept=False, recorded=False))[:76]
+    'memory: at most about 1.28 GB above the model: 11 vectors of 40 MB, no basis'
+    """
+    if need.total < WORTH_SAYING:
+        return ""
+    basis = f"bases of {in_bytes(need.basis)}" if need.basis else "no basis"
+    batches = need.graphs.batches
+    if batches == 1:
+        graphs = f"a graph of {in_bytes(need.graph_bytes)} for the one batch"
+    else:
+        which = f"all {batches} batches, kept" if need.kept else f"one of {batches} batches at a time"
+        graphs = f"graphs of {in_bytes(need.graph_bytes)} for {which}"
+    parts = (f"{need.vectors} vectors of {in_bytes(need.vector)}", basis, graphs)
+    working = f"{in_bytes(need.working_bytes)} to {'record a product' if need.recorded else 'work with'}"
+    return f"memory: at most about {in_bytes(need.total)} above the model: {', '.join((*parts, working))}"
 
 
 def announce(line: str) -> None:

@@ -28,6 +28,9 @@ class _Rate(ProgressColumn):
 def lines_report(console: Console) -> Report:
     """What writes a line now and then instead of a bar, for logs.
 
+    Of each part of the work that will take minutes, the second report is written at once: it is the first to know how
+    long a step takes.
+
     Args:
         console: where to.
 
@@ -35,16 +38,38 @@ def lines_report(console: Console) -> Report:
         What to call with the work done, all of the work and a few words on what is being done.
     """
     start = last = time.monotonic()
+    part, begun, first, told = "", start, 0, False
 
     def report(done: int, total: int, what: str) -> None:
-        nonlocal last
+        nonlocal last, part, begun, first, told
         now = time.monotonic()
-        if now - last >= LINE_EVERY:
-            last = now
+        if what != part:
+            part, begun, first, told = what, now, done, False
+        left = (total - done) * (now - begun) / (done - first) if done > first else 0.0
+        early = not told and left >= LINE_EVERY
+        if now - last >= LINE_EVERY or early:
+            last, told = now, told or early
             line = f"{what}: {done:,} of {max(total, 1):,} after {(now - start) / 60.0:.0f} min"
+            line += f", about {in_words(left)} left" if left else ""
             console.print(line, soft_wrap=True, markup=False, highlight=False)
 
     return report
+
+
+def in_words(seconds: float) -> str:
+    """A time to expect, as roughly as it is known.
+
+    Args:
+        seconds: as foretold.
+
+    Returns:
+        Minutes, or hours from 100 of them on.
+
+    >>> in_words(20.0), in_words(2700.0), in_words(9000.0)
+    ('1 min', '45 min', '2.5 h')
+    """
+    minutes = seconds / 60.0
+    return f"{max(1, round(minutes))} min" if minutes < 100.0 else f"{minutes / 60.0:.1f} h"
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from basinscope.announcement import announcement, plan_of
+from basinscope.announcement import announcement, memory_line, plan_of
 from basinscope.failures import Interrupted
 from basinscope.outputs import check_output, check_plot
 from basinscope.placement import guarded, placed
@@ -101,8 +101,10 @@ def run_spectrum(
         if stored.spectrum.complete and stored.spectrum.settings.probes == request.settings.probes:
             return stored, ()
     resume = None if stored is None else stored.spectrum
-    plan = plan_of(landscape, request.settings, resume)
+    plan, need = plan_of(landscape, request.settings, resume)
     announce(announcement(plan, request.settings, resume))
+    if need is not None and (line := memory_line(need)):
+        announce(line)
     keeper = _Keeper(request, provenance, resume)
     try:
         spectrum = compute_spectrum(landscape, request.settings, resume=resume, on_block=keeper.keep, progress=progress)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from basinscope.announcement import announce
 from basinscope.outputs import check_plot
 from basinscope.progress import Report
 from basinscope.ranks import writes_files
@@ -33,7 +34,7 @@ def report_volume(request: VolumeRequest, as_json: bool, against: Sequence[Path]
         against: checkpoints, or volume files.
     """
     with volume_progress() as report:
-        study = run_volume(request, report)
+        study = run_volume(request, report, announce)
         others = [(path, _other(request, path, report)) for path in against]
     files = {} if request.output is None else {"volume": str(request.output)}
     if request.plot is not None:

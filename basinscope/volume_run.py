@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from basinscope.progress import Report
 from basinscope.ranks import common, writes_files
 from basinscope.spectrum_run import SMALL
 from basinscope.tasks.resolve import make_landscape, task_name
+from basinscope.volume_announcement import volume_lines
 from basinscope.volume_resumption import check_landscape, check_settings, check_source
 from spectra.checkpoint import AdamMoments, Checkpoint, adam_moments, read_checkpoint
 from spectra.costs import CrossEntropy, KLFromAnchor, cost_name, kl_from_anchor
@@ -78,12 +80,15 @@ class VolumeRequest:
     command: str = ""
 
 
-def run_volume(request: VolumeRequest, progress: Report) -> VolumeStudy:
+def run_volume(
+    request: VolumeRequest, progress: Report, announce: Callable[[str], None] = lambda _: None
+) -> VolumeStudy:
     """Run a study, or continue a stored one, keeping each finished block in the output.
 
     Args:
         request: what was asked for.
         progress: called with work done, all work and what is being done.
+        announce: called with each line of the plan of a large model's study, before its first result.
 
     Returns:
         The study.
@@ -125,6 +130,8 @@ def run_volume(request: VolumeRequest, progress: Report) -> VolumeStudy:
         memory=request.memory,
         progress=progress,
     )
+    for line in volume_lines(estimator):
+        announce(line)
     return _Work(request, study, estimator).run()
 
 

@@ -7,12 +7,14 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from spectra.batches import Batch
 from spectra.confirmation import confirm
+from spectra.graph_memory import GraphMemory
 from spectra.kept_products import kept_or_rebuilt
 from spectra.landscape import Landscape
 from spectra.operators import Restricted, SymmetricOperator
@@ -27,9 +29,6 @@ DEFAULT_MEMORY = 4 * 2**30
 _LARGE = 10**6
 # Seconds a row from which one run times a product well enough.
 _LONG = 0.1
-# Bytes a strategy holds or works with, in units of what one forward pass saves (measured on a
-# transformer, a ResNet and an MLP): a graph of the gradient, a linearised gradient, one vmapped tangent.
-_GRAPH, _LINEARISED, _TANGENT = 4, 16, 4
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ class Curvature(SymmetricOperator):
             return self._summed(vectors)
         except Exception as problem:  # a fast path may fail on a batch or a block of another shape
             self._note(f"{self.strategy} fails here ({type(problem).__name__}) and is no longer used")
-        self.strategy, self._chunk = core.name, self._chunk_of(core, 0)
+        self.strategy, self._chunk = core.name, 2**30
         self._products = kept_or_rebuilt(core.build, self.landscape, self._keep)
         return self._summed(vectors)
 
@@ -156,10 +155,11 @@ class Curvature(SymmetricOperator):
 
     def _prepare(self, vectors: Tensor) -> None:
         first = next(self.landscape.share())
-        held = self._saved_bytes(first)
+        held = self.graph_memory
         core = next(iter(self._strategies.values()))
-        kept, count = self.landscape.batches.kept, self.landscape.count()
-        keep = self.landscape.largest(0.0 if kept and held * count * _GRAPH <= self.memory else 1.0) == 0.0
+        # Alike on all ranks, which go through what is tried together.
+        keep = self.landscape.largest(0.0 if held.kept(self.memory) else 1.0) == 0.0
+        recordable = self.landscape.largest(0.0 if held.recordable(self.memory) else 1.0) == 0.0
         # Two vectors tell a block apart from a row; a model so large that they weigh is checked on one.
         probe = self._probe("verify")
         if self.size <= _LARGE:
@@ -167,25 +167,18 @@ class Curvature(SymmetricOperator):
         product, truth, seconds = self._core_product(core, first, probe)
         self.notes += confirm(self)
         if self.strategy == "auto":
-            core_time = self.landscape.largest(
-                self._seconds_per_vector(core, product, vectors, held, seconds / len(probe))
-            )
+            core_time = self.landscape.largest(self._seconds_per_vector(core, product, vectors, seconds / len(probe)))
             del product  # one graph at a time
-            chosen = self._choose(first, core, core_time, (probe, truth), vectors, held, keep)
+            chosen = self._choose(first, core, core_time, (probe, truth), vectors, recordable)
         else:
             chosen = self._strategies[self.strategy]
-            keep &= held * count * (_LINEARISED if chosen.linearised else _GRAPH) <= self.memory
+            keep &= held.kept(self.memory, linearised=chosen.linearised)
             del product
             self._verify_named(core, chosen, first, probe, truth)
         if not keep:
-            need = held * count * (_LINEARISED if chosen.linearised else _GRAPH)
-            reason = (
-                f"graphs of {need / 1e9:.2g} GB pass the memory of {self.memory / 1e9:.2g} GB"
-                if kept
-                else ("the data is not held in memory")
-            )
+            reason = held.reason(self.memory, linearised=chosen.linearised)
             self._note(f"{reason}: graphs are rebuilt for each block")
-        self.strategy, self._chunk = chosen.name, self._chunk_of(chosen, held)
+        self.strategy, self._chunk = chosen.name, self._chunk_of(chosen)
         self._keep = keep
         self._products = self._built(core, chosen)
         self._traced = self._recorded = None
@@ -235,13 +228,17 @@ class Curvature(SymmetricOperator):
                 f"product's norm; use auto or {core.name}"
             )
 
-    def _saved_bytes(self, batch: Batch) -> int:
-        return self.landscape.evaluation.saved_bytes(self.landscape.leaves(self.theta), batch.inputs)
+    @cached_property
+    def graph_memory(self) -> GraphMemory:
+        """What graphs of this process's batches take; costs a forward pass of the first."""
+        landscape = self.landscape
+        saved = landscape.evaluation.saved_bytes(landscape.leaves(self.theta), next(landscape.share()).inputs)
+        return GraphMemory(
+            saved, self.size * self.theta.element_size(), landscape.count(), repeatable=landscape.batches.kept
+        )
 
-    def _chunk_of(self, strategy: Strategy, held: int) -> int:
-        if not strategy.batched:
-            return 2**30
-        return max(1, int(self.memory / 2 / max(_TANGENT * held + self.size * self.theta.element_size(), 1)))
+    def _chunk_of(self, strategy: Strategy) -> int:
+        return self.graph_memory.chunk(self.memory) if strategy.batched else 2**30
 
     def _choose(
         self,
@@ -250,16 +247,15 @@ class Curvature(SymmetricOperator):
         core_time: float,
         known: tuple[Tensor, Tensor],
         vectors: Tensor,
-        held: int,
-        keep: bool,
+        recordable: bool,
     ) -> Strategy:
         """Times the strategies on the first batch and keeps the fastest that agrees with the core."""
         best, best_time = core, core_time
         right = set()
         for one in list(self._strategies.values())[1:]:
-            if not self._worth_trying(one, keep) or one.instead_of in right:
+            if not self._worth_trying(one, recordable) or one.instead_of in right:
                 continue
-            taken = self.landscape.largest(self._tried(one, core, batch, known, vectors, held))
+            taken = self.landscape.largest(self._tried(one, core, batch, known, vectors))
             if math.isfinite(taken):
                 right.add(one.name)
             if taken < best_time:
@@ -267,27 +263,30 @@ class Curvature(SymmetricOperator):
         return best
 
     def _tried(
-        self, one: Strategy, core: Strategy, batch: Batch, known: tuple[Tensor, Tensor], vectors: Tensor, held: int
+        self,
+        one: Strategy,
+        core: Strategy,
+        batch: Batch,
+        known: tuple[Tensor, Tensor],
+        vectors: Tensor,
     ) -> float:
         """Seconds a vector takes by one strategy; inf, and a note, if it fails or differs from the core."""
         try:
             product = one.build(batch)
             error, seconds = difference(product, *known)
             if error <= tolerance(self.landscape.parameters.computed):
-                return self._seconds_per_vector(one, product, vectors, held, seconds / len(known[0]))
+                return self._seconds_per_vector(one, product, vectors, seconds / len(known[0]))
             self._note(f"{one.name} differs from {core.name} by {error:.2g} and is not used")
         except Exception as problem:  # any failure of a fast path is a reason to step back from it
             self._note(f"{one.name} fails here ({type(problem).__name__}) and is not used")
         return math.inf
 
-    def _seconds_per_vector(
-        self, strategy: Strategy, product: Product, vectors: Tensor, held: int, known: float
-    ) -> float:
+    def _seconds_per_vector(self, strategy: Strategy, product: Product, vectors: Tensor, known: float) -> float:
         # What verifying took tells enough of a row that takes long; of a block it tells nothing.
         if not strategy.batched and known >= _LONG:
             return known
         # A large model gains nothing from blocks beyond a few vectors, and timing them is dear.
-        most = self._chunk_of(strategy, held) if self.size <= _LARGE else min(self._chunk_of(strategy, held), 4)
+        most = self._chunk_of(strategy) if self.size <= _LARGE else min(self._chunk_of(strategy), 4)
         block = vectors[: most if strategy.batched else 2]
         taken = [timed(product, block)[1] for _ in range(1 if strategy.batched else 2)]
         return min(taken) / len(block)
@@ -318,8 +317,8 @@ class Curvature(SymmetricOperator):
             self._traced = (batch.number, trace())
         return self._traced[1]
 
-    def _worth_trying(self, strategy: Strategy, keep: bool) -> bool:
-        if strategy.linearised or (strategy.prepared and not keep):
+    def _worth_trying(self, strategy: Strategy, recordable: bool) -> bool:
+        if strategy.linearised or (strategy.prepared and not recordable):
             return False
         # vmapped convolutions run as grouped ones, which the CPU does slowly.
         convolutional = any(isinstance(m, nn.modules.conv._ConvNd) for m in self.landscape.model.modules())

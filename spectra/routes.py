@@ -109,7 +109,7 @@ def _gram_plan(operator: SymmetricOperator, settings: SpectrumSettings, sampled:
     need = gram_bytes(rows, operator.size, operator.dtype)
     if asked and need > settings.memory:
         raise ValueError(
-            f"the Gram route holds {rows} rows, {_bytes(need)}, past the memory of {_bytes(settings.memory)}"
+            f"the Gram route holds {rows} rows, {in_bytes(need)}, past the memory of {in_bytes(settings.memory)}"
         )
     if not asked and (sampled is None or rows > min(sampled.products, EXACT_ROWS) or need > settings.memory):
         return None
@@ -127,8 +127,8 @@ def _dense_plan(operator: SymmetricOperator, settings: SpectrumSettings, sampled
     if settings.engine == "dense":
         if need > settings.memory:
             raise ValueError(
-                f"the dense route needs {_bytes(need)} for {operator.size} parameters, past the memory of "
-                f"{_bytes(settings.memory)}"
+                f"the dense route needs {in_bytes(need)} for {operator.size} parameters, past the memory of "
+                f"{in_bytes(settings.memory)}"
             )
         return Plan("dense", 0, "full", operator.size, ("exact by the dense route, asked for",))
     assert sampled is not None
@@ -158,20 +158,20 @@ def sampled_plan(operator: SymmetricOperator, settings: SpectrumSettings) -> Pla
     full = settings.reorthogonalise == "full" or (settings.reorthogonalise == "auto" and need <= settings.memory)
     if settings.reorthogonalise == "full" and need > settings.memory:
         raise ValueError(
-            f"full reorthogonalisation of {block} probes and {steps} steps needs {_bytes(need)}, past the memory "
-            f"of {_bytes(settings.memory)}; use none, a smaller block, or more memory"
+            f"full reorthogonalisation of {block} probes and {steps} steps needs {in_bytes(need)}, past the memory "
+            f"of {in_bytes(settings.memory)}; use none, a smaller block, or more memory"
         )
     vectors = 4 * block * operator.size * operator.dtype.itemsize
     if vectors > settings.memory:
         raise ValueError(
-            f"a block of {block} probes takes {_bytes(vectors)} for its vectors alone, past the memory of "
-            f"{_bytes(settings.memory)}; use a smaller block"
+            f"a block of {block} probes takes {in_bytes(vectors)} for its vectors alone, past the memory of "
+            f"{in_bytes(settings.memory)}; use a smaller block"
         )
     if full:
-        notes.append(f"full reorthogonalisation, the basis takes {_bytes(need)}")
+        notes.append(f"full reorthogonalisation, the basis takes {in_bytes(need)}")
     else:
         notes.append(
-            f"no reorthogonalisation: a basis would take {_bytes(need)}; densities stay right, counts of "
+            f"no reorthogonalisation: a basis would take {in_bytes(need)}; densities stay right, counts of "
             "eigenvalues do not"
         )
     depth, sentence = _depth(operator, settings, steps)
@@ -232,7 +232,8 @@ def most_deflated(operator: SymmetricOperator, settings: SpectrumSettings) -> in
     return max(0, fitting - KRYLOV_BLOCK * KRYLOV_EXTRA)
 
 
-def _bytes(count: float) -> str:
+def in_bytes(count: float) -> str:
+    """A number of bytes in words, to three digits: ``538 MB``."""
     for unit, size in (("GB", 1e9), ("MB", 1e6)):
         if count >= size:
             return f"{count / size:.3g} {unit}"

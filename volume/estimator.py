@@ -176,10 +176,11 @@ class VolumeEstimator:
     @cached_property
     def operator(self) -> SymmetricOperator:
         """The curvature H."""
-        return make_operator(self.landscape, self._spectrum_settings)
+        return make_operator(self.landscape, self.spectrum_settings)
 
     @property
-    def _spectrum_settings(self) -> SpectrumSettings:
+    def spectrum_settings(self) -> SpectrumSettings:
+        """How the curvature's spectrum is computed."""
         asked = self.settings
         return SpectrumSettings(
             operator=self.operator_name,
@@ -207,7 +208,7 @@ class VolumeEstimator:
     @cached_property
     def _density(self) -> SpectralDensity:
         return curvature_density(
-            self._units[0], self._spectrum_settings, progress=lambda done, total: self._tell(done, total, "spectrum")
+            self._units[0], self.spectrum_settings, progress=lambda done, total: self._tell(done, total, "spectrum")
         )
 
     def _determinants(self, method: str, cutoffs: Sequence[float] | Array) -> tuple[MethodResult, ...]:

@@ -126,6 +126,19 @@ def test_the_plan_and_its_memory_are_said_before_the_computing(
     assert ("full reorthogonalisation, the basis" in captured.out) == bool(extra)  # JSON keeps the notes
 
 
+def test_the_memory_of_a_large_model_is_said_too(
+    spectrum: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("basinscope.announcement.WORTH_SAYING", 0.0)
+    assert spectrum("--reorthogonalise", "full", "--deflate", "4", "--block", "2") == 0
+    plan, memory = capsys.readouterr().err.splitlines()
+    assert plan.startswith("plan: ")
+    # 50 parameters of 4 bytes; 2 probes of 12 steps, and three times the 8 + 4 of the Krylov space.
+    assert "above the model: 15 vectors of 0.2 kB, bases of 12 kB, a graph of" in memory
+    assert spectrum("--engine", "dense") == 0
+    assert capsys.readouterr().err.count("\n") == 1  # the sampling route alone is foretold
+
+
 def test_a_resumed_run_says_what_is_kept(spectrum: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "s.h5"
     assert spectrum("--probes", "2", "--output", output) == 0

@@ -166,6 +166,35 @@ def test_the_mass_keeps_to_the_memory(capsys: pytest.CaptureFixture[str]) -> Non
     assert "--memory must be at least 1 MB" in refused(main([*words, "--memory", "1kB"]), capsys)
 
 
+def test_the_plan_and_the_memory_of_a_large_model_are_said_before_the_computing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [
+        "volume",
+        str(DIGITS),
+        "--steps",
+        "4",
+        "--probes",
+        "2",
+        "--directions",
+        "3",
+        "--preconditioner",
+        "identity",
+    ]
+    assert main(words) == 0
+    assert capsys.readouterr().err == ""
+    for module in ("announcement", "volume_announcement"):
+        monkeypatch.setattr(f"basinscope.{module}.WORTH_SAYING", 0.0)
+    assert main([*words, "--memory", "1MB"]) == 0
+    rays, products, memory = capsys.readouterr().err.splitlines()
+    assert rays == "plan: star-domain, 3 directions, 3 at a time: about 173 kB above the model"
+    assert products.startswith(
+        "plan: quadratic-mass by the slq route, 8 products and 8 of the anchor's run; full reortho"
+    )
+    assert memory.startswith("memory: at most about ")
+    assert "for one of 1 batches" not in memory
+
+
 def test_a_sweep_has_slope_half_n_and_resumes_to_the_bit(
     quadratic: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

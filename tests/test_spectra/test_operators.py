@@ -15,9 +15,11 @@ from spectra.batches import Batches
 from spectra.costs import CrossEntropy, cross_entropy, kl_from_anchor, mean_squared_error
 from spectra.fisher import Fisher, uniforms
 from spectra.gauss_newton import GaussNewton
+from spectra.graph_memory import GRAPH, RECORDING
 from spectra.hessian import Hessian
 from spectra.landscape import Landscape
 from spectra.operators import MatrixOperator, SymmetricOperator
+from spectra.recording import record
 
 Make = Callable[[str], Any]
 VECTORS = torch.randn(5, 400, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
@@ -385,6 +387,27 @@ class TestBlocksAndMemory:
                 vectors = torch.randn(count, landscape.size, dtype=torch.float64)
                 assert_close(operator.matmat(vectors), vectors @ truth)
             assert any("rebuilt for each block" in note for note in operator.notes) == (memory == 1)
+
+    @pytest.mark.parametrize("kind", [Hessian, GaussNewton])
+    def test_a_product_is_recorded_only_where_the_memory_allows_it(
+        self, make: Make, kind: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        landscape = landscape_of(make("mlp"))
+        recorded: list[Any] = []
+
+        def recording(function: Any, probe: torch.Tensor) -> Any:
+            recorded.append(function)
+            return record(function, probe)
+
+        monkeypatch.setattr("spectra.curvature.record", recording)
+        need = kind(landscape).graph_memory
+        room = need.all() + (RECORDING - GRAPH) * need.saved
+        for memory, tried in ((room, True), (room - 1, False)):
+            recorded.clear()
+            operator = kind(landscape, memory=memory)
+            operator.matmat(torch.randn(1, landscape.size, dtype=torch.float64))
+            assert bool(recorded) == tried
+            assert not any("rebuilt" in note for note in operator.notes)
 
     def test_data_that_is_not_held_in_memory(self, make: Make) -> None:
         subject = make("mlp")
