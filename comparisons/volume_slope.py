@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from comparisons.sharpness_result import counted, positive
 from spectra.estimate import Estimate
 from spectra.landscape import Landscape
+from volume.crossings import Crossings
+from volume.pieces import at_once
 from volume.preconditioners import Identity, Preconditioner
 from volume.priors import Lebesgue, Prior
 from volume.radial import log_radial_slope
-from volume.rays import draw_rays
-from volume.star_domain import StarDomainSettings, pilot_radius
+from volume.rays import Rays, draw_rays
+from volume.star_domain import StarDomainSettings, joined, pilot_radius
+
+Array = NDArray[np.float64]
 
 # Half the distance in log r over which the cost's slope is taken: its error is of second order.
 STEP = 1e-3
@@ -61,23 +66,37 @@ def volume_slope(
     prior, preconditioner = prior or Lebesgue(), preconditioner or Identity()
     settings = StarDomainSettings(cutoff=cutoff, directions=directions, seed=seed)
     guess = pilot_radius(landscape, settings, prior, preconditioner)
-    rays = draw_rays(landscape, prior, preconditioner, seed=seed, stream=settings.stream, first=0, count=directions)
-    crossings = rays.crossings(cutoff, guess=guess, tolerance=1e-3 / landscape.size, scan=settings.scan)
-    terms = rays.terms(crossings, cutoff)
-    if bool(crossings.unbounded.any()):
-        raise ValueError(f"{int(crossings.unbounded.sum())} of {directions} rays never reach the cutoff {cutoff:g}")
-    radius, every = crossings.radius, np.arange(directions)
+    parts, terms = [], None
+    block = at_once(landscape.size, directions)
+    for first in range(0, directions, block):
+        place = {"seed": seed, "stream": settings.stream, "first": first, "count": min(block, directions - first)}
+        rays = draw_rays(landscape, prior, preconditioner, **place)  # type: ignore[arg-type]
+        crossings = rays.crossings(cutoff, guess=guess, tolerance=1e-3 / landscape.size, scan=settings.scan)
+        if bool(crossings.unbounded.any()):
+            number = int(crossings.unbounded.sum())
+            raise ValueError(f"{number} of {len(crossings.unbounded)} rays never reach the cutoff {cutoff:g}")
+        parts.append(_slopes(rays, crossings, cutoff))
+        found = rays.terms(crossings, cutoff)
+        terms = found if terms is None else joined(terms, found)
+        del rays  # or its directions would be held beside the next ones
+    assert terms is not None
+    return _weighted(np.concatenate(parts), terms.log_terms, terms.effective_samples)
+
+
+def _slopes(rays: Rays, crossings: Crossings, cutoff: float) -> Array:
+    """``s c / (r dC/dr)`` of each ray."""
+    radius, every = crossings.radius, np.arange(len(crossings.radius))
     rise = rays.costs(every, radius * np.exp(STEP)) - rays.costs(every, radius * np.exp(-STEP))
     slope = rise / (2.0 * STEP)
     if not (slope > 0.0).all():
-        raise ValueError(f"the cost does not rise at the crossing of {int((slope <= 0.0).sum())} of {directions} rays")
+        raise ValueError(f"the cost does not rise at the crossing of {int((slope <= 0.0).sum())} of {len(slope)} rays")
     density = rays.density
     ray = {"constant": density.constant, "linear": density.linear, "quadratic": density.quadratic}
-    each = log_radial_slope(radius, landscape.size, **ray) * cutoff / slope
-    return _weighted(each, terms.log_terms, terms.effective_samples)
+    found: Array = log_radial_slope(radius, rays.size, **ray) * cutoff / slope
+    return found
 
 
-def _weighted(values: np.ndarray, log_weights: np.ndarray, effective: float) -> Estimate:
+def _weighted(values: Array, log_weights: Array, effective: float) -> Estimate:
     """A weighted mean, its jackknife error, and a caution where few rays carry it."""
     weights = np.exp(log_weights - logsumexp(log_weights))
     value, count = float(weights @ values), len(values)

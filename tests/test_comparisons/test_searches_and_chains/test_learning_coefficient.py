@@ -33,6 +33,7 @@ from spectra.density import SpectralDensity
 from spectra.gauss_newton import GaussNewton
 from spectra.hessian import Hessian
 from spectra.landscape import Landscape
+from volume.rays import draw_rays
 
 VALUES = torch.tensor([5.0, 2.0, 1.0, 0.5, 0.1]).double()
 DENSITY = SpectralDensity.from_eigenvalues(VALUES.numpy())
@@ -419,6 +420,26 @@ def test_the_volumes_slope_of_singular_cases(landscape_of, name, slope) -> None:
     found = volume_slope(landscape_of(SINGULAR[name], torch.zeros(2)), cutoff=1e-4, directions=1000)
     # Homogeneous, so the same at every cutoff; fails with probability 1e-4.
     assert abs(found.value - slope) < 3.9 * found.standard_error + 1e-5
+
+
+@pytest.mark.parametrize("numbers", [1, 15])
+def test_rays_of_a_large_model_are_followed_a_few_at_a_time_with_the_same_slope(
+    landscape_of, numbers, monkeypatch
+) -> None:
+    landscape = landscape_of(SINGULAR["x2+y4"], torch.zeros(2))
+    known = volume_slope(landscape, cutoff=1e-2, directions=20)
+    counts = []
+
+    def drawn(*given, **place):
+        counts.append(place["count"])
+        return draw_rays(*given, **place)
+
+    monkeypatch.setattr("volume.pieces.NUMBERS", numbers)
+    monkeypatch.setattr("comparisons.volume_slope.draw_rays", drawn)
+    found = volume_slope(landscape, cutoff=1e-2, directions=20)
+    assert counts == ([1] * 20 if numbers == 1 else [7, 7, 6])
+    assert found.value == pytest.approx(known.value, rel=1e-3)
+    assert found.standard_error == pytest.approx(known.standard_error, rel=1e-3)
 
 
 def test_rows_of_the_registry_read_the_chains_and_the_spectrum(relu_network, classes) -> None:
