@@ -204,6 +204,7 @@ def _check_shown(request: CompareRequest, shown: _Shown) -> None:
 
 def _run(request: CompareRequest, shown: _Shown) -> None:
     from basinscope.compare_run import run_compare
+    from basinscope.ranks import writes_files
     from basinscope.volume_progress import volume_progress
     from volume.audit_store import is_audit_file
 
@@ -221,20 +222,23 @@ def _run(request: CompareRequest, shown: _Shown) -> None:
         from basinscope.evidence_figures import evidence_figures
         from comparisons.report import write_report
 
-        write_report(shown.report, replace(found, figures=evidence_figures(request.reuse, comparison)))
+        if writes_files():
+            write_report(shown.report, replace(found, figures=evidence_figures(request.reuse, comparison)))
         files["report"] = str(shown.report)
     show_findings(found, files, shown.table, shown.as_json)
 
 
 def _drawn(request: CompareRequest, shown: _Shown, found: Findings) -> dict[str, str]:
     """Figures written, by kind."""
+    from basinscope.ranks import writes_files
     from spectra.plots import save_figure
 
     files = {}
     if request.plot is not None:
         from comparisons.plots import comparison_figure
 
-        save_figure(comparison_figure(found.comparison), request.plot)
+        if writes_files():
+            save_figure(comparison_figure(found.comparison), request.plot)
         files["figure"] = str(request.plot)
     if shown.agreement_plot is not None:
         from comparisons.ranking_plots import agreement_figure
@@ -244,7 +248,8 @@ def _drawn(request: CompareRequest, shown: _Shown, found: Findings) -> dict[str,
                 f"--agreement-plot needs two measures that vary over at least {FEWEST} checkpoints, got "
                 f"{len(found.comparison.measures)} measures of {len(found.comparison.done)}"
             )
-        save_figure(agreement_figure(found.agreement), shown.agreement_plot)
+        if writes_files():
+            save_figure(agreement_figure(found.agreement), shown.agreement_plot)
         files["figure of agreement"] = str(shown.agreement_plot)
     return files
 

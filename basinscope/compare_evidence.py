@@ -13,6 +13,8 @@ from comparisons.volumes import basin_landscape
 from spectra.checkpoint import Checkpoint, read_checkpoint
 from spectra.costs import cost_name
 from spectra.landscape import Landscape
+from spectra.parallel import current_ranks
+from spectra.parallel_landscape import spread
 from spectra.provenance import Provenance
 from spectra.store import read_spectrum
 from volume.store import is_volume_file, read_study
@@ -53,9 +55,10 @@ def make_evidence(
     """
     checkpoint = read_checkpoint(path)
     name = task_name(task, checkpoint)
-    landscape = make_landscape(name, checkpoint)
+    ranks = current_ranks()
+    landscape = spread(make_landscape(name, checkpoint), ranks)
     beside = held_out_task or HELD_OUT.get(name)
-    held_out = None if beside is None else make_landscape(beside, checkpoint)
+    held_out = None if beside is None else spread(make_landscape(beside, checkpoint), ranks)
     start, note = _initial(initial, path, checkpoint, name, landscape)
     evidence = Evidence(landscape, held_out=held_out, checkpoint=checkpoint, initial=start, settings=settings)
     notes = [note, *(reused(evidence, file, checkpoint) for file in reuse)]

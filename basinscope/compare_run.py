@@ -18,6 +18,7 @@ from basinscope.compare_evidence import make_evidence
 from basinscope.failures import Interrupted, out_of_memory, sentence
 from basinscope.outputs import check_output, check_plot
 from basinscope.progress import Report
+from basinscope.ranks import STORED, agreed, common, writes_files
 from basinscope.spectrum_run import SMALL
 from comparisons.comparison import Comparison, Examined
 from comparisons.evidence import Evidence, EvidenceSettings
@@ -25,6 +26,7 @@ from comparisons.invariance import InvarianceTable, check_invariance
 from comparisons.registry import measures_of
 from comparisons.store import read_comparison, write_comparison
 from comparisons.suite import examine
+from spectra.parallel import LostRankError, current_ranks
 from spectra.provenance import Provenance
 
 # What a user's file or task may be at fault for; anything else is a mistake of ours.
@@ -82,7 +84,10 @@ def run_compare(request: CompareRequest, progress: Report) -> Comparison:
         ValueError: if what was asked for is not possible, in a sentence.
         OSError: if a file cannot be read or written.
         Interrupted: if the user interrupts the computing, saying what is kept and how to go on.
+        LostRankError: if another rank of several has died, saying the same.
     """
+    if request.jobs != 1 and current_ranks() is not None:
+        raise ValueError("--jobs starts processes of its own, which ranks have already: leave it out under torchrun")
     known = _known(request)
     waiting = [path for path in request.checkpoints if str(path) not in known]
 
@@ -95,17 +100,23 @@ def run_compare(request: CompareRequest, progress: Report) -> Comparison:
     try:
         for examined in _examined(request, waiting, progress):
             known[examined.provenance.checkpoint] = examined
-            if request.output is not None:
+            if request.output is not None and writes_files():
                 write_comparison(request.output, comparison(), traces=request.traces)
     except KeyboardInterrupt:
-        if request.output is None:
-            raise Interrupted("interrupted; nothing is saved: with --output a run can be continued") from None
-        done = f"the checkpoints that were done are saved in {request.output}; go on with the same command and --resume"
-        raise Interrupted(f"interrupted: {done}") from None
+        raise Interrupted(f"interrupted: {_left(request)}") from None
+    except LostRankError as error:
+        raise LostRankError(f"{error}; {_left(request)}") from error
     found = comparison()
     if not found.done:
         raise ValueError(found.checkpoints[0].failure)
     return found
+
+
+def _left(request: CompareRequest) -> str:
+    """What a run that ends early leaves, and how to go on."""
+    if request.output is None:
+        return "nothing is saved: with --output a run can be continued"
+    return f"the checkpoints that were done are saved in {request.output}; go on with the same command and --resume"
 
 
 def _examined(request: CompareRequest, waiting: list[Path], progress: Report) -> Iterator[Examined]:
@@ -137,18 +148,20 @@ def examine_file(request: CompareRequest, path: Path, progress: Report | None = 
         The outcomes, or the failure.
 
     Raises:
-        Exception: if anything but the user's files, task or memory is at fault.
+        Exception: if anything but the user's files, task or memory is at fault, or this is one of several ranks.
     """
     try:
         return _examine(request, path, progress)
     except Exception as error:
-        if isinstance(error, EXPECTED) or out_of_memory(error):
+        # On several ranks a failure may be one rank's alone, and then the others wait for it: it ends the run.
+        if current_ranks() is None and (isinstance(error, EXPECTED) or out_of_memory(error)):
             return Examined(Provenance(str(path), ""), failure=sentence(error))
         raise
 
 
 def _examine(request: CompareRequest, path: Path, progress: Report | None) -> Examined:
     evidence, provenance = _evidence(request, path, request.reuse)
+    provenance = common(provenance, "; ".join(evidence.notes))
     if evidence.landscape.size < SMALL and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
     return examine(evidence, measures_of(request.measures), provenance, progress=progress)
@@ -179,6 +192,8 @@ def run_invariance(request: CompareRequest, progress: Report) -> InvarianceTable
     Raises:
         ValueError: if there is more than one checkpoint, or a file to write.
     """
+    if current_ranks() is not None:
+        raise ValueError("--invariance runs in one process: leave torchrun out")
     if len(request.checkpoints) != 1:
         raise ValueError(f"--invariance takes one checkpoint, got {len(request.checkpoints)}")
     if request.output is not None:
@@ -203,8 +218,10 @@ def _known(request: CompareRequest) -> dict[str, Examined]:
     check_output(output, overwrite=request.overwrite, resume=request.resume)
     check_plot(request.plot, overwrite=request.overwrite or request.resume)
     if output is None or not request.resume or not output.exists():
+        agreed(STORED, "nothing")
         return {}
     stored = read_comparison(output)
+    agreed(STORED, f"{', '.join(one.provenance.checkpoint for one in stored.done)} with {', '.join(stored.measures)}")
     before, now = asdict(stored.settings), asdict(request.settings)
     changed = [name for name in now if before[name] != now[name]]
     if changed:

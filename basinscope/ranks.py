@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from spectra.provenance import Provenance
 
 # Commands that share their work out; what torchrun sets for each process.
-SHARED = ("spectrum", "volume")
+SHARED = ("spectrum", "volume", "compare")
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+# What ranks have to read alike before they go on with it.
+STORED = "stored result (an --output that all ranks can read)"
 # Seconds that a rank waits to hear whether another one says why the run ends; torchrun leaves 30 before it kills.
 _HEARING = 1.0
 _STORE_SECONDS = 5.0
@@ -44,7 +46,8 @@ def run_on_ranks(command: Callable[[], int | None], words: list[str], *, debug: 
         return exit_code_of(command, debug=debug) if first else 0
     if words[0] not in SHARED:
         if first:
-            say(f"{words[0]} runs in one process: leave torchrun out ({' and '.join(SHARED)} run on several)")
+            several = f"{', '.join(SHARED[:-1])} and {SHARED[-1]}"
+            say(f"{words[0]} runs in one process: leave torchrun out ({several} run on several)")
         return USER_ERROR
     ending = _Ending()
     signal.signal(signal.SIGTERM, ending.terminate)
@@ -186,6 +189,23 @@ def writes_files() -> bool:
     return ranks is None or ranks.first
 
 
+def agreed(what: str, text: str) -> None:
+    """Refuses ranks that do not have the same before them; one process has nothing to agree on.
+
+    Args:
+        what: the name of it, for the message.
+        text: that stands for it.
+
+    Raises:
+        ValueError: if it differs between ranks.
+    """
+    from spectra.parallel import current_ranks
+
+    ranks = current_ranks()
+    if ranks is not None:
+        ranks.require_same(what, text)
+
+
 def common(provenance: Provenance, stored: str) -> Provenance:
     """Where a result comes from, as rank 0 has it; refuses ranks that do not have the same before them.
 
@@ -208,6 +228,6 @@ def common(provenance: Provenance, stored: str) -> Provenance:
         return provenance
     ranks.require_same("checkpoint", provenance.checkpoint_sha256)
     ranks.require_same("task, cost and dtype", f"{provenance.task}, {provenance.cost}, {provenance.dtype}")
-    ranks.require_same("stored result (an --output that all ranks can read)", stored)
+    ranks.require_same(STORED, stored)
     created, device = ranks.texts(provenance.created)[0], ranks.texts(provenance.device)[0]
     return replace(provenance, created=created, device=device)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from comparisons.chains import Chains
 from comparisons.minibatches import Minibatches
+from comparisons.parallel_chains import over_ranks
 from comparisons.sharpness_result import Array, counted, positive
 from spectra.landscape import Landscape
 from spectra.randomness import generator
@@ -76,7 +77,8 @@ def sample_chains(landscape: Landscape, settings: ChainSettings, *, precondition
     r"""``dw = -(e/2) P (nb grad L_b(w) + g (w - w*)) + N(0, e P)``, from w*.
 
     Args:
-        landscape: the cost L, on data kept in memory; it is evaluated in its own mode throughout.
+        landscape: the cost L, on data kept in memory; it is evaluated in its own mode throughout. Spread over ranks,
+            each runs its share of the chains, on all data.
         settings: with ``step_size`` and ``burn_in`` given.
         preconditioner: (n,) P, positive and constant, so that it changes the pace of a direction but not the
             distribution sampled; default ones.
@@ -97,23 +99,27 @@ def sample_chains(landscape: Landscape, settings: ChainSettings, *, precondition
         preconditioner.shape != landscape.theta.shape or not bool((preconditioner > 0.0).all())
     ):
         raise ValueError(f"preconditioner must be {landscape.size} positive numbers, got {tuple(preconditioner.shape)}")
-    return _Run(landscape, settings, preconditioner).chains()
+    return over_ranks(
+        landscape, settings.chains, lambda alone, numbers: _Run(alone, settings, preconditioner, numbers).chains()
+    )
 
 
 class _Run:
-    """The state of all chains."""
+    """The state of all chains, or of those of some numbers."""
 
-    def __init__(self, landscape: Landscape, settings: ChainSettings, preconditioner: Tensor | None) -> None:
-        self.anchor, self.settings = landscape.theta, settings
+    def __init__(
+        self, landscape: Landscape, settings: ChainSettings, preconditioner: Tensor | None, numbers: range
+    ) -> None:
+        self.anchor, self.settings, self.numbers = landscape.theta, settings, numbers
         self.scale = None if preconditioner is None else preconditioner.to(landscape.theta)
         size = None if settings.batch_size is None else min(settings.batch_size, joined_rows(landscape))
         self.batches = Minibatches(landscape, size)
         self.whole = self.batches if size is None else Minibatches(landscape, None)
-        self.streams = [generator(settings.seed, settings.stream, chain) for chain in range(settings.chains)]
-        self.rows = [generator(settings.seed, f"{settings.stream}-rows", chain) for chain in range(settings.chains)]
+        self.streams = [generator(settings.seed, settings.stream, chain) for chain in numbers]
+        self.rows = [generator(settings.seed, f"{settings.stream}-rows", chain) for chain in numbers]
         # Displacements from the anchor: in float32 a step near 1 would lose digits to the weights.
-        self.moved = torch.zeros(settings.chains, landscape.size).to(landscape.theta)
-        self.alive = torch.ones(settings.chains, dtype=torch.bool, device=landscape.theta.device)
+        self.moved = torch.zeros(len(numbers), landscape.size).to(landscape.theta)
+        self.alive = torch.ones(len(numbers), dtype=torch.bool, device=landscape.theta.device)
 
     def chains(self) -> Chains:
         settings = self.settings
@@ -123,7 +129,7 @@ class _Run:
         steps = settings.burn_in + settings.draws
         at = np.linspace(settings.burn_in, steps - 1, min(settings.checks, settings.draws)).astype(int)
         checks = dict.fromkeys(at.tolist())
-        rises = np.empty((settings.chains, steps))
+        rises = np.empty((len(self.numbers), steps))
         acceptance: list[Array] = []
         start, checking = time.perf_counter(), 0.0
         for step in range(steps):
@@ -133,7 +139,7 @@ class _Run:
                 acceptance.append(self._acceptance(len(acceptance)))
                 checking += time.perf_counter() - begun
         # The last move has no cost after it to fail by.
-        self._drop(torch.zeros(settings.chains, device=self.moved.device))
+        self._drop(torch.zeros(len(self.numbers), device=self.moved.device))
         rises[~self.alive.cpu().numpy(), -1] = np.nan
         seconds = time.perf_counter() - start - checking
         share = self.batches.size / self.batches.rows
@@ -143,9 +149,9 @@ class _Run:
             step_size=settings.step_size,
             inverse_temperature=settings.inverse_temperature,
             localisation=settings.localisation,
-            acceptance=np.array(acceptance).T.reshape(settings.chains, -1),
+            acceptance=np.array(acceptance).T.reshape(len(self.numbers), -1),
             distances=self.moved.double().norm(dim=1).cpu().numpy(),
-            gradient_evaluations=settings.chains * (steps * share + 2 * len(acceptance)),
+            gradient_evaluations=len(self.numbers) * (steps * share + 2 * len(acceptance)),
             seconds=seconds,
             vmapped=bool(self.batches.vmapped),
         )
@@ -193,7 +199,7 @@ class _Run:
                     generator=generator(settings.seed, f"{settings.stream}-check-{chain}", number),
                     dtype=self.anchor.dtype,
                 )
-                for chain in range(settings.chains)
+                for chain in self.numbers
             ]
         ).to(self.anchor)
         scale = torch.ones_like(self.anchor) if self.scale is None else self.scale

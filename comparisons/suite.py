@@ -11,6 +11,7 @@ from comparisons.evidence import Evidence
 from comparisons.flatness import Measure
 from comparisons.work import Work
 from spectra.checkpoint import Checkpoint
+from spectra.parallel import LostRankError
 from spectra.provenance import Provenance
 
 Progress = Callable[[int, int, str], None]
@@ -66,12 +67,17 @@ def outcome_of(evidence: Evidence, measure: Measure) -> Outcome:
 
     Returns:
         The outcome.
+
+    Raises:
+        LostRankError: if another rank of several has died.
     """
     missing = [reason for need in measure.needs if (reason := evidence.missing(need))]
     if missing:
         return Outcome(None, Work(), missing[0])
     try:
         found, work = evidence.watch(measure.compute)
+    except LostRankError:
+        raise
     except (TypeError, RuntimeError, NotImplementedError) as error:
         # A user's model may refuse a derivative that other measures do without.
         return Outcome(None, Work(), f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")

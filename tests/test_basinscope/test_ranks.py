@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from basinscope import ranks
 from basinscope.__main__ import main
+from comparisons.store import read_comparison
 from spectra.spectrum import Spectrum
 from spectra.store import read_spectrum
 from volume.store import read_study
@@ -198,6 +199,70 @@ def test_directions_of_two_ranks_are_those_of_one_process(tmp_path: Path) -> Non
         np.testing.assert_array_equal(second.sampled.evaluations, first.sampled.evaluations)
 
 
+# One of each kind of evidence: products, gradients, costs along rays, searches, samples one by one, and chains.
+MEASURES = "hessian-trace,quadratic-mass,gradient-norm,star-domain,sam,fisher-rao,learning-coefficient"
+QUICK = ("--measures", MEASURES, "--probes", "2", "--steps", "16", "--directions", "5")
+
+
+@pytest.mark.slow
+def test_measures_of_two_ranks_are_those_of_one_process(tmp_path: Path) -> None:
+    files = [tmp_path / "one.h5", tmp_path / "two.h5"]
+    words = ("compare", str(CHECKPOINT), *QUICK)
+    alone(*words, "--output", str(files[0]))
+    shown = ("--plot", str(tmp_path / "two.png"), "--report", str(tmp_path / "two.html"))
+    run = torchrun(*words, "--output", str(files[1]), *shown)
+    printed, said = run.communicate(timeout=DEADLINE)
+    assert run.returncode == 0, said
+    assert printed.count("comparison written to") == 1
+    assert (tmp_path / "two.png").is_file()
+    assert (tmp_path / "two.html").is_file()
+    one, two = (read_comparison(file).checkpoints[0].outcomes for file in files)
+    for name in MEASURES.split(","):
+        first, second = one[name].reading, two[name].reading
+        assert first is not None
+        assert second is not None
+        assert second.value == pytest.approx(first.value, rel=1e-4), name
+    # What is stored is enough for one process.
+    before = files[1].read_bytes()
+    alone(*words, "--output", str(files[1]), "--resume")
+    assert read_comparison(files[1]).checkpoints[0].outcomes.keys() == two.keys()
+    assert before == files[1].read_bytes()
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_ends_a_comparison_and_one_process_goes_on(tmp_path: Path) -> None:
+    output = tmp_path / "parts.h5"
+    paths = sorted(CHECKPOINT.parent.glob("clean_seed*_step00640.pt"))
+    words = ("compare", *map(str, paths), *QUICK, "--output", str(output))
+    run = torchrun(*words)
+    while not output.exists() and run.poll() is None:
+        time.sleep(0.01)
+    pid = pid_of_rank(1, run.pid)
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    dead = time.monotonic()
+    _, said = run.communicate(timeout=DEADLINE)
+    assert time.monotonic() - dead < BOUNDED
+    assert run.returncode != 0
+    (sentence,) = sentences(said)
+    assert "the checkpoints that were done are saved in " in sentence
+    done = len(read_comparison(output).done)
+    assert 0 < done < len(paths)
+    alone(*words, "--resume")
+    assert len(read_comparison(output).done) == len(paths)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "extra, said", [(("--jobs", "2"), "--jobs starts processes of its own"), (("--invariance",), "runs in one process")]
+)
+def test_comparing_in_other_ways_is_for_one_process(extra: tuple[str, ...], said: str) -> None:
+    run = torchrun("compare", str(CHECKPOINT), *extra)
+    _, words = run.communicate(timeout=DEADLINE)
+    assert run.returncode != 0
+    assert [said in line for line in sentences(words)] == [True], words
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name, said_once", [("alone", "rank 1 of 2: only rank 1"), ("together", "all ranks fail")])
 def test_an_error_ends_all_ranks_in_one_sentence(name: str, said_once: str) -> None:
@@ -221,9 +286,8 @@ def test_a_command_for_one_process_says_so(monkeypatch: pytest.MonkeyPatch, caps
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
     assert main(["show", "nothing.h5"]) == 2
-    assert (
-        capsys.readouterr().err == "show runs in one process: leave torchrun out (spectrum and volume run on several)\n"
-    )
+    said = "show runs in one process: leave torchrun out (spectrum, volume and compare run on several)\n"
+    assert capsys.readouterr().err == said
     monkeypatch.setenv("RANK", "1")
     assert main(["show", "nothing.h5"]) == 2
     assert main(["--version"]) == 0

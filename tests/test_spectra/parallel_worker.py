@@ -15,6 +15,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from comparisons.sgld import ChainSettings, sample_chains
 from spectra.batches import Batches
 from spectra.compute import compute_spectrum
 from spectra.costs import cross_entropy, kl_from_anchor
@@ -135,6 +136,23 @@ def directions(ranks: Ranks | None) -> Found:
     return {"terms": found.log_terms, "evaluations": found.evaluations, "monotone": found.monotone}
 
 
+def chains(ranks: Ranks | None) -> Found:
+    """More chains than ranks, and one chain for all of them; some fail at a step size past the limit."""
+    surface = landscapes(ranks)["penalised"]
+    found = {}
+    for count, step in ((5, 1e-4), (1, 1e-4), (3, 0.4)):
+        settings = ChainSettings(
+            20.0, step_size=step, chains=count, draws=12, burn_in=3, batch_size=8, checks=2, localisation=10.0
+        )
+        one = sample_chains(surface, settings)
+        found[f"{count} rises"] = np.nan_to_num(one.rises, nan=-1.0)
+        found[f"{count} acceptance"] = np.nan_to_num(one.acceptance, nan=-1.0)
+        found[f"{count} others"] = np.array([*one.distances, one.gradient_evaluations, one.failed.sum()])
+    assert found["1 others"][-1] == 0
+    assert found["3 others"][-1] > 0
+    return found
+
+
 def sharded(ranks: Ranks | None) -> Found:
     """A model whose parameters are DTensors, after ``fully_shard`` on its layers and on the whole."""
     from torch.distributed.device_mesh import init_device_mesh
@@ -229,6 +247,7 @@ PARTS = {
     "spectra": spectra,
     "rows": rows,
     "directions": directions,
+    "chains": chains,
     "sharded": sharded,
     "wrapped": wrapped,
 }
