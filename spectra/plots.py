@@ -19,6 +19,7 @@ from scipy import stats
 from spectra.atomic_file import replace_file
 from spectra.density import SpectralDensity
 from spectra.estimate import Estimate
+from spectra.quadrature import Array
 from spectra.smoothing import SmoothedDensity
 from spectra.spectrum import OPERATORS, Spectrum
 from spectra.store import StoredSpectrum
@@ -31,6 +32,8 @@ SEMIDEFINITE = tuple(name for name in OPERATORS if name != "hessian")
 # Ten times the epsilon of float32: eigenvalues nearer to zero, against the largest, have no sign.
 ROUNDING = 1e-6
 LEVEL = 0.95
+# Of the density panel: how far a legend in its corner reaches, and the height of each of its lines.
+LEGEND_WIDTH, LEGEND_ENTRY = 0.62, 0.057
 
 
 def spectrum_figure(stored: StoredSpectrum, *, scale: str = "symlog") -> Figure:
@@ -147,7 +150,18 @@ def _density_panel(axes: Axes, spectrum: Spectrum, view: SmoothedDensity, unit: 
     per = f"unit of asinh(λ / {view.linear_scale:.2g})" if view.scale == "symlog" else unit
     axes.set_ylabel(f"eigenvalues per {per}")
     axes.set_title(f"density, smoothed by a Gaussian of {view.width:.2g} such units", fontsize=10)
-    axes.legend(loc="upper right", fontsize=8, framealpha=0.9)
+    legend = axes.legend(loc="upper right", fontsize=8, framealpha=0.9)
+    _raise_top(axes, x, counts, len(legend.get_texts()))
+
+
+def _raise_top(axes: Axes, x: Array, counts: Array, entries: int) -> None:
+    """Room for the legend above what of the curve would be under it."""
+    places = (axes.transData + axes.transAxes.inverted()).transform(np.column_stack([x, np.maximum(counts, 1e-300)]))
+    beneath = counts[places[:, 0] > 1.0 - LEGEND_WIDTH]
+    share = 1.0 - LEGEND_ENTRY * (entries + 1)
+    floor, top = axes.get_ylim()
+    if len(beneath) and beneath.max() > floor:
+        axes.set_ylim(floor, max(top, floor * (beneath.max() / floor) ** (1.0 / share)))
 
 
 def _has_negative(density: SpectralDensity) -> bool:

@@ -69,6 +69,22 @@ def test_the_figure_says_what_it_shows() -> None:
     assert "negative, bar: residual norm" in said
 
 
+@pytest.mark.parametrize("size", [100, 10**8])
+def test_the_legend_does_not_hide_the_curve(size: int) -> None:
+    """A peak in the middle, as a Hessian far from a minimum has it."""
+    generator = np.random.default_rng(0)
+    runs = Tridiagonal(
+        generator.uniform(-0.1, 0.1, (4, 8)), generator.uniform(0.5, 1.0, (4, 8)), np.full(4, 8, np.int64)
+    )
+    figure = spectrum_figure(stored(SpectralDensity(size, runs, operator="hessian"), eigenvalues=np.empty(0)))
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    legend = axes.get_legend()
+    assert legend is not None
+    curve = axes.transData.transform(axes.get_lines()[0].get_xydata())
+    assert not legend.get_window_extent().count_contains(curve)
+
+
 def test_the_plotted_curve_counts_every_eigenvalue() -> None:
     density = sampled()
     line = spectrum_figure(stored(density)).axes[0].get_lines()[0]
