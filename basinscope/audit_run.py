@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from basinscope.audit_command import chosen
-from basinscope.outputs import check_output, check_plot
+from basinscope.outputs import to_continue
 from basinscope.progress import Report
 from basinscope.spectrum_run import SMALL
 from basinscope.tasks.digits import data_folder
@@ -133,14 +133,8 @@ def run_audit(request: AuditRequest, progress: Report) -> AuditReport:
 
 
 def _earlier(request: AuditRequest) -> AuditReport | None:
-    output = request.output
-    if request.resume and output is None:
-        raise ValueError("--resume needs --output, the file to continue")
-    if request.resume and request.overwrite:
-        raise ValueError("--resume and --overwrite exclude each other: give one of them")
-    check_output(output, overwrite=request.overwrite, resume=request.resume)
-    check_plot(request.plot, overwrite=request.overwrite or request.resume)
-    if output is None or not request.resume or not output.exists():
+    output = to_continue(request.output, request.plot, overwrite=request.overwrite, resume=request.resume)
+    if output is None:
         return None
     return read_report(output)
 

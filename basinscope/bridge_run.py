@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from basinscope.failures import Interrupted
-from basinscope.outputs import check_output, check_plot
+from basinscope.outputs import to_continue
 from basinscope.placement import placed
 from basinscope.progress import Report
 from basinscope.spectrum_run import SMALL
@@ -77,10 +77,7 @@ def run_bridge(request: BridgeRequest, progress: Report) -> tuple[BridgeResult, 
         OSError: if a file cannot be read or written.
         Interrupted: if the user interrupts the computing, saying what is kept and how to go on.
     """
-    if request.resume and request.overwrite:
-        raise ValueError("--resume and --overwrite exclude each other: give one of them")
-    check_output(request.output, overwrite=request.overwrite, resume=request.resume)
-    check_plot(request.plot, overwrite=request.overwrite or request.resume)
+    to_continue(request.output, request.plot, overwrite=request.overwrite, resume=request.resume)
     checkpoint = read_checkpoint(request.checkpoint)
     trained = task_name(request.task, checkpoint)
     name = HELD_OUT.get(trained, trained)

@@ -16,7 +16,7 @@ import torch
 
 from basinscope.compare_evidence import make_evidence
 from basinscope.failures import Interrupted, out_of_memory, sentence
-from basinscope.outputs import check_output, check_plot
+from basinscope.outputs import to_continue
 from basinscope.progress import Report
 from basinscope.ranks import STORED, agreed, common, writes_files
 from basinscope.spectrum_run import SMALL
@@ -210,14 +210,8 @@ def run_invariance(request: CompareRequest, progress: Report) -> InvarianceTable
 
 
 def _known(request: CompareRequest) -> dict[str, Examined]:
-    output = request.output
-    if request.resume and output is None:
-        raise ValueError("--resume needs --output, the file to continue")
-    if request.resume and request.overwrite:
-        raise ValueError("--resume and --overwrite exclude each other: give one of them")
-    check_output(output, overwrite=request.overwrite, resume=request.resume)
-    check_plot(request.plot, overwrite=request.overwrite or request.resume)
-    if output is None or not request.resume or not output.exists():
+    output = to_continue(request.output, request.plot, overwrite=request.overwrite, resume=request.resume)
+    if output is None:
         agreed(STORED, "nothing")
         return {}
     stored = read_comparison(output)

@@ -36,6 +36,31 @@ def check_output(path: Path | None, *, overwrite: bool, resume: bool = False) ->
         raise PermissionError(f"cannot write {path}: the folder {folder} is not writable")
 
 
+def to_continue(output: Path | None, plot: Path | None, *, overwrite: bool, resume: bool) -> Path | None:
+    """The file that a run goes on from, after all checks of its files that need no computing.
+
+    Args:
+        output: the file of the store, or None.
+        plot: the file of the figure, or None.
+        overwrite: whether existing files may be replaced.
+        resume: whether to continue the output if it exists.
+
+    Returns:
+        The output, if it is to be continued and is there.
+
+    Raises:
+        ValueError: if the options contradict one another, or a path is none that can be written.
+        OSError: as of ``check_output`` and ``check_plot``.
+    """
+    if resume and output is None:
+        raise ValueError("--resume needs --output, the file to continue")
+    if resume and overwrite:
+        raise ValueError("--resume and --overwrite exclude each other: give one of them")
+    check_output(output, overwrite=overwrite, resume=resume)
+    check_plot(plot, overwrite=overwrite or resume)
+    return output if resume and output is not None and output.exists() else None
+
+
 def check_plot(path: Path | None, *, overwrite: bool) -> None:
     """Refuse a figure file that could not be written, likewise.
 

@@ -11,7 +11,7 @@ import torch
 
 from basinscope.announcement import announcement, memory_line, plan_of
 from basinscope.failures import Interrupted
-from basinscope.outputs import check_output, check_plot
+from basinscope.outputs import to_continue
 from basinscope.placement import guarded, placed
 from basinscope.ranks import common, writes_files
 from basinscope.resumption import check_landscape, check_settings, check_source
@@ -148,14 +148,8 @@ class _Keeper:
 
 def _earlier(request: Request) -> StoredSpectrum | None:
     """The stored spectrum to continue, after all checks that need no computing."""
-    output = request.output
-    if request.resume and output is None:
-        raise ValueError("--resume needs --output, the file to continue")
-    if request.resume and request.overwrite:
-        raise ValueError("--resume and --overwrite exclude each other: give one of them")
-    check_output(output, overwrite=request.overwrite, resume=request.resume)
-    check_plot(request.plot, overwrite=request.overwrite or request.resume)
-    if output is None or not request.resume or not output.exists():
+    output = to_continue(request.output, request.plot, overwrite=request.overwrite, resume=request.resume)
+    if output is None:
         return None
     stored = read_spectrum(output)
     check_settings(output, stored, request.settings)

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from basinscope.failures import Interrupted
-from basinscope.outputs import check_output, check_plot
+from basinscope.outputs import to_continue
 from basinscope.placement import guarded, placed
 from basinscope.progress import Report
 from basinscope.ranks import common, writes_files
@@ -188,14 +188,8 @@ class _Work:
 
 
 def _earlier(request: VolumeRequest) -> VolumeStudy | None:
-    output = request.output
-    if request.resume and output is None:
-        raise ValueError("--resume needs --output, the file to continue")
-    if request.resume and request.overwrite:
-        raise ValueError("--resume and --overwrite exclude each other: give one of them")
-    check_output(output, overwrite=request.overwrite, resume=request.resume)
-    check_plot(request.plot, overwrite=request.overwrite or request.resume)
-    if output is None or not request.resume or not output.exists():
+    output = to_continue(request.output, request.plot, overwrite=request.overwrite, resume=request.resume)
+    if output is None:
         return None
     return read_study(output)
 
