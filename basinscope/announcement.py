@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 
 from rich.console import Console
+from rich.file_proxy import FileProxy
 from rich.text import Text
 
 from spectra.curvature import Curvature
@@ -99,5 +100,12 @@ def memory_line(need: Footprint) -> str:
 
 
 def announce(line: str) -> None:
-    """Print a line on stderr, dim on a terminal, unbroken."""
-    Console(file=sys.stderr).print(Text(line, style="dim"), soft_wrap=True)
+    """Print a line on stderr, dim on a terminal, unbroken; above the progress bar, if there is one.
+
+    Args:
+        line: what to say.
+    """
+    if isinstance(sys.stderr, FileProxy):
+        print(line, file=sys.stderr)
+    else:
+        Console(file=sys.stderr).print(Text(line, style="dim"), soft_wrap=True)

@@ -107,6 +107,7 @@ def run_volume(
     if landscape.size < SMALL and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
     chosen, moments = _preconditioner(request, checkpoint, landscape, earlier)
+    progress(0, 1, "the cost's noise and descent")
     noise = cost_noise(landscape)
     below = above_noise(descent(landscape), noise)
     asked = replace(request.settings, preconditioner=chosen)

@@ -67,7 +67,7 @@ class VolumeEstimator:
         training: Landscape | None = None,
         strategy: str = "",
         memory: int = SpectrumSettings.memory,
-        progress: Progress | None = None,
+        progress: Progress = lambda *_: None,
     ) -> None:
         """Refuses a prior that a method cannot use.
 
@@ -91,7 +91,7 @@ class VolumeEstimator:
                 the prior.
         """
         self.landscape, self.settings, self.prior = landscape, settings, prior
-        self._moments, self._strategy, self._memory, self._progress = moments, strategy, memory, progress
+        self._moments, self._strategy, self._memory, self._tell = moments, strategy, memory, progress
         self._fall, self._noise, self._data, self._training = fall, noise, data, training
         self.operator_name = curvature_name(landscape)
         if "quadratic-mass" in settings.methods and not isinstance(prior, GaussianPrior):
@@ -164,6 +164,7 @@ class VolumeEstimator:
             if on_block is not None:
                 on_block(results(sampled))
 
+        self._tell(0, 1, f"{method}: pilot rays of the sweep")
         options = {"preconditioner": chosen[0], "correction": correction, "resume": known, "on_block": tell}
         return results(sample_cutoffs(self.landscape, cutoffs, self._sampler, prior=prior, **options))  # type: ignore[arg-type]
 
@@ -264,7 +265,7 @@ class VolumeEstimator:
     def _preconditioner(self, earlier: MethodResult | None) -> tuple[Preconditioner, float]:
         asked = self.settings
         eps = asked.fixed_eps if earlier is None or math.isnan(earlier.eps) else earlier.eps
-        self._tell(0, 1, "preconditioner")
+        self._tell(0, 1, f"preconditioner {asked.preconditioner}")
         return choose_preconditioner(
             asked.preconditioner,
             eps,
@@ -285,6 +286,7 @@ class VolumeEstimator:
             if on_result is not None:
                 on_result(self._sampled(method, sampled, prior, chosen))
 
+        self._tell(0, 1, f"{method}: pilot rays")
         found = star_domain_volume(
             self.landscape,
             self._sampler,
@@ -300,13 +302,10 @@ class VolumeEstimator:
         """A mass with what it costs to send the data by the prior restricted to the basin, the cheapest on it."""
         if result.kind == "volume" or result.sampled is None:
             return result
+        self._tell(0, 1, "description length")
         options = {"preconditioner": preconditioner, "seed": self.settings.seed, "data": self._data}
         length = description_length(self.landscape, result.sampled, self.prior, posterior="prior", **options)  # type: ignore[arg-type]
         return replace(result, figures={**result.figures, **length.figures})
-
-    def _tell(self, done: int, total: int, what: str) -> None:
-        if self._progress is not None:
-            self._progress(done, total, what)
 
 
 def estimate_volumes(

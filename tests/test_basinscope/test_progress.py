@@ -4,8 +4,11 @@ import io
 
 import pytest
 from rich.console import Console
+from rich.file_proxy import FileProxy
+from rich.progress import Progress
 
 from basinscope import progress
+from basinscope.announcement import announce
 
 
 def written(monkeypatch: pytest.MonkeyPatch, *reports: tuple[float, int, int, str]) -> list[str]:
@@ -39,6 +42,19 @@ def test_long_work_says_how_long_once_a_step_is_measured(monkeypatch: pytest.Mon
 
 def test_work_of_seconds_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert written(monkeypatch, *((0.1 * done, done, 500, "probes") for done in range(500))) == []
+
+
+def test_a_plan_goes_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under a bar stderr is what prints above it; a console of one's own would write on into the bar's line."""
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=True, width=80)
+    monkeypatch.setattr("sys.stderr", FileProxy(console, text))
+    with Progress(console=console, redirect_stderr=False, redirect_stdout=False) as bar:
+        bar.add_task("noise", total=1)
+        announce("plan: star-domain")
+    (line,) = (line for line in text.getvalue().splitlines() if "plan:" in line)
+    assert line.endswith("plan: star-domain")
+    assert "noise" not in line.rpartition("\x1b[2K")[2]
 
 
 def test_without_a_terminal_nothing_is_written_at_once(capsys: pytest.CaptureFixture[str]) -> None:
