@@ -177,18 +177,30 @@ def test_a_killed_run_resumes_to_the_numbers_of_an_uninterrupted_one(tmp_path: P
     assert sorted(path.name for path in tmp_path.iterdir()) == ["parts.h5", "whole.h5"]
 
 
+def heed_interrupts() -> None:
+    """A shell that starts the tests in the background has its children ignore Control-C; ours are to heed it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.slow
 def test_control_c_says_what_is_saved(tmp_path: Path) -> None:
     output = tmp_path / "s.h5"
     words = [sys.executable, "-m", "basinscope", "spectrum", str(CHECKPOINT), "--output", str(output), *OPTIONS]
     process = subprocess.Popen(
-        [*words, "--probes", "4000", "--deflate", "0"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*words, "--probes", "4000", "--deflate", "0"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=heed_interrupts,
     )
-    deadline = time.monotonic() + DEADLINE
-    while not output.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    printed, said = process.communicate(timeout=DEADLINE)
+    try:
+        deadline = time.monotonic() + DEADLINE
+        while not output.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        printed, said = process.communicate(timeout=DEADLINE)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert printed == b""
     done = read_spectrum(output).spectrum.density.runs.probes
