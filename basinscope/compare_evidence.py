@@ -13,6 +13,7 @@ from comparisons.volumes import basin_landscape
 from spectra.checkpoint import Checkpoint, read_checkpoint
 from spectra.costs import cost_name
 from spectra.landscape import Landscape
+from spectra.operator_title import operator_title
 from spectra.parallel import current_ranks
 from spectra.parallel_landscape import spread
 from spectra.provenance import Provenance
@@ -153,7 +154,7 @@ def reused(evidence: Evidence, file: Path, checkpoint: Checkpoint) -> str:
         return ""
     reason = ""
     if spectrum.settings.operator not in ("hessian", "gauss-newton"):
-        reason = f"it is of the {spectrum.settings.operator}"
+        reason = f"it is of the {operator_title(spectrum.settings.operator)}"
     elif spectrum.data_sha256 != landscape.batches.sha256:
         reason = "it is of other data"
     elif stored.provenance.cost != cost_name(landscape.cost_function):
@@ -166,7 +167,8 @@ def reused(evidence: Evidence, file: Path, checkpoint: Checkpoint) -> str:
         return f"{file.name} was not reused: {reason}"
     evidence.stored_spectra[spectrum.settings.operator] = spectrum
     probes, steps = spectrum.settings.probes, spectrum.settings.steps
-    return f"{spectrum.settings.operator} spectrum reused from {file.name} ({probes} probes of {steps} steps)"
+    title = operator_title(spectrum.settings.operator, first=True)
+    return f"{title} spectrum reused from {file.name} ({probes} probes of {steps} steps)"
 
 
 def _reused_volume(evidence: Evidence, file: Path, checkpoint: Checkpoint) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from spectra.caution import negative_rule
 from spectra.density import SpectralDensity
 from spectra.estimate import Estimate
+from spectra.operator_title import operator_title
 from spectra.store import StoredSpectrum
 
 # Shifts by default, as fractions of the largest eigenvalue.
@@ -194,7 +195,7 @@ def _meaning(density: SpectralDensity, resolved: Estimate, floor: float, converg
         far = lowest < -max(floor, 1e-3 * highest)
         what = "are more than rounding explains: try --dtype float64" if far else "are rounding"
         seen = f"those seen, down to {lowest:.3g}, {what}"
-        return f"a {density.operator} matrix has no negative eigenvalue: {seen}"
+        return f"a {operator_title(density.operator)} matrix has no negative eigenvalue: {seen}"
     if lowest >= -floor:
         return f"no eigenvalue is resolvably below zero: those seen are within {floor:.2g} of it"
     low, high = resolved.interval(0.95)

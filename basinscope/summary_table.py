@@ -13,6 +13,7 @@ from rich.text import Text
 
 from basinscope.summary import Summary
 from spectra.estimate import Estimate
+from spectra.operator_title import operator_title
 
 # What a table is laid out for where nobody says how wide the page is.
 PAGE_WIDTH = 110
@@ -81,7 +82,7 @@ def _interval(estimate: Estimate) -> str:
 
 def _heading(summary: Summary) -> RenderableType:
     spectrum, provenance = summary.stored.spectrum, summary.stored.provenance
-    operator = spectrum.settings.operator.capitalize()
+    operator = operator_title(spectrum.settings.operator, first=True)
     title = Text(f"{operator} spectrum of {Path(provenance.checkpoint).name}", style="bold")
     data = f"{spectrum.samples:,.0f} samples, {provenance.cost} cost, {provenance.dtype}"
     return Group(title, Text(f"{spectrum.density.size:,} parameters, {data}"), Text(_how(summary)))

@@ -21,6 +21,8 @@ from spectra.checkpoint_folder import is_model_folder
 from volume.study import VolumeStudy
 
 ENDINGS = (".pt", ".pth", ".safetensors")
+# What names put before the number of a step.
+STEP_WORD = re.compile(r"(^|[_.-]+)(step|checkpoint|epoch|iter)$")
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class TrajectoryPoint:
 
     Attributes:
         checkpoint: its file.
-        run: the name without its last number: checkpoints of one training run share it.
+        run: the name without its last number, and a ``step`` before that: checkpoints of one training run share it.
         step: the last number of the name; None if it has none.
         study: its volumes; None if it failed.
         failure: why, in a sentence; empty if it did not.
@@ -83,7 +85,8 @@ def _point(path: Path) -> TrajectoryPoint:
     if not numbers:
         return TrajectoryPoint(path, title, None)
     last = numbers[-1]
-    return TrajectoryPoint(path, title[: last.start()].rstrip("_-."), int(last[0]))
+    before = title[: last.start()].rstrip("_-.")
+    return TrajectoryPoint(path, STEP_WORD.sub("", before) or before, int(last[0]))
 
 
 def run_trajectory(request: VolumeRequest, place: Path, progress: Report) -> list[TrajectoryPoint]:

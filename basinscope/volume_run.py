@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -107,9 +108,7 @@ def run_volume(
     if landscape.size < SMALL and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
     chosen, moments = _preconditioner(request, checkpoint, landscape, earlier)
-    progress(0, 1, "the cost's noise and descent")
-    noise = cost_noise(landscape)
-    below = above_noise(descent(landscape), noise)
+    below, noise = _surroundings(landscape, earlier, progress)
     asked = replace(request.settings, preconditioner=chosen)
     study = _study(request, name, checkpoint, landscape, asked, below, noise)
     study = replace(study, provenance=common(study.provenance, _described(earlier)))
@@ -289,6 +288,16 @@ def _preconditioner(
     return asked, moments
 
 
+def _surroundings(landscape: Landscape, earlier: VolumeStudy | None, progress: Report) -> tuple[Descent, float]:
+    """The descent from the anchor and the cost's noise there: as the study to go on with has them, else measured."""
+    # Another number of ranks or threads has another noise, and crossings depend on it.
+    if earlier is not None and not math.isnan(earlier.cost_noise + earlier.fall):
+        return Descent(earlier.gradient_norm, earlier.fall, earlier.fall_distance), earlier.cost_noise
+    progress(0, 1, "the cost's noise and descent")
+    noise = cost_noise(landscape)
+    return above_noise(descent(landscape), noise), noise
+
+
 def _study(
     request: VolumeRequest,
     name: str,
@@ -327,5 +336,7 @@ def _study(
         operator=curvature_name(landscape),
         notes=landscape.notes,
         cost_noise=noise,
+        fall=below.fall,
+        fall_distance=below.distance,
         cautions=tuple(filter(None, cautions)),
     )

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from spectra.operator_title import operator_title
+
 if TYPE_CHECKING:
     from spectra.density import SpectralDensity
 
@@ -59,9 +61,10 @@ def pole_inside(density: SpectralDensity, shift: float) -> str:
 def not_positive_definite(density: SpectralDensity, shift: float) -> str:
     """The sentence for a shift inside the negative eigenvalues."""
     return (
-        f"the {density.operator} plus {shift:.3g} is not positive definite: {_mass(density, -shift)} lie at or below "
-        f"{-shift:.3g} (smallest node {density.support[0]:.3g}), so its log-determinant does not exist; use a shift "
-        f"above {-density.support[0]:.3g}, or state a rule for negative eigenvalues (clip or abs)"
+        f"the {operator_title(density.operator)} plus {shift:.3g} is not positive definite: "
+        f"{_mass(density, -shift)} lie at or below {-shift:.3g} (smallest node {density.support[0]:.3g}), so its "
+        f"log-determinant does not exist; use a shift above {-density.support[0]:.3g}, or "
+        "state a rule for negative eigenvalues (clip or abs)"
     )
 
 

@@ -19,6 +19,7 @@ from scipy import stats
 from spectra.atomic_file import replace_file
 from spectra.density import SpectralDensity
 from spectra.estimate import Estimate
+from spectra.operator_title import operator_title
 from spectra.quadrature import Array
 from spectra.smoothing import SmoothedDensity
 from spectra.spectrum import OPERATORS, Spectrum
@@ -32,6 +33,8 @@ SEMIDEFINITE = tuple(name for name in OPERATORS if name != "hessian")
 # Ten times the epsilon of float32: eigenvalues nearer to zero, against the largest, have no sign.
 ROUNDING = 1e-6
 LEVEL = 0.95
+# Of the counts of eigenvalues in a figure: less than one is a matter of chance.
+LEAST = 0.3
 # Of the density panel: how far a legend in its corner reaches, and the height of each of its lines.
 LEGEND_WIDTH, LEGEND_ENTRY = 0.62, 0.057
 
@@ -41,7 +44,7 @@ def spectrum_figure(stored: StoredSpectrum, *, scale: str = "symlog") -> Figure:
 
     Above, the smoothed density, in eigenvalues per unit of the plotted axis, with a 95 % band over probes;
     what lies below zero shaded, the resolution around zero marked, converged eigenvalues as ticks. Beneath,
-    the largest eigenvalues by rank (the cumulative density where none converged), and the layers if any.
+    the largest eigenvalues by rank (where none converged, how many lie beyond each value), and the layers if any.
 
     Args:
         stored: the spectrum and where it comes from.
@@ -66,7 +69,7 @@ def spectrum_figure(stored: StoredSpectrum, *, scale: str = "symlog") -> Figure:
     if len(spectrum.eigenvalues) > 1:
         _rank_panel(beneath, spectrum, unit)
     else:
-        _cumulative_panel(beneath, spectrum, view, unit)
+        _tail_panel(beneath, spectrum, view, unit)
     if layered:
         _layer_panel(figure.add_subplot(grid[1, 1]), spectrum, unit)
     return figure
@@ -102,7 +105,7 @@ def estimator_name(spectrum: Spectrum) -> str:
 def _title(stored: StoredSpectrum) -> str:
     spectrum, provenance = stored.spectrum, stored.provenance
     cost = f"{provenance.cost} cost {spectrum.cost:.3g} {provenance.cost_unit}"
-    operator = f"{spectrum.settings.operator.capitalize()}, n = {spectrum.density.size:,} parameters"
+    operator = f"{operator_title(spectrum.settings.operator, first=True)}, n = {spectrum.density.size:,} parameters"
     return f"{Path(provenance.checkpoint).name}\n{operator}, {cost} on {spectrum.samples:,.0f} samples"
 
 
@@ -226,29 +229,38 @@ def _rank_panel(axes: Axes, spectrum: Spectrum, unit: str) -> None:
     axes.legend(fontsize=8)
 
 
-def _cumulative_panel(axes: Axes, spectrum: Spectrum, view: SmoothedDensity, unit: str) -> None:
-    cumulative = spectrum.density.cumulative()
-    label = estimator_name(spectrum)
-    axes.step(cumulative.nodes, cumulative.fraction, where="post", color=BLUE, label=label)
-    probes = spectrum.density.runs.probes
-    if probes > 1:
-        half = _quantile(probes) * cumulative.standard_error
-        low, high = (np.clip(cumulative.fraction + sign * half, 0.0, 1.0) for sign in (-1, 1))
-        axes.fill_between(
-            cumulative.nodes,
-            low,
-            high,
-            step="post",
-            color=SKY,
-            alpha=0.4,
-            linewidth=0,
-            label="95 % band over probes",
-        )
+def _tail_panel(axes: Axes, spectrum: Spectrum, view: SmoothedDensity, unit: str) -> None:
+    """How many eigenvalues lie at or beyond each on its side of zero: the few large are seen like the many."""
+    density = spectrum.density
+    cumulative = density.cumulative()
+    nodes, fraction = cumulative.nodes, cumulative.fraction
+    share = _quantile(density.runs.probes) * cumulative.standard_error if density.runs.probes > 1 else 0.0 * nodes
+    above, error = np.append(1.0, 1.0 - fraction[:-1]), np.append(0.0, share[:-1])
+    sides = [(nodes > 0.0, above, error, BLUE, "positive", "pre")]
+    if _has_negative(density):
+        sides.append((nodes < 0.0, fraction, share, VERMILLION, "negative", "post"))
+    for chosen, counts, errors, colour, name, where in sides:
+        if chosen.any():
+            ends = (0.0, nodes[chosen][-1]) if name == "positive" else (nodes[chosen][0], 0.0)
+            x = np.concatenate([ends[:1], nodes[chosen], ends[1:]])
+            y, half = (density.size * _ended(values[chosen], name) for values in (counts, errors))
+            axes.step(x, np.maximum(y, LEAST / 10), where=where, color=colour, label=name)  # type: ignore[arg-type]
+            if density.runs.probes > 1:
+                low, high = (np.maximum(y + sign * half, LEAST / 10) for sign in (-1, 1))
+                axes.fill_between(x, low, high, step=where, color=colour, alpha=0.25, linewidth=0)  # type: ignore[arg-type]
     _eigenvalue_axis(axes, view, unit)
-    axes.set_ylim(0.0, 1.02)
-    axes.set_ylabel("fraction at or below")
-    axes.set_title("cumulative density", fontsize=10)
-    axes.legend(loc="lower right", fontsize=8)
+    axes.set_yscale("log")
+    axes.set_ylim(LEAST, 3.0 * density.size)
+    axes.set_ylabel("eigenvalues at or beyond λ")
+    band = ", with a 95 % band over probes" if density.runs.probes > 1 else ""
+    axes.set_title(f"number of eigenvalues at least as far from zero{band}", fontsize=10)
+    axes.legend(loc="upper right", fontsize=8)
+
+
+def _ended(values: Array, side: str) -> Array:
+    """Counts along a side with those at its ends: what the node nearest to zero has, and none beyond the farthest."""
+    first, last = (values[:1], [0.0]) if side == "positive" else ([0.0], values[-1:])
+    return np.concatenate([first, values, last])
 
 
 def _layer_panel(axes: Axes, spectrum: Spectrum, unit: str) -> None:

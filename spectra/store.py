@@ -17,6 +17,7 @@ import h5py
 from spectra.atomic_file import replace_file
 from spectra.density import SpectralDensity
 from spectra.integration import Deflation
+from spectra.operator_title import operator_title
 from spectra.provenance import Provenance
 from spectra.provenance_store import read_provenance, write_provenance
 from spectra.quadrature import Tridiagonal
@@ -61,7 +62,9 @@ def write_spectrum(path: str | Path, spectrum: Spectrum, provenance: Provenance)
     def fill(file: h5py.File) -> None:
         file.attrs["format"] = FORMAT
         file.attrs["format_version"] = FORMAT_VERSION
-        file.attrs["title"] = f"{spectrum.settings.operator} spectrum of {Path(provenance.checkpoint).name}"
+        file.attrs["title"] = (
+            f"{operator_title(spectrum.settings.operator, first=True)} spectrum of {Path(provenance.checkpoint).name}"
+        )
         write_provenance(file, provenance)
         _write_description(file, spectrum)
         _write_density(file, spectrum.density)

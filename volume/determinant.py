@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from spectra.caution import negative_rule
 from spectra.density import SpectralDensity
 from spectra.estimate import Estimate, difference
+from spectra.operator_title import operator_title
 from volume.quadratic_mass import QuadraticMass
 from volume.radial import log_ball_volume
 
@@ -75,8 +76,9 @@ def ellipsoid_volume(
     nodes, _ = density.measure()
     if negative == "clip" or not nodes.all():
         raise ValueError(
-            f"the {density.operator} has eigenvalues that are zero{' by the rule clip' if nodes.all() else ''}: the "
-            "ellipsoid's volume is infinite; use the shifted determinant, or the mass under a prior"
+            f"the {operator_title(density.operator)} has eigenvalues that are zero"
+            f"{' by the rule clip' if nodes.all() else ''}: the ellipsoid's volume is infinite; "
+            "use the shifted determinant, or the mass under a prior"
         )
     return _volume(
         density, cutoff, k=0.0, weight_decay=0.0, shift=0.0, negative=negative, log_scale=log_scale, mass=None

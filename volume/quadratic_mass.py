@@ -12,6 +12,7 @@ from spectra import caution
 from spectra.budget import leading
 from spectra.density import SpectralDensity
 from spectra.estimate import Estimate, from_samples
+from spectra.operator_title import operator_title
 from spectra.quadrature import Tridiagonal, logarithm_error_bound
 from volume.anchor import AnchorMeasure
 from volume.saddlepoint import QuadraticForm, TailProbability, log_distribution
@@ -176,9 +177,10 @@ class _Basin:
         caution.negative_rule(self.negative)
         if self.negative == "raise" and self.negative_count > 0.0:
             raise ValueError(
-                f"the {self.density.operator} is not positive semidefinite: about {self.negative_count:.3g} of "
-                f"{self.density.size} eigenvalues are negative (smallest node {self.density.support[0]:.3g}), so the "
-                "quadratic basin is no ellipsoid; state a rule for negative eigenvalues (clip or abs), or use a "
+                f"the {operator_title(self.density.operator)} is not positive semidefinite: about "
+                f"{self.negative_count:.3g} of {self.density.size} eigenvalues are negative "
+                f"(smallest node {self.density.support[0]:.3g}), so the quadratic basin is no "
+                "ellipsoid; state a rule for negative eigenvalues (clip or abs), or use a "
                 "Gauss-Newton or Fisher matrix"
             )
 

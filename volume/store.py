@@ -25,6 +25,8 @@ FORMAT_VERSION = 1
 SWEEP = "sweep"
 
 _PLAIN = ("size", "samples", "data_sha256", "cost", "gradient_norm", "operator", "strategy")
+# Numbers that a study made from results alone lacks.
+_MEASURED = ("cost_noise", "fall", "fall_distance")
 
 
 def is_volume_file(path: str | Path) -> bool:
@@ -55,7 +57,7 @@ def write_study(path: str | Path, study: VolumeStudy) -> None:
         file.attrs["format_version"] = FORMAT_VERSION
         file.attrs["title"] = f"basin volume of {Path(study.provenance.checkpoint).name}"
         write_provenance(file, study.provenance)
-        for name in (*_PLAIN, "cost_noise"):
+        for name in (*_PLAIN, *_MEASURED):
             file.attrs[name] = getattr(study, name)
         for name, value in study.settings.as_dict().items():
             file.attrs[f"setting_{name}"] = value
@@ -93,8 +95,8 @@ def read_study(path: str | Path) -> VolumeStudy:
             notes=read_texts(attributes["notes"]),
             cautions=read_texts(attributes["cautions"]),
             sweep=read_sweep(file[SWEEP]) if SWEEP in file else None,
-            cost_noise=float(attributes.get("cost_noise", math.nan)),
             **{name: plain(attributes[name]) for name in _PLAIN},
+            **{name: plain(attributes.get(name, math.nan)) for name in _MEASURED},
         )
 
 

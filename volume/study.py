@@ -121,6 +121,8 @@ class VolumeStudy:
         operator: name of the curvature that determinants use.
         sweep: volumes at other cutoffs, as far as they are done; None if none were asked for.
         cost_noise: rounding noise of the cost at the anchor, in its unit; nan if it was not measured.
+        fall: the most that the cost falls below the anchor's along the descent, its unit; nan if not measured.
+        fall_distance: how far from the anchor.
         strategy: how its products were computed; kept on resuming.
         notes: sentences on choices made.
         cautions: sentences on why not to trust any of it.
@@ -138,6 +140,8 @@ class VolumeStudy:
     strategy: str = ""
     sweep: CutoffSweep | None = None
     cost_noise: float = math.nan
+    fall: float = math.nan
+    fall_distance: float = math.nan
     notes: tuple[str, ...] = ()
     cautions: tuple[str, ...] = ()
 

@@ -164,7 +164,7 @@ def test_a_shift_inside_the_negative_eigenvalues_is_undefined_but_no_failure(
     assert "inside the negative eigenvalues" in found["effective_dimensions"][0]["undefined"]
     assert spectrum("--engine", "dense", "--shift", "1e-9") == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "undefined: the hessian plus 1e-09 is not positive definite" in out
+    assert "undefined: the Hessian plus 1e-09 is not positive definite" in out
     assert "1e-09 undefined undefined undefined" in out
     assert out.count("inside the negative eigenvalues") == 1
     assert spectrum("--engine", "dense", "--shift", "1e-9", "--negative", "clip", "--json") == 0

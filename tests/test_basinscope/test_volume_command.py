@@ -374,13 +374,15 @@ def test_an_exponent_is_kept_and_cannot_change(
     assert "exponent is 0.7 there and 0.5 now" in refused(tiny(*options, "--resume"), capsys)
 
 
-def test_a_file_from_before_there_was_an_exponent_goes_on(tiny: Run, tmp_path: Path) -> None:
+def test_a_file_from_before_some_attributes_goes_on(tiny: Run, tmp_path: Path) -> None:
     path = tmp_path / "volume.h5"
     assert tiny("--method", "star-domain", "--output", path) == 0
     with h5py.File(path, "r+") as file:
-        del file.attrs["setting_exponent"]
+        for name in ("setting_exponent", "fall", "fall_distance"):
+            del file.attrs[name]
     assert read_study(path).settings.exponent == 0.5
     assert tiny("--method", "star-domain", "--output", path, "--resume", "--directions", "200") == 0
+    assert read_study(path).fall >= 0.0
 
 
 def test_an_interruption_keeps_the_finished_blocks(
@@ -406,7 +408,11 @@ def test_an_interruption_keeps_the_finished_blocks(
     assert partial is not None
     assert len(partial.log_terms) == 64
     assert not read_study(path).complete
-    assert tiny(*options, "--output", path, "--resume") == 0
+    with monkeypatch.context() as patch:
+        # Another number of ranks would find another noise: the first one is kept.
+        patch.setattr(volume_run, "cost_noise", lambda _: 1.0)
+        assert tiny(*options, "--output", path, "--resume") == 0
+    assert read_study(path).cost_noise < 1e-3
     assert tiny(*options, "--output", whole) == 0
     one, two = (read_study(file).results["star-domain"].sampled for file in (path, whole))
     assert one is not None

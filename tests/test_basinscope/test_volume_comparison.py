@@ -103,7 +103,7 @@ def test_a_trajectory_is_each_run_alone_and_outlives_a_bad_checkpoint(
     assert run(folder, *words, "--json") == 0
     points = answer(capsys)["trajectory"]
     assert [point["step"] for point in points] == [2, 10, 30, 100]
-    assert {point["run"] for point in points} == {"clean_step"}
+    assert {point["run"] for point in points} == {"clean"}
     assert "clean_step30.pt" in points[2]["failure"]
     values = [point["methods"]["ellipsoid-slice"]["log_volume"] for point in points if point["methods"]]
     assert np.diff(values) == pytest.approx([-3 * math.log(2.0)] * 2, abs=0.1)
@@ -120,8 +120,8 @@ def test_files_of_a_trajectory_are_in_the_order_of_their_numbers(folder: Path) -
     save(folder / "last.pt", 1.0)
     (folder / "notes.txt").write_text("none")
     names = [(point.run, point.step) for point in trajectory_files(folder)]
-    clean = [("clean_step", step) for step in (2, 10, 100)]
-    assert names == [*clean, ("last", None), ("poisoned_step", 1)]
+    clean = [("clean", step) for step in (2, 10, 100)]
+    assert names == [*clean, ("last", None), ("poisoned", 1)]
     assert len(trajectory_files(folder / "clean_*")) == 3
     with pytest.raises(FileNotFoundError, match="found no checkpoint"):
         trajectory_files(folder / "dirty_*")

@@ -108,13 +108,27 @@ def test_an_exact_spectrum_has_neither_band_nor_resolution() -> None:
     assert "3 largest eigenvalues" in said
 
 
-def test_without_eigenpairs_the_cumulative_density_is_drawn() -> None:
+def test_without_eigenpairs_it_is_drawn_how_many_lie_beyond_each_value() -> None:
     nothing = np.empty(0)
     figure = spectrum_figure(stored(sampled(), eigenvalues=nothing, residuals=nothing), scale="linear")
     said = words(figure)
-    assert "cumulative density" in said
-    assert "fraction at or below" in said
+    assert "number of eigenvalues at least as far from zero, with a 95 % band over probes" in said
     assert "converged" not in said
+
+
+def test_counts_beyond_each_value_are_those_of_known_eigenvalues() -> None:
+    known = np.array([-3.0, -2.0, -2.0, 0.0, 1.0, 4.0, 4.0])
+    nothing = np.empty(0)
+    density = SpectralDensity.from_eigenvalues(known, size=20)
+    figure = spectrum_figure(stored(density, eigenvalues=nothing, residuals=nothing, route="dense"))
+    positive, negative = figure.axes[1].lines
+    for line, side in ((positive, 1.0), (negative, -1.0)):
+        for value in np.unique(known[side * known > 0.0]):
+            # At the end of a side its count falls to none, so the last of two points there is below what is shown.
+            shown = max(y for x, y in zip(*line.get_data(), strict=True) if x == value)
+            assert shown == pytest.approx((side * known >= side * value).sum())
+    assert positive.get_drawstyle() == "steps-pre"
+    assert negative.get_drawstyle() == "steps-post"
 
 
 def test_layers_have_a_panel_of_their_own() -> None:

@@ -1,0 +1,27 @@
+"""How the name of a curvature is written in a sentence."""
+
+from __future__ import annotations
+
+_PROPER = {"hessian": "Hessian", "gauss": "Gauss", "newton": "Newton", "fisher": "Fisher"}
+
+
+def operator_title(operator: str, *, first: bool = False) -> str:
+    """The name of an operator as the field writes it.
+
+    Args:
+        operator: as options and files spell it.
+        first: whether it is the first word of a sentence or of a title.
+
+    Returns:
+        Such as ``Gauss-Newton``; a name that is not ours comes back as it is.
+
+    >>> operator_title("gauss-newton"), operator_title("sampled-fisher"), operator_title("sampled-fisher", first=True)
+    ('Gauss-Newton', 'sampled Fisher', 'Sampled Fisher')
+    >>> operator_title("my matrix")
+    'my matrix'
+    """
+    parts = operator.split("-")
+    if parts[-1] not in _PROPER:
+        return operator
+    written = ("-" if parts[-1] == "newton" else " ").join(_PROPER.get(part, part) for part in parts)
+    return written[0].upper() + written[1:] if first else written
