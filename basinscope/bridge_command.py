@@ -162,9 +162,11 @@ def _run(request: BridgeRequest, as_json: bool) -> None:
     files = {"bridge": str(request.output)}
     if request.plot is not None and result.complete:
         from basinscope.bridge_table import figure_of
+        from basinscope.ranks import writes_files
         from spectra.plots import save_figure
 
-        save_figure(figure_of(result, source), request.plot)
+        if writes_files():
+            save_figure(figure_of(result, source), request.plot)
         files["figure"] = str(request.plot)
     show_bridge(result, source, as_json, files)
 

@@ -12,12 +12,15 @@ from basinscope.failures import Interrupted
 from basinscope.outputs import to_continue
 from basinscope.placement import placed
 from basinscope.progress import Report
+from basinscope.ranks import STORED, agreed, writes_files
 from basinscope.spectrum_run import SMALL
 from basinscope.tasks.resolve import make_landscape, task_name
 from basinscope.volume_run import HELD_OUT, volume_landscape
 from spectra.checkpoint import read_checkpoint
 from spectra.costs import cost_name
 from spectra.landscape import Landscape
+from spectra.parallel import LostRankError, current_ranks
+from spectra.parallel_landscape import spread
 from volume.bridge import bridge_volume
 from volume.bridge_result import BridgeResult
 from volume.bridge_settings import BridgeSettings
@@ -76,13 +79,14 @@ def run_bridge(request: BridgeRequest, progress: Report) -> tuple[BridgeResult, 
         ValueError: if what was asked for is not possible, in a sentence.
         OSError: if a file cannot be read or written.
         Interrupted: if the user interrupts the computing, saying what is kept and how to go on.
+        LostRankError: if another rank of several has died, saying the same.
     """
     to_continue(request.output, request.plot, overwrite=request.overwrite, resume=request.resume)
     checkpoint = read_checkpoint(request.checkpoint)
     trained = task_name(request.task, checkpoint)
     name = HELD_OUT.get(trained, trained)
     own = placed(make_landscape(name, checkpoint), request.dtype, request.device, name)
-    landscape = volume_landscape(request.cost, name, own)
+    landscape = spread(volume_landscape(request.cost, name, own), current_ranks())
     if landscape.size < SMALL and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
     noise = _noise(landscape, min(request.settings.cutoffs))
@@ -99,7 +103,10 @@ def run_bridge(request: BridgeRequest, progress: Report) -> tuple[BridgeResult, 
         "cost_unit": str(getattr(landscape.cost_function, "unit", "cost")),
         "noise": f"{noise:.3g}",
     }
+    agreed("checkpoint", checkpoint.sha256)
+    agreed("task, cost and dtype", f"{name}, {source['cost']}, {source['dtype']}")
     earlier = _earlier(request, source)
+    agreed(STORED, "nothing" if earlier is None else f"{earlier.rung_count} rungs")
     climb = _Climb(request.output, source, 0 if earlier is None else earlier.rung_count)
     try:
         result = bridge_volume(
@@ -107,7 +114,9 @@ def run_bridge(request: BridgeRequest, progress: Report) -> tuple[BridgeResult, 
         )
     except KeyboardInterrupt:
         raise Interrupted(climb.state()) from None
-    write_bridge(request.output, result, source)
+    except LostRankError as error:
+        raise LostRankError(f"{error}; {climb.state()}") from error
+    climb.keep(result)
     return result, source
 
 
@@ -118,7 +127,8 @@ class _Climb:
         self.output, self.source, self.kept = output, source, kept
 
     def keep(self, result: BridgeResult) -> None:
-        write_bridge(self.output, result, self.source)
+        if writes_files():
+            write_bridge(self.output, result, self.source)
         self.kept = result.rung_count
 
     def state(self) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from spectra.provenance import Provenance
 
 # Commands that share their work out; what torchrun sets for each process.
-SHARED = ("spectrum", "volume", "compare")
+SHARED = ("spectrum", "volume", "compare", "bridge")
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 # What ranks have to read alike before they go on with it.
 STORED = "stored result (an --output that all ranks can read)"

@@ -22,6 +22,7 @@ from volume.bridge_result import BridgeResult
 from volume.bridge_settings import BridgeSettings
 from volume.curvature_density import curvature_name
 from volume.ladder import Carrier
+from volume.parallel_chains import shared_cost
 from volume.priors import Prior
 from volume.quadratic_ensemble import LeadingCurvature, QuadraticEnsemble
 from volume.rung import Rung
@@ -46,7 +47,7 @@ def bridge_volume(
     """The prior's mass of the basin around the anchor, with an error bar from independent chains.
 
     Args:
-        landscape: the cost, of size n.
+        landscape: the cost, of size n; where it is spread over ranks, the chains are shared out.
         prior: a Gaussian one.
         settings: cutoffs, target and precision.
         curvature: of the quadratic model, in standard deviations of the prior; computed if not given. A ladder from
@@ -59,7 +60,8 @@ def bridge_volume(
         All evidence; ``volumes`` are the answer, ``ended`` says what ended it.
 
     Raises:
-        ValueError: if the prior is not Gaussian, or the cost has no quadratic model at the anchor.
+        ValueError: if the prior is not Gaussian, the cost has no quadratic model at the anchor, or there are fewer
+            chains than ranks.
 
     >>> import torch
     >>> from spectra.costs import mean_squared_error
@@ -71,7 +73,7 @@ def bridge_volume(
     True
     """
     settings = settings or BridgeSettings()
-    cost = (StarCost if settings.target == "star" else SublevelCost)(landscape, prior)
+    cost = shared_cost(StarCost if settings.target == "star" else SublevelCost, landscape, prior, settings.chains)
     if settings.origin == "prior":
         curvature = no_curvature(cost.like)
     elif curvature is None:

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from volume.bridge_cost import BridgeCost
+from volume.parallel_chains import ChainShare
 from volume.quadratic_ensemble import QuadraticEnsemble
 
 TARGET_ACCEPTANCE = 0.8
@@ -107,73 +108,81 @@ class SamplerRecord:
 def hamiltonian_chains(
     potential: Potential,
     metric: QuadraticEnsemble,
-    states: ChainStates,
+    points: Tensor,
     generator: torch.Generator,
     *,
     warm_up: int,
     draws: int,
     step_size: float,
-    on_draw: Callable[[int, ChainStates], None],
-) -> tuple[ChainStates, SamplerRecord]:
+    on_draw: Callable[[int, Tensor, Tensor], None],
+) -> tuple[Tensor, SamplerRecord]:
     """Run chains: warm-up with dual averaging of the step size, then draws at the step size found.
 
     Args:
-        potential: U.
+        potential: U; where its cost is shared out over ranks, each moves some of the chains.
         metric: the Gaussian around which the integrator is split; any is right, a near one is fast.
-        states: where the chains stand.
+        points: (k, n) where the chains stand.
         generator: of all random numbers.
         warm_up: trajectories before the first draw.
         draws: trajectories that count.
         step_size: first guess, radians.
-        on_draw: called with the number of each draw and the chains' states.
+        on_draw: called with the number of each draw, the chains' points (k, n) and their costs (k,).
 
     Returns:
-        The last states and what the sampler did.
+        The last points (k, n) and what the sampler did.
     """
-    averaging = StepSize(step_size)
-    count = len(states.points)
-    record = SamplerRecord(step_size, 0.0, torch.zeros(count, dtype=torch.int64), 0)
+    averaging, share = StepSize(step_size), ChainShare(potential.cost, len(points))
+    potential = replace(potential, cost=share.cost)
+    states = ChainStates.at(share.cost, share.own(points))
+    diverged = torch.zeros(len(states.points), dtype=torch.int64)
+    record = SamplerRecord(step_size, 0.0, diverged, 0)
     for number in range(warm_up + draws):
         warm = number < warm_up
         step = averaging.step if warm else record.step_size
         turn = QUARTER_TURN * (0.7 + 0.6 * float(torch.rand(1, generator=generator, device=generator.device)))
         leaps = max(1, round(turn / step))
-        states, acceptance, diverged = _transition(potential, metric, states, generator, step, leaps)
+        states, chance, lost = _transition(potential, metric, states, share, generator, step, leaps)
+        acceptance = float(share.joined(chance).mean())
         record.leaps += leaps
         if warm:
             averaging.update(acceptance)
             record.step_size = averaging.averaged
             continue
         record.acceptance += acceptance / draws
-        record.diverged += diverged.cpu()
-        on_draw(number - warm_up, states)
-    return states, record
+        diverged += lost.cpu()
+        points = share.joined(states.points)
+        on_draw(number - warm_up, points, share.joined(states.costs))
+    record.diverged = share.joined(diverged)
+    share.settle()
+    return points, record
 
 
 def _transition(
     potential: Potential,
     metric: QuadraticEnsemble,
     states: ChainStates,
+    share: ChainShare,
     generator: torch.Generator,
     step: float,
     leaps: int,
-) -> tuple[ChainStates, float, Tensor]:
-    """One trajectory of each chain, accepted or not; mean acceptance probability and which chains diverged."""
-    velocities = metric.deviations(generator, len(states.points))
+) -> tuple[ChainStates, Tensor, Tensor]:
+    """One trajectory of each chain, accepted or not; their acceptance probabilities and which of them diverged."""
+    # Every process draws the numbers of all chains and takes those of its own.
+    velocities = share.own(metric.deviations(generator, share.count))
     before = potential.energy(states.costs, states.points) + _kinetic(metric, velocities)
     ends, velocities = _trajectory(potential, metric, states, velocities, step, leaps)
     after = potential.energy(ends.costs, ends.points) + _kinetic(metric, velocities)
     change = before - after
     diverged = ~(change > -DIVERGED)  # nan too
     chance = torch.where(diverged, 0.0, change.clamp(max=0.0).exp())
-    uniform = torch.rand(len(chance), generator=generator, dtype=torch.float64, device=generator.device)
+    uniform = share.own(torch.rand(share.count, generator=generator, dtype=torch.float64, device=generator.device))
     accepted = (uniform.to(chance.device) < chance).unsqueeze(1)
     kept = ChainStates(
         torch.where(accepted, ends.points, states.points),
         torch.where(accepted[:, 0], ends.costs, states.costs),
         torch.where(accepted, ends.forces, states.forces),
     )
-    return kept, float(chance.mean()), diverged
+    return kept, chance, diverged
 
 
 def _trajectory(

@@ -13,7 +13,7 @@ from torch import Tensor
 from spectra.randomness import generator
 from volume.bridge_curvature import no_curvature
 from volume.bridge_settings import BridgeSettings
-from volume.hamiltonian import ChainStates, Potential, hamiltonian_chains, squares
+from volume.hamiltonian import Potential, hamiltonian_chains, squares
 from volume.ladder import Carrier, Cloud, finite, first_localisation, goal, next_passage, pending_cutoff, shortened
 from volume.quadratic_ensemble import QuadraticEnsemble
 from volume.rung import Array, Passage, Rung, RungState
@@ -65,7 +65,7 @@ class RungSampler:
         watch = _Watch(self, state, "bridge: the quadratic start", every=1)
         points = draw(state, draws * chains)
         for row, part in enumerate(points.view(draws, chains, -1)):
-            watch(row, ChainStates(part, self.carrier.cost.costs(part), part))
+            watch(row, part, self.carrier.cost.costs(part))
         arrays = watch.arrays
         excess = arrays["costs"] - arrays["quadratics"]
         return Rung(
@@ -102,10 +102,10 @@ class RungSampler:
         what = f"bridge rung {position} (b {state.inverse_temperature:.3g}, g {state.localisation:.3g})"
         watch = _Watch(self, state, what, every=self._every)
         metric, step_size, near = self._motion(before, position, passage)
-        ends, record = hamiltonian_chains(
+        last, record = hamiltonian_chains(
             Potential(self.carrier.cost, state.inverse_temperature, state.localisation),
             metric,
-            ChainStates.at(self.carrier.cost, points),
+            points,
             self._generator(number, position),
             warm_up=self.settings.warm_up,
             draws=self.settings.draws,
@@ -119,7 +119,7 @@ class RungSampler:
             passage=onward_passage,
             onward=onward,
             backward=self._backward(None if position == 1 else passage, state, watch),
-            last=ends.points.cpu().numpy(),
+            last=last.cpu().numpy(),
             diverged=record.diverged.numpy(),
             step_size=record.step_size,
             acceptance=record.acceptance,
@@ -238,12 +238,11 @@ class _Watch:
         self._rows: list[tuple[Tensor, ...]] = []
         self._kept: list[tuple[Tensor, Tensor]] = []
 
-    def __call__(self, number: int, states: ChainStates) -> None:
-        points = states.points
-        self._rows.append((states.costs, *squares(points, self._ensemble.anchor)))
+    def __call__(self, number: int, points: Tensor, costs: Tensor) -> None:
+        self._rows.append((costs, *squares(points, self._ensemble.anchor)))
         # The last of each few draws, the farthest from the warm-up.
         if (number + 1) % self._every == 0:
-            self._kept.append((points, states.costs))
+            self._kept.append((points, costs))
         if self._progress is not None:
             self._progress(number + 1, self._settings.draws, self._what)
 

@@ -16,6 +16,7 @@ from basinscope.__main__ import main
 from comparisons.store import read_comparison
 from spectra.spectrum import Spectrum
 from spectra.store import read_spectrum
+from volume.bridge_store import read_bridge
 from volume.store import read_study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -253,6 +254,33 @@ def test_a_rank_that_dies_ends_a_comparison_and_one_process_goes_on(tmp_path: Pa
 
 
 @pytest.mark.slow
+def test_a_bridge_of_two_ranks_loses_one_and_one_process_goes_on_to_the_same_rungs(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole.h5", tmp_path / "parts.h5"
+    ladder = ("--cutoff", "30", "--chains", "4", "--draws", "12", "--warm-up", "4", "--seed", "2")
+    words = ("bridge", str(CHECKPOINT), "--prior", "gaussian:1.3975", "--dtype", "float64", *ladder, "--output")
+    alone(*words, str(whole))
+    run = torchrun(*words, str(parts))
+    while run.poll() is None and not (parts.exists() and read_bridge(parts)[0].rung_count > 1):
+        time.sleep(0.01)
+    pid = pid_of_rank(1, run.pid)
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    dead = time.monotonic()
+    _, said = run.communicate(timeout=DEADLINE)
+    assert time.monotonic() - dead < BOUNDED
+    assert run.returncode != 0
+    (sentence,) = sentences(said)
+    assert f"rungs are saved in {parts}; go on with the same command and --resume" in sentence
+    expected, begun = read_bridge(whole)[0], read_bridge(parts)[0]
+    assert 1 < begun.rung_count < expected.rung_count
+    alone(*words, str(parts), "--resume")
+    found = read_bridge(parts)[0]
+    for one, other in zip(found.passes[0], expected.passes[0], strict=True):
+        np.testing.assert_allclose(one.costs, other.costs, rtol=1e-6)
+    assert found.volumes[0].log_volume == pytest.approx(expected.volumes[0].log_volume, rel=1e-6)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "extra, said", [(("--jobs", "2"), "--jobs starts processes of its own"), (("--invariance",), "runs in one process")]
 )
@@ -286,7 +314,7 @@ def test_a_command_for_one_process_says_so(monkeypatch: pytest.MonkeyPatch, caps
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
     assert main(["show", "nothing.h5"]) == 2
-    said = "show runs in one process: leave torchrun out (spectrum, volume and compare run on several)\n"
+    said = "show runs in one process: leave torchrun out (spectrum, volume, compare and bridge run on several)\n"
     assert capsys.readouterr().err == said
     monkeypatch.setenv("RANK", "1")
     assert main(["show", "nothing.h5"]) == 2

@@ -31,6 +31,9 @@ from spectra.parallel_rows import Rows, rows_of
 from spectra.parallel_traffic import Job, krylov_handed, lanczos_handed
 from spectra.probes import draw_probes
 from spectra.spectrum import SpectrumSettings
+from volume.bridge import bridge_volume
+from volume.bridge_settings import BridgeSettings
+from volume.priors import GaussianPrior
 from volume.star_domain import StarDomainSettings, star_domain_volume
 
 Found = dict[str, NDArray[Any]]
@@ -153,6 +156,22 @@ def chains(ranks: Ranks | None) -> Found:
     return found
 
 
+def bridges(ranks: Ranks | None) -> Found:
+    """Short ladders from both ends that are known, before rounding has grown; chains that do not share out evenly."""
+    surface, prior = landscapes(ranks)["divergence"], GaussianPrior(1.0)
+    found = {}
+    for origin, cutoff in (("prior", 0.5), ("quadratic", 1.0)):
+        settings = BridgeSettings(cutoffs=(cutoff,), origin=origin, chains=5, draws=8, warm_up=3, kept=8, seed=4)
+        result = bridge_volume(surface, prior, settings)
+        assert len(result.passes[0]) > 2
+        found[f"{origin} volumes"] = np.array([[one.log_volume, one.standard_error] for one in result.volumes])
+        for number, rung in enumerate(result.passes[0]):
+            spent = [rung.gradient_evaluations, rung.cost_evaluations, rung.leaps, rung.step_size]
+            found[f"{origin} {number} costs"] = rung.costs
+            found[f"{origin} {number} others"] = np.nan_to_num([*spent, *rung.diverged])
+    return found
+
+
 def sharded(ranks: Ranks | None) -> Found:
     """A model whose parameters are DTensors, after ``fully_shard`` on its layers and on the whole."""
     from torch.distributed.device_mesh import init_device_mesh
@@ -248,6 +267,7 @@ PARTS = {
     "rows": rows,
     "directions": directions,
     "chains": chains,
+    "bridges": bridges,
     "sharded": sharded,
     "wrapped": wrapped,
 }

@@ -56,12 +56,12 @@ def check(count: int, folder: Path, *parts: str) -> None:
 
 
 def test_two_ranks_give_the_numbers_of_one_process(tmp_path: Path) -> None:
-    check(2, tmp_path, "refused", "traffic", "costs", "spectra", "rows", "directions", "chains")
+    check(2, tmp_path, "refused", "traffic", "costs", "spectra", "rows", "directions", "chains", "bridges")
 
 
 @pytest.mark.slow
 def test_three_ranks_give_the_numbers_of_one_process(tmp_path: Path) -> None:
-    check(3, tmp_path, "traffic", "costs", "spectra", "rows", "directions", "chains", "sharded")
+    check(3, tmp_path, "traffic", "costs", "spectra", "rows", "directions", "chains", "bridges", "sharded")
 
 
 @pytest.mark.slow
