@@ -13,6 +13,7 @@ from basinscope.outputs import to_continue
 from basinscope.placement import placed
 from basinscope.progress import Report
 from basinscope.ranks import STORED, agreed, writes_files
+from basinscope.request import CheckpointRequest
 from basinscope.spectrum_run import SMALL
 from basinscope.tasks.resolve import make_landscape, task_name
 from basinscope.volume_run import HELD_OUT, volume_landscape
@@ -32,37 +33,19 @@ from volume.priors import parse_prior
 _RECORD = ("checkpoint", "command", "cost_unit", "noise")
 
 
-@dataclass(frozen=True)
-class BridgeRequest:
-    """What the user asked for.
+@dataclass(frozen=True, kw_only=True)
+class BridgeRequest(CheckpointRequest):
+    """What the user asked for; the cost is ``kl``, ``task``, or chosen by the task's cost.
 
     Attributes:
-        checkpoint: path of the checkpoint.
         settings: of the bridge.
-        output: file of the store.
+        output: file of the store, which a bridge cannot do without.
         prior: as ``volume.priors.parse_prior`` reads it.
-        task: name of the task, or None for the checkpoint's own.
-        cost: ``kl``, ``task``, or None to choose by the task's cost.
-        dtype: name of a dtype, or None for the model's own.
-        device: where to compute, or None for where the task put the model.
-        plot: file of the figure, or None.
-        overwrite: whether existing files may be replaced.
-        resume: whether to go on with the output if it exists.
-        command: the command line, for the record.
     """
 
-    checkpoint: Path
     settings: BridgeSettings
     output: Path
     prior: str = "gaussian"
-    task: str | None = None
-    cost: str | None = None
-    dtype: str | None = None
-    device: str | None = None
-    plot: Path | None = None
-    overwrite: bool = False
-    resume: bool = False
-    command: str = ""
 
 
 def run_bridge(request: BridgeRequest, progress: Report) -> tuple[BridgeResult, dict[str, str]]:

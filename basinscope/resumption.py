@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from spectra.provenance import Provenance
@@ -30,7 +30,7 @@ def check_settings(path: Path, stored: StoredSpectrum, asked: SpectrumSettings) 
     # A strategy that was chosen by timing is kept on resuming; naming the same one is no difference.
     same_strategy = now["strategy"] in ("auto", before["strategy"], stored.spectrum.strategy)
     allowed = {"probes", "strategy"} if same_strategy else {"probes"}
-    _refuse(path, ((name, before[name], now[name]) for name in now if name not in allowed))
+    refuse_differences(path, ((name, before[name], now[name]) for name in now if name not in allowed))
     done = stored.spectrum.density.runs.probes
     if asked.probes < done:
         raise ValueError(
@@ -38,20 +38,19 @@ def check_settings(path: Path, stored: StoredSpectrum, asked: SpectrumSettings) 
         )
 
 
-def check_source(path: Path, stored: StoredSpectrum, asked: Provenance) -> None:
-    """Refuse to continue a spectrum of another checkpoint, or under another cost, dtype or device.
+def check_source(path: Path, before: Provenance, now: Provenance) -> None:
+    """Refuse to continue the result of another checkpoint, or one under another cost, dtype or device.
 
     Args:
         path: of the file, for the message.
-        stored: what it holds.
-        asked: where the continuation would come from.
+        before: where what is stored comes from.
+        now: where the continuation would come from.
 
     Raises:
         ValueError: saying what differs.
     """
-    before = stored.provenance
     names = ("checkpoint_sha256", "cost", "dtype", "device")
-    _refuse(path, ((name, getattr(before, name), getattr(asked, name)) for name in names))
+    refuse_differences(path, ((name, getattr(before, name), getattr(now, name)) for name in names))
 
 
 def check_landscape(path: Path, stored: StoredSpectrum, data_sha256: str, cost: float) -> None:
@@ -67,12 +66,21 @@ def check_landscape(path: Path, stored: StoredSpectrum, data_sha256: str, cost: 
         ValueError: saying what differs.
     """
     before = stored.spectrum
-    _refuse(path, iter([("data_sha256", before.data_sha256, data_sha256)]))
+    refuse_differences(path, [("data_sha256", before.data_sha256, data_sha256)])
     if not math.isclose(before.cost, cost, rel_tol=SAME_COST, abs_tol=1e-12):
-        _refuse(path, iter([("cost at the checkpoint", before.cost, cost)]))
+        refuse_differences(path, [("cost at the checkpoint", before.cost, cost)])
 
 
-def _refuse(path: Path, entries: Iterator[tuple[str, object, object]]) -> None:
+def refuse_differences(path: Path, entries: Iterable[tuple[str, object, object]]) -> None:
+    """Refuse to continue a file where anything that decides its numbers has changed.
+
+    Args:
+        path: of the file, for the message.
+        entries: what it is called, as it is in the file and as it is now.
+
+    Raises:
+        ValueError: saying what differs.
+    """
     different = [f"{name} is {before} there and {now} now" for name, before, now in entries if before != now]
     if different:
         raise ValueError(

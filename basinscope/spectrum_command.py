@@ -190,7 +190,9 @@ def _request(checkpoint: Path, settings: dict[str, Any], options: dict[str, Any]
         raise FileNotFoundError(f"{checkpoint} does not exist")
     from basinscope.spectrum_run import Request
 
-    return Request(checkpoint, checked, command=shlex.join(["basinscope", *sys.argv[1:]]), **options)
+    return Request(
+        checkpoint=checkpoint, settings=checked, command=shlex.join(["basinscope", *sys.argv[1:]]), **options
+    )
 
 
 def _run(request: Request, shifts: list[float], rule: str, as_json: bool) -> None:

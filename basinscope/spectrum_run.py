@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
@@ -14,6 +13,7 @@ from basinscope.failures import Interrupted
 from basinscope.outputs import to_continue
 from basinscope.placement import guarded, placed
 from basinscope.ranks import common, writes_files
+from basinscope.request import CheckpointRequest
 from basinscope.resumption import check_landscape, check_settings, check_source
 from basinscope.tasks.resolve import make_landscape, task_name
 from spectra import costs
@@ -33,37 +33,17 @@ SMALL = 200_000
 MOST_THREADS = 1024
 
 
-@dataclass(frozen=True)
-class Request:
-    """What the user asked for.
+@dataclass(frozen=True, kw_only=True)
+class Request(CheckpointRequest):
+    """What the user asked for; the cost is the task's own by default.
 
     Attributes:
-        checkpoint: path of the checkpoint.
         settings: of the spectrum.
-        task: name of the task, or None for the checkpoint's own.
-        cost: name of a cost, or None for the task's own.
-        dtype: name of a dtype, or None for the model's own.
-        device: where to compute, or None for where the task put the model.
         threads: number of threads, or None to choose.
-        output: file of the store, or None.
-        plot: file of the figure, or None.
-        overwrite: whether existing files may be replaced.
-        resume: whether to continue the output if it exists.
-        command: the command line, for the record.
     """
 
-    checkpoint: Path
     settings: SpectrumSettings
-    task: str | None = None
-    cost: str | None = None
-    dtype: str | None = None
-    device: str | None = None
     threads: int | None = None
-    output: Path | None = None
-    plot: Path | None = None
-    overwrite: bool = False
-    resume: bool = False
-    command: str = ""
 
 
 def run_spectrum(
@@ -94,7 +74,7 @@ def run_spectrum(
         torch.set_num_threads(1)
     provenance = common(_provenance(request, name, checkpoint, landscape), _described(stored))
     if stored is not None and request.output is not None:
-        check_source(request.output, stored, provenance)
+        check_source(request.output, stored.provenance, provenance)
         check_landscape(request.output, stored, landscape.batches.sha256, landscape.cost())
         command = "\n".join(dict.fromkeys([*stored.provenance.command.splitlines(), request.command]))
         provenance = replace(stored.provenance, command=command)

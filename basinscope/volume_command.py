@@ -252,4 +252,6 @@ def _request(checkpoint: Path, settings: dict[str, Any], options: dict[str, Any]
     checked = VolumeSettings(**settings)
     from basinscope.volume_run import VolumeRequest
 
-    return VolumeRequest(checkpoint, checked, command=shlex.join(["basinscope", *sys.argv[1:]]), **options)
+    return VolumeRequest(
+        checkpoint=checkpoint, settings=checked, command=shlex.join(["basinscope", *sys.argv[1:]]), **options
+    )

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from pathlib import Path
 
-from basinscope.resumption import SAME_COST
+from basinscope.resumption import SAME_COST, refuse_differences
 from volume.estimator import SHIFTED
 from volume.method_result import SEGMENT
 from volume.study import VolumeSettings, VolumeStudy
@@ -33,7 +32,7 @@ def check_settings(path: Path, stored: VolumeStudy, asked: VolumeSettings) -> No
         free |= {"rank_tolerance"}
     if "star-domain" not in stored.results or "star-domain" not in asked.methods:
         free |= {"preconditioner", "eps", "exponent"}
-    _refuse(path, ((name, before[name], now[name]) for name in now if name not in free))
+    refuse_differences(path, ((name, before[name], now[name]) for name in now if name not in free))
     for method in asked.methods:
         sampled = stored.results[method].sampled if method in stored.results else None
         done = 0 if sampled is None else len(sampled.log_terms)
@@ -44,22 +43,6 @@ def check_settings(path: Path, stored: VolumeStudy, asked: VolumeSettings) -> No
                 f"{path} has {done} directions of {method} already: --resume needs at least --directions {done}, "
                 f"got {asked.directions}"
             )
-
-
-def check_source(path: Path, stored: VolumeStudy, asked: VolumeStudy) -> None:
-    """Refuse to continue a study of another checkpoint, or under another cost, dtype or device.
-
-    Args:
-        path: of the file, for the message.
-        stored: what it holds.
-        asked: the study that would continue it.
-
-    Raises:
-        ValueError: saying what differs.
-    """
-    before, now = stored.provenance, asked.provenance
-    names = ("checkpoint_sha256", "cost", "dtype", "device")
-    _refuse(path, ((name, getattr(before, name), getattr(now, name)) for name in names))
 
 
 def check_landscape(path: Path, stored: VolumeStudy, asked: VolumeStudy) -> None:
@@ -73,14 +56,6 @@ def check_landscape(path: Path, stored: VolumeStudy, asked: VolumeStudy) -> None
     Raises:
         ValueError: saying what differs.
     """
-    _refuse(path, ((name, getattr(stored, name), getattr(asked, name)) for name in ("size", "data_sha256")))
+    refuse_differences(path, ((name, getattr(stored, name), getattr(asked, name)) for name in ("size", "data_sha256")))
     if not math.isclose(stored.cost, asked.cost, rel_tol=SAME_COST, abs_tol=1e-6):
-        _refuse(path, [("cost at the checkpoint", stored.cost, asked.cost)])
-
-
-def _refuse(path: Path, entries: Iterable[tuple[str, object, object]]) -> None:
-    different = [f"{name} is {before} there and {now} now" for name, before, now in entries if before != now]
-    if different:
-        raise ValueError(
-            f"{path} cannot be resumed: {'; '.join(different)} (write to another file, or use --overwrite)"
-        )
+        refuse_differences(path, [("cost at the checkpoint", stored.cost, asked.cost)])

@@ -18,10 +18,12 @@ from basinscope.outputs import to_continue
 from basinscope.placement import guarded, placed
 from basinscope.progress import Report
 from basinscope.ranks import common, writes_files
+from basinscope.request import CheckpointRequest
+from basinscope.resumption import check_source
 from basinscope.spectrum_run import SMALL
 from basinscope.tasks.resolve import make_landscape, task_name
 from basinscope.volume_announcement import volume_lines
-from basinscope.volume_resumption import check_landscape, check_settings, check_source
+from basinscope.volume_resumption import check_landscape, check_settings
 from spectra.checkpoint import AdamMoments, Checkpoint, adam_moments, read_checkpoint
 from spectra.costs import CrossEntropy, KLFromAnchor, cost_name, kl_from_anchor
 from spectra.landscape import Landscape
@@ -44,41 +46,21 @@ from volume.sweep import CutoffSweep, parse_sweep
 HELD_OUT = {"digits": "digits-heldout"}
 
 
-@dataclass(frozen=True)
-class VolumeRequest:
-    """What the user asked for.
+@dataclass(frozen=True, kw_only=True)
+class VolumeRequest(CheckpointRequest):
+    """What the user asked for; the cost is ``kl``, ``task``, or chosen by the task's cost.
 
     Attributes:
-        checkpoint: path of the checkpoint.
         settings: of the study.
         preconditioner: as typed; None takes that of the output if it is continued, else the settings'.
-        task: name of the task, or None for the checkpoint's own.
         validation_task: name of the task to measure basins on, or None for a built-in task's held-out rows.
-        cost: ``kl``, ``task``, or None to choose by the task's cost.
-        dtype: name of a dtype, or None for the model's own.
-        device: where to compute, or None for where the task put the model.
         memory: bytes that graphs and Lanczos bases may take.
-        output: file of the store, or None.
-        plot: file of the figure, or None.
-        overwrite: whether existing files may be replaced.
-        resume: whether to continue the output if it exists.
-        command: the command line, for the record.
     """
 
-    checkpoint: Path
     settings: VolumeSettings
     preconditioner: str | None = None
-    task: str | None = None
     validation_task: str | None = None
-    cost: str | None = None
-    dtype: str | None = None
-    device: str | None = None
     memory: int = SpectrumSettings.memory
-    output: Path | None = None
-    plot: Path | None = None
-    overwrite: bool = False
-    resume: bool = False
-    command: str = ""
 
 
 def run_volume(
@@ -205,7 +187,7 @@ def _described(earlier: VolumeStudy | None) -> str:
 
 def _continued(output: Path, typed: str, earlier: VolumeStudy, study: VolumeStudy) -> VolumeStudy:
     """The study with what is stored of it, if that is the same study."""
-    check_source(output, earlier, study)
+    check_source(output, earlier.provenance, study.provenance)
     check_settings(output, earlier, study.settings)
     check_landscape(output, earlier, study)
     command = "\n".join(dict.fromkeys([*earlier.provenance.command.splitlines(), typed]))

@@ -73,6 +73,18 @@ def sentences(said: str) -> list[str]:
     return [line for line in lines[:end] if not line.startswith(("plan:", "E1", "W1", "E0", "W0", "  "))]
 
 
+def said_when_killed(run: subprocess.Popen[str], pid: int | None) -> str:
+    """The one sentence that a run ends with, in time, when one of its ranks is killed."""
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    dead = time.monotonic()
+    _, said = run.communicate(timeout=DEADLINE)
+    assert time.monotonic() - dead < BOUNDED
+    assert run.returncode != 0
+    (sentence,) = sentences(said)
+    return sentence
+
+
 def alone(*words: str) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(
@@ -106,13 +118,7 @@ def test_a_killed_rank_ends_the_run_and_one_process_goes_on_to_the_same_numbers(
             time.sleep(0.01)
         time.sleep(generator.uniform(0.0, 0.5 * lasted))
         if run.poll() is None:
-            assert pid is not None
-            os.kill(pid, signal.SIGKILL)
-            dead = time.monotonic()
-            _, said = run.communicate(timeout=DEADLINE)
-            assert time.monotonic() - dead < BOUNDED
-            assert run.returncode != 0
-            (sentence,) = sentences(said)
+            sentence = said_when_killed(run, pid)
             assert sentence.startswith(("another rank died or cannot be reached; ", "stopped by SIGTERM, as torchrun "))
             assert "--resume" in sentence or killed > 0
             killed += 1
@@ -156,14 +162,8 @@ def test_directions_of_a_killed_rank_are_found_by_one_process(tmp_path: Path) ->
     while not parts.exists() and run.poll() is None:
         time.sleep(0.01)
     pid = pid_of_rank(1, run.pid)
-    assert pid is not None
     time.sleep(np.random.default_rng(1).uniform(0.0, 0.2 * lasted))
-    os.kill(pid, signal.SIGKILL)
-    dead = time.monotonic()
-    _, said = run.communicate(timeout=DEADLINE)
-    assert time.monotonic() - dead < BOUNDED
-    assert run.returncode != 0
-    (sentence,) = sentences(said)
+    sentence = said_when_killed(run, pid)
     assert "; interrupted: what was done is saved in " in sentence
     done = terms(parts)
     assert 0 < len(done) < 3000
@@ -238,14 +238,7 @@ def test_a_rank_that_dies_ends_a_comparison_and_one_process_goes_on(tmp_path: Pa
     run = torchrun(*words)
     while not output.exists() and run.poll() is None:
         time.sleep(0.01)
-    pid = pid_of_rank(1, run.pid)
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
-    dead = time.monotonic()
-    _, said = run.communicate(timeout=DEADLINE)
-    assert time.monotonic() - dead < BOUNDED
-    assert run.returncode != 0
-    (sentence,) = sentences(said)
+    sentence = said_when_killed(run, pid_of_rank(1, run.pid))
     assert "the checkpoints that were done are saved in " in sentence
     done = len(read_comparison(output).done)
     assert 0 < done < len(paths)
@@ -262,14 +255,7 @@ def test_a_bridge_of_two_ranks_loses_one_and_one_process_goes_on_to_the_same_run
     run = torchrun(*words, str(parts))
     while run.poll() is None and not (parts.exists() and read_bridge(parts)[0].rung_count > 1):
         time.sleep(0.01)
-    pid = pid_of_rank(1, run.pid)
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
-    dead = time.monotonic()
-    _, said = run.communicate(timeout=DEADLINE)
-    assert time.monotonic() - dead < BOUNDED
-    assert run.returncode != 0
-    (sentence,) = sentences(said)
+    sentence = said_when_killed(run, pid_of_rank(1, run.pid))
     assert f"rungs are saved in {parts}; go on with the same command and --resume" in sentence
     expected, begun = read_bridge(whole)[0], read_bridge(parts)[0]
     assert 1 < begun.rung_count < expected.rung_count
