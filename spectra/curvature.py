@@ -253,7 +253,7 @@ class Curvature(SymmetricOperator):
         best, best_time = core, core_time
         right = set()
         for one in list(self._strategies.values())[1:]:
-            if not self._worth_trying(one, recordable) or one.instead_of in right:
+            if not self._worth_trying(one, recordable, len(vectors)) or one.instead_of in right:
                 continue
             taken = self.landscape.largest(self._tried(one, core, batch, known, vectors))
             if math.isfinite(taken):
@@ -317,8 +317,11 @@ class Curvature(SymmetricOperator):
             self._traced = (batch.number, trace())
         return self._traced[1]
 
-    def _worth_trying(self, strategy: Strategy, recordable: bool) -> bool:
+    def _worth_trying(self, strategy: Strategy, recordable: bool, rows: int) -> bool:
         if strategy.linearised or (strategy.prepared and not recordable):
+            return False
+        # One row at a time a block's way gains nothing, and takes two vectors more of a large model's memory.
+        if strategy.batched and rows == 1 and self.size > _LARGE:
             return False
         # vmapped convolutions run as grouped ones, which the CPU does slowly.
         convolutional = any(isinstance(m, nn.modules.conv._ConvNd) for m in self.landscape.model.modules())

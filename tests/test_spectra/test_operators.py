@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from scipy.sparse.linalg import eigsh
 from torch import Tensor, nn
 
+from spectra import curvature
 from spectra.batches import Batches
 from spectra.costs import CrossEntropy, cross_entropy, kl_from_anchor, mean_squared_error
 from spectra.fisher import Fisher, uniforms
@@ -214,6 +215,27 @@ class TestSteppingBack:
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.split() == ["False", "0"]
+
+
+@pytest.mark.parametrize("rows, tried", [(1, False), (2, True)])
+def test_a_large_model_tries_ways_of_blocks_on_blocks_alone(
+    make: Make, monkeypatch: pytest.MonkeyPatch, rows: int, tried: bool
+) -> None:
+    monkeypatch.setattr(curvature, "_LARGE", 10)
+    subject = make("mlp")
+    operator = Hessian(landscape_of(subject), memory=2**10)
+    batched = operator._strategies["batched-backward"]
+    built = []
+
+    def build(batch: Any) -> Any:
+        built.append(batch)
+        return batched.build(batch)
+
+    operator._strategies["batched-backward"] = type(batched)("batched-backward", build, batched=True)
+    vectors = VECTORS[:rows, : operator.size]
+    found = operator.matmat(vectors.contiguous())
+    assert bool(built) is tried
+    assert_close(found, vectors @ dense_hessian(subject, operator.theta))
 
 
 class Cubic(nn.Module):
