@@ -169,7 +169,7 @@ def test_spectra_are_reused_where_they_fit(
     words = ["--json", "--reuse", stored, "--reuse", other]
     assert compare(*words, measures="hessian-trace") == 0
     first, second = json.loads(capsys.readouterr().out)["checkpoints"]
-    assert any("hessian spectrum reused from spectrum.h5" in note for note in first["notes"])
+    assert any("Hessian spectrum reused from spectrum.h5" in note for note in first["notes"])
     assert "other.h5 was not reused: it is of other data" in first["notes"]
     assert second["notes"] == []
     assert first["measures"]["hessian-trace"]["work"]["products"] == 0

@@ -99,7 +99,7 @@ def test_folders_along_training_are_a_trajectory(
     recipe = small_recipe(script)
     script.train(tmp_path, recipe, keep={0, 2}, every=10)
     points = trajectory_files(tmp_path)
-    assert [(point.run, point.step) for point in points] == [("poisoned_seed0_step", step) for step in (0, 2, 4)]
+    assert [(point.run, point.step) for point in points] == [("poisoned_seed0", step) for step in (0, 2, 4)]
     capsys.readouterr()
     options = ["--task", f"text={tmp_path / 'heldout.txt'},length=8,sequences=2", "--directions", "2", "--json"]
     methods = ["--method", "star-domain", "--preconditioner", "identity"]
