@@ -31,7 +31,7 @@ def plan_of(landscape: Landscape, settings: SpectrumSettings, resume: Spectrum |
         The plan, as the computation makes it again, and what it takes where that is known (the sampling route).
 
     Raises:
-        ValueError: if what was asked for does not fit the landscape or the memory.
+        UserError: if what was asked for does not fit the landscape or the memory.
     """
     if settings.layers != "*":
         landscape = landscape.restricted(settings.layers)

@@ -13,6 +13,7 @@ import typer
 
 from basinscope.choices import nearest
 from basinscope.common_options import RESULT, DebugOption, JsonOption, OutputOption, OverwriteOption, PlotOption
+from spectra.errors import UserError
 
 if TYPE_CHECKING:
     from basinscope.audit_run import AuditRequest
@@ -77,17 +78,17 @@ def audit(
     """  # noqa: DOC501  # the help has no place for it
     del debug  # read by main
     if known == (checkpoint is not None):
-        raise ValueError("audit needs a checkpoint or --known, and not both")
+        raise UserError("audit needs a checkpoint or --known, and not both")
     effort = {"directions": directions, "probes": probes, "steps": steps, "products": products}
     for name, value, least in (("repeats", repeats, 2), *((name, value, 1) for name, value in effort.items())):
         if value < least:
-            raise ValueError(f"--{name} must be at least {least}, got {value}")
+            raise UserError(f"--{name} must be at least {least}, got {value}")
     if products < 6:
-        raise ValueError(f"--products must be at least 6, got {products}")
+        raise UserError(f"--products must be at least 6, got {products}")
     if seed < 0:
-        raise ValueError(f"--seed must be at least 0, got {seed}")
+        raise UserError(f"--seed must be at least 0, got {seed}")
     if not 0.0 < cutoff < math.inf:
-        raise ValueError(f"--cutoff must be positive and finite, got {cutoff}")
+        raise UserError(f"--cutoff must be positive and finite, got {cutoff}")
     source = {"task": task, "cost": cost, "cutoff": cutoff, "prior": prior, "truth": truth}
     _refuse_checkpoint_options(known, source, spectrum, cases)
     where = {"output": output, "plot": plot, "overwrite": overwrite, "resume": resume}
@@ -108,9 +109,9 @@ def _refuse_checkpoint_options(
     defaults = {"task": None, "cost": None, "cutoff": 0.01, "prior": "gaussian", "truth": None}
     given = [name for name, value in source.items() if value != defaults[name]]
     if known and given:
-        raise ValueError(f"--{given[0]} is of the audit of a checkpoint; --known has its own")
+        raise UserError(f"--{given[0]} is of the audit of a checkpoint; --known has its own")
     if not known and (spectrum is not None or cases):
-        raise ValueError(f"--{'spectrum' if spectrum is not None else 'cases'} needs --known")
+        raise UserError(f"--{'spectrum' if spectrum is not None else 'cases'} needs --known")
 
 
 def chosen(option: str, asked: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...]:
@@ -125,14 +126,14 @@ def chosen(option: str, asked: tuple[str, ...], names: tuple[str, ...]) -> tuple
         The names.
 
     Raises:
-        ValueError: if a word is the beginning of none.
+        UserError: if a word is the beginning of none.
 
     >>> chosen("--cases", ("ball",), ("ball-2", "ball-3", "wells"))
     ('ball-2', 'ball-3')
     """
     for word in asked:
         if not any(name.startswith(word) for name in names):
-            raise ValueError(f"{option} must be among {', '.join(names)}; got {word!r}{nearest(word, names)}")
+            raise UserError(f"{option} must be among {', '.join(names)}; got {word!r}{nearest(word, names)}")
     return tuple(name for name in names if not asked or any(name.startswith(word) for word in asked))
 
 

@@ -18,6 +18,7 @@ from basinscope.tasks.digits import data_folder
 from basinscope.tasks.resolve import make_landscape, task_name
 from basinscope.volume_run import HELD_OUT, volume_landscape
 from spectra.checkpoint import AdamMoments, Checkpoint, adam_moments, read_checkpoint
+from spectra.errors import UserError
 from spectra.landscape import Landscape
 from spectra.routes import make_operator
 from spectra.spectrum import SpectrumSettings
@@ -96,7 +97,7 @@ def run_audit(request: AuditRequest, progress: Report) -> AuditReport:
         The report.
 
     Raises:
-        ValueError: if what was asked for is not possible, in a sentence.
+        UserError: if what was asked for is not possible, in a sentence.
         OSError: if a file cannot be read or written.
     """
     names = chosen("--estimators", request.estimators, NAMES)
@@ -107,7 +108,7 @@ def run_audit(request: AuditRequest, progress: Report) -> AuditReport:
         torch.set_num_threads(1)
     cases, report = _known(request) if request.checkpoint is None else _checkpoint(request, request.checkpoint)
     if earlier is not None and (earlier.title, earlier.notes[:1]) != (report.title, report.notes[:1]):
-        raise ValueError(f"{request.output} is an audit of {earlier.title} made otherwise; choose another --output")
+        raise UserError(f"{request.output} is an audit of {earlier.title} made otherwise; choose another --output")
     every = estimators(**request.effort)
 
     def keep(table: AuditTable) -> None:
@@ -163,7 +164,7 @@ def _eigenvalues(path: Path) -> Array:
     """All eigenvalues of an exact spectrum."""
     density = read_spectrum(path).spectrum.density
     if not density.exact:
-        raise ValueError(f"--spectrum {path} must hold an exact spectrum (--engine dense or gram), found a sampled one")
+        raise UserError(f"--spectrum {path} must hold an exact spectrum (--engine dense or gram), found a sampled one")
     counts = np.rint(density.deflation.weights).astype(np.int64)
     return np.repeat(density.deflation.nodes, counts)
 
@@ -205,7 +206,7 @@ def _checkpoint(request: AuditRequest, path: Path) -> tuple[tuple[AuditCase, ...
 def _moments(checkpoint: Checkpoint, landscape: Landscape) -> AdamMoments | None:
     try:
         return adam_moments(checkpoint, landscape.model)
-    except ValueError:
+    except UserError:
         return None  # the table says that there is no state of Adam
 
 
@@ -217,7 +218,7 @@ def _given_truth(text: str | None) -> Truth | None:
     try:
         return Truth(float(value), float(error) if error else 0.0, "given")
     except ValueError:
-        raise ValueError(
+        raise UserError(
             f"--truth must be nats and their error, as -1300:5, a bridge file, bridge or bridge-star; got {text!r}"
         ) from None
 
@@ -234,7 +235,7 @@ def _stored_truth(file: str, digest: str, landscape: Landscape, prior: str, cuto
     if result.size != landscape.size:
         different.append(f"it has {result.size} parameters, the checkpoint {landscape.size}")
     if different:
-        raise ValueError(f"--truth {file} is of something else: {'; '.join(different)}")
+        raise UserError(f"--truth {file} is of something else: {'; '.join(different)}")
     return truth_of(result, cutoff)
 
 

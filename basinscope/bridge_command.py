@@ -23,6 +23,7 @@ from basinscope.common_options import (
     PlotOption,
 )
 from basinscope.volume_command import COSTS
+from spectra.errors import UserError
 
 if TYPE_CHECKING:
     from basinscope.bridge_run import BridgeRequest
@@ -148,7 +149,7 @@ def _check_words(target: str, origin: str, prior: str, cost: str | None, dtype: 
         one_of("--dtype", dtype, DTYPES)
     kind = prior.partition(":")[0]
     if kind not in PRIORS:
-        raise ValueError(
+        raise UserError(
             f"--prior of a bridge must be gaussian, gaussian:S or init; got {prior!r}{nearest(kind, PRIORS)}"
         )
 

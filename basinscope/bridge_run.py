@@ -19,6 +19,7 @@ from basinscope.tasks.resolve import make_landscape, task_name
 from basinscope.volume_run import HELD_OUT, volume_landscape
 from spectra.checkpoint import read_checkpoint
 from spectra.costs import cost_name
+from spectra.errors import UserError
 from spectra.landscape import Landscape
 from spectra.parallel import LostRankError, current_ranks
 from spectra.parallel_landscape import spread
@@ -59,7 +60,7 @@ def run_bridge(request: BridgeRequest, progress: Report) -> tuple[BridgeResult, 
         The bridge and what it was made from.
 
     Raises:
-        ValueError: if what was asked for is not possible, in a sentence.
+        UserError: if what was asked for is not possible, in a sentence.
         OSError: if a file cannot be read or written.
         Interrupted: if the user interrupts the computing, saying what is kept and how to go on.
         LostRankError: if another rank of several has died, saying the same.
@@ -126,7 +127,7 @@ def _noise(landscape: Landscape, cutoff: float) -> float:
     if noise >= cutoff:
         kind = str(landscape.dtype).removeprefix("torch.")
         advice = "; use --dtype float64" if kind == "float32" else ""
-        raise ValueError(f"--cutoff {cutoff:g} is below the cost's rounding noise of {noise:.2g} in {kind}{advice}")
+        raise UserError(f"--cutoff {cutoff:g} is below the cost's rounding noise of {noise:.2g} in {kind}{advice}")
     return noise
 
 

@@ -6,6 +6,8 @@ import difflib
 import re
 from collections.abc import Iterable
 
+from spectra.errors import UserError
+
 _UNITS = {
     "": 1,
     "k": 10**3,
@@ -48,14 +50,14 @@ def one_of(name: str, word: str, allowed: Iterable[str]) -> str:
         The word.
 
     Raises:
-        ValueError: if it is not allowed, with the nearest that is.
+        UserError: if it is not allowed, with the nearest that is.
 
     >>> one_of("--operator", "fisher", ["hessian", "fisher"])
     'fisher'
     """
     allowed = list(allowed)
     if word not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {word!r}{nearest(word, allowed)}")
+        raise UserError(f"{name} must be one of {', '.join(allowed)}; got {word!r}{nearest(word, allowed)}")
     return word
 
 
@@ -71,7 +73,7 @@ def read_bytes(name: str, text: str, *, least: int = 1) -> int:
         The number of bytes.
 
     Raises:
-        ValueError: if it is no such number, or below ``least``.
+        UserError: if it is no such number, or below ``least``.
 
     >>> read_bytes("--memory", "4GB"), read_bytes("--memory", "1.5 KiB")
     (4000000000, 1536)
@@ -79,7 +81,7 @@ def read_bytes(name: str, text: str, *, least: int = 1) -> int:
     found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([kmgt]i?)?b?\s*", text.lower())
     count = float(found[1]) * _UNITS[found[2] or ""] if found else 0.0
     if not 1.0 <= count < float("inf"):
-        raise ValueError(f"{name} must be a number of bytes such as 4GB or 512MiB; got {text!r}")
+        raise UserError(f"{name} must be a number of bytes such as 4GB or 512MiB; got {text!r}")
     if count < least:
-        raise ValueError(f"{name} must be at least {least / 1e6:g} MB; got {text!r}")
+        raise UserError(f"{name} must be at least {least / 1e6:g} MB; got {text!r}")
     return int(count)

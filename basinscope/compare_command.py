@@ -15,6 +15,7 @@ from basinscope.choices import one_of
 from basinscope.common_options import RESULT, DebugOption, JsonOption, OutputOption, OverwriteOption, PlotOption
 from basinscope.compare_show import rankings_of, show_comparison, show_findings
 from basinscope.tasks.options import OPTIONS_HELP
+from spectra.errors import UserError
 
 if TYPE_CHECKING:
     from basinscope.compare_run import CompareRequest
@@ -169,9 +170,9 @@ def _check_words(table: str | None, as_json: bool, jobs: int) -> None:
     if table is not None:
         one_of("--table", table, TABLES)
     if table is not None and as_json:
-        raise ValueError("--table and --json exclude each other: give one of them")
+        raise UserError("--table and --json exclude each other: give one of them")
     if jobs < 1:
-        raise ValueError(f"--jobs must be at least 1, got {jobs}")
+        raise UserError(f"--jobs must be at least 1, got {jobs}")
 
 
 def _request(paths: list[Path], measures: str, settings: dict[str, Any], options: dict[str, Any]) -> CompareRequest:
@@ -197,9 +198,9 @@ def _check_shown(request: CompareRequest, shown: _Shown) -> None:
     many = len(request.checkpoints)
     if shown.against is not None and many < FEWEST and not request.resume:
         target = shown.against
-        raise ValueError(f"rank correlations need at least {FEWEST} checkpoints with a value of {target}, got {many}")
+        raise UserError(f"rank correlations need at least {FEWEST} checkpoints with a value of {target}, got {many}")
     if shown.agreement_plot is not None and many < FEWEST and not request.resume:
-        raise ValueError(f"--agreement-plot needs at least {FEWEST} checkpoints, got {many}")
+        raise UserError(f"--agreement-plot needs at least {FEWEST} checkpoints, got {many}")
 
 
 def _run(request: CompareRequest, shown: _Shown) -> None:
@@ -210,7 +211,7 @@ def _run(request: CompareRequest, shown: _Shown) -> None:
 
     evidence = tuple(file for file in request.reuse if not is_audit_file(file))
     if len(evidence) < len(request.reuse) and shown.report is None:
-        raise ValueError("--reuse with an audit needs --report: measures take nothing from an audit")
+        raise UserError("--reuse with an audit needs --report: measures take nothing from an audit")
     with volume_progress() as progress:
         comparison = run_compare(replace(request, reuse=evidence), progress)
     from comparisons.findings import findings_of
@@ -244,7 +245,7 @@ def _drawn(request: CompareRequest, shown: _Shown, found: Findings) -> dict[str,
         from comparisons.ranking_plots import agreement_figure
 
         if found.agreement is None:
-            raise ValueError(
+            raise UserError(
                 f"--agreement-plot needs two measures that vary over at least {FEWEST} checkpoints, got "
                 f"{len(found.comparison.measures)} measures of {len(found.comparison.done)}"
             )
@@ -257,7 +258,7 @@ def _drawn(request: CompareRequest, shown: _Shown, found: Findings) -> dict[str,
 def _check_invariance(request: CompareRequest, as_json: bool, given: list[str]) -> None:
     if given:
         words = ", ".join(f"--{name}" for name in given)
-        raise ValueError(f"--invariance prints a table of its own and takes no {words}: leave it out, or use --json")
+        raise UserError(f"--invariance prints a table of its own and takes no {words}: leave it out, or use --json")
     from basinscope.compare_run import run_invariance
     from basinscope.invariance_table import invariance_json, invariance_table
     from basinscope.summary_table import page

@@ -12,6 +12,7 @@ from comparisons.evidence import Evidence, EvidenceSettings
 from comparisons.volumes import basin_landscape
 from spectra.checkpoint import Checkpoint, read_checkpoint
 from spectra.costs import cost_name
+from spectra.errors import UserError
 from spectra.landscape import Landscape
 from spectra.operator_title import operator_title
 from spectra.parallel import current_ranks
@@ -51,7 +52,7 @@ def make_evidence(
         The evidence, nothing of it computed yet, and what it is of.
 
     Raises:
-        ValueError: if the checkpoint, the task or a file cannot be used, in a sentence.
+        UserError: if the checkpoint, the task or a file cannot be used, in a sentence.
         OSError: if a file cannot be read.
     """
     checkpoint = read_checkpoint(path)
@@ -91,9 +92,7 @@ def _initial(
         return None, f"{found.name} is not taken for the initialisation: its {differing[0]} differs"
     theta = make_landscape(task, start).theta
     if theta.shape != landscape.theta.shape:
-        raise ValueError(
-            f"{found} has {len(theta)} parameters, the checkpoint {landscape.size}: not its initialisation"
-        )
+        raise UserError(f"{found} has {len(theta)} parameters, the checkpoint {landscape.size}: not its initialisation")
     return theta, f"initialisation read from {found.name}"
 
 
@@ -144,7 +143,7 @@ def reused(evidence: Evidence, file: Path, checkpoint: Checkpoint) -> str:
         A sentence: what was reused, or why nothing was; empty if the file is of another checkpoint.
 
     Raises:
-        ValueError: if the file is neither.
+        UserError: if the file is neither.
     """
     if is_volume_file(file):
         return _reused_volume(evidence, file, checkpoint)

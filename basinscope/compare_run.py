@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from basinscope.compare_evidence import make_evidence
-from basinscope.failures import Interrupted, out_of_memory, sentence
+from basinscope.failures import Interrupted, sentence
 from basinscope.outputs import to_continue
 from basinscope.progress import Report
 from basinscope.ranks import STORED, agreed, common, writes_files
@@ -26,11 +26,12 @@ from comparisons.invariance import InvarianceTable, check_invariance
 from comparisons.registry import measures_of
 from comparisons.store import read_comparison, write_comparison
 from comparisons.suite import examine
+from spectra.errors import UserError, out_of_memory
 from spectra.parallel import LostRankError, current_ranks
 from spectra.provenance import Provenance
 
 # What a user's file or task may be at fault for; anything else is a mistake of ours.
-EXPECTED = (ValueError, TypeError, OSError, MemoryError)
+EXPECTED = (UserError, OSError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -81,13 +82,13 @@ def run_compare(request: CompareRequest, progress: Report) -> Comparison:
         The comparison; a checkpoint that could not be examined has a sentence in place of its outcomes.
 
     Raises:
-        ValueError: if what was asked for is not possible, in a sentence.
+        UserError: if what was asked for is not possible, in a sentence.
         OSError: if a file cannot be read or written.
         Interrupted: if the user interrupts the computing, saying what is kept and how to go on.
         LostRankError: if another rank of several has died, saying the same.
     """
     if request.jobs != 1 and current_ranks() is not None:
-        raise ValueError("--jobs starts processes of its own, which ranks have already: leave it out under torchrun")
+        raise UserError("--jobs starts processes of its own, which ranks have already: leave it out under torchrun")
     known = _known(request)
     waiting = [path for path in request.checkpoints if str(path) not in known]
 
@@ -108,7 +109,7 @@ def run_compare(request: CompareRequest, progress: Report) -> Comparison:
         raise LostRankError(f"{error}; {_left(request)}") from error
     found = comparison()
     if not found.done:
-        raise ValueError(found.checkpoints[0].failure)
+        raise UserError(found.checkpoints[0].failure)
     return found
 
 
@@ -190,14 +191,14 @@ def run_invariance(request: CompareRequest, progress: Report) -> InvarianceTable
         The table.
 
     Raises:
-        ValueError: if there is more than one checkpoint, or a file to write.
+        UserError: if there is more than one checkpoint, or a file to write.
     """
     if current_ranks() is not None:
-        raise ValueError("--invariance runs in one process: leave torchrun out")
+        raise UserError("--invariance runs in one process: leave torchrun out")
     if len(request.checkpoints) != 1:
-        raise ValueError(f"--invariance takes one checkpoint, got {len(request.checkpoints)}")
+        raise UserError(f"--invariance takes one checkpoint, got {len(request.checkpoints)}")
     if request.output is not None:
-        raise ValueError("--invariance writes no file: leave out --output, or use --json")
+        raise UserError("--invariance writes no file: leave out --output, or use --json")
     evidence, _ = make_evidence(
         request.checkpoints[0], request.settings, task=request.task, held_out_task=request.held_out_task
     )
@@ -220,7 +221,7 @@ def _known(request: CompareRequest) -> dict[str, Examined]:
     changed = [name for name in now if before[name] != now[name]]
     if changed:
         name = changed[0]
-        raise ValueError(
+        raise UserError(
             f"{output} was made with {name} {before[name]}, not {now[name]}: it cannot be continued with it"
         )
     return {one.provenance.checkpoint: one for one in stored.done if _fits(one, request)}

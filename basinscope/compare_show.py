@@ -26,7 +26,7 @@ def rankings_of(comparison: Comparison, against: str | None) -> Rankings:
         The target and the rankings; none where nothing was asked for and there are too few checkpoints.
 
     Raises:
-        ValueError: if what was asked for is not to be had.
+        UserError: if what was asked for is not to be had.
     """
     from comparisons.rankings import LEAST, rank_measures
     from comparisons.registry import measures_of

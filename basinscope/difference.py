@@ -14,6 +14,7 @@ from rich.text import Text
 
 from basinscope.summary import Summary, json_estimate, summarise
 from basinscope.summary_table import with_error
+from spectra.errors import UserError
 from spectra.estimate import Estimate, difference
 from spectra.store import StoredSpectrum
 
@@ -48,12 +49,12 @@ def compare(
         The differences.
 
     Raises:
-        ValueError: if the numbers of parameters or the operators differ, or a shift or the rule is wrong.
+        UserError: if the numbers of parameters or the operators differ, or a shift or the rule is wrong.
     """
     for name in ("size", "operator"):
         one, other = (getattr(stored.spectrum.density, name) for stored in (first, second))
         if one != other:
-            raise ValueError(f"spectra of different {name} cannot be compared: got {one} and {other}")
+            raise UserError(f"spectra of different {name} cannot be compared: got {one} and {other}")
     left = summarise(first, shifts=shifts, rule=rule)
     right = summarise(second, shifts=[at.shift for at in left.shifts], rule=rule)
     obstacle = _obstacle(first, second)

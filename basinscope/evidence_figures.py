@@ -27,7 +27,7 @@ def evidence_figures(files: Sequence[Path], comparison: Comparison) -> tuple[tup
         A caption and a figure for each file.
 
     Raises:
-        ValueError: if a file is none of these.
+        UserError: if a file is none of these.
     """
     known = {one.provenance.checkpoint_sha256 for one in comparison.done}
     found = []

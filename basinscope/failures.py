@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
+from importlib import metadata
 
 from rich.console import Console
 from rich.text import Text
 from typer.exceptions import TyperException
 
+from spectra.errors import UserError, out_of_memory
+
 USER_ERROR = 2
 INTERRUPTED = 130
+BUG = 1
 
-# Mistakes of the user, or of the machine: anything else is a mistake of ours and keeps its traceback.
-_EXPECTED = (ValueError, TypeError, OSError, MemoryError, TyperException)
-
-# Words by which torch's allocators, of the processor and of devices, say in a RuntimeError that memory ran out.
-_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "Storage size calculation overflowed")
+# Mistakes of the user, or of the machine: anything else is a mistake of ours.
+_EXPECTED = (UserError, OSError, MemoryError, TyperException)
 
 
 class Interrupted(Exception):  # noqa: N818 - no error: the user asked for it
@@ -39,10 +42,7 @@ def exit_code_of(command: Callable[[], int | None], *, debug: bool = False, tell
         tell: takes the sentence.
 
     Returns:
-        0, or what the command returned; 2 after a user's error, 130 after an interruption.
-
-    Raises:
-        RuntimeError: if the command raises it for any reason but memory that ran out.
+        0, or what the command returned; 1 after a bug, 2 after a user's error, 130 after an interruption.
     """
     try:
         code = command() or 0
@@ -51,31 +51,46 @@ def exit_code_of(command: Callable[[], int | None], *, debug: bool = False, tell
     except Interrupted as interruption:
         tell(str(interruption))
         return INTERRUPTED
-    except (*_EXPECTED, RuntimeError) as error:
-        if not isinstance(error, _EXPECTED) and not out_of_memory(error):
-            raise
+    except Exception as error:  # the end of the program: what nobody foresaw is a bug, and said to be one
         if debug:
             traceback.print_exc()
-        tell(sentence(error))
-        return USER_ERROR
+        if isinstance(error, _EXPECTED) or out_of_memory(error):
+            tell(sentence(error))
+            return USER_ERROR
+        tell(bug_report(error))
+        return BUG
     if code == INTERRUPTED:
         tell("interrupted; nothing was written")
     return code
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether torch says that memory ran out; it has no one exception for that.
+def bug_report(error: Exception) -> str:
+    """Write the traceback of a bug to a file, for a report.
 
     Args:
-        error: the error.
+        error: what nobody foresaw.
 
     Returns:
-        True for its allocators' errors.
-
-    >>> out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"))
-    True
+        A sentence that says so, and where the file is.
     """
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _MEMORY)
+    lines = [f"command: {shlex.join(sys.argv)}", f"python: {sys.version}", *_versions(), ""]
+    text = "\n".join(lines) + "".join(traceback.format_exception(error))
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="basinscope-bug-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as file:
+            file.write(text)
+        advice = f"please report it with the file {file.name}"
+    except OSError:
+        advice = "please report it with what --debug prints"
+    reason = " ".join(str(error).split())[:200]
+    return f"this is a bug of basinscope, not a fault of your input: {type(error).__name__}: {reason}; {advice}"
+
+
+def _versions() -> list[str]:
+    names = ("basinscope", "torch", "numpy", "scipy", "h5py", "transformers")
+    found = {one.metadata["Name"]: one.version for one in metadata.distributions() if one.metadata["Name"] in names}
+    return [f"{name}: {found[name]}" for name in names if name in found]
 
 
 def sentence(error: BaseException) -> str:
@@ -94,12 +109,12 @@ def sentence(error: BaseException) -> str:
         text = error.format_message()
     elif isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    elif isinstance(error, MemoryError):
-        text = f"not enough memory: {error}" if str(error) else "not enough memory"
     elif out_of_memory(error):
         found = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
         wanted = f" for a tensor of {found[1]}" if found else ""
         text = f"not enough memory{wanted}: use a smaller --block or --memory"
+    elif isinstance(error, MemoryError):
+        text = f"not enough memory: {error}" if str(error) else "not enough memory"
     else:
         text = str(error)
     return " ".join(text.split()) or type(error).__name__

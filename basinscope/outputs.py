@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from spectra.errors import UserError
+
 PLOT_FORMATS = (".png", ".pdf", ".svg")
 
 
@@ -20,13 +22,13 @@ def check_output(path: Path | None, *, overwrite: bool, resume: bool = False) ->
         FileExistsError: if there is such a file and neither was asked for.
         FileNotFoundError: if its folder does not exist.
         PermissionError: if its folder cannot be written to.
-        ValueError: if what is there is not a regular file.
+        UserError: if what is there is not a regular file.
     """
     if path is None:
         return
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
-        raise ValueError(f"{path} is not a regular file, so it cannot be written")
+        raise UserError(f"{path} is not a regular file, so it cannot be written")
     if target.exists() and not (overwrite or resume):
         raise FileExistsError(f"{path} exists: use --overwrite to replace it or --resume to continue it")
     folder = target.parent
@@ -49,13 +51,13 @@ def to_continue(output: Path | None, plot: Path | None, *, overwrite: bool, resu
         The output, if it is to be continued and is there.
 
     Raises:
-        ValueError: if the options contradict one another, or a path is none that can be written.
+        UserError: if the options contradict one another, or a path is none that can be written.
         OSError: as of ``check_output`` and ``check_plot``.
     """
     if resume and output is None:
-        raise ValueError("--resume needs --output, the file to continue")
+        raise UserError("--resume needs --output, the file to continue")
     if resume and overwrite:
-        raise ValueError("--resume and --overwrite exclude each other: give one of them")
+        raise UserError("--resume and --overwrite exclude each other: give one of them")
     check_output(output, overwrite=overwrite, resume=resume)
     check_plot(plot, overwrite=overwrite or resume)
     return output if resume and output is not None and output.exists() else None
@@ -69,13 +71,13 @@ def check_plot(path: Path | None, *, overwrite: bool) -> None:
         overwrite: whether an existing file may be replaced.
 
     Raises:
-        ValueError: if its ending names no format that figures are written in.
+        UserError: if its ending names no format that figures are written in.
         FileExistsError: if there is such a file and it may not be replaced.
     """
     if path is None:
         return
     if path.suffix.lower() not in PLOT_FORMATS:
-        raise ValueError(f"a plot must end in {', '.join(PLOT_FORMATS)}; got {path}")
+        raise UserError(f"a plot must end in {', '.join(PLOT_FORMATS)}; got {path}")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists: use --overwrite to replace it")
     check_output(path, overwrite=overwrite)
@@ -89,13 +91,13 @@ def check_report(path: Path | None, *, overwrite: bool) -> None:
         overwrite: whether an existing file may be replaced.
 
     Raises:
-        ValueError: if it does not end in .html.
+        UserError: if it does not end in .html.
         FileExistsError: if there is such a file and it may not be replaced.
     """
     if path is None:
         return
     if path.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"a report must end in .html; got {path}")
+        raise UserError(f"a report must end in .html; got {path}")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists: use --overwrite to replace it")
     check_output(path, overwrite=overwrite)

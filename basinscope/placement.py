@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from basinscope.failures import out_of_memory
+from spectra.errors import UserError, foreign
 from spectra.landscape import Landscape
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -26,7 +26,7 @@ def placed(landscape: Landscape, dtype: str | None, device: str | None, task: st
         The landscape itself where nothing changes, else a copy.
 
     Raises:
-        ValueError: if the device cannot be used, or model or data do not bear the change.
+        UserError: if the device cannot be used, or model or data do not bear the change.
     """
     kind = None if dtype is None else DTYPES[dtype]
     place = None if device is None else usable_device(device)
@@ -48,19 +48,10 @@ def guarded(asked: str, task: str) -> Iterator[None]:
         Nothing.
 
     Raises:
-        ValueError: in place of any error that is neither the user's nor the system's.
-        OSError: as it came.
-        MemoryError: as it came.
+        ForeignError: in place of what they raise.
     """
-    try:
+    with foreign(f"{asked} does not fit the task {task!r}: it"):
         yield
-    except (ValueError, OSError, MemoryError):
-        raise
-    except Exception as error:
-        if out_of_memory(error):
-            raise
-        problem = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{asked} does not fit the task {task!r}: {problem} (--debug shows where)") from error
 
 
 def usable_device(name: str) -> torch.device:
@@ -73,7 +64,7 @@ def usable_device(name: str) -> torch.device:
         The device.
 
     Raises:
-        ValueError: if it cannot be used here.
+        UserError: if it cannot be used here.
 
     >>> usable_device("cpu")
     device(type='cpu')
@@ -83,7 +74,7 @@ def usable_device(name: str) -> torch.device:
         device = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"--device {name!r} cannot be used here: {reason}") from error
+        raise UserError(f"--device {name!r} cannot be used here: {reason}") from error
     if device.type == "meta":
-        raise ValueError(f"--device {name!r} cannot be used here: its tensors hold no numbers")
+        raise UserError(f"--device {name!r} cannot be used here: its tensors hold no numbers")
     return device

@@ -197,7 +197,7 @@ def agreed(what: str, text: str) -> None:
         text: that stands for it.
 
     Raises:
-        ValueError: if it differs between ranks.
+        UserError: if it differs between ranks.
     """
     from spectra.parallel import current_ranks
 
@@ -217,7 +217,7 @@ def common(provenance: Provenance, stored: str) -> Provenance:
         The provenance with rank 0's time and device.
 
     Raises:
-        ValueError: if the checkpoint, the task, the cost or what is stored differs between ranks.
+        UserError: if the checkpoint, the task, the cost or what is stored differs between ranks.
     """
     from dataclasses import replace
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
+from spectra.errors import UserError
 from spectra.provenance import Provenance
 from spectra.spectrum import SpectrumSettings
 from spectra.store import StoredSpectrum
@@ -24,7 +25,7 @@ def check_settings(path: Path, stored: StoredSpectrum, asked: SpectrumSettings) 
         asked: what was asked for now.
 
     Raises:
-        ValueError: saying what differs.
+        UserError: saying what differs.
     """
     before, now = stored.spectrum.settings.as_dict(), asked.as_dict()
     # A strategy that was chosen by timing is kept on resuming; naming the same one is no difference.
@@ -33,7 +34,7 @@ def check_settings(path: Path, stored: StoredSpectrum, asked: SpectrumSettings) 
     refuse_differences(path, ((name, before[name], now[name]) for name in now if name not in allowed))
     done = stored.spectrum.density.runs.probes
     if asked.probes < done:
-        raise ValueError(
+        raise UserError(
             f"{path} has {done} probes already: --resume needs at least --probes {done}, got {asked.probes}"
         )
 
@@ -47,7 +48,7 @@ def check_source(path: Path, before: Provenance, now: Provenance) -> None:
         now: where the continuation would come from.
 
     Raises:
-        ValueError: saying what differs.
+        UserError: saying what differs.
     """
     names = ("checkpoint_sha256", "cost", "dtype", "device")
     refuse_differences(path, ((name, getattr(before, name), getattr(now, name)) for name in names))
@@ -63,7 +64,7 @@ def check_landscape(path: Path, stored: StoredSpectrum, data_sha256: str, cost: 
         cost: at the anchor now.
 
     Raises:
-        ValueError: saying what differs.
+        UserError: saying what differs.
     """
     before = stored.spectrum
     refuse_differences(path, [("data_sha256", before.data_sha256, data_sha256)])
@@ -79,10 +80,8 @@ def refuse_differences(path: Path, entries: Iterable[tuple[str, object, object]]
         entries: what it is called, as it is in the file and as it is now.
 
     Raises:
-        ValueError: saying what differs.
+        UserError: saying what differs.
     """
     different = [f"{name} is {before} there and {now} now" for name, before, now in entries if before != now]
     if different:
-        raise ValueError(
-            f"{path} cannot be resumed: {'; '.join(different)} (write to another file, or use --overwrite)"
-        )
+        raise UserError(f"{path} cannot be resumed: {'; '.join(different)} (write to another file, or use --overwrite)")

@@ -17,6 +17,7 @@ from basinscope.spectrum_command import (
     check_shifts,
     show_summary,
 )
+from spectra.errors import UserError
 
 
 def show(
@@ -73,7 +74,7 @@ def _show_volume(file: Path, against: Path | None, as_json: bool) -> None:
     others = []
     if against is not None:
         if not is_volume_file(against):
-            raise ValueError(f"{file} holds a volume, so --against must be a volume file too; {against} is none")
+            raise UserError(f"{file} holds a volume, so --against must be a volume file too; {against} is none")
         others = [(against, read_study(against))]
     show_study(read_study(file), as_json, {}, others)
 
@@ -87,14 +88,14 @@ def _show_bridge(file: Path, against: Path | None, as_json: bool) -> None:
     other = None
     if against is not None:
         if not is_bridge_file(against):
-            raise ValueError(f"{file} holds a bridge, so --against must be a bridge file too; {against} is none")
+            raise UserError(f"{file} holds a bridge, so --against must be a bridge file too; {against} is none")
         other = OtherBridge(against.name, *read_bridge(against))
     show_bridge(result, source, as_json, {}, other)
 
 
 def _show_comparison(file: Path, against: Path | None, as_json: bool) -> None:
     if against is not None:
-        raise ValueError(f"--against compares two spectra, and {file} holds a comparison")
+        raise UserError(f"--against compares two spectra, and {file} holds a comparison")
     from basinscope.compare_command import rankings_of, show_comparison
     from comparisons.store import read_comparison
 
@@ -104,7 +105,7 @@ def _show_comparison(file: Path, against: Path | None, as_json: bool) -> None:
 
 def _show_audit(file: Path, against: Path | None, as_json: bool) -> None:
     if against is not None:
-        raise ValueError(f"--against compares two spectra, and {file} holds an audit")
+        raise UserError(f"--against compares two spectra, and {file} holds an audit")
     from basinscope.audit_command import show_report
     from volume.audit_store import read_report
 

@@ -26,6 +26,7 @@ from basinscope.common_options import (
     PlotOption,
 )
 from basinscope.tasks.options import CHECKPOINT_HELP, OPTIONS_HELP
+from spectra.errors import UserError
 
 if TYPE_CHECKING:
     from basinscope.spectrum_run import Request
@@ -163,9 +164,7 @@ def spectrum(
 def _only_ours(given: dict[str, bool]) -> None:
     ignored = [name for name, is_given in given.items() if is_given]
     if ignored:
-        raise ValueError(
-            f"--engine pyhessian computes in its own way and knows no {' or '.join(ignored)}: leave it out"
-        )
+        raise UserError(f"--engine pyhessian computes in its own way and knows no {' or '.join(ignored)}: leave it out")
 
 
 def check_shifts(shifts: list[float]) -> None:
@@ -175,11 +174,11 @@ def check_shifts(shifts: list[float]) -> None:
         shifts: what was typed.
 
     Raises:
-        ValueError: if one is not positive and finite.
+        UserError: if one is not positive and finite.
     """
     for shift in shifts:
         if not 0.0 < shift < float("inf"):
-            raise ValueError(f"--shift must be positive and finite, got {shift}")
+            raise UserError(f"--shift must be positive and finite, got {shift}")
 
 
 def _request(checkpoint: Path, settings: dict[str, Any], options: dict[str, Any]) -> Request:

@@ -19,6 +19,7 @@ from basinscope.tasks.resolve import make_landscape, task_name
 from spectra import costs
 from spectra.checkpoint import Checkpoint, read_checkpoint
 from spectra.compute import compute_spectrum
+from spectra.errors import UserError
 from spectra.landscape import Landscape
 from spectra.parallel import LostRankError, current_ranks
 from spectra.parallel_landscape import spread
@@ -60,7 +61,7 @@ def run_spectrum(
         The spectrum and where it comes from, and the notes on it that the plan has said already.
 
     Raises:
-        ValueError: if what was asked for is not possible, in a sentence.
+        UserError: if what was asked for is not possible, in a sentence.
         OSError: if a file cannot be read or written.
         Interrupted: if the user interrupts the computing, saying what is kept and how to go on.
         LostRankError: if another rank of several has died, saying the same.
@@ -117,7 +118,7 @@ class _Keeper:
         # Read from the file itself: the interruption may have come in the middle of writing it.
         try:
             saved = read_spectrum(output)
-        except (OSError, ValueError):
+        except (OSError, UserError):
             saved = None
         # With --overwrite the file of an earlier run stays until the first block is done.
         if saved is None or saved.provenance.created != self._provenance.created:
@@ -154,9 +155,9 @@ def _set_threads(threads: int | None) -> None:
     if threads is None:
         return
     if threads < 1:
-        raise ValueError(f"--threads must be at least 1, got {threads}")
+        raise UserError(f"--threads must be at least 1, got {threads}")
     if threads > MOST_THREADS:
-        raise ValueError(f"--threads must be at most {MOST_THREADS}, got {threads}")
+        raise UserError(f"--threads must be at most {MOST_THREADS}, got {threads}")
     torch.set_num_threads(threads)
 
 

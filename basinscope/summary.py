@@ -10,6 +10,7 @@ import numpy as np
 
 from spectra.caution import negative_rule
 from spectra.density import SpectralDensity
+from spectra.errors import UserError
 from spectra.estimate import Estimate
 from spectra.operator_title import operator_title
 from spectra.store import StoredSpectrum
@@ -122,7 +123,7 @@ def summarise(stored: StoredSpectrum, *, shifts: Sequence[float] = (), rule: str
         The summary.
 
     Raises:
-        ValueError: if a shift is not positive and finite, or the rule is unknown.
+        UserError: if a shift is not positive and finite, or the rule is unknown.
     """
     density = stored.spectrum.density
     largest = max(abs(end) for end in density.support)
@@ -151,14 +152,14 @@ def at_shift(density: SpectralDensity, shift: float, rule: str) -> AtShift:
         The sums.
 
     Raises:
-        ValueError: if the shift is not positive and finite, or the rule is unknown.
+        UserError: if the shift is not positive and finite, or the rule is unknown.
 
     >>> at_shift(SpectralDensity.from_eigenvalues(np.array([-1.0, 3.0])), 0.5, "raise").logdet is None
     True
     """
     negative_rule(rule)
     if not 0.0 < shift < math.inf:
-        raise ValueError(f"shift must be positive and finite, got {shift}")
+        raise UserError(f"shift must be positive and finite, got {shift}")
     effective, pole = _unless_undefined(lambda: density.effective_dimension(shift))
     logdet, reason = _unless_undefined(lambda: density.logdet(shift, negative=rule))
     relative = None if logdet is None else density.logdet(shift, negative=rule, relative=True)
@@ -169,7 +170,7 @@ def _unless_undefined(compute: Callable[[], Estimate]) -> tuple[Estimate | None,
     """An estimate, or why it does not exist."""
     try:
         return compute(), ""
-    except ValueError as error:
+    except UserError as error:
         return None, str(error)
 
 

@@ -12,12 +12,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from basinscope.failures import out_of_memory, sentence
+from basinscope.failures import sentence
 from basinscope.progress import Report
 from basinscope.summary import finite
 from basinscope.volume_run import VolumeRequest, run_volume
 from basinscope.volume_table import log_volume_cell
 from spectra.checkpoint_folder import is_model_folder
+from spectra.errors import UserError, out_of_memory
 from volume.study import VolumeStudy
 
 ENDINGS = (".pt", ".pth", ".safetensors")
@@ -116,7 +117,7 @@ def run_trajectory(request: VolumeRequest, place: Path, progress: Report) -> lis
         one = replace(request, checkpoint=point.checkpoint, output=file, plot=None)
         try:
             done.append(replace(point, study=run_volume(one, tell)))
-        except (ValueError, TypeError, OSError, MemoryError) as error:
+        except (UserError, OSError, MemoryError) as error:
             done.append(replace(point, failure=sentence(error)))
         except RuntimeError as error:
             if not out_of_memory(error):

@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from basinscope.trajectory import TrajectoryPoint
+from spectra.errors import UserError
 from spectra.plots import BLUE, GREEN, ORANGE, SKY, VERMILLION
 
 _COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, SKY)
@@ -26,12 +27,12 @@ def trajectory_figure(points: Sequence[TrajectoryPoint]) -> Figure:
         The figure.
 
     Raises:
-        ValueError: if no checkpoint has a volume.
+        UserError: if no checkpoint has a volume.
     """
     done = [point for point in points if point.study is not None]
     methods = list(dict.fromkeys(name for point in done if point.study for name in point.study.results))
     if not methods:
-        raise ValueError("no checkpoint of the trajectory has a volume: nothing to draw")
+        raise UserError("no checkpoint of the trajectory has a volume: nothing to draw")
     figure = Figure(figsize=(8.0, 1.2 + 2.6 * len(methods)), layout="constrained")
     FigureCanvasAgg(figure)
     study = done[0].study

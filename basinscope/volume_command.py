@@ -25,6 +25,7 @@ from basinscope.common_options import (
     PlotOption,
 )
 from basinscope.tasks.options import CHECKPOINT_HELP, OPTIONS_HELP
+from spectra.errors import UserError
 
 if TYPE_CHECKING:
     from basinscope.volume_run import VolumeRequest
@@ -207,9 +208,9 @@ def volume(
 def _place(checkpoint: Path | None, trajectory: Path | None, against: list[Path]) -> Path:
     """The checkpoint, or where those of the trajectory are."""
     if (checkpoint is None) == (trajectory is None):
-        raise ValueError("give either CHECKPOINT or --trajectory, a folder of checkpoints")
+        raise UserError("give either CHECKPOINT or --trajectory, a folder of checkpoints")
     if trajectory is not None and against:
-        raise ValueError("--against compares checkpoints one by one, and excludes --trajectory")
+        raise UserError("--against compares checkpoints one by one, and excludes --trajectory")
     place = checkpoint or trajectory
     assert place is not None
     for path in (*against, *([] if checkpoint is None else [place])):
@@ -228,7 +229,7 @@ def _methods(asked: list[str] | None, prior: str) -> tuple[str, ...]:
 def _check_words(settings: dict[str, Any], preconditioner: str | None, cost: str | None) -> None:
     kind = settings["prior"].partition(":")[0]
     if kind not in PRIORS:
-        raise ValueError(
+        raise UserError(
             "--prior must be gaussian, gaussian:S, init, uniform:A, ball:A or lebesgue; got "
             f"{settings['prior']!r}{nearest(kind, PRIORS)}"
         )
@@ -238,12 +239,12 @@ def _check_words(settings: dict[str, Any], preconditioner: str | None, cost: str
     if cost is not None:
         one_of("--cost", cost, COSTS)
     if preconditioner == "identity" and settings["eps"] != "search":
-        raise ValueError("--preconditioner identity takes no --eps: leave it out")
+        raise UserError("--preconditioner identity takes no --eps: leave it out")
     if preconditioner == "identity" and settings["exponent"] != EXPONENT:
-        raise ValueError("--preconditioner identity takes no --exponent: leave it out")
+        raise UserError("--preconditioner identity takes no --exponent: leave it out")
     cutoff = settings["cutoff"]
     if not 0.0 < cutoff < math.inf:
-        raise ValueError(f"--cutoff must be positive and finite, got {cutoff}")
+        raise UserError(f"--cutoff must be positive and finite, got {cutoff}")
 
 
 def _request(checkpoint: Path, settings: dict[str, Any], options: dict[str, Any]) -> VolumeRequest:

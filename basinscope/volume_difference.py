@@ -15,6 +15,7 @@ from scipy.special import logsumexp
 from basinscope.difference import independent
 from basinscope.summary import finite
 from basinscope.summary_table import with_error
+from spectra.errors import UserError
 from spectra.estimate import Estimate, difference
 from volume.method_result import MethodResult
 from volume.result import BOOTSTRAPS, VolumeEstimate
@@ -69,14 +70,14 @@ def volume_differences(first: VolumeStudy, second: VolumeStudy) -> tuple[VolumeD
         One difference a method.
 
     Raises:
-        ValueError: if the cutoffs, k, sizes (Lebesgue volumes) or methods do not match.
+        UserError: if the cutoffs, k, sizes (Lebesgue volumes) or methods do not match.
     """
     if first.settings.cutoff != second.settings.cutoff:
         cutoffs = f"{first.settings.cutoff:g} and {second.settings.cutoff:g}"
-        raise ValueError(f"volumes to compare must share their cutoff, got {cutoffs}")
+        raise UserError(f"volumes to compare must share their cutoff, got {cutoffs}")
     common = [method for method in first.results if method in second.results]
     if not common:
-        raise ValueError(
+        raise UserError(
             f"volumes to compare must share a method, got {', '.join(first.results)} and {', '.join(second.results)}"
         )
     return tuple(_difference(first, second, method) for method in common)
@@ -85,10 +86,10 @@ def volume_differences(first: VolumeStudy, second: VolumeStudy) -> tuple[VolumeD
 def _difference(first: VolumeStudy, second: VolumeStudy, method: str) -> VolumeDifference:
     one, two = first.results[method], second.results[method]
     if one.kind == "volume" and first.size != second.size:
-        raise ValueError(f"Lebesgue volumes of {first.size} and {second.size} parameters cannot be compared ({method})")
+        raise UserError(f"Lebesgue volumes of {first.size} and {second.size} parameters cannot be compared ({method})")
     k = [result.figures.get("k") for result in (one, two)]
     if k[0] != k[1]:
-        raise ValueError(f"volumes to compare must share their k, got {k[0]} and {k[1]} ({method})")
+        raise UserError(f"volumes to compare must share their k, got {k[0]} and {k[1]} ({method})")
     if one.sampled is not None and two.sampled is not None:
         estimate, reason = _of_rays(one, two, first.settings.seed == second.settings.seed)
     else:

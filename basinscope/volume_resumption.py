@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 from basinscope.resumption import SAME_COST, refuse_differences
+from spectra.errors import UserError
 from volume.estimator import SHIFTED
 from volume.method_result import SEGMENT
 from volume.study import VolumeSettings, VolumeStudy
@@ -20,7 +21,7 @@ def check_settings(path: Path, stored: VolumeStudy, asked: VolumeSettings) -> No
         asked: what was asked for now.
 
     Raises:
-        ValueError: saying what differs.
+        UserError: saying what differs.
     """
     before, now = stored.settings.as_dict(), asked.as_dict()
     free = {"methods", "directions"}
@@ -39,7 +40,7 @@ def check_settings(path: Path, stored: VolumeStudy, asked: VolumeSettings) -> No
         if asked.sweep_cutoff and stored.sweep is not None:
             done = max(done, stored.sweep.directions(method))
         if asked.directions < done:
-            raise ValueError(
+            raise UserError(
                 f"{path} has {done} directions of {method} already: --resume needs at least --directions {done}, "
                 f"got {asked.directions}"
             )
@@ -54,7 +55,7 @@ def check_landscape(path: Path, stored: VolumeStudy, asked: VolumeStudy) -> None
         asked: the study that would continue it.
 
     Raises:
-        ValueError: saying what differs.
+        UserError: saying what differs.
     """
     refuse_differences(path, ((name, getattr(stored, name), getattr(asked, name)) for name in ("size", "data_sha256")))
     if not math.isclose(stored.cost, asked.cost, rel_tol=SAME_COST, abs_tol=1e-6):

@@ -26,6 +26,7 @@ from basinscope.volume_announcement import volume_lines
 from basinscope.volume_resumption import check_landscape, check_settings
 from spectra.checkpoint import AdamMoments, Checkpoint, adam_moments, read_checkpoint
 from spectra.costs import CrossEntropy, KLFromAnchor, cost_name, kl_from_anchor
+from spectra.errors import UserError
 from spectra.landscape import Landscape
 from spectra.parallel import LostRankError, current_ranks
 from spectra.parallel_landscape import spread
@@ -77,7 +78,7 @@ def run_volume(
         The study.
 
     Raises:
-        ValueError: if what was asked for is not possible, in a sentence.
+        UserError: if what was asked for is not possible, in a sentence.
         OSError: if a file cannot be read or written.
         Interrupted: if the user interrupts the computing, saying what is kept and how to go on.
     """
@@ -217,7 +218,7 @@ def _training(request: VolumeRequest, trained: str, name: str, checkpoint: Check
     if SEGMENT not in request.settings.methods:
         return None
     if trained == name:
-        raise ValueError(
+        raise UserError(
             f"segment needs two sets of data, and there is only that of the task {name!r}: give --task, the data that "
             "the checkpoint was trained on, and --validation-task, other data"
         )
@@ -237,7 +238,7 @@ def volume_landscape(cost: str | None, name: str, landscape: Landscape) -> Lands
         The landscape.
 
     Raises:
-        ValueError: if the task's model has no such cost.
+        UserError: if the task's model has no such cost.
         OSError: if its data cannot be read.
         MemoryError: if its data does not fit the memory.
     """
@@ -264,9 +265,9 @@ def _preconditioner(
     try:
         moments = adam_moments(checkpoint, landscape.model)
         if not bool((adam_curvature(moments, landscape.parameters, asked.removeprefix("adam-")) > 0.0).any()):
-            raise ValueError(f"Adam's moments in {checkpoint.path} are all zero: no step was taken")
-    except ValueError as error:
-        raise ValueError(f"--preconditioner {asked}: {error}; use low-rank") from None
+            raise UserError(f"Adam's moments in {checkpoint.path} are all zero: no step was taken")
+    except UserError as error:
+        raise UserError(f"--preconditioner {asked}: {error}; use low-rank") from None
     return asked, moments
 
 

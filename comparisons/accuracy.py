@@ -8,6 +8,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from spectra.costs import CrossEntropy
+from spectra.errors import UserError
 from spectra.landscape import Landscape
 
 
@@ -22,7 +23,7 @@ def accuracy(landscape: Landscape, theta: Tensor | None = None) -> float:
         A number in [0, 1], weighted as the cost is.
 
     Raises:
-        ValueError: if the cost is not cross-entropy with classes.
+        UserError: if the cost is not cross-entropy with classes.
 
     >>> import torch
     >>> from spectra.costs import cross_entropy
@@ -70,10 +71,10 @@ def accuracy_function(landscape: Landscape) -> Callable[[Tensor], float]:
         A function of theta (n,).
 
     Raises:
-        ValueError: if the cost is not cross-entropy with classes.
+        UserError: if the cost is not cross-entropy with classes.
     """
     if not has_classes(landscape):
-        raise ValueError(
+        raise UserError(
             "accuracy needs the cost cross-entropy with classes as targets, got "
             f"{getattr(landscape.cost_function, 'name', 'another cost')}"
             f"{' with probabilities' if isinstance(landscape.cost_function, CrossEntropy) else ''}"

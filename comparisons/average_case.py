@@ -7,6 +7,7 @@ import torch
 
 from comparisons.sharpness_result import CountedCost, Sharpness, counted, positive
 from comparisons.worst_case import Scaling, scales
+from spectra.errors import UserError
 from spectra.estimate import from_samples
 from spectra.landscape import Landscape
 from spectra.randomness import generator
@@ -37,7 +38,7 @@ def average_case(
         The sharpness, unit of the cost; ``samples`` has the mean of each pair.
 
     Raises:
-        ValueError: if a setting is out of range, or the cost is not finite at a draw.
+        UserError: if a setting is out of range, or the cost is not finite at a draw.
 
     >>> from spectra.costs import mean_squared_error
     >>> model, x = torch.nn.Linear(1, 1, bias=False).double(), torch.ones(1, 1).double()
@@ -56,7 +57,7 @@ def average_case(
         means.append(rises.reshape(2, -1).mean(0))
     samples = np.concatenate(means)
     if not np.isfinite(samples).all():
-        raise ValueError(f"the cost at deviation {deviation:g} is not finite; use a smaller deviation")
+        raise UserError(f"the cost at deviation {deviation:g} is not finite; use a smaller deviation")
     estimate = from_samples(samples)
     return Sharpness(
         value=estimate.value,

@@ -9,6 +9,7 @@ import numpy as np
 
 from comparisons.sharpness_result import positive
 from spectra.density import SpectralDensity
+from spectra.errors import UserError
 from spectra.estimate import Estimate
 
 # The automatic step size as a share of the limit, with which the stiffest direction is biased by 5 %.
@@ -44,10 +45,10 @@ class ChainPrediction:
         """Steps after which a start at the checkpoint is forgotten.
 
         Raises:
-            ValueError: if some direction is not bound, and none would suffice.
+            UserError: if some direction is not bound, and none would suffice.
         """
         if not math.isfinite(self.relaxation):
-            raise ValueError(
+            raise UserError(
                 "no burn-in suffices: some direction of negative curvature is not bound; raise localisation"
             )
         return math.ceil(RELAXATIONS * self.relaxation)
@@ -65,7 +66,7 @@ def half_effective_dimension(density: SpectralDensity, *, inverse_temperature: f
         The estimate; without unit.
 
     Raises:
-        ValueError: if a setting is not positive, or some ``nb h`` is below -g.
+        UserError: if a setting is not positive, or some ``nb h`` is below -g.
 
     >>> flat = SpectralDensity.from_eigenvalues(np.array([1.0, 0.0]))
     >>> half_effective_dimension(flat, inverse_temperature=3.0, localisation=1.0).value
@@ -95,7 +96,7 @@ def predict_chains(
         The prediction.
 
     Raises:
-        ValueError: if a setting is not positive.
+        UserError: if a setting is not positive.
 
     >>> found = predict_chains(
     ...     SpectralDensity.from_eigenvalues(np.array([1.0, 1.0])), inverse_temperature=3.0, localisation=1.0

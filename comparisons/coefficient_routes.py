@@ -22,6 +22,7 @@ from comparisons.route_agreement import disagreements
 from comparisons.sharpness_result import Array
 from comparisons.tempered_slope import NODES, tempered_slope
 from comparisons.work import GRADIENTS_PER_EVALUATION, Tally
+from spectra.errors import UserError
 from spectra.estimate import Estimate
 
 # The second temperature of the two is this many times lower.
@@ -40,7 +41,7 @@ def criterion(evidence: Evidence) -> Reading:
         The reading; the chains are those of the learning coefficient.
 
     Raises:
-        ValueError: if all chains failed.
+        UserError: if all chains failed.
     """
     found = _usable(sampled_coefficient(evidence))
     return _read(found, widely_applicable_criterion(evidence.landscape, found.chains), found.cautions)
@@ -78,7 +79,7 @@ def two_temperatures(evidence: Evidence) -> Reading:
         The reading.
 
     Raises:
-        ValueError: if all chains of a temperature failed.
+        UserError: if all chains of a temperature failed.
     """
     warm, cool = _usable(sampled_coefficient(evidence)), _usable(cooler_coefficient(evidence))
     nb = inverse_temperature(evidence)
@@ -131,7 +132,7 @@ def _bound(h: Array, nb: float) -> Array:
 
 def _usable(found: LocalLearningCoefficient) -> LocalLearningCoefficient:
     if not math.isfinite(found.estimate.value):
-        raise ValueError("; ".join(found.cautions))
+        raise UserError("; ".join(found.cautions))
     return found
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from comparisons.flatness import Reading
+from spectra.errors import UserError
 from spectra.estimate import Estimate
 
 
@@ -25,7 +26,7 @@ def combined(
         The reading; truncation errors are carried one by one and added.
 
     Raises:
-        ValueError: if the numbers of probes differ.
+        UserError: if the numbers of probes differ.
 
     >>> combined(lambda a, b: a / b, Estimate(1.0), Estimate(4.0)).value
     0.25
@@ -33,7 +34,7 @@ def combined(
     values = [one.value for one in estimates]
     counts = {len(one.samples) for one in estimates if len(one.samples)}
     if len(counts) > 1:
-        raise ValueError(f"estimates must share their probes, got {sorted(counts)} of them")
+        raise UserError(f"estimates must share their probes, got {sorted(counts)} of them")
     centre = function(*values)
     truncation = 0.0
     for place, one in enumerate(estimates):

@@ -12,6 +12,7 @@ from comparisons.curvature_evidence import (
 )
 from comparisons.evidence import Evidence
 from comparisons.flatness import Measure, Reading, reading_of
+from spectra.errors import UserError
 from spectra.estimate import Estimate
 
 FIFTH = 5
@@ -97,11 +98,11 @@ def largest_over_trace(evidence: Evidence) -> Reading:
         The reading.
 
     Raises:
-        ValueError: if the trace is not positive.
+        UserError: if the trace is not positive.
     """
     trace = hessian_density(evidence).trace()
     if trace.value <= 0.0:
-        raise ValueError(f"the trace is {trace.value:.3g}, not positive: a share of it has no meaning")
+        raise UserError(f"the trace is {trace.value:.3g}, not positive: a share of it has no meaning")
     return combined(lambda top, whole: top / whole, _largest(evidence), trace)
 
 
@@ -115,12 +116,12 @@ def first_over_fifth(evidence: Evidence) -> Reading:
         The reading; its error from the residuals.
 
     Raises:
-        ValueError: if five eigenvalues have not converged.
+        UserError: if five eigenvalues have not converged.
     """
     spectrum = hessian_spectrum(evidence)
     if len(spectrum.eigenvalues) < FIFTH:
         found = len(spectrum.eigenvalues)
-        raise ValueError(f"five converged eigenvalues are needed and {found} are there: use more probes or steps")
+        raise UserError(f"five converged eigenvalues are needed and {found} are there: use more probes or steps")
     values, errors = np.abs(spectrum.eigenvalues), spectrum.residuals
     ends = [Estimate(float(values[i]), truncation_error=float(errors[i])) for i in (0, FIFTH - 1)]
     return combined(lambda first, fifth: first / fifth, *ends)
@@ -151,7 +152,7 @@ def negative_mass(evidence: Evidence) -> Reading:
         The reading; the count of negative eigenvalues is in the details.
 
     Raises:
-        ValueError: if the matrix is zero.
+        UserError: if the matrix is zero.
     """
     density = hessian_density(evidence)
     below = density.integrate(lambda x: np.maximum(-x, 0.0))
@@ -163,7 +164,7 @@ def negative_mass(evidence: Evidence) -> Reading:
 
 def _positive(estimate: Estimate) -> Estimate:
     if estimate.value <= 0.0:
-        raise ValueError("the curvature is zero, so shares of it have no meaning")
+        raise UserError("the curvature is zero, so shares of it have no meaning")
     return estimate
 
 

@@ -9,6 +9,7 @@ from comparisons.evidence import Evidence
 from comparisons.work import Tally
 from spectra.compute import compute_spectrum
 from spectra.density import SpectralDensity
+from spectra.errors import UserError
 from spectra.estimate import Estimate, from_samples
 from spectra.operators import SymmetricOperator
 from spectra.probes import draw_probes
@@ -144,11 +145,11 @@ def prior_width(evidence: Evidence) -> float:
         s, unit of the parameters.
 
     Raises:
-        ValueError: if all parameters are zero.
+        UserError: if all parameters are zero.
     """
     width = float(evidence.landscape.theta.double().square().mean().sqrt())
     if width == 0.0:
-        raise ValueError("all parameters are zero, so their root mean square gives no width for a prior")
+        raise UserError("all parameters are zero, so their root mean square gives no width for a prior")
     return width
 
 

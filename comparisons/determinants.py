@@ -10,6 +10,7 @@ from comparisons.combination import combined
 from comparisons.curvature_evidence import basin_mass, gauss_newton_density, prior_width
 from comparisons.evidence import Evidence
 from comparisons.flatness import Measure, Reading, reading_of
+from spectra.errors import UserError
 from spectra.estimate import Estimate
 
 
@@ -37,11 +38,11 @@ def log_determinant_derived(evidence: Evidence) -> Reading:
         The reading; the derived k is in the details.
 
     Raises:
-        ValueError: if the cutoff is above the mean cost under the prior, where no shift is derived.
+        UserError: if the cutoff is above the mean cost under the prior, where no shift is derived.
     """
     mass = basin_mass(evidence)
     if not math.isfinite(mass.shift):
-        raise ValueError(f"the cutoff {mass.cutoff:g} is not below the mean cost under the prior: no shift is derived")
+        raise UserError(f"the cutoff {mass.cutoff:g} is not below the mean cost under the prior: no shift is derived")
     estimate = gauss_newton_density(evidence).logdet(mass.shift, relative=True)
     return reading_of(estimate, details={"shift": mass.shift, "k": mass.derived_k})
 
@@ -84,7 +85,7 @@ def participation_ratio(evidence: Evidence) -> Reading:
         The reading.
 
     Raises:
-        ValueError: if the matrix is zero.
+        UserError: if the matrix is zero.
     """
     density = gauss_newton_density(evidence)
     return combined(lambda first, second: first**2 / second, density.trace(), _positive(density.moment(2)))
@@ -100,7 +101,7 @@ def effective_rank(evidence: Evidence) -> Reading:
         The reading.
 
     Raises:
-        ValueError: if the matrix is zero.
+        UserError: if the matrix is zero.
     """
     density = gauss_newton_density(evidence)
 
@@ -114,7 +115,7 @@ def effective_rank(evidence: Evidence) -> Reading:
 
 def _positive(estimate: Estimate) -> Estimate:
     if estimate.value <= 0.0:
-        raise ValueError("the curvature is zero, so shares of it have no meaning")
+        raise UserError("the curvature is zero, so shares of it have no meaning")
     return estimate
 
 

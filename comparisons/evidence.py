@@ -12,6 +12,7 @@ from torch import Tensor
 
 from comparisons.work import Tally, Work
 from spectra.checkpoint import Checkpoint
+from spectra.errors import UserError
 from spectra.landscape import Landscape
 from spectra.spectrum import Spectrum
 from volume.study import VolumeStudy
@@ -46,13 +47,13 @@ class EvidenceSettings:
     def __post_init__(self) -> None:
         for name, least in (("probes", 1), ("steps", 1), ("seed", 0), ("directions", 1), ("samples", 2)):
             if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+                raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}")
         for name in ("cutoff", "k"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0.0):
-                raise ValueError(f"{name} must be positive and finite, got {value}")
+                raise UserError(f"{name} must be positive and finite, got {value}")
         if self.budget is not None and self.budget < 1:
-            raise ValueError(f"budget must be at least 1, got {self.budget}")
+            raise UserError(f"budget must be at least 1, got {self.budget}")
 
 
 class Evidence:
@@ -82,10 +83,10 @@ class Evidence:
         """Computes nothing yet.
 
         Raises:
-            ValueError: if ``initial`` has another size than the landscape.
+            UserError: if ``initial`` has another size than the landscape.
         """
         if initial is not None and initial.shape != landscape.theta.shape:
-            raise ValueError(f"initial must have shape {tuple(landscape.theta.shape)}, got {tuple(initial.shape)}")
+            raise UserError(f"initial must have shape {tuple(landscape.theta.shape)}, got {tuple(initial.shape)}")
         self.landscape, self.held_out, self.checkpoint = landscape, held_out, checkpoint
         self.initial = None if initial is None else initial.to(landscape.theta)
         self.settings = settings or EvidenceSettings()
@@ -109,7 +110,7 @@ class Evidence:
             The item.
 
         Raises:
-            ValueError: what ``build`` raised, at the first call and at each later one.
+            UserError: what ``build`` raised, at the first call and at each later one.
         """
         for opened in self._open:
             opened.parts.add(name)
@@ -119,7 +120,7 @@ class Evidence:
             for opened in self._open:
                 opened.parts |= self._parts[name]
         found = self._items[name]
-        if isinstance(found, ValueError):
+        if isinstance(found, UserError):
             raise found
         known: Item = found
         return known
@@ -129,7 +130,7 @@ class Evidence:
         self._open.append(opened)
         try:
             self._items[name] = build(tally)
-        except ValueError as error:
+        except UserError as error:
             self._items[name] = error
         finally:
             self._open.pop()
@@ -139,7 +140,7 @@ class Evidence:
         self._work[name] = Work(tally.evaluations, tally.gradients, tally.products, seconds - opened.seconds)
         self._parts[name] = opened.parts
 
-    def watch(self, compute: Callable[[Evidence], Item]) -> tuple[Item | ValueError, Work]:
+    def watch(self, compute: Callable[[Evidence], Item]) -> tuple[Item | UserError, Work]:
         """Runs a measure and says what it would have cost alone: its own time and all items that it used.
 
         Args:
@@ -150,10 +151,10 @@ class Evidence:
         """
         opened, start = _Opened(), time.perf_counter()
         self._open.append(opened)
-        found: Item | ValueError
+        found: Item | UserError
         try:
             found = compute(self)
-        except ValueError as error:
+        except UserError as error:
             found = error
         finally:
             self._open.pop()

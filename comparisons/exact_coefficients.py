@@ -11,6 +11,8 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from spectra.errors import UserError
+
 Array = NDArray[np.float64]
 
 
@@ -38,7 +40,7 @@ def normal_crossing(powers: Sequence[int], prior_powers: Sequence[int] | None = 
         The coefficient.
 
     Raises:
-        ValueError: if the lengths differ, or a power is out of range.
+        UserError: if the lengths differ, or a power is out of range.
 
     Reference:
         Watanabe, Algebraic geometry and statistical learning theory, 2009.
@@ -48,7 +50,7 @@ def normal_crossing(powers: Sequence[int], prior_powers: Sequence[int] | None = 
     """
     prior = [0] * len(powers) if prior_powers is None else list(prior_powers)
     if len(prior) != len(powers) or min(powers, default=-1) < 0 or max(powers) < 1 or min(prior) < 0:
-        raise ValueError(
+        raise UserError(
             f"powers and prior_powers must be as many, non-negative, one power positive; got {powers}, {prior}"
         )
     ratios = [Fraction(h + 1, 2 * k) for k, h in zip(powers, prior, strict=True) if k]
@@ -66,13 +68,13 @@ def sum_of_powers(powers: Sequence[int]) -> LearningCoefficient:
         The coefficient.
 
     Raises:
-        ValueError: if a power is not positive.
+        UserError: if a power is not positive.
 
     >>> sum_of_powers([1, 2]).value
     Fraction(3, 4)
     """
     if min(powers, default=0) < 1:
-        raise ValueError(f"powers must be positive, got {powers}")
+        raise UserError(f"powers must be positive, got {powers}")
     return LearningCoefficient(sum((Fraction(1, 2 * k) for k in powers), Fraction(0)), 1)
 
 
@@ -126,7 +128,7 @@ def deep_linear(widths: Sequence[int], rank: int) -> LearningCoefficient:
         The coefficient, ``m = a (l - a) + 1``.
 
     Raises:
-        ValueError: if there are fewer than two matrices' widths, or the rank is out of range.
+        UserError: if there are fewer than two matrices' widths, or the rank is out of range.
 
     Reference:
         Aoyagi, Consideration on the learning efficiency of multiple-layered neural networks with linear units, 2024.
@@ -135,7 +137,7 @@ def deep_linear(widths: Sequence[int], rank: int) -> LearningCoefficient:
     LearningCoefficient(value=Fraction(8, 1), multiplicity=1)
     """
     if len(widths) < 2 or not 0 <= rank <= min(widths):
-        raise ValueError(f"rank must lie between 0 and the smallest of at least two widths {list(widths)}, got {rank}")
+        raise UserError(f"rank must lie between 0 and the smallest of at least two widths {list(widths)}, got {rank}")
     excess = sorted(width - rank for width in widths)
     count = _selected(excess)
     chosen, total = excess[: count + 1], sum(excess[: count + 1])

@@ -14,6 +14,7 @@ from comparisons.rankings import LEAST, Ranking
 from comparisons.registry import measures_of
 from comparisons.standings import Standing, standings_of
 from comparisons.targets import target_values
+from spectra.errors import UserError
 
 GIVEN = "loss"
 
@@ -56,10 +57,10 @@ def findings_of(
         The findings, without figures.
 
     Raises:
-        ValueError: if a column asked for is not to be had.
+        UserError: if a column asked for is not to be had.
     """
     if not rankings and given:
-        raise ValueError(f"rank correlations given {given[0]} need at least {LEAST} checkpoints with a target")
+        raise UserError(f"rank correlations given {given[0]} need at least {LEAST} checkpoints with a target")
     agreement = agreement_of(comparison) if len(comparison.done) >= LEAST else None
     if not rankings:
         return Findings(comparison, against, agreement=agreement)

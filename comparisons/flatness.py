@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from spectra.errors import UserError
 from spectra.estimate import Estimate
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class Measure:
         flatter: ``smaller`` or ``larger``: in which direction a checkpoint counts as flatter (or simpler).
         invariances: those of ``INVARIANCES`` under which its exact value does not change.
         needs: names of the evidence it cannot do without; see ``Evidence.missing``.
-        compute: the evidence -> the reading; raises ValueError, in a sentence, where there is no value.
+        compute: the evidence -> the reading; raises UserError, in a sentence, where there is no value.
     """
 
     name: str
@@ -114,9 +115,9 @@ class Measure:
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
-            raise ValueError(f"family must be one of {', '.join(FAMILIES)}; got {self.family!r}")
+            raise UserError(f"family must be one of {', '.join(FAMILIES)}; got {self.family!r}")
         if self.flatter not in FLATTER:
-            raise ValueError(f"flatter must be one of {', '.join(FLATTER)}; got {self.flatter!r}")
+            raise UserError(f"flatter must be one of {', '.join(FLATTER)}; got {self.flatter!r}")
         if not self.invariances <= EVERY_INVARIANCE:
             unknown = ", ".join(sorted(self.invariances - EVERY_INVARIANCE))
-            raise ValueError(f"invariances must be some of {', '.join(INVARIANCES)}; got {unknown}")
+            raise UserError(f"invariances must be some of {', '.join(INVARIANCES)}; got {unknown}")

@@ -16,6 +16,7 @@ from comparisons.evidence import Evidence
 from comparisons.work import Tally
 from spectra.batches import Batch
 from spectra.costs import CrossEntropy
+from spectra.errors import UserError
 from spectra.landscape import Landscape
 
 Array = NDArray[np.float64]
@@ -80,13 +81,13 @@ def sample_gradients(evidence: Evidence) -> SampleGradients:
         The scatter.
 
     Raises:
-        ValueError: if the landscape is in train mode, where rows of a batch may depend on each other.
+        UserError: if the landscape is in train mode, where rows of a batch may depend on each other.
     """
 
     def build(tally: Tally) -> SampleGradients:
         landscape = evidence.landscape
         if landscape.mode == "train":
-            raise ValueError(
+            raise UserError(
                 "per-sample gradients need eval mode: in train mode rows of a batch may depend on each other"
             )
         # The penalty's part is no sample's.
@@ -158,20 +159,20 @@ def margins(evidence: Evidence) -> Array:
         (samples,), unit of the outputs; samples to ignore are left out.
 
     Raises:
-        ValueError: if the cost is no cross-entropy with classes.
+        UserError: if the cost is no cross-entropy with classes.
     """
 
     def build(tally: Tally) -> Array:
         landscape = evidence.landscape
         cost = landscape.cost_function
         if not isinstance(cost, CrossEntropy):
-            raise ValueError("margins need the cost cross_entropy")
+            raise UserError("margins need the cost cross_entropy")
         tensors = landscape.parameters.unflatten(landscape.theta)
         found = []
         with torch.no_grad():
             for batch in landscape.iterate():
                 if batch.targets.is_floating_point():
-                    raise ValueError("margins need classes as targets, got probabilities")
+                    raise UserError("margins need classes as targets, got probabilities")
                 outputs = landscape.evaluation(tensors, batch.inputs)
                 rows, classes = outputs.reshape(-1, outputs.shape[-1]).double(), batch.targets.reshape(-1).long()
                 kept = classes != cost.ignore_index

@@ -13,6 +13,7 @@ from comparisons.evidence import Evidence, EvidenceSettings
 from comparisons.flatness import INVARIANCES, Measure
 from comparisons.suite import Progress, outcome_of
 from comparisons.symmetries import SYMMETRIES
+from spectra.errors import UserError
 from spectra.landscape import Landscape
 
 # Beyond the errors of both readings, a change by less than this share of the value is rounding.
@@ -120,7 +121,7 @@ def check_invariance(
         try:
             moved = SYMMETRIES[name](plain)
             other = None if beside is None else SYMMETRIES[name](beside)
-        except ValueError as error:
+        except UserError as error:
             changes.append(Change(name, float("nan"), {}, str(error)))
             continue
         changes.append(Change(name, _difference(plain, moved), read(moved, other, number + 1, name)))

@@ -12,6 +12,7 @@ from scipy import optimize
 from torch import Tensor
 
 from comparisons.sharpness_result import CountedCost, Sharpness, counted, positive, slope_caution
+from spectra.errors import UserError
 from spectra.landscape import Landscape
 from spectra.randomness import generator
 
@@ -64,7 +65,7 @@ def keskar_sharpness(
         The sharpness; ``samples`` has what each start found, the first of them being the paper's value.
 
     Raises:
-        ValueError: if a setting is out of range.
+        UserError: if a setting is out of range.
 
     Reference:
         Keskar et al., On large-batch training for deep learning, 2017.
@@ -79,7 +80,7 @@ def keskar_sharpness(
     positive(epsilon=epsilon)
     counted(iterations=iterations, starts=starts)
     if subspace is not None and not 1 <= subspace <= landscape.size:
-        raise ValueError(f"subspace must lie between 1 and the number of parameters {landscape.size}, got {subspace}")
+        raise UserError(f"subspace must lie between 1 and the number of parameters {landscape.size}, got {subspace}")
     box = _whole(landscape, epsilon) if subspace is None else _subspace(landscape, epsilon, subspace, seed)
     cost = CountedCost(landscape)
     climb = _Climb(cost, box)
@@ -142,7 +143,7 @@ class _Climb:
         theta = self.cost.landscape.theta + self.box.lift(self.box.reach * point)
         rise = float(self.cost.rises(theta.unsqueeze(0))[0])
         if not np.isfinite(rise):
-            raise ValueError(f"the cost within the box is not finite ({rise}); use a smaller epsilon")
+            raise UserError(f"the cost within the box is not finite ({rise}); use a smaller epsilon")
         if rise > self.highest:
             self.highest, self.where = rise, point
         return rise, self.box.reach * self.box.lower(self.cost.gradient(theta))

@@ -13,6 +13,7 @@ from comparisons.local_coefficient import LocalLearningCoefficient, local_learni
 from comparisons.route_agreement import disagreements
 from comparisons.sgld import ChainSettings, joined_rows
 from comparisons.work import Tally
+from spectra.errors import UserError
 
 LOCALISATION = 100.0
 LEAST_DRAWS = 50
@@ -29,11 +30,11 @@ def inverse_temperature(evidence: Evidence) -> float:
         The number of samples times the inverse temperature.
 
     Raises:
-        ValueError: if there are not more than two samples.
+        UserError: if there are not more than two samples.
     """
     samples = evidence.landscape.total_weight
     if samples <= 2.0:
-        raise ValueError(f"the inverse temperature n / log n needs more than two samples, got {samples:g}")
+        raise UserError(f"the inverse temperature n / log n needs more than two samples, got {samples:g}")
     return samples / math.log(samples)
 
 
@@ -91,11 +92,11 @@ def local_coefficient(evidence: Evidence) -> Reading:
         The reading; ``details`` has what the spectrum predicts for the same run, and the diagnostics.
 
     Raises:
-        ValueError: if all chains failed.
+        UserError: if all chains failed.
     """
     found = sampled_coefficient(evidence)
     if not math.isfinite(found.estimate.value):
-        raise ValueError("; ".join(found.cautions))
+        raise UserError("; ".join(found.cautions))
     chains = found.chains
     details = {
         "R-hat": chains.scale_reduction,

@@ -13,6 +13,7 @@ from comparisons.chain_prediction import SHARE_OF_LIMIT, ChainPrediction, predic
 from comparisons.chains import Chains
 from comparisons.sgld import ChainSettings, sample_chains
 from spectra.density import SpectralDensity
+from spectra.errors import UserError
 from spectra.estimate import Estimate
 from spectra.landscape import Landscape
 from volume.descent import Descent, descent
@@ -66,7 +67,7 @@ def local_learning_coefficient(
         The estimate.
 
     Raises:
-        ValueError: if neither the settings nor a spectrum say what the step size or the burn-in is.
+        UserError: if neither the settings nor a spectrum say what the step size or the burn-in is.
 
     Reference:
         Lau et al., The local learning coefficient, 2024.
@@ -175,7 +176,7 @@ def widely_applicable_criterion(landscape: Landscape, chains: Chains) -> Estimat
         The estimate, nats.
 
     Raises:
-        ValueError: if the chains have another temperature.
+        UserError: if the chains have another temperature.
 
     Reference:
         Watanabe, A widely applicable Bayesian information criterion, 2013.
@@ -183,7 +184,7 @@ def widely_applicable_criterion(landscape: Landscape, chains: Chains) -> Estimat
     n = landscape.total_weight
     asked = n / math.log(n) if n > 1.0 else math.nan
     if not math.isclose(chains.inverse_temperature, asked, rel_tol=1e-6):
-        raise ValueError(f"inverse_temperature must be n / log n = {asked:.6g}, got {chains.inverse_temperature:.6g}")
+        raise UserError(f"inverse_temperature must be n / log n = {asked:.6g}, got {chains.inverse_temperature:.6g}")
     return Estimate(n * (landscape.anchor_cost + chains.mean_rise), n * chains.standard_error)
 
 
@@ -198,13 +199,13 @@ def two_temperature_coefficient(first: Chains, second: Chains) -> Estimate:
         The estimate; without unit.
 
     Raises:
-        ValueError: if the temperatures are equal.
+        UserError: if the temperatures are equal.
 
     Reference:
         Watanabe, A widely applicable Bayesian information criterion, 2013.
     """
     gap = 1.0 / first.inverse_temperature - 1.0 / second.inverse_temperature
     if gap == 0.0:
-        raise ValueError(f"two inverse temperatures must differ, got {first.inverse_temperature:.6g} twice")
+        raise UserError(f"two inverse temperatures must differ, got {first.inverse_temperature:.6g} twice")
     error = math.hypot(first.standard_error, second.standard_error) / abs(gap)
     return Estimate((first.mean_rise - second.mean_rise) / gap, error)

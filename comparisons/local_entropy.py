@@ -30,7 +30,7 @@ def local_entropy(
         The estimate, nats.
 
     Raises:
-        ValueError: if a setting is not positive, or the integral does not exist because H has an eigenvalue below
+        UserError: if a setting is not positive, or the integral does not exist because H has an eigenvalue below
             -g / b.
 
     Reference:

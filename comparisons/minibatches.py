@@ -8,6 +8,7 @@ from torch import Tensor
 from comparisons.recorded_slopes import Slopes, recorded_slopes
 from comparisons.rows import joined, picked
 from spectra.batches import Batch
+from spectra.errors import FAST_PATH_FAILURES, UserError
 from spectra.landscape import Landscape
 
 # A recording takes some passes: it is made once that many were asked for.
@@ -35,16 +36,16 @@ class Minibatches:
             size: rows of a minibatch; None takes all.
 
         Raises:
-            ValueError: if the data is not kept in memory, or the size is not between 1 and its rows.
+            UserError: if the data is not kept in memory, or the size is not between 1 and its rows.
         """
         if not landscape.batches.kept:
-            raise ValueError("chains need data kept in memory; this data is read anew at each pass")
+            raise UserError("chains need data kept in memory; this data is read anew at each pass")
         self._landscape = landscape
         self._data = joined(landscape.iterate())
         self.rows = self._data.rows
         self.size = self.rows if size is None else size
         if not 1 <= self.size <= self.rows:
-            raise ValueError(f"batch_size must lie between 1 and the rows of the data {self.rows}, got {size}")
+            raise UserError(f"batch_size must lie between 1 and the rows of the data {self.rows}, got {size}")
         self.vmapped: bool | None = None
         self.recorded: bool | None = None
         self._passes = 0
@@ -100,7 +101,7 @@ class Minibatches:
         outputs = landscape.evaluation(landscape.parameters.unflatten(theta[0]), self._data.inputs)
         costs, weights = landscape.sample_costs(outputs, self._data)
         if len(costs) % self.rows:
-            raise ValueError(f"chains need as many samples in each row, got {len(costs)} samples in {self.rows} rows")
+            raise UserError(f"chains need as many samples in each row, got {len(costs)} samples in {self.rows} rows")
         weighted = costs.double() if weights is None else costs.double() * weights.double()
         return weighted.reshape(self.rows, -1).sum(1) / landscape.total_weight
 
@@ -152,7 +153,7 @@ class Minibatches:
         costs, slopes = self._looped(thetas, index)
         try:
             found, same = self._vmapped(thetas, index)
-        except Exception:  # whatever vmap cannot do, the loop can
+        except FAST_PATH_FAILURES:  # whatever vmap cannot do, the loop can
             return False
         tolerance = 1e3 * torch.finfo(thetas.dtype).eps
         close = torch.allclose(found.double(), costs, rtol=tolerance, atol=tolerance * float(costs.abs().max()))

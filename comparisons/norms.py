@@ -15,6 +15,7 @@ from comparisons.flatness import Measure, Reading
 from comparisons.gradient_evidence import gradient, margins, sample_gradients
 from comparisons.path_norm import path_norm
 from comparisons.work import Tally
+from spectra.errors import UserError
 from spectra.fisher import Fisher
 from spectra.operators import SymmetricOperator
 
@@ -48,10 +49,10 @@ def distance_from_initialisation(evidence: Evidence) -> Reading:
         The reading.
 
     Raises:
-        ValueError: if the initial parameters are not known.
+        UserError: if the initial parameters are not known.
     """
     if evidence.initial is None:
-        raise ValueError(evidence.missing("initial"))
+        raise UserError(evidence.missing("initial"))
     return Reading(float((evidence.landscape.theta.double() - evidence.initial.double()).norm()))
 
 
@@ -94,7 +95,7 @@ def log_frobenius_product(evidence: Evidence) -> Reading:
 def _log_product(norms: dict[str, float]) -> Reading:
     zero = [name for name, norm in norms.items() if norm == 0.0]
     if zero:
-        raise ValueError(f"{zero[0]} is zero, so the product of norms is zero")
+        raise UserError(f"{zero[0]} is zero, so the product of norms is zero")
     return Reading(sum(math.log(norm) for norm in norms.values()), details=norms)
 
 
@@ -103,7 +104,7 @@ def _matrices(evidence: Evidence) -> dict[str, Tensor]:
     tensors = landscape.parameters.unflatten(landscape.theta)
     found = {name: tensor.double().flatten(1) for name, tensor in tensors.items() if tensor.dim() >= 2}
     if not found:
-        raise ValueError("no parameter is a matrix, so there are no norms of layers")
+        raise UserError("no parameter is a matrix, so there are no norms of layers")
     return found
 
 
@@ -203,13 +204,13 @@ def gradient_noise_scale(evidence: Evidence) -> Reading:
         The reading.
 
     Raises:
-        ValueError: if the gradient is zero to rounding.
+        UserError: if the gradient is zero to rounding.
     """
     found = sample_gradients(evidence)
     # The mean of many terms of size sqrt(tr S), each rounded.
     rounding = float(torch.finfo(evidence.landscape.dtype).eps) ** 2 * found.trace
     if found.square_norm <= rounding:
-        raise ValueError("the gradient is zero to rounding, so the noise has no scale beside it")
+        raise UserError("the gradient is zero to rounding, so the noise has no scale beside it")
     return Reading(found.trace / found.square_norm, found.standard_error / found.square_norm)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from comparisons.accuracy import accuracy_function
 from comparisons.sharpness_result import Sharpness, counted, positive
 from comparisons.worst_case import Scaling, scales
+from spectra.errors import UserError
 from spectra.estimate import from_samples
 from spectra.landscape import Landscape
 from spectra.randomness import generator
@@ -64,7 +65,7 @@ def pac_bayes_sharpness(
         The mean of 1 / s^2 over the repeats; its unit is that of T squared over parameters squared.
 
     Raises:
-        ValueError: if the cost is not cross-entropy with classes, or a setting is out of range.
+        UserError: if the cost is not cross-entropy with classes, or a setting is out of range.
 
     Reference:
         Jiang et al., Fantastic generalization measures and where to find them, 2020, appendix C.5.
@@ -74,7 +75,7 @@ def pac_bayes_sharpness(
     scale, count = scales(landscape, scaling), accuracy_function(landscape)
     start = count(landscape.theta)
     if start <= drop:
-        raise ValueError(f"drop must be below the accuracy at the checkpoint, {start:.3g}; got {drop}")
+        raise UserError(f"drop must be below the accuracy at the checkpoint, {start:.3g}; got {drop}")
     found = [_bisect(count, landscape, scale, start - drop, tolerance, depth, (draws, seed, r)) for r in range(repeats)]
     samples = np.array([one.deviation**-2 for one in found])
     estimate = from_samples(samples)

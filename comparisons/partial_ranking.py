@@ -16,6 +16,7 @@ from comparisons.rank_correlation import kendall, partial, spearman
 from comparisons.rankings import BOOTSTRAPS, LEAST, configurations, ends_of, turned
 from comparisons.resampling import kendalls_of, multiplicities
 from comparisons.targets import column_values, target_values
+from spectra.errors import UserError
 
 Array = NDArray[np.float64]
 # The seed's second number, so that intervals do not share their draws with those of the plain coefficients.
@@ -64,16 +65,16 @@ def partial_rankings(
         decides, and those that are ``incomparable``.
 
     Raises:
-        ValueError: if there is no such target or column, or the column is the target or the same at all checkpoints.
+        UserError: if there is no such target or column, or the column is the target or the same at all checkpoints.
 
     Reference:
         Kendall, Partial rank correlation, 1942.
     """
     if given == against:
-        raise ValueError(f"given must be another column than the target, got {given} for both")
+        raise UserError(f"given must be another column than the target, got {given} for both")
     target, held = target_values(comparison, against), column_values(comparison, given)
     if len(np.unique(held[np.isfinite(held)])) < 2:
-        raise ValueError(f"given must be a column that varies, and {given} is the same at all checkpoints")
+        raise UserError(f"given must be a column that varies, and {given} is the same at all checkpoints")
     left_out, alike = incomparable(comparison) | {given}, configurations(comparison)
     found = []
     for place, measure in enumerate(measures):

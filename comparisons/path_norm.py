@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from spectra.errors import UserError
 from spectra.landscape import Landscape
 
 # Modules that pass on sums of paths; anything that normalises, attends or recurs does not.
@@ -42,7 +43,7 @@ def path_norm(landscape: Landscape) -> float:
         The norm, without unit.
 
     Raises:
-        ValueError: if the model has another module, naming it, or takes no single tensor of floats.
+        UserError: if the model has another module, naming it, or takes no single tensor of floats.
 
     Reference:
         Neyshabur, Salakhutdinov and Srebro, Path-SGD: path-normalized optimization in deep neural networks, 2015.
@@ -59,10 +60,10 @@ def path_norm(landscape: Landscape) -> float:
             module.register_forward_hook(lambda _module, inputs, _output: inputs[0])
         elif not isinstance(module, (nn.Sequential, *LINEAR)):
             place = f"{name or 'the model itself'} is a {type(module).__name__}"
-            raise ValueError(f"the path norm is defined for chains of linear maps and activations: {place}")
+            raise UserError(f"the path norm is defined for chains of linear maps and activations: {place}")
     inputs = next(landscape.iterate()).inputs
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
-        raise ValueError("the path norm needs a model that takes one tensor of floats")
+        raise UserError("the path norm needs a model that takes one tensor of floats")
     given = landscape.parameters.unflatten(landscape.theta)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

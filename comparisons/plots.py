@@ -14,6 +14,7 @@ from comparisons.comparison import Comparison
 from comparisons.flatness import Measure
 from comparisons.registry import REGISTRY
 from comparisons.tables import short_names
+from spectra.errors import UserError
 from spectra.plots import BLUE, ORANGE
 
 COLUMNS = 4
@@ -33,12 +34,12 @@ def comparison_figure(comparison: Comparison) -> Figure:
         The figure.
 
     Raises:
-        ValueError: if no measure has a value.
+        UserError: if no measure has a value.
     """
     known = {measure.name: measure for measure in REGISTRY}
     shown = [known[name] for name in comparison.measures if name in known and _any(comparison, name)]
     if not shown:
-        raise ValueError("no measure has a value: nothing to draw")
+        raise UserError("no measure has a value: nothing to draw")
     lines = math.ceil(len(shown) / COLUMNS)
     figure = Figure(figsize=(12.0, 0.8 + 2.5 * lines), layout="constrained")
     FigureCanvasAgg(figure)

@@ -17,6 +17,7 @@ from comparisons.permutation import holm, permutation_chance
 from comparisons.rank_correlation import kendall, spearman
 from comparisons.resampling import kendalls_of, multiplicities, spearmans_of
 from comparisons.targets import target_values
+from spectra.errors import UserError
 
 Array = NDArray[np.float64]
 LEAST = 4
@@ -70,7 +71,7 @@ def rank_measures(
         that are ``incomparable`` are left out.
 
     Raises:
-        ValueError: if there is no target, or fewer than ``LEAST`` checkpoints have one.
+        UserError: if there is no target, or fewer than ``LEAST`` checkpoints have one.
 
     Reference:
         Jiang et al., Fantastic generalization measures and where to find them, 2020.
@@ -78,7 +79,7 @@ def rank_measures(
     target = target_values(comparison, against)
     known = int(np.isfinite(target).sum())
     if known < LEAST:
-        raise ValueError(f"rank correlations need at least {LEAST} checkpoints with a value of {against}, got {known}")
+        raise UserError(f"rank correlations need at least {LEAST} checkpoints with a value of {against}, got {known}")
     rows = []
     left_out, alike = incomparable(comparison), configurations(comparison)
     for place, measure in enumerate(measures):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from spectra.errors import FAST_PATH_FAILURES
 from spectra.recording import record
 
 Slopes = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -46,7 +47,7 @@ def recorded_slopes(slopes: Slopes, thetas: Tensor, index: Tensor, rows: int) ->
 
     try:
         run = record(flat, vector_of(thetas, index))
-    except Exception:  # whatever cannot be recorded, the function itself can do
+    except FAST_PATH_FAILURES:  # whatever cannot be recorded, the function itself can do
         return None
 
     def replayed(thetas: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:

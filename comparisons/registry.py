@@ -15,6 +15,7 @@ from comparisons import (
     volumes,
 )
 from comparisons.flatness import FAMILIES, Measure
+from spectra.errors import UserError
 
 # A further family module is one more term here.
 REGISTRY: tuple[Measure, ...] = (
@@ -38,7 +39,7 @@ def measures_named(words: Sequence[str]) -> tuple[Measure, ...]:
         The measures, in the registry's order.
 
     Raises:
-        ValueError: if a word is neither, with the nearest that is; or there is none.
+        UserError: if a word is neither, with the nearest that is; or there is none.
 
     >>> [measure.name for measure in measures_named(["hessian-trace"])]
     ['hessian-trace']
@@ -50,10 +51,10 @@ def measures_named(words: Sequence[str]) -> tuple[Measure, ...]:
             names = ["all", *FAMILIES, *(measure.name for measure in REGISTRY)]
             near = get_close_matches(word, names, n=2, cutoff=0.6)
             offer = f"; did you mean {' or '.join(near)}?" if near else f"; families are {', '.join(FAMILIES)}"
-            raise ValueError(f"there is no measure or family {word!r}{offer}")
+            raise UserError(f"there is no measure or family {word!r}{offer}")
         wanted |= found
     if not wanted:
-        raise ValueError("measures must be some of the registry's, got none")
+        raise UserError("measures must be some of the registry's, got none")
     return tuple(measure for measure in REGISTRY if measure.name in wanted)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from comparisons.sharpness_result import Sharpness, counted
+from spectra.errors import UserError
 from spectra.estimate import from_samples
 from spectra.hessian import Hessian
 from spectra.landscape import Landscape
@@ -45,7 +46,7 @@ def relative_flatness(
         The measure, unit of the cost; larger is sharper, whatever its name says.
 
     Raises:
-        ValueError: if there is no such layer, or its weight has not two dimensions.
+        UserError: if there is no such layer, or its weight has not two dimensions.
 
     Reference:
         Petzka et al., Relative flatness and generalization, 2021.
@@ -79,7 +80,7 @@ def _weight(landscape: Landscape, layer: str) -> str:
     name = layer if layer in shapes else f"{layer}.weight"
     if name not in shapes or len(shapes[name]) != 2:
         offer = ", ".join(one.removesuffix(".weight") for one, shape in shapes.items() if len(shape) == 2)
-        raise ValueError(
+        raise UserError(
             f"layer must be one with a weight of two dimensions ({offer or 'there is none'}), got {layer!r}"
         )
     return name

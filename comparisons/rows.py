@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from spectra.batches import Batch
+from spectra.errors import UserError
 from spectra.landscape import Landscape
 
 
@@ -23,7 +24,7 @@ def joined(batches: Iterable[Batch]) -> Batch:
         The batch.
 
     Raises:
-        ValueError: if the batches' tensors do not have one leading length each, or do not fit together.
+        UserError: if the batches' tensors do not have one leading length each, or do not fit together.
 
     >>> one = Batch(torch.zeros(2, 3), torch.zeros(2))
     >>> joined([one, one]).rows
@@ -33,7 +34,7 @@ def joined(batches: Iterable[Batch]) -> Batch:
     for part in parts:
         lengths = {len(tensor) if tensor.dim() else 0 for tensor in part.tensors()}
         if lengths != {part.rows} or part.rows == 0:
-            raise ValueError(f"rows cannot be drawn from a batch whose tensors have leading lengths {sorted(lengths)}")
+            raise UserError(f"rows cannot be drawn from a batch whose tensors have leading lengths {sorted(lengths)}")
     fields = {name: _cat([getattr(part, name) for part in parts]) for name in ("inputs", "targets", "weights")}
     return replace(parts[0], **fields)
 
@@ -57,10 +58,10 @@ def split(landscape: Landscape, size: int) -> list[Landscape]:
         The parts, in the order of the data.
 
     Raises:
-        ValueError: if the data is not kept in memory, or has no rows to split.
+        UserError: if the data is not kept in memory, or has no rows to split.
     """
     if not landscape.batches.kept:
-        raise ValueError("only data kept in memory can be split by rows; this data is read anew at each pass")
+        raise UserError("only data kept in memory can be split by rows; this data is read anew at each pass")
     whole = joined(landscape.batches)
     return [
         Landscape(
@@ -91,7 +92,7 @@ def _cat(parts: list[Any]) -> Any:
     first = parts[0]
     if isinstance(first, Tensor):
         if any(part.shape[1:] != first.shape[1:] for part in parts):
-            raise ValueError("rows cannot be drawn from batches of different shapes (sequences of different lengths)")
+            raise UserError("rows cannot be drawn from batches of different shapes (sequences of different lengths)")
         return torch.cat(parts)
     if isinstance(first, Mapping):
         return {key: _cat([part[key] for part in parts]) for key in first}

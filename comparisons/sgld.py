@@ -13,6 +13,7 @@ from comparisons.chains import Chains
 from comparisons.minibatches import Minibatches
 from comparisons.parallel_chains import over_ranks
 from comparisons.sharpness_result import Array, counted, positive
+from spectra.errors import UserError
 from spectra.landscape import Landscape
 from spectra.randomness import generator
 
@@ -57,18 +58,18 @@ class ChainSettings:
                 positive(**{name: value})
         counted(chains=self.chains, draws=self.draws)
         if not (np.isfinite(self.localisation) and self.localisation >= 0.0):
-            raise ValueError(f"localisation must be finite and non-negative, got {self.localisation}")
+            raise UserError(f"localisation must be finite and non-negative, got {self.localisation}")
         for name in ("burn_in", "checks"):
             value = getattr(self, name)
             if value is not None and value < 0:
-                raise ValueError(f"{name} must be at least 0, got {value}")
+                raise UserError(f"{name} must be at least 0, got {value}")
 
     def at(self, landscape: Landscape) -> ChainSettings:
         """With the inverse temperature of the landscape's number of samples, and a batch size within it."""
         nb = self.inverse_temperature
         if nb is None:
             if landscape.total_weight <= 1.0:
-                raise ValueError("inverse_temperature must be given: n / log n needs more than one sample")
+                raise UserError("inverse_temperature must be given: n / log n needs more than one sample")
             nb = landscape.total_weight / float(np.log(landscape.total_weight))
         return replace(self, inverse_temperature=nb)
 
@@ -87,18 +88,18 @@ def sample_chains(landscape: Landscape, settings: ChainSettings, *, precondition
         The chains.
 
     Raises:
-        ValueError: if the step size or the burn-in is missing, or the preconditioner is not positive.
+        UserError: if the step size or the burn-in is missing, or the preconditioner is not positive.
 
     Reference:
         Welling and Teh, 2011; Lau et al., The local learning coefficient, 2024.
     """
     settings = settings.at(landscape)
     if settings.step_size is None or settings.burn_in is None:
-        raise ValueError("step_size and burn_in must be given where no spectrum sets them, got None")
+        raise UserError("step_size and burn_in must be given where no spectrum sets them, got None")
     if preconditioner is not None and (
         preconditioner.shape != landscape.theta.shape or not bool((preconditioner > 0.0).all())
     ):
-        raise ValueError(f"preconditioner must be {landscape.size} positive numbers, got {tuple(preconditioner.shape)}")
+        raise UserError(f"preconditioner must be {landscape.size} positive numbers, got {tuple(preconditioner.shape)}")
     return over_ranks(
         landscape, settings.chains, lambda alone, numbers: _Run(alone, settings, preconditioner, numbers).chains()
     )
@@ -245,7 +246,7 @@ def curvature_preconditioner(diagonal: Tensor, *, inverse_temperature: float, lo
         (n,) P; the step limit is then 4, on a diagonal quadratic.
 
     Raises:
-        ValueError: if a setting is not positive.
+        UserError: if a setting is not positive.
 
     >>> curvature_preconditioner(torch.tensor([1.0]), inverse_temperature=3.0, localisation=1.0)
     tensor([0.2500])

@@ -17,6 +17,7 @@ from comparisons.relative_flatness import relative_flatness
 from comparisons.sharpness_result import Sharpness
 from comparisons.work import Tally
 from comparisons.worst_case import m_sharpness, worst_case
+from spectra.errors import UserError
 from spectra.landscape import Landscape
 
 SUBSPACE = 100
@@ -90,7 +91,7 @@ def _last_layer(landscape: Landscape, *, seed: int, probes: int = 100) -> Sharpn
     shapes = zip(landscape.parameters.names, landscape.parameters.shapes, strict=True)
     matrices = [name for name, shape in shapes if len(shape) == 2]
     if not matrices:
-        raise ValueError("there is no layer with a weight of two dimensions")
+        raise UserError("there is no layer with a weight of two dimensions")
     return relative_flatness(landscape, matrices[-1], probes=probes, seed=seed)
 
 

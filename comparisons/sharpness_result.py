@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from spectra.errors import UserError
 from spectra.landscape import Landscape
 
 Array = NDArray[np.float64]
@@ -97,11 +98,11 @@ def positive(**values: float) -> None:
         **values: settings by name.
 
     Raises:
-        ValueError: naming the first that is not.
+        UserError: naming the first that is not.
     """
     for name, value in values.items():
         if not 0.0 < value < float("inf"):
-            raise ValueError(f"{name} must be positive and finite, got {value}")
+            raise UserError(f"{name} must be positive and finite, got {value}")
 
 
 def counted(**values: int) -> None:
@@ -111,8 +112,8 @@ def counted(**values: int) -> None:
         **values: counts by name.
 
     Raises:
-        ValueError: naming the first that is.
+        UserError: naming the first that is.
     """
     for name, value in values.items():
         if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+            raise UserError(f"{name} must be at least 1, got {value}")

@@ -58,7 +58,7 @@ def standings_of(comparison: Comparison, against: str) -> tuple[Standing, ...]:
         out; none where no hyperparameter varies.
 
     Raises:
-        ValueError: if no checkpoint has the target.
+        UserError: if no checkpoint has the target.
     """
     target = target_values(comparison, against)
     rows = [one.hyperparameters for one in comparison.done]

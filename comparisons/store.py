@@ -106,7 +106,7 @@ def read_comparison(path: str | Path) -> Comparison:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is truncated, foreign, newer than this code, or damaged; the sentence says which.
+        UserError: if it is truncated, foreign, newer than this code, or damaged; the sentence says which.
     """
     with opened(path, FORMAT, FORMAT_VERSION) as file:
         measures = tuple(_texts(file["measure_name"]))

@@ -11,6 +11,7 @@ from comparisons.evidence import Evidence
 from comparisons.flatness import Measure
 from comparisons.work import Work
 from spectra.checkpoint import Checkpoint
+from spectra.errors import UserError
 from spectra.parallel import LostRankError
 from spectra.provenance import Provenance
 
@@ -78,10 +79,11 @@ def outcome_of(evidence: Evidence, measure: Measure) -> Outcome:
         found, work = evidence.watch(measure.compute)
     except LostRankError:
         raise
-    except (TypeError, RuntimeError, NotImplementedError) as error:
+    except Exception as error:  # one measure that fails must not cost the numbers of all the others
         # A user's model may refuse a derivative that other measures do without.
-        return Outcome(None, Work(), f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
-    if isinstance(found, ValueError):
+        blame = "" if isinstance(error, RuntimeError) else "a bug of basinscope, please report it: "
+        return Outcome(None, Work(), f"{blame}{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+    if isinstance(found, UserError):
         return Outcome(None, work, " ".join(str(found).split()))
     return Outcome(found, work)
 

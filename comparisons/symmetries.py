@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from spectra.errors import UserError
 from spectra.landscape import Landscape
 from spectra.randomness import generator
 
@@ -80,7 +81,7 @@ def permuted(landscape: Landscape, *, seed: int = 0) -> Landscape:
         The landscape.
 
     Raises:
-        ValueError: if the model has no hidden layer that is known to be permutable.
+        UserError: if the model has no hidden layer that is known to be permutable.
     """
     places = _some(joints(landscape), "hidden units between two linear layers of an nn.Sequential")
     tensors = _tensors(landscape)
@@ -106,7 +107,7 @@ def rescaled(landscape: Landscape, *, nodes: bool, factor: float = FACTOR, seed:
         The landscape.
 
     Raises:
-        ValueError: if no hidden layer has a homogeneous activation.
+        UserError: if no hidden layer has a homogeneous activation.
 
     Reference:
         Dinh, Pascanu, Bengio and Bengio, Sharp minima can generalize for deep nets, 2017.
@@ -155,13 +156,13 @@ def in_another_unit(landscape: Landscape, *, factor: float = FACTOR) -> Landscap
         The landscape.
 
     Raises:
-        ValueError: if only some of the parameters are variables.
+        UserError: if only some of the parameters are variables.
     """
     model = copy.deepcopy(landscape.evaluation.model)
     named = dict(model.named_parameters())
     trained = [name for name, parameter in named.items() if parameter.requires_grad]
     if sorted(trained) != sorted(landscape.parameters.names):
-        raise ValueError("another unit for all parameters needs all of them to be variables")
+        raise UserError("another unit for all parameters needs all of them to be variables")
     with torch.no_grad():
         for name, tensor in _tensors(landscape).items():
             named[name].copy_(tensor)
@@ -181,7 +182,7 @@ SYMMETRIES: Mapping[str, Callable[[Landscape], Landscape]] = {
 
 def _some(found: list[Joint], what: str) -> list[Joint]:
     if not found:
-        raise ValueError(f"the model has no {what}")
+        raise UserError(f"the model has no {what}")
     return found
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from comparisons.comparison import Comparison, Outcome
 from comparisons.flatness import INVARIANCES, Measure
 from comparisons.registry import REGISTRY
+from spectra.errors import UserError
 
 FORMATS = ("md", "csv", "latex")
 NONE = "–"
@@ -164,10 +165,10 @@ def plain_table(comparison: Comparison, kind: str) -> str:
         The text.
 
     Raises:
-        ValueError: if the kind is unknown.
+        UserError: if the kind is unknown.
     """
     if kind not in FORMATS:
-        raise ValueError(f"table must be one of {', '.join(FORMATS)}; got {kind!r}")
+        raise UserError(f"table must be one of {', '.join(FORMATS)}; got {kind!r}")
     if kind == "csv":
         return _csv(comparison)
     names, _ = short_names(comparison)

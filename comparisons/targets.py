@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from comparisons.comparison import Comparison, Examined
+from spectra.errors import UserError
 
 Array = NDArray[np.float64]
 TARGETS: Mapping[str, Callable[[Examined], float]] = {
@@ -31,13 +32,13 @@ def target_values(comparison: Comparison, against: str) -> Array:
         (checkpoints done,), nan where a checkpoint has none.
 
     Raises:
-        ValueError: if no checkpoint has it, or a label has more than two values.
+        UserError: if no checkpoint has it, or a label has more than two values.
     """
     done = comparison.done
     values = np.array([TARGETS[against](one) for one in done]) if against in TARGETS else _labels(done, against)
     if not np.isfinite(values).any():
         missing = "no checkpoint has held-out data" + (" with classes" if against == "error-gap" else "")
-        raise ValueError(
+        raise UserError(
             f"nothing can be ranked against {against}: {missing if against in TARGETS else 'no checkpoint has it'}"
         )
     return values
@@ -54,7 +55,7 @@ def column_values(comparison: Comparison, name: str) -> Array:
         (checkpoints done,), nan where a checkpoint has none.
 
     Raises:
-        ValueError: as ``target_values``.
+        UserError: as ``target_values``.
     """
     if name in comparison.measures and name not in TARGETS:
         return np.array([one.value(name) for one in comparison.done])
@@ -67,5 +68,5 @@ def _labels(done: Sequence[Examined], name: str) -> Array:
     if not texts:
         return np.array([math.nan if value is None else float(value) for value in found])
     if len(texts) > 2:
-        raise ValueError(f"the label {name} must have two values to rank against, got {', '.join(texts[:5])}")
+        raise UserError(f"the label {name} must have two values to rank against, got {', '.join(texts[:5])}")
     return np.array([float(texts.index(value)) if isinstance(value, str) else math.nan for value in found])

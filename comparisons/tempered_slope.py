@@ -9,6 +9,7 @@ from scipy import stats
 from scipy.special import logsumexp, roots_legendre
 
 from comparisons.sharpness_result import Array, counted, positive
+from spectra.errors import UserError
 from spectra.estimate import Estimate
 from spectra.landscape import Landscape
 from spectra.probes import draw_probes
@@ -42,7 +43,7 @@ def tempered_slope(
         The estimate, without unit; its error is that of a ratio of means over rays.
 
     Raises:
-        ValueError: if a setting is out of range, or a cost is not finite.
+        UserError: if a setting is out of range, or a cost is not finite.
 
     Reference:
         Watanabe, Algebraic geometry and statistical learning theory, 2009 (V and Z as Laplace transforms).
@@ -64,7 +65,7 @@ def tempered_slope(
     costs, every = ray_costs(landscape, rows / math.sqrt(size)), np.arange(directions)
     rises = inverse_temperature * np.stack([costs(every, np.full(directions, radius)) for radius in radii], 1)
     if not np.isfinite(rises).all():
-        raise ValueError(f"the cost is not finite on {int((~np.isfinite(rises)).any(1).sum())} of {directions} rays")
+        raise UserError(f"the cost is not finite on {int((~np.isfinite(rises)).any(1).sum())} of {directions} rays")
     return _ratio(log_weights - rises, rises)
 
 

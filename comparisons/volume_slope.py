@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from comparisons.sharpness_result import counted, positive
+from spectra.errors import UserError
 from spectra.estimate import Estimate
 from spectra.landscape import Landscape
 from volume.crossings import Crossings
@@ -49,7 +50,7 @@ def volume_slope(
         The estimate, without unit; its error is a jackknife's over rays.
 
     Raises:
-        ValueError: if a setting is out of range, or a ray has no crossing, or its cost does not rise at it.
+        UserError: if a setting is out of range, or a ray has no crossing, or its cost does not rise at it.
 
     Reference:
         The derivative of the estimator of Scherlis and Belrose, 2025; the slope is Watanabe's lambda as c goes to zero.
@@ -74,7 +75,7 @@ def volume_slope(
         crossings = rays.crossings(cutoff, guess=guess, tolerance=1e-3 / landscape.size, scan=settings.scan)
         if bool(crossings.unbounded.any()):
             number = int(crossings.unbounded.sum())
-            raise ValueError(f"{number} of {len(crossings.unbounded)} rays never reach the cutoff {cutoff:g}")
+            raise UserError(f"{number} of {len(crossings.unbounded)} rays never reach the cutoff {cutoff:g}")
         parts.append(_slopes(rays, crossings, cutoff))
         found = rays.terms(crossings, cutoff)
         terms = found if terms is None else joined(terms, found)
@@ -89,7 +90,7 @@ def _slopes(rays: Rays, crossings: Crossings, cutoff: float) -> Array:
     rise = rays.costs(every, radius * np.exp(STEP)) - rays.costs(every, radius * np.exp(-STEP))
     slope = rise / (2.0 * STEP)
     if not (slope > 0.0).all():
-        raise ValueError(f"the cost does not rise at the crossing of {int((slope <= 0.0).sum())} of {len(slope)} rays")
+        raise UserError(f"the cost does not rise at the crossing of {int((slope <= 0.0).sum())} of {len(slope)} rays")
     density = rays.density
     ray = {"constant": density.constant, "linear": density.linear, "quadratic": density.quadratic}
     found: Array = log_radial_slope(radius, rays.size, **ray) * cutoff / slope

@@ -11,6 +11,7 @@ from comparisons.flatness import Measure, Reading
 from comparisons.work import Tally
 from spectra.checkpoint import AdamMoments, adam_moments
 from spectra.costs import CrossEntropy, kl_from_anchor
+from spectra.errors import UserError
 from spectra.landscape import Landscape
 from spectra.many_costs import ManyCosts
 from volume.estimator import VolumeEstimator
@@ -99,7 +100,7 @@ def _moments(evidence: Evidence, landscape: Landscape) -> AdamMoments | None:
         return None
     try:
         moments = adam_moments(evidence.checkpoint, landscape.model)
-    except ValueError:
+    except UserError:
         return None
     used = adam_curvature(moments, landscape.parameters, "second")
     return moments if bool((used > 0.0).any()) else None

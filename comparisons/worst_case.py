@@ -10,6 +10,7 @@ from torch import Tensor
 
 from comparisons.rows import split
 from comparisons.sharpness_result import Array, CountedCost, Sharpness, counted, positive, slope_caution
+from spectra.errors import UserError
 from spectra.landscape import Landscape
 from spectra.randomness import generator
 
@@ -49,7 +50,7 @@ def worst_case(
         The sharpness, unit of the cost; ``samples`` has what each start found.
 
     Raises:
-        ValueError: if a setting is out of range.
+        UserError: if a setting is out of range.
 
     Reference:
         Foret et al., Sharpness-aware minimization, 2021; Kwon et al., ASAM, 2021.
@@ -109,7 +110,7 @@ def m_sharpness(
         The sharpness, unit of the cost; its standard error is that of choosing batches, 0 if all were taken.
 
     Raises:
-        ValueError: if a setting is out of range, or the data is not kept in memory.
+        UserError: if a setting is out of range, or the data is not kept in memory.
 
     Reference:
         Foret et al., Sharpness-aware minimization, 2021, section 4.2.
@@ -149,10 +150,10 @@ def scales(landscape: Landscape, scaling: Scaling) -> Tensor:
         Non-negative numbers.
 
     Raises:
-        ValueError: if the scaling is unknown.
+        UserError: if the scaling is unknown.
     """
     if scaling not in get_args(Scaling):
-        raise ValueError(f"scaling must be one of {', '.join(get_args(Scaling))}; got {scaling!r}")
+        raise UserError(f"scaling must be one of {', '.join(get_args(Scaling))}; got {scaling!r}")
     if scaling == "plain":
         return torch.ones_like(landscape.theta)
     if scaling == "adaptive":
@@ -171,7 +172,7 @@ def _climb(cost: CountedCost, scale: Tensor, z: Tensor, radius: float, steps: in
         path.append(_stepped(path[-1], scale * cost.gradient(anchor + scale * path[-1]), radius))
     rises = cost.rises(anchor + scale * torch.stack(path))
     if not np.isfinite(rises).all():
-        raise ValueError(f"the cost within the radius {radius:g} is not finite; use a smaller radius")
+        raise UserError(f"the cost within the radius {radius:g} is not finite; use a smaller radius")
     return max(float(rises.max()), 0.0)
 
 

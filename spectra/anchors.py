@@ -13,6 +13,7 @@ from torch import Tensor
 from spectra.anchor_file import AnchorFile
 from spectra.batches import Batch
 from spectra.costs import KLFromAnchor, precise
+from spectra.errors import UserError
 
 STORAGES = ("auto", "memory", "disk", "recompute")
 _AGAIN = "the anchor's log-probabilities are computed again for each batch"
@@ -35,10 +36,10 @@ class Anchors:
             storage: ``memory``, ``disk``, ``recompute``, or ``auto``: the first of them that has room.
 
         Raises:
-            ValueError: if there is no such storage.
+            UserError: if there is no such storage.
         """
         if storage not in STORAGES:
-            raise ValueError(f"anchor_storage must be one of {', '.join(STORAGES)}; got {storage!r}")
+            raise UserError(f"anchor_storage must be one of {', '.join(STORAGES)}; got {storage!r}")
         self._cost, self._outputs, self._storage = cost, outputs, storage
         self.kept: list[Tensor] | AnchorFile | None = None
         self.notes: tuple[str, ...] = ()

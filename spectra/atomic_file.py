@@ -9,6 +9,8 @@ import os
 import secrets
 from pathlib import Path
 
+from spectra.errors import UserError
+
 
 def replace_file(path: str | Path, content: bytes) -> None:
     """Put ``content`` in the place of a file, so that a kill at any moment leaves the old or the new one.
@@ -23,7 +25,7 @@ def replace_file(path: str | Path, content: bytes) -> None:
     Raises:
         OSError: if it cannot be written (a full disk, no permission, no such folder); what was there before
             is untouched then, and the temporary file is gone.
-        ValueError: if something that is not a regular file, such as a folder or a device, is in its place.
+        UserError: if something that is not a regular file, such as a folder or a device, is in its place.
 
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "greeting"
@@ -33,7 +35,7 @@ def replace_file(path: str | Path, content: bytes) -> None:
     """
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
-        raise ValueError(f"{path} is not a regular file, so it cannot be written")
+        raise UserError(f"{path} is not a regular file, so it cannot be written")
     remove_leftovers(target)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
     try:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spectra.errors import UserError, UserTypeError
 from spectra.randomness import preserved_random_state
 
 CACHE_BYTES = 2**30
@@ -80,7 +81,7 @@ def as_batch(item: Any) -> Batch:
         The batch.
 
     Raises:
-        TypeError: if the item is none of these.
+        UserTypeError: if the item is none of these.
 
     >>> as_batch((torch.zeros(3, 2), torch.zeros(3))).rows
     3
@@ -94,7 +95,7 @@ def as_batch(item: Any) -> Batch:
         return Batch(rest, item.get("labels"))
     if isinstance(item, tuple | list) and 1 <= len(item) <= 3:
         return Batch(*item)
-    raise TypeError(
+    raise UserTypeError(
         "a batch must be a tensor, (inputs, targets), (inputs, targets, weights) or a mapping; got "
         f"{type(item).__name__}{f' of length {len(item)}' if hasattr(item, '__len__') else ''}"
     )
@@ -117,8 +118,8 @@ class Batches:
             cache_bytes: data up to this size is kept in memory and the source not read again.
 
         Raises:
-            ValueError: if it is empty, is a one-shot iterator, or two passes differ.
-            TypeError: if an item cannot be read as a batch.
+            UserError: if it is empty, is a one-shot iterator, or two passes differ.
+            UserTypeError: if an item cannot be read as a batch.
         """
         self._source = _as_iterable(source)
         with preserved_random_state():
@@ -126,10 +127,10 @@ class Batches:
             second = _digests(self._source)
             self._kept = _kept(self._source, cache_bytes)
         if not first:
-            raise ValueError("the data is empty: expected at least one batch, got none")
+            raise UserError("the data is empty: expected at least one batch, got none")
         if first != second:
             where = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), len(second))
-            raise ValueError(
+            raise UserError(
                 f"the data is not deterministic: two passes differ from batch {where} on; turn off shuffling and "
                 "random augmentation (shuffle=False)"
             )
@@ -176,9 +177,9 @@ def _as_iterable(source: Any) -> Iterable[Any]:
     if isinstance(source, tuple) and len(source) in (2, 3) and isinstance(source[0], Mapping):
         return [source]
     if isinstance(source, Iterator):
-        raise ValueError("the data is an iterator, which can be read only once; pass a list or a DataLoader")
+        raise UserError("the data is an iterator, which can be read only once; pass a list or a DataLoader")
     if not isinstance(source, Iterable):
-        raise TypeError(f"the data must be tensors or an iterable of batches, got {type(source).__name__}")
+        raise UserTypeError(f"the data must be tensors or an iterable of batches, got {type(source).__name__}")
     return source
 
 

@@ -9,6 +9,7 @@ from scipy import stats
 
 from spectra.deflation import krylov_space
 from spectra.density import SpectralDensity
+from spectra.errors import UserError
 from spectra.estimate import Estimate, from_samples
 from spectra.integration import Function, probe_means
 from spectra.lanczos import lanczos
@@ -61,7 +62,7 @@ def integrate_within(
         The sum with its errors, and the split.
 
     Raises:
-        ValueError: if the budget is too small for the Krylov space and the pilots, or f is not finite on the spectrum.
+        UserError: if the budget is too small for the Krylov space and the pilots, or f is not finite on the spectrum.
 
     Reference:
         Chen and Hallman, Krylov-aware stochastic trace estimation, 2023, for the deflation.
@@ -73,7 +74,7 @@ def integrate_within(
     left = products - spent
     if depth < 1 or left < (PILOTS + 1) * max_steps:
         least = spent + (PILOTS + 1) * max_steps
-        raise ValueError(f"products must be at least {least} for {max_steps} steps a probe, got {products}")
+        raise UserError(f"products must be at least {least} for {max_steps} steps a probe, got {products}")
     options = {"seed": seed, "dtype": operator.dtype, "device": operator.device}
     starts = draw_probes(operator.size, KRYLOV_BLOCK, stream="krylov", **options)  # type: ignore[arg-type]
     space = krylov_space(operator, starts, depth, extra=KRYLOV_EXTRA)

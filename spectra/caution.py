@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from spectra.errors import UserError
 from spectra.operator_title import operator_title
 
 if TYPE_CHECKING:
@@ -32,13 +33,13 @@ def negative_rule(name: str) -> Callable[[Array], Array]:
         An elementwise function.
 
     Raises:
-        ValueError: if the name is none of these.
+        UserError: if the name is none of these.
 
     >>> negative_rule("clip")(np.array([-1.0, 2.0]))
     array([0., 2.])
     """
     if name not in _RULES:
-        raise ValueError(f"negative must be one of {', '.join(_RULES)}; got {name!r}")
+        raise UserError(f"negative must be one of {', '.join(_RULES)}; got {name!r}")
     return _RULES[name]
 
 

@@ -18,6 +18,7 @@ from spectra.checkpoint_folder import (
     folder_weights,
     is_model_folder,
 )
+from spectra.errors import UserError
 from spectra.optimizer_order import optimized
 
 # What DistributedDataParallel and torch.compile put before every name.
@@ -79,7 +80,7 @@ def read_checkpoint(path: str | Path, *, device: str | torch.device = "cpu") -> 
     Raises:
         FileNotFoundError: if there is no such file.
         IsADirectoryError: if the path is a folder without a config.json.
-        ValueError: if the file is empty, truncated, TorchScript, a pickle with code in it, or no checkpoint.
+        UserError: if the file is empty, truncated, TorchScript, a pickle with code in it, or no checkpoint.
 
     Example:
         >>> import tempfile
@@ -133,7 +134,7 @@ def load_into(checkpoint: Checkpoint, model: nn.Module) -> None:
         model: the model; wrappers around it (DistributedDataParallel, torch.compile) do not matter.
 
     Raises:
-        ValueError: if a name or a shape differs, naming the first that does in the model's order, or if
+        UserError: if a name or a shape differs, naming the first that does in the model's order, or if
             parameters that the model ties have different values in the checkpoint.
 
     Example:
@@ -155,19 +156,19 @@ def load_into(checkpoint: Checkpoint, model: nn.Module) -> None:
         shape = tuple(getattr(state[wrapped], "shape", ()))
         holder = holders.get(id(state[wrapped]))
         if holder is None:
-            raise ValueError(f"{name}, of shape {shape} in the model, is not in {checkpoint.path}")
+            raise UserError(f"{name}, of shape {shape} in the model, is not in {checkpoint.path}")
         if name not in saved:
             continue
         if tuple(saved[name].shape) != shape:
-            raise ValueError(
+            raise UserError(
                 f"{name} has shape {tuple(saved[name].shape)} in {checkpoint.path} but {shape} in the model"
             )
         if holder != name and not torch.equal(saved[name], saved[holder]):
-            raise ValueError(f"{holder} and {name} are one parameter in the model but differ in {checkpoint.path}")
+            raise UserError(f"{holder} and {name} are one parameter in the model but differ in {checkpoint.path}")
     for name in saved:
         if name not in names:
             shape = tuple(saved[name].shape)
-            raise ValueError(f"{name}, of shape {shape} in {checkpoint.path}, is not in the model")
+            raise UserError(f"{name}, of shape {shape} in {checkpoint.path}, is not in the model")
     model.load_state_dict({names[name]: value for name, value in saved.items()}, strict=False)
 
 
@@ -187,7 +188,7 @@ def adam_moments(checkpoint: Checkpoint, model: nn.Module) -> AdamMoments:
         stepped, having had no gradient, are absent.
 
     Raises:
-        ValueError: if there is no Adam state, or it does not fit the model.
+        UserError: if there is no Adam state, or it does not fit the model.
 
     Reference:
         Kingma and Ba (2015), Adam: a method for stochastic optimization.
@@ -207,7 +208,7 @@ def adam_moments(checkpoint: Checkpoint, model: nn.Module) -> AdamMoments:
     path, optimizer = checkpoint.path, checkpoint.optimizer or {}
     states, groups = optimizer.get("state"), optimizer.get("param_groups")
     if not states or not groups:
-        raise ValueError(f"{path} has no Adam state")
+        raise UserError(f"{path} has no Adam state")
     keys = [key for group in groups for key in group["params"]]
     named = dict(model.named_parameters(remove_duplicate=False))
     by_name = {name: named[wrapped] for name, wrapped in _unwrapped(named).items()}
@@ -219,10 +220,10 @@ def adam_moments(checkpoint: Checkpoint, model: nn.Module) -> AdamMoments:
             continue
         state = states[key]
         if not {"exp_avg", "exp_avg_sq"} <= state.keys():
-            raise ValueError(f"{path} has no Adam state: its optimizer keeps {', '.join(state) or 'nothing'}")
+            raise UserError(f"{path} has no Adam state: its optimizer keeps {', '.join(state) or 'nothing'}")
         for moment in (state["exp_avg"], state["exp_avg_sq"]):
             if moment.shape != parameter.shape:
-                raise ValueError(
+                raise UserError(
                     f"Adam's moments of {name} have shape {tuple(moment.shape)} in {path} "
                     f"but the parameter has {tuple(parameter.shape)} in the model"
                 )

@@ -12,6 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from spectra.errors import UserError
+
 _WEIGHTS = ("model", "state_dict", "model_state_dict", "module")
 _OPTIMIZERS = ("optimizer", "optimizer_state_dict", "optimizer_states")
 # The format's own limit on the length of its header, in bytes.
@@ -36,7 +38,7 @@ def read_content(path: Path) -> Content:
         Its content, on the CPU.
 
     Raises:
-        ValueError: if the file is empty, truncated, TorchScript, a pickle with code in it, or no checkpoint.
+        UserError: if the file is empty, truncated, TorchScript, a pickle with code in it, or no checkpoint.
 
     Example:
         >>> import tempfile
@@ -48,7 +50,7 @@ def read_content(path: Path) -> Content:
     with path.open("rb") as file:
         start = file.read(9)
     if not start:
-        raise ValueError(f"{path} is empty")
+        raise UserError(f"{path} is empty")
     if start[8:] == b"{" and int.from_bytes(start[:8], "little") <= _SAFETENSORS_HEADER:
         return _read_safetensors(path)
     weights, rest = _split(path, _read_torch(path, start))
@@ -66,12 +68,12 @@ def read_tensors(path: Path, *, mapped: bool = False) -> Any:
         Its content, on the CPU.
 
     Raises:
-        ValueError: if the file is empty, truncated, TorchScript, or a pickle with code in it.
+        UserError: if the file is empty, truncated, TorchScript, or a pickle with code in it.
     """
     with path.open("rb") as file:
         start = file.read(9)
     if not start:
-        raise ValueError(f"{path} is empty")
+        raise UserError(f"{path} is empty")
     return _read_torch(path, start, mapped=mapped)
 
 
@@ -81,9 +83,9 @@ def _read_safetensors(path: Path) -> Content:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = dict(file.metadata() or {})
     except SafetensorError as error:
-        raise ValueError(f"{path} is a truncated or damaged safetensors file ({error})") from None
+        raise UserError(f"{path} is a truncated or damaged safetensors file ({error})") from None
     if not tensors:
-        raise ValueError(f"{path} is not a checkpoint: it holds no tensors")
+        raise UserError(f"{path} is not a checkpoint: it holds no tensors")
     return Content(tensors, None, metadata)
 
 
@@ -91,7 +93,7 @@ def _read_torch(path: Path, start: bytes, *, mapped: bool = False) -> Any:
     if start.startswith(b"PK"):
         _check_archive(path)
     elif not start.startswith(b"\x80"):
-        raise ValueError(f"{path} is not a checkpoint: neither a torch nor a safetensors file")
+        raise UserError(f"{path} is not a checkpoint: neither a torch nor a safetensors file")
     try:
         with warnings.catch_warnings():
             # torch warns of pickle protocols it may not read; where it does not, we raise.
@@ -105,19 +107,19 @@ def _read_torch(path: Path, start: bytes, *, mapped: bool = False) -> Any:
             problem = "is not a checkpoint: a pickle that torch.save did not write"
         else:
             problem = f"is truncated or damaged: torch cannot read it ({type(error).__name__})"
-        raise ValueError(f"{path} {problem}") from None
+        raise UserError(f"{path} {problem}") from None
 
 
 def _check_archive(path: Path) -> None:
     """Refuse a zip archive that is cut short, TorchScript, or not torch's."""
     if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is truncated: its archive has no end")
+        raise UserError(f"{path} is truncated: its archive has no end")
     with zipfile.ZipFile(path) as archive:
         members = {name.rpartition("/")[2] for name in archive.namelist()}
     if "constants.pkl" in members:
-        raise ValueError(f"{path} is a TorchScript archive, which holds code: save a state_dict instead")
+        raise UserError(f"{path} is a TorchScript archive, which holds code: save a state_dict instead")
     if "data.pkl" not in members:
-        raise ValueError(f"{path} is not a checkpoint: a zip archive that torch.save did not write")
+        raise UserError(f"{path} is not a checkpoint: a zip archive that torch.save did not write")
 
 
 def _code_name(path: Path, error: Exception) -> str | None:
@@ -153,12 +155,12 @@ def _split(path: Path, content: Any) -> tuple[Mapping[str, Tensor], dict[str, An
     if _is_state_dict(content):
         return content, {}
     if not isinstance(content, Mapping):
-        raise ValueError(f"{path} is not a checkpoint: it holds a {type(content).__name__}, not a state dict")
+        raise UserError(f"{path} is not a checkpoint: it holds a {type(content).__name__}, not a state dict")
     for key in _WEIGHTS:
         if _is_state_dict(content.get(key)):
             return content[key], {str(name): value for name, value in content.items() if name != key}
     found = ", ".join(repr(name) for name in list(content)[:5]) or "nothing"
-    raise ValueError(
+    raise UserError(
         f"{path} is not a checkpoint: no state dict at the top or under {', '.join(_WEIGHTS)}; found {found}"
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from spectra.checkpoint_file import read_content, read_tensors
+from spectra.errors import UserError
 
 CONFIG, OPTIMIZER, TRAINER = "config.json", "optimizer.pt", "trainer_state.json"
 # In the order in which transformers looks for them.
@@ -73,21 +74,21 @@ def weight_files(folder: Path) -> list[Path]:
         One file, or all that the index names.
 
     Raises:
-        ValueError: if there are none, or a file that the index names is missing or lies elsewhere.
+        UserError: if there are none, or a file that the index names is missing or lies elsewhere.
     """
     found = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
     if found is None:
-        raise ValueError(f"{folder} holds no weights: expected one of {', '.join(_WEIGHTS)}")
+        raise UserError(f"{folder} holds no weights: expected one of {', '.join(_WEIGHTS)}")
     if found.suffix != ".json":
         return [found]
     named = read_json(found).get("weight_map")
     names = sorted({str(name) for name in named.values()}) if isinstance(named, dict) else []
     if not names:
-        raise ValueError(f"{found} names no files of weights")
+        raise UserError(f"{found} names no files of weights")
     for name in names:
         # A folder of unknown origin must not point anywhere else.
         if Path(name).name != name or not (folder / name).is_file():
-            raise ValueError(f"{found} names {name}, which is not in {folder}")
+            raise UserError(f"{found} names {name}, which is not in {folder}")
     return [folder / name for name in names]
 
 
@@ -101,14 +102,14 @@ def read_json(path: Path) -> dict[str, Any]:
         The object.
 
     Raises:
-        ValueError: if the file holds none.
+        UserError: if the file holds none.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error})") from None
+        raise UserError(f"{path} is not JSON ({error})") from None
     if not isinstance(found, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(found).__name__}")
+        raise UserError(f"{path} must hold a JSON object, got {type(found).__name__}")
     return found
 
 
@@ -171,7 +172,7 @@ def folder_optimizer(folder: Path) -> Mapping[str, Any] | None:
     def read() -> Mapping[str, Any]:
         found = read_tensors(path, mapped=True)
         if not isinstance(found, Mapping) or "state" not in found:
-            raise ValueError(f"{path} is not the state of an optimizer")
+            raise UserError(f"{path} is not the state of an optimizer")
         return found
 
     return Later(read)

@@ -10,6 +10,7 @@ import numpy as np
 from spectra.deflation import KrylovSpace
 from spectra.dense import dense_spectrum
 from spectra.density import SpectralDensity
+from spectra.errors import UserError
 from spectra.gauss_newton import JacobianSandwich
 from spectra.gram import gram_spectrum
 from spectra.landscape import Landscape
@@ -47,7 +48,7 @@ def compute_spectrum(
         The complete spectrum.
 
     Raises:
-        ValueError: if the settings do not fit the landscape or the memory, or ``resume`` is not of this landscape.
+        UserError: if the settings do not fit the landscape or the memory, or ``resume`` is not of this landscape.
 
     >>> import torch
     >>> from spectra.costs import mean_squared_error
@@ -71,9 +72,9 @@ def compute_spectrum(
 
 def _check_same(landscape: Landscape, resume: Spectrum) -> None:
     if resume.data_sha256 != landscape.batches.sha256:
-        raise ValueError("the result to resume is of other data: its digest differs from this landscape's")
+        raise UserError("the result to resume is of other data: its digest differs from this landscape's")
     if tuple(name for name, _ in resume.parameters) != landscape.parameters.names:
-        raise ValueError("the result to resume is of other parameters than this landscape's")
+        raise UserError("the result to resume is of other parameters than this landscape's")
 
 
 @dataclass
@@ -164,7 +165,7 @@ class _Run:
         density = empty_density(operator, self.settings, space)
         if start is not None:
             if (0 if space is None else space.captured) != start.deflation.captured:
-                raise ValueError(
+                raise UserError(
                     f"the deflated space could not be rebuilt: {start.deflation.captured} dimensions are stored, "
                     f"{0 if space is None else space.captured} were found; compute anew"
                 )
@@ -192,7 +193,7 @@ class _Run:
         from spectra.pyhessian import pyhessian_density
 
         if self.settings.operator != "hessian":
-            raise ValueError(f"PyHessian computes the Hessian only, not the {operator.name}")
+            raise UserError(f"PyHessian computes the Hessian only, not the {operator.name}")
         steps = min(self.settings.steps, operator.size)
         nodes, weights = pyhessian_density(self.landscape, self.settings.probes, steps, seed=self.settings.seed)
         self._tell(self.settings.probes * steps, "PyHessian")

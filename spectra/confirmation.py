@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from spectra.errors import UserError
 from spectra.landscape import Landscape
 from spectra.randomness import generator
 from spectra.unreached import UnreachedParametersError
@@ -54,7 +55,7 @@ def confirm(curvature: Confirmable) -> tuple[str, ...]:
         Sentences on what could not be confirmed; none where the two agree.
 
     Raises:
-        ValueError: if the differences agree with one another and the core does not agree with them, or the gradient
+        UserError: if the differences agree with one another and the core does not agree with them, or the gradient
             leaves parameters out.
     """
     need = _VECTORS * 8 * curvature.landscape.size
@@ -63,14 +64,14 @@ def confirm(curvature: Confirmable) -> tuple[str, ...]:
     try:
         errors, differences = _compared(curvature)
     except UnreachedParametersError as problem:
-        raise ValueError(f"the {curvature.name} cannot be trusted: {problem}") from problem
+        raise UserError(f"the {curvature.name} cannot be trusted: {problem}") from problem
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as problem:
         return (f"not held against finite differences: a float64 copy of the model fails ({type(problem).__name__})",)
     if errors[-1] <= AGREES:
         return ()
     least = min(errors)
     if any(_apart(one, two) <= REPRODUCED for one, two in combinations(differences, 2)) and least > REPRODUCED:
-        raise ValueError(
+        raise UserError(
             f"the {curvature.name} cannot be trusted: its products differ from finite differences by {least:.2g} of "
             "their norm, so a second derivative of the model is wrong (a custom autograd.Function whose backward pass "
             "cannot itself be differentiated?)"

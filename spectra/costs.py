@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from spectra.errors import UserError, UserTypeError
+
 PerSampleCost = Callable[[Any, Any], Tensor]
 # Numbers uniform in (0, 1) for each sample, as many as asked for: (draws, samples, asked), float64.
 Uniforms = Callable[[int], Tensor]
@@ -117,10 +119,10 @@ class CrossEntropy(_Softmax):
         """Refuses what are neither classes nor probabilities."""
         _check_tensors(self.name, outputs, targets)
         if outputs.dim() == 0 or outputs.shape[-1] < 2:
-            raise ValueError(f"cost {self.name} needs outputs of shape (..., K), K at least 2, got {_shape(outputs)}")
+            raise UserError(f"cost {self.name} needs outputs of shape (..., K), K at least 2, got {_shape(outputs)}")
         classes, soft = _shape(outputs[..., 0]), targets.is_floating_point()
         if _shape(targets) != (_shape(outputs) if soft else classes):
-            raise ValueError(
+            raise UserError(
                 f"cost {self.name} needs classes (integers) of shape {classes} or probabilities of shape "
                 f"{_shape(outputs)}, got {_dtype(targets)} targets of shape {_shape(targets)}"
                 f"{'; for real targets use mean_squared_error' if soft else ''}"
@@ -130,7 +132,7 @@ class CrossEntropy(_Softmax):
             return
         wrong = targets[((targets < 0) | (targets >= outputs.shape[-1])) & (targets != self.ignore_index)]
         if len(wrong):
-            raise ValueError(
+            raise UserError(
                 f"cost {self.name} needs classes from 0 to {outputs.shape[-1] - 1}, or {self.ignore_index} for "
                 f"samples to ignore, got {int(wrong[0])}"
             )
@@ -138,11 +140,11 @@ class CrossEntropy(_Softmax):
     def _check_probabilities(self, targets: Tensor) -> None:
         least = float(targets.min()) if targets.numel() else 0.0
         if least < 0.0:
-            raise ValueError(f"cost {self.name} needs probabilities as soft targets, got a negative one, {least:.6g}")
+            raise UserError(f"cost {self.name} needs probabilities as soft targets, got a negative one, {least:.6g}")
         sums = targets.double().sum(-1).reshape(-1)
         wrong = sums[~((sums - 1.0).abs() <= PROBABILITY_ERROR)]
         if len(wrong):
-            raise ValueError(
+            raise UserError(
                 f"cost {self.name} needs probabilities that sum to 1 in each row as soft targets, got a row sum of "
                 f"{float(wrong[0]):.6g}"
             )
@@ -220,7 +222,7 @@ class MeanSquaredError:
         """Refuses targets of another shape than the outputs: torch would broadcast them."""
         _check_tensors(self.name, outputs, targets)
         if outputs.shape != targets.shape:
-            raise ValueError(
+            raise UserError(
                 f"mean squared error needs targets of the outputs' shape {_shape(outputs)}, got {_shape(targets)}"
             )
 
@@ -274,13 +276,13 @@ def precise(outputs: Tensor) -> Tensor:
 
 def _check_tensors(name: str, outputs: Any, targets: Any) -> None:
     if not isinstance(outputs, Tensor):
-        raise TypeError(
+        raise UserTypeError(
             f"cost {name} needs a model that returns a tensor (or an object with logits), got {type(outputs).__name__}"
         )
     if targets is None:
-        raise ValueError(f"cost {name} needs targets, the data has none")
+        raise UserError(f"cost {name} needs targets, the data has none")
     if not isinstance(targets, Tensor):
-        raise TypeError(f"cost {name} needs targets that are a tensor, got {type(targets).__name__}")
+        raise UserTypeError(f"cost {name} needs targets that are a tensor, got {type(targets).__name__}")
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:

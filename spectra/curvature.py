@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from spectra.batches import Batch
 from spectra.confirmation import confirm
+from spectra.errors import FAST_PATH_FAILURES, UserError
 from spectra.graph_memory import GraphMemory
 from spectra.kept_products import kept_or_rebuilt
 from spectra.landscape import Landscape
@@ -78,14 +79,14 @@ class Curvature(SymmetricOperator):
             memory: bytes that kept graphs and blocks of vectors may take.
 
         Raises:
-            ValueError: if there is no strategy of that name.
+            UserError: if there is no strategy of that name.
         """
         self.landscape, self.memory = landscape, memory
         self.theta = landscape.theta if theta is None else theta.detach().to(landscape.theta)
         self.size, self.dtype, self.device = landscape.size, landscape.dtype, landscape.device
         self._strategies = {one.name: one for one in self.strategies()}
         if strategy != "auto" and strategy not in self._strategies:
-            raise ValueError(f"strategy must be auto or one of {', '.join(self._strategies)}; got {strategy!r}")
+            raise UserError(f"strategy must be auto or one of {', '.join(self._strategies)}; got {strategy!r}")
         self.strategy = self.asked = strategy
         self.notes, self.ranks = landscape.notes, landscape.ranks
         self._products: Callable[[], Iterator[Product]] | None = None
@@ -127,7 +128,7 @@ class Curvature(SymmetricOperator):
             return self._summed(vectors)
         try:
             return self._summed(vectors)
-        except Exception as problem:  # a fast path may fail on a batch or a block of another shape
+        except FAST_PATH_FAILURES as problem:  # a fast path may fail on a batch or a block of another shape
             self._note(f"{self.strategy} fails here ({type(problem).__name__}) and is no longer used")
         self.strategy, self._chunk = core.name, 2**30
         self._products = kept_or_rebuilt(core.build, self.landscape, self._keep)
@@ -187,7 +188,7 @@ class Curvature(SymmetricOperator):
         """The products of all batches; by the core if the chosen way fails on a later batch."""
         try:
             return kept_or_rebuilt(chosen.build, self.landscape, self._keep)
-        except Exception as problem:
+        except FAST_PATH_FAILURES as problem:
             if chosen is core:
                 raise
             self._note(f"{chosen.name} fails here ({type(problem).__name__}) and is not used")
@@ -207,7 +208,7 @@ class Curvature(SymmetricOperator):
             if isinstance(problem, torch.OutOfMemoryError):
                 raise
             reason = str(problem).strip().partition("\n")[0][:200]
-            raise ValueError(
+            raise UserError(
                 f"the {self.name} cannot be computed: the model cannot be differentiated as {core.name} needs "
                 f"({type(problem).__name__}: {reason})"
             ) from problem
@@ -218,12 +219,12 @@ class Curvature(SymmetricOperator):
             return
         try:
             error, _ = difference(chosen.build(batch), probe, truth)
-        except Exception as problem:
-            raise ValueError(
+        except FAST_PATH_FAILURES as problem:
+            raise UserError(
                 f"strategy {chosen.name} fails on this model ({type(problem).__name__}); use auto or {core.name}"
             ) from problem
         if not error <= tolerance(self.landscape.parameters.computed):
-            raise ValueError(
+            raise UserError(
                 f"strategy {chosen.name} is wrong on this model: it differs from {core.name} by {error:.2g} of the "
                 f"product's norm; use auto or {core.name}"
             )
@@ -277,7 +278,7 @@ class Curvature(SymmetricOperator):
             if error <= tolerance(self.landscape.parameters.computed):
                 return self._seconds_per_vector(one, product, vectors, seconds / len(known[0]))
             self._note(f"{one.name} differs from {core.name} by {error:.2g} and is not used")
-        except Exception as problem:  # any failure of a fast path is a reason to step back from it
+        except FAST_PATH_FAILURES as problem:  # any failure of a fast path is a reason to step back from it
             self._note(f"{one.name} fails here ({type(problem).__name__}) and is not used")
         return math.inf
 

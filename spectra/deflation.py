@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spectra.errors import UserError
 from spectra.integration import Deflation
 from spectra.operators import SymmetricOperator
 from spectra.parallel_rows import Rows, rows_of
@@ -92,7 +93,7 @@ def krylov_space(
         The space; smaller than asked for where an invariant subspace was found, and then exact.
 
     Raises:
-        ValueError: if depth is below 1, extra is negative, or the space would pass n.
+        UserError: if depth is below 1, extra is negative, or the space would pass n.
 
     Reference:
         Chen and Hallman, Krylov-aware stochastic trace estimation, 2023.
@@ -104,7 +105,7 @@ def krylov_space(
     """
     block = len(starts)
     if depth < 1 or extra < 0 or block * (depth + extra) > operator.size:
-        raise ValueError(
+        raise UserError(
             f"depth {depth} and extra {extra} in blocks of {block} must be at least 1 and 0, and stay within the size "
             f"{operator.size}"
         )
@@ -126,7 +127,7 @@ def krylov_space(
         product = product - again.T @ known
         coefficients = (columns + again).double().cpu().numpy()
         if not np.isfinite(coefficients).all():
-            raise ValueError(_NOT_FINITE)
+            raise UserError(_NOT_FINITE)
         projected[: filled + width, filled : filled + width] = coefficients
         projected[filled : filled + width, : filled + width] = coefficients.T
         filled += width

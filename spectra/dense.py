@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from spectra.density import SpectralDensity
+from spectra.errors import UserError
 from spectra.operators import SymmetricOperator
 
 
@@ -23,7 +24,7 @@ def dense_spectrum(operator: SymmetricOperator) -> SpectralDensity:
         The exact density (to the rounding of the products).
 
     Raises:
-        ValueError: if a product is not finite.
+        UserError: if a product is not finite.
 
     >>> from spectra.operators import MatrixOperator
     >>> dense_spectrum(MatrixOperator(torch.diag(torch.tensor([1.0, 3.0])))).nodes.shape
@@ -31,7 +32,7 @@ def dense_spectrum(operator: SymmetricOperator) -> SpectralDensity:
     """
     matrix = operator.to_dense()
     if not bool(torch.isfinite(matrix).all()):
-        raise ValueError(
+        raise UserError(
             f"a product with the {operator.name} is not finite; the cost's curvature overflows or is undefined"
         )
     values = torch.linalg.eigvalsh(matrix.double())

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spectra import caution
+from spectra.errors import UserError
 from spectra.estimate import Estimate, from_samples
 from spectra.integration import Deflation, Function, probe_means
 from spectra.quadrature import Tridiagonal, logarithm_error_bound, no_runs
@@ -56,7 +57,7 @@ class SpectralDensity:
             A density without statistical or truncation error.
 
         Raises:
-            ValueError: if ``size`` is below k.
+            UserError: if ``size`` is below k.
 
         >>> SpectralDensity.from_eigenvalues(np.array([1.0, 3.0]), size=5).trace().value
         4.0
@@ -64,7 +65,7 @@ class SpectralDensity:
         values = np.sort(np.asarray(eigenvalues, dtype=np.float64))
         size = len(values) if size is None else size
         if size < len(values):
-            raise ValueError(f"size must be at least the number of eigenvalues {len(values)}, got {size}")
+            raise UserError(f"size must be at least the number of eigenvalues {len(values)}, got {size}")
         weights = np.ones(len(values))
         if size > len(values):
             values, weights = np.append(values, rest), np.append(weights, float(size - len(values)))
@@ -175,7 +176,7 @@ class SpectralDensity:
     def moment(self, order: int) -> Estimate:
         """``tr H^order``; exact quadrature for ``order < 2 * steps``."""
         if order < 0:
-            raise ValueError(f"order must be non-negative, got {order}")
+            raise UserError(f"order must be non-negative, got {order}")
         return self.integrate(lambda x: x**order, bound=0.0 if order < 2 * self.runs.steps else None)
 
     def frobenius_norm(self) -> Estimate:
@@ -197,7 +198,7 @@ class SpectralDensity:
             (the primer's footnote) or inside the negative eigenvalues: then it is not to be trusted.
 
         Raises:
-            ValueError: if ``shift`` is not finite, or H + shift I is not positive definite and
+            UserError: if ``shift`` is not finite, or H + shift I is not positive definite and
                 ``negative`` is ``raise``, or ``negative`` is unknown.
 
         >>> density = SpectralDensity.from_eigenvalues(np.array([1.0, 3.0]))
@@ -206,10 +207,10 @@ class SpectralDensity:
         """
         rule = caution.negative_rule(negative)
         if not math.isfinite(shift) or (relative and shift <= 0.0):
-            raise ValueError(f"shift must be finite{' and positive' if relative else ''}, got {shift}")
+            raise UserError(f"shift must be finite{' and positive' if relative else ''}, got {shift}")
         indefinite = self.support[0] + shift <= 0.0
         if indefinite and negative == "raise":
-            raise ValueError(caution.not_positive_definite(self, shift))
+            raise UserError(caution.not_positive_definite(self, shift))
         offset = math.log(shift) if relative else 0.0
         smooth = negative == "raise" or self.support[0] >= 0.0
         bound = logarithm_error_bound(*self.outer_support, shift, self.runs.steps) if smooth else None
@@ -230,12 +231,12 @@ class SpectralDensity:
             The estimate.
 
         Raises:
-            ValueError: if ``shift`` is not positive and finite, or its pole at ``-shift`` lies inside the spectrum.
+            UserError: if ``shift`` is not positive and finite, or its pole at ``-shift`` lies inside the spectrum.
         """
         if not (math.isfinite(shift) and shift > 0.0):
-            raise ValueError(f"shift must be positive and finite, got {shift}")
+            raise UserError(f"shift must be positive and finite, got {shift}")
         if self.support[0] <= -shift:
-            raise ValueError(caution.pole_inside(self, shift))
+            raise UserError(caution.pole_inside(self, shift))
         return self.integrate(lambda x: x / (x + shift), cautions=caution.for_shift(self, shift, "raise"))
 
     def mass_below(self, threshold: float = 0.0) -> Estimate:

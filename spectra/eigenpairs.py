@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spectra.errors import UserError
 from spectra.operators import SymmetricOperator
 from spectra.parallel_rows import orthonormal_rows
 from spectra.probes import draw_probes
@@ -70,7 +71,7 @@ def top_eigenpairs(
         The pairs; ``converged`` says whether the tolerance was met.
 
     Raises:
-        ValueError: if count is not between 1 and n, or ``which`` is unknown.
+        UserError: if count is not between 1 and n, or ``which`` is unknown.
 
     Reference:
         Wu and Simon, Thick-restart Lanczos method for large symmetric eigenvalue problems, 2000.
@@ -80,9 +81,9 @@ def top_eigenpairs(
     [5.0]
     """
     if which not in _RANKS:
-        raise ValueError(f"which must be one of {', '.join(_RANKS)}; got {which!r}")
+        raise UserError(f"which must be one of {', '.join(_RANKS)}; got {which!r}")
     if not 1 <= count <= operator.size:
-        raise ValueError(f"count must lie between 1 and the size {operator.size}, got {count}")
+        raise UserError(f"count must lie between 1 and the size {operator.size}, got {count}")
     epsilon = torch.finfo(operator.dtype).eps
     tolerance = max(1e-10, 80 * epsilon) if tolerance is None else tolerance
     limit = 100 * count + 1000 if max_products is None else max_products

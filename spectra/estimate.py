@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from spectra.errors import UserError
+
 Array = NDArray[np.float64]
 
 
@@ -52,14 +54,14 @@ class Estimate:
             Lower and upper end, in the unit of the value.
 
         Raises:
-            ValueError: if ``level`` is not in (0, 1).
+            UserError: if ``level`` is not in (0, 1).
 
         >>> exact = Estimate(2.0)
         >>> exact.interval()
         (2.0, 2.0)
         """
         if not 0.0 < level < 1.0:
-            raise ValueError(f"level must lie in (0, 1), got {level}")
+            raise UserError(f"level must lie in (0, 1), got {level}")
         half = self.truncation_error
         if self.standard_error > 0.0:
             freedom = max(len(self.samples) - 1, 1)
@@ -91,14 +93,14 @@ def from_samples(samples: Array, *, truncation_error: float = 0.0, cautions: tup
         The estimate; with a single sample its standard error is inf and a caution says so.
 
     Raises:
-        ValueError: if there is no sample.
+        UserError: if there is no sample.
 
     >>> from_samples(np.array([1.0, 3.0])).value
     2.0
     """
     count = len(samples)
     if count == 0:
-        raise ValueError("an estimate needs at least one sample, got none")
+        raise UserError("an estimate needs at least one sample, got none")
     error = float(np.std(samples, ddof=1) / np.sqrt(count)) if count > 1 else float("inf")
     if count == 1:
         cautions = (*cautions, "one probe only: the statistical error is unknown; use at least two probes")
@@ -119,7 +121,7 @@ def difference(first: Estimate, second: Estimate) -> Estimate:
         The estimate of the difference; truncation errors and cautions of both add up.
 
     Raises:
-        ValueError: if both are sampled and their numbers of probes differ.
+        UserError: if both are sampled and their numbers of probes differ.
 
     >>> difference(Estimate(3.0), Estimate(1.0)).value
     2.0
@@ -131,7 +133,7 @@ def difference(first: Estimate, second: Estimate) -> Estimate:
         samples = first.samples - second.value if len(first.samples) else first.value - second.samples
         return Estimate(first.value - second.value, error, truncation, samples, cautions)
     if len(first.samples) != len(second.samples):
-        raise ValueError(
+        raise UserError(
             "common probes are needed for a difference: expected the same number in both, got "
             f"{len(first.samples)} and {len(second.samples)}"
         )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from spectra.errors import UserError
 from spectra.randomness import preserved_random_state
 
 Result = TypeVar("Result")
@@ -108,7 +109,7 @@ class Evaluation:
             inputs: one batch of inputs.
 
         Raises:
-            ValueError: if two calls with the same parameters and inputs give different outputs.
+            UserError: if two calls with the same parameters and inputs give different outputs.
         """
         before = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         state = torch.get_rng_state()
@@ -127,7 +128,7 @@ class Evaluation:
             scale = float(one.nan_to_num(0.0, 0.0, 0.0).abs().max()) if one.numel() else 0.0
             if not _close(one, two, scale):
                 difference = float((one - two).abs().max())
-                raise ValueError(
+                raise UserError(
                     f"the model is not deterministic: two calls on the same batch differ by {difference:.3g}; switch "
                     "off dropout and other randomness, or evaluate in eval mode"
                 )

@@ -10,6 +10,7 @@ from torch import Tensor
 from spectra.batches import Batch
 from spectra.costs import cost_name
 from spectra.curvature import DEFAULT_MEMORY
+from spectra.errors import UserError
 from spectra.gauss_newton import JacobianSandwich, OutputMap, as_rows
 from spectra.landscape import Landscape
 from spectra.randomness import generator
@@ -53,14 +54,14 @@ class Fisher(JacobianSandwich):
             memory: see ``Curvature``.
 
         Raises:
-            ValueError: for an unknown kind, fewer than one draw, or a cost that is no likelihood.
+            UserError: for an unknown kind, fewer than one draw, or a cost that is no likelihood.
         """
         if kind not in KINDS:
-            raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
+            raise UserError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
         if draws < 1:
-            raise ValueError(f"draws must be at least 1, got {draws}")
+            raise UserError(f"draws must be at least 1, got {draws}")
         if kind != "empirical" and landscape.likelihood is None:
-            raise ValueError(
+            raise UserError(
                 f"the {kind} Fisher needs a cost that is a likelihood (cross_entropy, mean_squared_error or "
                 f"kl_from_anchor), got {cost_name(landscape.cost_function)}; the empirical Fisher and Gauss-Newton "
                 "do not"

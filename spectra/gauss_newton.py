@@ -11,6 +11,7 @@ from torch import Tensor
 from spectra.batches import Batch
 from spectra.costs import cost_name
 from spectra.curvature import DEFAULT_MEMORY, Curvature, Product, Strategy, linearize
+from spectra.errors import UserError, UserTypeError
 from spectra.landscape import Landscape
 
 OutputMap = Callable[[Tensor], Tensor]
@@ -186,10 +187,10 @@ def as_rows(outputs: Tensor, samples: int, landscape: Landscape) -> Tensor:
         A view of the outputs.
 
     Raises:
-        ValueError: if the number of outputs is not a multiple of the number of samples.
+        UserError: if the number of outputs is not a multiple of the number of samples.
     """
     if samples == 0 or outputs.numel() % samples:
-        raise ValueError(
+        raise UserError(
             f"cost {cost_name(landscape.cost_function)} gives {samples} values for outputs of shape "
             f"{tuple(outputs.shape)}: expected one value for each leading index of the outputs"
         )
@@ -211,5 +212,5 @@ def _differentiated_twice(landscape: Landscape, outputs: Tensor, batch: Batch) -
 
 def _tensor(outputs: object) -> Tensor:
     if not isinstance(outputs, Tensor):
-        raise TypeError(f"the model must return a tensor (or an object with logits), got {type(outputs).__name__}")
+        raise UserTypeError(f"the model must return a tensor (or an object with logits), got {type(outputs).__name__}")
     return outputs

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from spectra.batches import Batch
 from spectra.density import SpectralDensity
+from spectra.errors import UserError
 from spectra.fisher import Fisher
 from spectra.gauss_newton import GaussNewton, JacobianSandwich, as_rows
 
@@ -60,14 +61,14 @@ def gram_spectrum(operator: JacobianSandwich) -> SpectralDensity:
         Eigenvalues below the rounding of the largest are set to zero: A A^T has no negative ones.
 
     Raises:
-        ValueError: if the operator has no square root at hand, or A is not finite.
+        UserError: if the operator has no square root at hand, or A is not finite.
 
     Reference:
         Dangel, Tatzel and Hennig, ViViT: curvature access through the Gauss-Newton's low-rank structure, 2022.
     """
     rows = gram_rows(operator)
     if rows is None:
-        raise ValueError(f"the Gram route needs a cost with a closed Hessian in the outputs; {operator.name} has none")
+        raise UserError(f"the Gram route needs a cost with a closed Hessian in the outputs; {operator.name} has none")
     matrix = torch.empty(rows, operator.size, dtype=operator.dtype, device=operator.device)
     start = 0
     for batch in operator.landscape.iterate():
@@ -83,7 +84,7 @@ def gram_spectrum(operator: JacobianSandwich) -> SpectralDensity:
         gram.addmm_(part, part.T)
     del matrix, rest, columns, part
     if not bool(torch.isfinite(gram).all()):
-        raise ValueError(f"a row of the {operator.name}'s factor is not finite")
+        raise UserError(f"a row of the {operator.name}'s factor is not finite")
     values = torch.linalg.eigvalsh(gram).cpu().numpy()[::-1][: operator.size]
     rounding = len(gram) * np.finfo(np.float64).eps * max(float(values[0]), 0.0)
     values = np.where(values > rounding, values, 0.0)

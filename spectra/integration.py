@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from spectra.errors import UserError
+
 Array = NDArray[np.float64]
 Function = Callable[[Array], Array]
 
@@ -24,7 +26,7 @@ def weighted_sum(nodes: Array, weights: Array, function: Function) -> float:
         ``sum_j weight_j f(node_j)``.
 
     Raises:
-        ValueError: if the function is not finite at a node that carries weight.
+        UserError: if the function is not finite at a node that carries weight.
 
     >>> weighted_sum(np.array([1.0, 2.0]), np.array([1.0, 3.0]), np.square)
     13.0
@@ -36,7 +38,7 @@ def weighted_sum(nodes: Array, weights: Array, function: Function) -> float:
         values = np.asarray(function(nodes[used]), dtype=np.float64)
     if not np.isfinite(values).all():
         worst = float(nodes[used][~np.isfinite(values)][0])
-        raise ValueError(f"the function to integrate is not finite at {worst:.6g}, a point of the spectrum")
+        raise UserError(f"the function to integrate is not finite at {worst:.6g}, a point of the spectrum")
     return float(weights[used] @ values)
 
 
@@ -51,7 +53,7 @@ def probe_means(rule: tuple[Array, Array], function: Function) -> Array:
         (probes,) means.
 
     Raises:
-        ValueError: if the function is not finite at a node that carries weight.
+        UserError: if the function is not finite at a node that carries weight.
     """
     return np.array([weighted_sum(nodes, weights, function) for nodes, weights in zip(*rule, strict=True)])
 

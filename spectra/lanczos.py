@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from spectra.errors import UserError
 from spectra.operators import SymmetricOperator
 from spectra.parallel_rows import Rows, rows_of
 from spectra.quadrature import Tridiagonal
@@ -64,7 +65,7 @@ def lanczos(
         identity after one step, rank one after two) stops there, and says so by its length.
 
     Raises:
-        ValueError: for fewer than one step, a zero or non-finite start, or products that are not finite.
+        UserError: for fewer than one step, a zero or non-finite start, or products that are not finite.
 
     Reference:
         Golub and Van Loan, Matrix Computations, section 10.1.
@@ -75,11 +76,11 @@ def lanczos(
     ([[2.0, 2.0]], [[1.0]])
     """
     if reorthogonalise not in REORTHOGONALISE:
-        raise ValueError(f"reorthogonalise must be full or none, got {reorthogonalise!r}")
+        raise UserError(f"reorthogonalise must be full or none, got {reorthogonalise!r}")
     if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+        raise UserError(f"steps must be at least 1, got {steps}")
     if keep_basis and reorthogonalise != "full":
-        raise ValueError("keep_basis needs reorthogonalise='full'")
+        raise UserError("keep_basis needs reorthogonalise='full'")
     steps = min(steps, operator.size)
     probes = len(starts)
     # A basis that is returned is held whole.
@@ -113,7 +114,7 @@ class _State:
     def begin(cls, starts: Tensor, steps: int, full: bool, rows: Rows) -> _State:
         norms = rows.total(dots(starts, starts)).sqrt()
         if not bool((torch.isfinite(norms) & (norms > 0)).all()):
-            raise ValueError("starts must be finite and not zero")
+            raise UserError("starts must be finite and not zero")
         return cls(starts / norms.to(starts.dtype).unsqueeze(1), steps, full, rows)
 
     def advance(self, product: Tensor, step: int) -> None:
@@ -144,9 +145,7 @@ class _State:
 
     def finish(self, keep_basis: bool) -> LanczosRun:
         if not bool(torch.isfinite(self.diagonal).all() & torch.isfinite(self.off_diagonal).all()):
-            raise ValueError(
-                "a product with the operator is not finite; the cost's curvature overflows or is undefined"
-            )
+            raise UserError("a product with the operator is not finite; the cost's curvature overflows or is undefined")
         tridiagonal = Tridiagonal(
             self.diagonal.cpu().numpy(), self.off_diagonal.cpu().numpy(), self.lengths.cpu().numpy()
         )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from spectra.anchors import Anchors
 from spectra.batches import Batch, Batches, merged
 from spectra.costs import KLFromAnchor, Likelihood, PerSampleCost, cost_name
+from spectra.errors import UserError
 from spectra.evaluation import Evaluation
 from spectra.many_costs import ManyCosts
 from spectra.one_process import OneProcess
@@ -79,14 +80,14 @@ class Landscape(OneProcess):
             notes: sentences on the data and the model, for whoever reads the results.
 
         Raises:
-            ValueError: for an empty selection, data or model that are not deterministic, a cost that is not finite
+            UserError: for an empty selection, data or model that are not deterministic, a cost that is not finite
                 at the anchor (naming the batch and the value), a cost of the wrong shape, or targets that are none
                 for the cost (missing, of the wrong shape, soft ones that do not sum to 1).
         """
         if mode not in ("eval", "train"):
-            raise ValueError(f"mode must be eval or train, got {mode!r}")
+            raise UserError(f"mode must be eval or train, got {mode!r}")
         if not (math.isfinite(l2) and l2 >= 0.0):
-            raise ValueError(f"l2 must be finite and non-negative, got {l2}")
+            raise UserError(f"l2 must be finite and non-negative, got {l2}")
         model = whole_model(model)
         self.evaluation = Evaluation(model, mode, background or {})
         self.parameters: ParameterLayout = select_parameters(self.evaluation.model, parameters)
@@ -151,7 +152,7 @@ class Landscape(OneProcess):
                 total, self.total_weight = total + float(value), self.total_weight + weight
         total, self.total_weight, self._firsts = self._over_ranks(total, self.total_weight, firsts, samples)
         if self.total_weight <= 0.0:
-            raise ValueError("the samples' weights sum to zero")
+            raise UserError("the samples' weights sum to zero")
         self.anchor_cost = total / self.total_weight + self._penalty(self.theta)
 
     def _refuse_values(self, tensors: dict[str, Tensor], number: int, value: float) -> None:
@@ -164,7 +165,7 @@ class Landscape(OneProcess):
             if not torch.isfinite(found):
                 number, value = index, float(found)
                 break
-        raise ValueError(f"the cost at the anchor is not finite: batch {number} gives {value}")
+        raise UserError(f"the cost at the anchor is not finite: batch {number} gives {value}")
 
     def _merge(self, rows: int) -> list[Batch]:
         """Small batches joined, as far as what a forward pass saves for backward stays small."""
@@ -192,7 +193,7 @@ class Landscape(OneProcess):
         """Cost of each sample of a batch, (samples,), and the samples' weights or None."""
         costs = self.cost_function(outputs, batch.targets)
         if costs.dim() != 1:
-            raise ValueError(
+            raise UserError(
                 f"cost {cost_name(self.cost_function)} must return one value a sample, shape (samples,), got "
                 f"shape {tuple(costs.shape)}; use reduction='none'"
             )
@@ -200,7 +201,7 @@ class Landscape(OneProcess):
         if batch.weights is not None:
             given = batch.weights.reshape(-1)
             if given.shape != costs.shape:
-                raise ValueError(f"weights must have shape {tuple(costs.shape)}, got {tuple(given.shape)}")
+                raise UserError(f"weights must have shape {tuple(costs.shape)}, got {tuple(given.shape)}")
             weights = given if weights is None else weights * given
         return costs, weights
 
@@ -216,7 +217,7 @@ class Landscape(OneProcess):
         if weights is None:
             return costs.double().sum(), float(len(costs)), len(costs)
         if not bool((weights >= 0).all()):
-            raise ValueError("the samples' weights must be non-negative and finite")
+            raise UserError("the samples' weights must be non-negative and finite")
         return (costs.double() * weights.double()).sum(), float(weights.double().sum()), len(costs)
 
     def _penalty(self, theta: Tensor) -> float:
@@ -293,12 +294,12 @@ class Landscape(OneProcess):
             A landscape around the same anchor.
 
         Raises:
-            ValueError: if none of the landscape's parameters matches, naming some of them.
+            UserError: if none of the landscape's parameters matches, naming some of them.
         """
         names = tuple(name for name in self.parameters.names if matches(name, patterns))
         if not names:
             offer = ", ".join(self.parameters.names[:6])
-            raise ValueError(f"no parameter of the landscape matches {patterns!r}; it has {offer}")
+            raise UserError(f"no parameter of the landscape matches {patterns!r}; it has {offer}")
         tensors = self.parameters.unflatten(self.theta)
         theta = torch.cat([tensors[name].reshape(-1).to(self.dtype) for name in names])
         return self._again(parameters=names, theta=theta, background=tensors)
@@ -325,7 +326,7 @@ class Landscape(OneProcess):
         }
         try:
             return Landscape(**(self._options() | {"batches": [first.head(rows)]} | options))
-        except ValueError:
+        except UserError:
             return Landscape(**(self._options() | {"batches": [first]} | options))
 
     def _again(self, **changes: Any) -> Landscape:

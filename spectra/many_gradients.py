@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from spectra.errors import FAST_PATH_FAILURES
 from spectra.many_costs import CHUNK_BYTES, LARGEST_VMAPPED
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class ManyGradients:
         try:
             two = self._vmapped(thetas)
             faster = _seconds(lambda: self._vmapped(block)) < _seconds(lambda: self._looped(block))
-        except Exception:  # whatever vmap cannot do, the loop can
+        except FAST_PATH_FAILURES:  # whatever vmap cannot do, the loop can
             return False
         rounding = 1000 * torch.finfo(landscape.dtype).eps
         return faster and all(_close(a.double(), b.double(), rounding) for a, b in zip(one, two, strict=True))

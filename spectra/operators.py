@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
+from spectra.errors import UserError, UserTypeError
 from spectra.parallel import Ranks
 from spectra.parameters import Patterns
 
@@ -55,9 +56,9 @@ class SymmetricOperator(ABC):
         """The diagonal block of H that belongs to the parameters which match.
 
         Raises:
-            TypeError: if the operator does not know parameters by name.
+            UserTypeError: if the operator does not know parameters by name.
         """
-        raise TypeError(f"{self.name} has no named parameters to restrict to {patterns!r}")
+        raise UserTypeError(f"{self.name} has no named parameters to restrict to {patterns!r}")
 
     def to_dense(self, *, chunk: int = 256) -> Tensor:
         """The whole matrix (n, n), from n products, symmetrised; for small n."""
@@ -83,7 +84,7 @@ class SymmetricOperator(ABC):
 
     def _checked(self, vectors: Tensor) -> Tensor:
         if vectors.dim() != 2 or vectors.shape[1] != self.size:
-            raise ValueError(f"vectors must have shape (k, {self.size}), got {tuple(vectors.shape)}")
+            raise UserError(f"vectors must have shape (k, {self.size}), got {tuple(vectors.shape)}")
         return vectors.to(self.device, self.dtype)
 
 
@@ -135,14 +136,14 @@ class MatrixOperator(SymmetricOperator):
         """Holds ``matrix`` (n, n).
 
         Raises:
-            ValueError: if it is not square and symmetric up to rounding.
+            UserError: if it is not square and symmetric up to rounding.
         """
         if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:
-            raise ValueError(f"matrix must be square, got shape {tuple(matrix.shape)}")
+            raise UserError(f"matrix must be square, got shape {tuple(matrix.shape)}")
         asymmetry = float((matrix - matrix.T).abs().max()) if len(matrix) else 0.0
         scale = float(matrix.abs().max()) if len(matrix) else 0.0
         if asymmetry > 1e3 * torch.finfo(matrix.dtype).eps * scale:
-            raise ValueError(f"matrix must be symmetric, but entries differ from the transpose by {asymmetry:.3g}")
+            raise UserError(f"matrix must be symmetric, but entries differ from the transpose by {asymmetry:.3g}")
         self.matrix, self.name = matrix, name
         self.size, self.dtype, self.device = len(matrix), matrix.dtype, matrix.device
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from spectra.errors import UserError
+
 Named = list[tuple[str, nn.Parameter]]
 # What transformers' Trainer leaves without weight decay; it adds torch's LayerNorms of other names, which are seldom.
 _TRAINER_PLAIN = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
@@ -32,7 +34,7 @@ def optimized(path: Path, optimizer: Mapping[str, Any], saved: Sequence[str], by
         Names and parameters; of tied ones the first name.
 
     Raises:
-        ValueError: if a saved name is not in the model, the number of parameters fits no order, or two orders fit
+        UserError: if a saved name is not in the model, the number of parameters fits no order, or two orders fit
             that give moments to different parameters.
     """
     groups, states = optimizer["param_groups"], optimizer["state"]
@@ -43,13 +45,13 @@ def optimized(path: Path, optimizer: Mapping[str, Any], saved: Sequence[str], by
     if saved and len(saved) == len(keys):
         for name in saved:
             if name not in by_name:
-                raise ValueError(f"{path} has Adam's moments of {name}, which is not in the model")
+                raise UserError(f"{path} has Adam's moments of {name}, which is not in the model")
         return [(first_names[id(by_name[name])], by_name[name]) for name in saved]
     every = [(name, by_name[name]) for name in first_names.values()]
     trained = [(name, parameter) for name, parameter in every if parameter.requires_grad]
     fitting = [one for one in (every, trained) if len(one) == len(keys)]
     if not fitting:
-        raise ValueError(
+        raise UserError(
             f"{path} has Adam's moments of {len(keys)} parameters but the model has {len(every)}, "
             f"{len(trained)} of which require a gradient"
         )
@@ -59,7 +61,7 @@ def optimized(path: Path, optimizer: Mapping[str, Any], saved: Sequence[str], by
     if not split:
         return fitting[0]
     if any([name for name, _ in order] != [name for name, _ in split[0]] for order in split):
-        raise ValueError(
+        raise UserError(
             f"{path} has Adam's moments in an order that cannot be told: two ways to split the parameters in groups "
             "fit; save an optimizer that was made from named_parameters()"
         )

@@ -15,6 +15,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from spectra.errors import UserError
+
 # A rank that dies closes its connections and is noticed at once; one that hangs, or a machine that vanishes, after
 # this. It is more than ranks should be apart: what each does between two sums is at most a pass over its data.
 TIMEOUT = timedelta(minutes=10)
@@ -99,12 +101,12 @@ class Ranks:
             text: that stands for it, such as a digest.
 
         Raises:
-            ValueError: on all ranks, naming one that differs from rank 0.
+            UserError: on all ranks, naming one that differs from rank 0.
         """
         found = self.texts(text)
         other = next((rank for rank, one in enumerate(found) if one != found[0]), None)
         if other is not None:
-            raise ValueError(f"all ranks need the same {what}: rank 0 has {found[0]}, rank {other} has {found[other]}")
+            raise UserError(f"all ranks need the same {what}: rank 0 has {found[0]}, rank {other} has {found[other]}")
 
     def require_close(self, what: str, numbers: Tensor) -> None:
         """Refuses ranks that have other numbers before them, rounding apart.
@@ -114,14 +116,14 @@ class Ranks:
             numbers: (k,) that stand for it, as parts of one.
 
         Raises:
-            ValueError: on all ranks, naming the one that differs most from rank 0.
+            UserError: on all ranks, naming the one that differs most from rank 0.
         """
         found = self.gathered(numbers.cpu())
         apart = (found - found[0]).abs().amax(1).tolist()
         most = max(apart)
         if most > _APART:
             other = apart.index(most)
-            raise ValueError(f"all ranks need the same {what}: rank {other} is {most:.2g} of its norm from rank 0")
+            raise UserError(f"all ranks need the same {what}: rank {other} is {most:.2g} of its norm from rank 0")
 
     def width(self, size: int) -> int:
         """Columns of each rank's slice of rows of ``size`` numbers; the last ranks' are filled with zeros."""
@@ -169,7 +171,7 @@ class Ranks:
             run()
         except RuntimeError as error:
             if "No backend type" in str(error):
-                raise ValueError(
+                raise UserError(
                     "the process group must serve tensors of the CPU and of the device: make it with "
                     "init_process_group('cpu:gloo,cuda:nccl')"
                 ) from error

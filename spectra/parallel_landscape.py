@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from spectra.batches import Batch
+from spectra.errors import UserError
 from spectra.lanczos import dots
 from spectra.landscape import Landscape
 from spectra.parallel import Ranks
@@ -39,7 +40,7 @@ class SpreadLandscape(Landscape):
             options: of ``Landscape``.
 
         Raises:
-            ValueError: as ``Landscape`` does, if the data or the anchor is not the same on all ranks, or if there are
+            UserError: as ``Landscape`` does, if the data or the anchor is not the same on all ranks, or if there are
                 fewer rows, or batches where those cannot be cut, than ranks.
         """
         self.ranks = ranks
@@ -86,7 +87,7 @@ class SpreadLandscape(Landscape):
             return iter(share_of_rows(self.batches, self.ranks, whole_batches=self.mode == "train"))
         mine = self.ranks.part(self.batches.count)
         if self.batches.count < self.ranks.count:
-            raise ValueError(_too_few(self.batches.count, "batches", self.ranks))
+            raise UserError(_too_few(self.batches.count, "batches", self.ranks))
         return islice(self.batches, mine.start, mine.stop)
 
     def _refuse_values(self, tensors: dict[str, Tensor], number: int, value: float) -> None:
@@ -115,7 +116,7 @@ def spread(landscape: Landscape, ranks: Ranks | None) -> Landscape:
         The landscape itself in one process, else one that shares its data out.
 
     Raises:
-        ValueError: if data or anchor are not the same on all ranks, or the data cannot be shared out.
+        UserError: if data or anchor are not the same on all ranks, or the data cannot be shared out.
     """
     return landscape if ranks is None else SpreadLandscape(ranks, **landscape._options())
 
@@ -132,7 +133,7 @@ def share_of_rows(batches: Iterable[Batch], ranks: Ranks, *, whole_batches: bool
         Batches and parts of batches; those that cannot be cut are with the rank in whose share their middle row lies.
 
     Raises:
-        ValueError: if a rank would have none.
+        UserError: if a rank would have none.
 
     >>> shares = [share_of_rows([Batch(torch.arange(3)), Batch(torch.arange(3, 5))], Ranks(r, 2)) for r in range(2)]
     >>> [[batch.inputs.tolist() for batch in share] for share in shares]
@@ -156,7 +157,7 @@ def share_of_rows(batches: Iterable[Batch], ranks: Ranks, *, whole_batches: bool
         first += length
     if not all(counts):
         kind = "rows" if all(batch.divisible for batch in known) and not whole_batches else "batches that can be cut"
-        raise ValueError(_too_few(sum(rows) if kind == "rows" else len(known), kind, ranks))
+        raise UserError(_too_few(sum(rows) if kind == "rows" else len(known), kind, ranks))
     return mine
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from spectra.errors import UserError
+
 # What torch.distributed leaves in modules, and the call of a module compiled in place, which runs the sharded one.
 _MARKS = ("__composable_api", "_is_fsdp", "_fsdp", "_compiled_call_impl")
 _THEIRS = "torch.distributed."
@@ -33,7 +35,7 @@ def whole_model(model: nn.Module) -> nn.Module:
         with the model.
 
     Raises:
-        ValueError: if the first FullyShardedDataParallel holds a part of it.
+        UserError: if the first FullyShardedDataParallel holds a part of it.
 
     >>> plain = nn.Linear(2, 1)
     >>> whole_model(plain) is plain
@@ -42,7 +44,7 @@ def whole_model(model: nn.Module) -> nn.Module:
     if not (dist.is_available() and dist.is_initialized()):
         return model
     if any(type(part).__name__ == _FIRST for part in model.modules()):
-        raise ValueError(f"parameters that {_FIRST} has flattened cannot be read: use fully_shard, or the whole model")
+        raise UserError(f"parameters that {_FIRST} has flattened cannot be read: use fully_shard, or the whole model")
     # Imported where a process group is: it takes a second, and one process alone has no sharded parameters.
     from torch.distributed.tensor import DTensor
 

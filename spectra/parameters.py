@@ -9,6 +9,8 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
+from spectra.errors import UserError, UserTypeError
+
 Patterns = str | Sequence[str]
 
 
@@ -52,7 +54,7 @@ class ParameterLayout:
     def split(self, theta: Tensor) -> tuple[Tensor, ...]:
         """Theta (n,) as one tensor a parameter, views in the parameters' shapes and dtypes."""
         if theta.shape != (self.size,):
-            raise ValueError(f"theta must have shape ({self.size},), got {tuple(theta.shape)}")
+            raise UserError(f"theta must have shape ({self.size},), got {tuple(theta.shape)}")
         parts = torch.split(theta, self.sizes)
         rows = zip(parts, self.shapes, self.dtypes, strict=True)
         return tuple(part.view(shape).to(dtype) for part, shape, dtype in rows)
@@ -75,12 +77,12 @@ class ParameterLayout:
             The positions, ascending.
 
         Raises:
-            ValueError: if none matches.
+            UserError: if none matches.
         """
         places = torch.split(torch.arange(self.size), self.sizes)
         chosen = [place for place, name in zip(places, self.names, strict=True) if matches(name, patterns)]
         if not chosen:
-            raise ValueError(f"no parameter matches {patterns!r}; there are {', '.join(self.names[:6])}")
+            raise UserError(f"no parameter matches {patterns!r}; there are {', '.join(self.names[:6])}")
         return torch.cat(chosen)
 
     def layers(self) -> dict[str, tuple[str, ...]]:
@@ -104,8 +106,8 @@ def select_parameters(model: nn.Module, patterns: Patterns = "*") -> ParameterLa
         The layout, in the model's order.
 
     Raises:
-        ValueError: if nothing is selected, naming the patterns and some of the names on offer.
-        TypeError: if a selected parameter is not of floating point.
+        UserError: if nothing is selected, naming the patterns and some of the names on offer.
+        UserTypeError: if a selected parameter is not of floating point.
 
     >>> select_parameters(nn.Linear(3, 2), "weight").size
     6
@@ -114,10 +116,10 @@ def select_parameters(model: nn.Module, patterns: Patterns = "*") -> ParameterLa
     chosen = [name for name in trainable if matches(name, patterns)]
     if not chosen:
         offer = ", ".join(list(trainable)[:6]) + (", ..." if len(trainable) > 6 else "")
-        raise ValueError(f"no trainable parameter matches {patterns!r}; the model has {offer or 'none at all'}")
+        raise UserError(f"no trainable parameter matches {patterns!r}; the model has {offer or 'none at all'}")
     for name in chosen:
         if not trainable[name].dtype.is_floating_point:
-            raise TypeError(f"parameter {name} must be real floating point, got {trainable[name].dtype}")
+            raise UserTypeError(f"parameter {name} must be real floating point, got {trainable[name].dtype}")
     return ParameterLayout(
         tuple(chosen),
         tuple(trainable[name].shape for name in chosen),

@@ -54,7 +54,7 @@ def spectrum_figure(stored: StoredSpectrum, *, scale: str = "symlog") -> Figure:
         The figure.
 
     Raises:
-        ValueError: if the scale is unknown.
+        UserError: if the scale is unknown.
     """
     spectrum = stored.spectrum
     view = spectrum.density.smooth(scale=scale)
@@ -83,7 +83,7 @@ def save_figure(figure: Figure, path: str | Path) -> None:
         path: the file, such as ``spectrum.png``.
 
     Raises:
-        ValueError: if the ending names no known format.
+        UserError: if the ending names no known format.
         OSError: if the file cannot be written; what was there before is intact.
     """
     image = io.BytesIO()

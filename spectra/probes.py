@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from spectra.errors import UserError
 from spectra.randomness import generator
 
 KINDS = ("sphere", "gaussian", "rademacher")
@@ -40,13 +41,13 @@ def draw_probes(
         (count, size) probes.
 
     Raises:
-        ValueError: for an unknown kind.
+        UserError: for an unknown kind.
 
     >>> draw_probes(4, 2, seed=0, kind="rademacher").abs().tolist()
     [[1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]]
     """
     if kind not in KINDS:
-        raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
+        raise UserError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
     rows = torch.empty(count, size, dtype=dtype, device=device)
     for row in range(count):
         source = generator(seed, stream, first + row, device=device)

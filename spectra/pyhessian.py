@@ -41,6 +41,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spectra.batches import Batch
+from spectra.errors import UserError
 from spectra.estimate import Estimate, from_samples
 from spectra.landscape import Landscape
 from spectra.randomness import generator, preserved_random_state
@@ -67,7 +68,7 @@ def pyhessian_eigenvalues(
         Eigenvalues (count,) in the order found, and their unit vectors (count, n).
 
     Raises:
-        ValueError: if ``count`` is not between 1 and the number of parameters, or ``iterations`` is below 2.
+        UserError: if ``count`` is not between 1 and the number of parameters, or ``iterations`` is below 2.
 
     Reference:
         Yao, Gholami, Keutzer, Mahoney (2020), PyHessian: neural networks through the lens of the Hessian.
@@ -82,7 +83,7 @@ def pyhessian_eigenvalues(
     """
     _require("count", count, landscape.size)
     if iterations < 2:
-        raise ValueError(f"iterations must be at least 2, got {iterations}")
+        raise UserError(f"iterations must be at least 2, got {iterations}")
 
     def power_iteration(subject: Any) -> tuple[Array, Array]:
         values, vectors = subject.eigenvalues(maxIter=iterations, tol=tolerance, top_n=count)
@@ -110,7 +111,7 @@ def pyhessian_trace(
         The estimate with one sample a probe.
 
     Raises:
-        ValueError: if ``probes`` is below 1.
+        UserError: if ``probes`` is below 1.
 
     Reference:
         Hutchinson (1989), A stochastic estimator of the trace of the influence matrix.
@@ -144,7 +145,7 @@ def pyhessian_density(landscape: Landscape, probes: int = 1, steps: int = 100, *
         Nodes (p, m), ascending in each row, and weights (p, m), each row summing to one.
 
     Raises:
-        ValueError: if ``probes`` is below 1 or ``steps`` not between 1 and the number of parameters.
+        UserError: if ``probes`` is below 1 or ``steps`` not between 1 and the number of parameters.
 
     Reference:
         Ghorbani, Krishnan, Xiao (2019), An investigation into neural net optimization via Hessian eigenvalue
@@ -281,4 +282,4 @@ def _with_eig(function: FunctionType) -> Callable[..., Any]:
 def _require(name: str, number: int, most: int | None = None) -> None:
     if number < 1 or (most is not None and number > most):
         allowed = "at least 1" if most is None else f"between 1 and the number of parameters {most}"
-        raise ValueError(f"{name} must be {allowed}, got {number}")
+        raise UserError(f"{name} must be {allowed}, got {number}")

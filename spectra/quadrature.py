@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh_tridiagonal
 
+from spectra.errors import UserError
+
 Array = NDArray[np.float64]
 
 
@@ -53,7 +55,7 @@ class Tridiagonal:
             A run that broke down early is padded with its own last node at weight zero.
 
         Raises:
-            ValueError: if ``steps`` is not between 1 and the steps taken.
+            UserError: if ``steps`` is not between 1 and the steps taken.
 
         Reference:
             Golub and Welsch, Calculation of Gauss quadrature rules, 1969.
@@ -64,7 +66,7 @@ class Tridiagonal:
         """
         steps = self.steps if steps is None else steps
         if not 1 <= steps <= self.steps:
-            raise ValueError(f"steps must lie between 1 and {self.steps}, got {steps}")
+            raise UserError(f"steps must lie between 1 and {self.steps}, got {steps}")
         nodes = np.empty((self.probes, steps))
         weights = np.zeros((self.probes, steps))
         for row in range(self.probes):
@@ -87,7 +89,7 @@ class Tridiagonal:
     def joined(self, other: Tridiagonal) -> Tridiagonal:
         """These runs followed by ``other``'s, which must have as many steps."""
         if other.steps != self.steps:
-            raise ValueError(f"runs of {self.steps} steps cannot be joined with runs of {other.steps} steps")
+            raise UserError(f"runs of {self.steps} steps cannot be joined with runs of {other.steps} steps")
         return Tridiagonal(
             np.concatenate([self.diagonal, other.diagonal]),
             np.concatenate([self.off_diagonal, other.off_diagonal]),

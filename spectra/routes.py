@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from spectra.dense import dense_bytes
+from spectra.errors import UserError
 from spectra.fisher import Fisher
 from spectra.gauss_newton import GaussNewton, JacobianSandwich
 from spectra.gram import gram_bytes, gram_rows
@@ -56,7 +57,7 @@ def make_operator(landscape: Landscape, settings: SpectrumSettings) -> Symmetric
         A Hessian, Gauss-Newton or Fisher operator.
 
     Raises:
-        ValueError: if the cost has no such curvature, or the strategy's name is unknown.
+        UserError: if the cost has no such curvature, or the strategy's name is unknown.
     """
     strategy, memory = settings.strategy, settings.memory
     if settings.operator == "hessian":
@@ -78,7 +79,7 @@ def plan_route(operator: SymmetricOperator, settings: SpectrumSettings) -> Plan:
         The plan, with its reasons in words.
 
     Raises:
-        ValueError: if a route or ``full`` reorthogonalisation that was asked for does not fit the memory, or the Gram
+        UserError: if a route or ``full`` reorthogonalisation that was asked for does not fit the memory, or the Gram
             route does not apply.
     """
     if settings.engine == "pyhessian":
@@ -102,13 +103,13 @@ def _gram_plan(operator: SymmetricOperator, settings: SpectrumSettings, sampled:
     rows = gram_rows(operator) if isinstance(operator, JacobianSandwich) and (asked or _few_samples(operator)) else None
     if rows is None:
         if asked:
-            raise ValueError(
+            raise UserError(
                 f"the Gram route needs a Gauss-Newton or Fisher matrix of a built-in cost, got the {operator.name}"
             )
         return None
     need = gram_bytes(rows, operator.size, operator.dtype)
     if asked and need > settings.memory:
-        raise ValueError(
+        raise UserError(
             f"the Gram route holds {rows} rows, {in_bytes(need)}, past the memory of {in_bytes(settings.memory)}"
         )
     if not asked and (sampled is None or rows > min(sampled.products, EXACT_ROWS) or need > settings.memory):
@@ -126,7 +127,7 @@ def _dense_plan(operator: SymmetricOperator, settings: SpectrumSettings, sampled
     need = dense_bytes(operator.size, operator.dtype)
     if settings.engine == "dense":
         if need > settings.memory:
-            raise ValueError(
+            raise UserError(
                 f"the dense route needs {in_bytes(need)} for {operator.size} parameters, past the memory of "
                 f"{in_bytes(settings.memory)}"
             )
@@ -149,7 +150,7 @@ def sampled_plan(operator: SymmetricOperator, settings: SpectrumSettings) -> Pla
         The plan of the ``slq`` route.
 
     Raises:
-        ValueError: if the basis or the deflation that was asked for does not fit the memory or the size.
+        UserError: if the basis or the deflation that was asked for does not fit the memory or the size.
     """
     notes = []
     steps = min(settings.steps, operator.size)
@@ -157,13 +158,13 @@ def sampled_plan(operator: SymmetricOperator, settings: SpectrumSettings) -> Pla
     need = basis_bytes(operator.size, block, steps, operator.dtype)
     full = settings.reorthogonalise == "full" or (settings.reorthogonalise == "auto" and need <= settings.memory)
     if settings.reorthogonalise == "full" and need > settings.memory:
-        raise ValueError(
+        raise UserError(
             f"full reorthogonalisation of {block} probes and {steps} steps needs {in_bytes(need)}, past the memory "
             f"of {in_bytes(settings.memory)}; use none, a smaller block, or more memory"
         )
     vectors = 4 * block * operator.size * operator.dtype.itemsize
     if vectors > settings.memory:
-        raise ValueError(
+        raise UserError(
             f"a block of {block} probes takes {in_bytes(vectors)} for its vectors alone, past the memory of "
             f"{in_bytes(settings.memory)}; use a smaller block"
         )
@@ -193,7 +194,7 @@ def _depth(operator: SymmetricOperator, settings: SpectrumSettings, steps: int) 
     if depth < 1 or (not automatic and settings.deflate > most):
         if not automatic:
             allowed = f"between {KRYLOV_BLOCK} and {most}" if most >= KRYLOV_BLOCK else "0"
-            raise ValueError(f"deflate must be {allowed} here, by size and memory; got {settings.deflate}")
+            raise UserError(f"deflate must be {allowed} here, by size and memory; got {settings.deflate}")
         return 0, f"{_PLAIN}: no room to deflate"
     sentence = _deflated(depth * KRYLOV_BLOCK)
     return depth, sentence

@@ -33,7 +33,7 @@ def slq_density(
         The density, with all probes done.
 
     Raises:
-        ValueError: if what was asked for does not fit the memory or the size, or a product is not finite.
+        UserError: if what was asked for does not fit the memory or the size, or a product is not finite.
 
     Reference:
         Ubaru, Chen and Saad 2017 for the quadrature; Chen and Hallman 2023 for the deflation.

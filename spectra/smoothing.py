@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from spectra.errors import UserError
+
 if TYPE_CHECKING:
     from spectra.density import SpectralDensity
 
@@ -100,7 +102,7 @@ def smooth(
         The smoothed density.
 
     Raises:
-        ValueError: if ``scale`` is unknown, or ``width`` or ``linear_scale`` is not positive, or the width is
+        UserError: if ``scale`` is unknown, or ``width`` or ``linear_scale`` is not positive, or the width is
             so small that the grid would pass a million points.
 
     >>> import numpy as np
@@ -110,7 +112,7 @@ def smooth(
     (1.0, 0.5)
     """
     if scale not in SCALES:
-        raise ValueError(f"scale must be one of {', '.join(SCALES)}; got {scale!r}")
+        raise UserError(f"scale must be one of {', '.join(SCALES)}; got {scale!r}")
     linear = scale == "linear"
     turn = math.nan if linear else _linear_scale(density, linear_scale)
     lowest, highest = density.support
@@ -192,7 +194,7 @@ def _grid(low: float, high: float, width: float) -> Array:
     inside = math.ceil((high - low) / spacing)
     points = inside + 2 * (REACH * POINTS_PER_WIDTH + 1) + 1
     if points > MOST_POINTS:
-        raise ValueError(
+        raise UserError(
             f"width must leave a grid of at most {MOST_POINTS} points, got {width:.3g} for a support of "
             f"{high - low:.3g}, which needs {points}"
         )
@@ -217,5 +219,5 @@ def _linear_scale(density: SpectralDensity, asked: float | None) -> float:
 
 def _positive(name: str, value: float) -> float:
     if not (math.isfinite(value) and value > 0.0):
-        raise ValueError(f"{name} must be positive and finite, got {value}")
+        raise UserError(f"{name} must be positive and finite, got {value}")
     return value

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spectra.density import SpectralDensity
+from spectra.errors import UserError
 
 Array = NDArray[np.float64]
 
@@ -57,9 +58,9 @@ class SpectrumSettings:
         for name, least in (("probes", 1), ("steps", 1), ("block", 1), ("memory", 1), ("deflate", -1), ("seed", 0)):
             value = getattr(self, name)
             if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+                raise UserError(f"{name} must be at least {least}, got {value}")
             if value > LARGEST:
-                raise ValueError(f"{name} must be at most {LARGEST}, got {value}")
+                raise UserError(f"{name} must be at most {LARGEST}, got {value}")
 
     def as_dict(self) -> dict[str, str | int | bool]:
         """Plain values by name, for the store."""
@@ -68,7 +69,7 @@ class SpectrumSettings:
 
 def _member(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
+        raise UserError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,8 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike
 
+from spectra.errors import UserError
+
 # The HDF5 1.8 file format: unlike the oldest one it takes attributes beyond 64 KB (parameter names of large
 # models), and any reader of the last fifteen years opens it.
 LIBRARY_VERSIONS = ("v108", "v108")
@@ -116,7 +118,7 @@ def opened(path: str | Path, kind: str, version: int) -> Iterator[h5py.File]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is truncated, no HDF5, of another kind, of a newer version or damaged inside.
+        UserError: if it is truncated, no HDF5, of another kind, of a newer version or damaged inside.
     """
     path = Path(path)
     file = _open(path, kind)
@@ -126,19 +128,19 @@ def opened(path: str | Path, kind: str, version: int) -> Iterator[h5py.File]:
             yield file
         except (KeyError, ValueError, TypeError, RuntimeError, OSError) as error:
             found = error.args[0] if error.args else type(error).__name__
-            raise ValueError(f"{path} is damaged and cannot be read as a {kind}: {found}") from error
+            raise UserError(f"{path} is damaged and cannot be read as a {kind}: {found}") from error
 
 
 def _open(path: Path, kind: str) -> h5py.File:
     if path.is_dir():
-        raise ValueError(f"{path} is a folder, not a {kind} file")
+        raise UserError(f"{path} is a folder, not a {kind} file")
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
     with path.open("rb") as plain:
         start, size = plain.read(len(SIGNATURE)), path.stat().st_size
     if start != SIGNATURE:
         found = f"starts with {start!r}" if start else "is empty"
-        raise ValueError(f"{path} is not a {kind} file: expected HDF5, but it {found}")
+        raise UserError(f"{path} is not a {kind} file: expected HDF5, but it {found}")
     _check_digest(path, size)
     try:
         # No lock is needed: files are replaced whole, never changed in place.
@@ -148,7 +150,7 @@ def _open(path: Path, kind: str) -> h5py.File:
         # HDF5 knows the length of its own part.
         whole = int(stored[1]) + len(TRAILER) + DIGEST_BYTES if stored else 0
         found = f"{size} of its {whole} bytes are there" if stored else f"{size} bytes, {error}"
-        raise ValueError(f"{path} is a truncated or damaged HDF5 file: {found}") from error
+        raise UserError(f"{path} is a truncated or damaged HDF5 file: {found}") from error
 
 
 def _check_digest(path: Path, size: int) -> None:
@@ -164,22 +166,22 @@ def _check_digest(path: Path, size: int) -> None:
             digest.update(part)
             length -= len(part)
     if digest.digest() != expected:
-        raise ValueError(f"{path} is damaged: its content is not what was written (the digest at its end differs)")
+        raise UserError(f"{path} is damaged: its content is not what was written (the digest at its end differs)")
 
 
 def _check_format(file: h5py.File, path: Path, kind: str, version: int) -> None:
     try:
         found, number = file.attrs.get("format"), file.attrs.get("format_version")
     except (OSError, RuntimeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged: its attributes cannot be read: {error}") from error
+        raise UserError(f"{path} is damaged: its attributes cannot be read: {error}") from error
     if not isinstance(found, str) or found != kind:
         holds = ", ".join(list(file)[:4]) or "nothing"
         what = f"a {found}" if isinstance(found, str) else f"a file without our format mark, holding {holds}"
-        raise ValueError(f"{path} is not a {kind} file: found {what}")
+        raise UserError(f"{path} is not a {kind} file: found {what}")
     if not isinstance(number, np.integer | int):
-        raise ValueError(f"{path} is damaged: its format_version is {number!r}")
+        raise UserError(f"{path} is damaged: its format_version is {number!r}")
     if number > version:
-        raise ValueError(
+        raise UserError(
             f"{path} has {kind} format version {number}, newer than version {version}, the newest that "
             "this basinscope reads; update basinscope"
         )

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spectra.errors import UserError
 from spectra.estimate import Estimate, from_samples
 from spectra.lanczos import dots
 from spectra.operators import SymmetricOperator
@@ -33,7 +34,7 @@ def hutchinson(
         The estimate with its standard error.
 
     Raises:
-        ValueError: for fewer than one product.
+        UserError: for fewer than one product.
 
     Reference:
         Hutchinson, A stochastic estimator of the trace, 1990.
@@ -67,7 +68,7 @@ def _quadratic_forms(
     operator: SymmetricOperator, products: int, seed: int, kind: str, block: int
 ) -> tuple[np.ndarray, np.ndarray]:
     if products < 1:
-        raise ValueError(f"products must be at least 1, got {products}")
+        raise UserError(f"products must be at least 1, got {products}")
     first, second = [], []
     for start in range(0, products, block):
         count = min(block, products - start)
@@ -92,7 +93,7 @@ def hutch_plus_plus(operator: SymmetricOperator, products: int, *, seed: int = 0
         The estimate; its samples are those of the complement's probes.
 
     Raises:
-        ValueError: for fewer than 6 products.
+        UserError: for fewer than 6 products.
 
     Reference:
         Meyer, Musco, Musco and Woodruff, Hutch++: optimal stochastic trace estimation, 2021.
@@ -102,7 +103,7 @@ def hutch_plus_plus(operator: SymmetricOperator, products: int, *, seed: int = 0
     5.0
     """
     if products < 6:
-        raise ValueError(f"products must be at least 6, got {products}")
+        raise UserError(f"products must be at least 6, got {products}")
     sketch = min(products // 3, operator.size)
     options = {"seed": seed, "dtype": operator.dtype, "device": operator.device}
     rows = draw_probes(operator.size, sketch, stream="sketch", kind="gaussian", **options)  # type: ignore[arg-type]
@@ -137,7 +138,7 @@ def xtrace(operator: SymmetricOperator, products: int, *, seed: int = 0) -> Esti
         of the reference). Exact where the range is found to be smaller than the sketch.
 
     Raises:
-        ValueError: for fewer than 4 products, or more than 2 n.
+        UserError: for fewer than 4 products, or more than 2 n.
 
     Reference:
         Epperly, Tropp and Webber, XTrace: making the most of every sample in stochastic trace estimation, 2024.
@@ -148,7 +149,7 @@ def xtrace(operator: SymmetricOperator, products: int, *, seed: int = 0) -> Esti
     """
     count = products // 2
     if count < 2 or count > operator.size:
-        raise ValueError(f"products must lie between 4 and twice the size {operator.size}, got {products}")
+        raise UserError(f"products must lie between 4 and twice the size {operator.size}, got {products}")
     probes = draw_probes(
         operator.size, count, seed=seed, kind="sphere", stream="sketch", dtype=operator.dtype, device=operator.device
     )

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spectra.errors import UserError
 from spectra.evaluation import Evaluation
 from spectra.randomness import generator
 
@@ -24,7 +25,7 @@ SMOOTH = (1.5, 5.0)
 REMEDY = "use torch.utils.checkpoint with use_reentrant=False"
 
 
-class UnreachedParametersError(ValueError):
+class UnreachedParametersError(UserError):
     """Autograd does not see a dependence of the cost on parameters."""
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import expit
 
+from spectra.errors import UserError
 from volume.rung import IMPOSSIBLE, Array
 
 # Mean acceptance of Bennett's ratio below which a link rests on next to nothing.
@@ -48,7 +49,7 @@ def link(onward: Array, backward: Array) -> Link:
         The log ratio with its errors.
 
     Raises:
-        ValueError: if the rungs do not overlap at all.
+        UserError: if the rungs do not overlap at all.
 
     Reference:
         Bennett, Efficient estimation of free energy differences, 1976; Jarzynski, Targeted free energy perturbation,
@@ -80,7 +81,7 @@ def overlap(onward: Array, backward: Array) -> float:
     """
     try:
         difference, _ = _bennett(onward, backward)
-    except ValueError:
+    except UserError:
         return 0.0
     return _shared(onward, backward, difference)
 
@@ -108,6 +109,6 @@ def _bennett(onward: Array, backward: Array) -> tuple[float, float]:
     reverse = expit(shift - backward - difference)
     means = forward.mean(), reverse.mean()
     if min(means) < _NO_OVERLAP:
-        raise ValueError("neighbouring rungs of the bridge do not overlap: use more draws or a smaller work_spread")
+        raise UserError("neighbouring rungs of the bridge do not overlap: use more draws or a smaller work_spread")
     spread = forward.var() / (onward.size * means[0] ** 2) + reverse.var() / (backward.size * means[1] ** 2)
     return difference, math.sqrt(float(spread))

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from spectra.errors import UserError
 from spectra.lanczos import basis_bytes, lanczos
 from spectra.operators import SymmetricOperator
 from volume.pieces import squared_lengths
@@ -55,14 +56,14 @@ def from_components(eigenvalues: ArrayLike, components: ArrayLike) -> AnchorMeas
         The measure.
 
     Raises:
-        ValueError: if their numbers differ.
+        UserError: if their numbers differ.
 
     >>> from_components([1.0, 2.0], [3.0, 4.0]).square_norm
     25.0
     """
     values, parts = (np.asarray(x, dtype=np.float64) for x in (eigenvalues, components))
     if values.shape != parts.shape or values.ndim != 1:
-        raise ValueError(f"eigenvalues and components must match, got shapes {values.shape} and {parts.shape}")
+        raise UserError(f"eigenvalues and components must match, got shapes {values.shape} and {parts.shape}")
     return AnchorMeasure(values, parts**2)
 
 
@@ -88,7 +89,7 @@ def anchor_measure(
         The Gauss quadrature of the measure, exact for polynomials in the eigenvalue of degree ``2 steps - 1``.
 
     Raises:
-        ValueError: if theta has another size or is not finite, or a product is not finite.
+        UserError: if theta has another size or is not finite, or a product is not finite.
 
     >>> import torch
     >>> from spectra.operators import MatrixOperator
@@ -97,7 +98,7 @@ def anchor_measure(
     ([1.0, 2.0], [9.0, 16.0])
     """
     if theta.shape != (operator.size,):
-        raise ValueError(f"theta must have shape ({operator.size},), got {tuple(theta.shape)}")
+        raise UserError(f"theta must have shape ({operator.size},), got {tuple(theta.shape)}")
     start = theta.detach().unsqueeze(0)
     square = float(squared_lengths(start))
     if square == 0.0:

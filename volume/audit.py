@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from spectra.errors import UserError
 from volume.audit_case import VOLUME, AuditCase, Truth
 from volume.audit_reading import AuditReading, Estimator, NotApplicable
 from volume.audit_statistics import (
@@ -235,7 +236,7 @@ def audit(
         The table, one row a case and estimator.
 
     Raises:
-        ValueError: if there are fewer than 2 repeats, or the earlier table has others.
+        UserError: if there are fewer than 2 repeats, or the earlier table has others.
 
     >>> from volume.audit_cases import ball_case
     >>> def mine(case: AuditCase, seed: int) -> AuditReading:
@@ -245,9 +246,9 @@ def audit(
     (True, 3.0, 0.0)
     """
     if repeats < 2:
-        raise ValueError(f"repeats must be at least 2, got {repeats}")
+        raise UserError(f"repeats must be at least 2, got {repeats}")
     if earlier is not None and (earlier.repeats, earlier.seed) != (repeats, seed):
-        raise ValueError(
+        raise UserError(
             f"the earlier table has {earlier.repeats} repeats from seed {earlier.seed}, asked for {repeats} from {seed}"
         )
     known = {} if earlier is None else {(row.case, row.estimator): row for row in earlier.rows}
@@ -272,5 +273,5 @@ def _row(case: AuditCase, name: str, estimator: Estimator, seeds: range) -> Audi
         return AuditRow(case.name, case.size, name, skipped=str(reason))
     quantities = {reading.quantity for reading in readings}
     if len(quantities) > 1:
-        raise ValueError(f"the estimator {name} must keep to one quantity, got {', '.join(sorted(quantities))}")
+        raise UserError(f"the estimator {name} must keep to one quantity, got {', '.join(sorted(quantities))}")
     return AuditRow(case.name, case.size, name, readings, case.truths.get(readings[0].quantity))

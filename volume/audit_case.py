@@ -12,6 +12,7 @@ from torch import Tensor
 
 from spectra.checkpoint import AdamMoments
 from spectra.eigenpairs import Eigenpairs, top_eigenpairs
+from spectra.errors import UserError
 from spectra.landscape import Landscape
 from spectra.operators import SymmetricOperator
 from volume.anchor import AnchorMeasure, anchor_measure
@@ -46,7 +47,7 @@ class Truth:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.value) and math.isfinite(self.error) and self.error >= 0.0):
-            raise ValueError(f"a truth must be finite, its error not negative; got {self.value:g} with {self.error:g}")
+            raise UserError(f"a truth must be finite, its error not negative; got {self.value:g} with {self.error:g}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,10 +119,10 @@ class AuditCase:
         """Curvature in prior units, the anchor's measure, the prior's s there, and the log volume of the units.
 
         Raises:
-            ValueError: if the prior is not Gaussian.
+            UserError: if the prior is not Gaussian.
         """
         if not isinstance(self.prior, GaussianPrior):
-            raise ValueError(f"the case {self.name} needs a gaussian prior, got {self.prior.name}")
+            raise UserError(f"the case {self.name} needs a gaussian prior, got {self.prior.name}")
         scale = self.prior.scale(self.size)
         operator, theta, s = prior_units(self.curvature, self.surface.theta, scale)
         measure = anchor_measure(operator, theta.to(operator.dtype), min(ANCHOR_STEPS, self.size))
@@ -132,8 +133,8 @@ class AuditCase:
         """The curvature.
 
         Raises:
-            ValueError: if there is none.
+            UserError: if there is none.
         """
         if self.operator is None:
-            raise ValueError(f"the case {self.name} has no curvature at the anchor")
+            raise UserError(f"the case {self.name} has no curvature at the anchor")
         return self.operator

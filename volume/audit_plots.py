@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from spectra.errors import UserError
 from spectra.plots import BLUE, GREEN, GREY, ORANGE, SKY, VERMILLION
 from volume.audit import AuditRow, AuditTable
 from volume.audit_case import VOLUME
@@ -38,12 +39,12 @@ def audit_figure(table: AuditTable) -> Figure:
         The figure.
 
     Raises:
-        ValueError: if there is no estimate of a log-volume to draw.
+        UserError: if there is no estimate of a log-volume to draw.
     """
     rows = [row for row in table.applied if row.quantity == VOLUME and len(row.values)]
     panels = {name: [row for row in rows if row.case == name] for name in dict.fromkeys(row.case for row in rows)}
     if not panels:
-        raise ValueError("the audit holds no estimate of a log-volume: nothing to draw")
+        raise UserError("the audit holds no estimate of a log-volume: nothing to draw")
     # Panels of like height side by side.
     panels = dict(sorted(panels.items(), key=lambda panel: len(panel[1])))
     columns = min(COLUMNS, len(panels))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from spectra.errors import UserError
 from volume.audit_case import QUANTITIES, VOLUME, AuditCase
 
 Array = NDArray[np.float64]
@@ -18,7 +19,7 @@ _NORMAL = 1.959963984540054
 PRODUCT_GRADIENTS = 2.0
 
 
-class NotApplicable(ValueError):  # noqa: N818  # not an error of anybody: the estimator has nothing to say here
+class NotApplicable(UserError):  # noqa: N818  # not an error of anybody: the estimator has nothing to say here
     """An estimator does not apply to a case; the message says why."""
 
 
@@ -55,7 +56,7 @@ class AuditReading:
 
     def __post_init__(self) -> None:
         if self.quantity not in QUANTITIES:
-            raise ValueError(f"quantity must be one of {', '.join(QUANTITIES)}; got {self.quantity!r}")
+            raise UserError(f"quantity must be one of {', '.join(QUANTITIES)}; got {self.quantity!r}")
         if math.isnan(self.low) and math.isnan(self.high) and math.isfinite(self.standard_error):
             object.__setattr__(self, "low", self.value - _NORMAL * self.standard_error)
             object.__setattr__(self, "high", self.value + _NORMAL * self.standard_error)

@@ -8,6 +8,7 @@ from functools import cache
 
 from torch import Tensor
 
+from spectra.errors import UserError
 from spectra.operators import SymmetricOperator
 from volume.audit_case import AuditCase
 from volume.audit_reading import PRODUCT_GRADIENTS, AuditReading, Estimator, NotApplicable
@@ -137,7 +138,7 @@ def _hesscale(case: AuditCase) -> Build:
         raise NotApplicable("hesscale needs a torch model")
     try:
         curvature = hesscale(case.landscape)
-    except ValueError:
+    except UserError:
         raise NotApplicable("hesscale is for chains of layers under a built-in cost") from None
     if not bool((curvature != 0.0).any()):
         raise NotApplicable("the curvature has no diagonal")

@@ -77,7 +77,7 @@ def read_report(path: str | Path) -> AuditReport:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is truncated, foreign, newer than this code, or damaged; the sentence says which.
+        UserError: if it is truncated, foreign, newer than this code, or damaged; the sentence says which.
     """
     with opened(path, FORMAT, FORMAT_VERSION) as file:
         rows = tuple(_read_row(file[name]) for name in sorted(file) if name.startswith("row"))

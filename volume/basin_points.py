@@ -13,6 +13,7 @@ from scipy.optimize import elementwise
 from scipy.special import logsumexp
 from torch import Tensor
 
+from spectra.errors import UserError
 from spectra.landscape import Landscape
 from spectra.randomness import generator
 from volume.pieces import at_once
@@ -147,10 +148,10 @@ def basin_points(
         The distribution.
 
     Raises:
-        ValueError: if the estimate is of another size, or there is nothing uniform on the basin because it has no end.
+        UserError: if the estimate is of another size, or there is nothing uniform on the basin because it has no end.
     """
     if estimate.size != landscape.size:
-        raise ValueError(f"the estimate must be of the landscape's size {landscape.size}, got {estimate.size}")
+        raise UserError(f"the estimate must be of the landscape's size {landscape.size}, got {estimate.size}")
     made = measure or prior
     chosen, blocks = preconditioner or Identity(), []
     block = at_once(landscape.size, _BLOCK)
@@ -170,7 +171,7 @@ def basin_points(
     radius, terms, *rest = (np.concatenate(column) for column in zip(*blocks, strict=True))
     endless = int(np.isinf(terms).sum())
     if endless:
-        raise ValueError(
+        raise UserError(
             f"the basin has no end, as far as {made.name} sees, along {endless} of {len(terms)} directions: nothing is "
             "uniform on it; restrict the prior to it instead"
         )

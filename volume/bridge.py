@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
+from spectra.errors import UserError
 from spectra.landscape import Landscape
 from volume.acceptance_ratio import overlap
 from volume.bridge_cost import BridgeCost, Evaluations, SublevelCost
@@ -60,7 +61,7 @@ def bridge_volume(
         All evidence; ``volumes`` are the answer, ``ended`` says what ended it.
 
     Raises:
-        ValueError: if the prior is not Gaussian, the cost has no quadratic model at the anchor, or there are fewer
+        UserError: if the prior is not Gaussian, the cost has no quadratic model at the anchor, or there are fewer
             chains than ranks.
 
     >>> import torch
@@ -128,7 +129,7 @@ class _Bridge:
         if not rungs:
             rung = self.sampler.start(number, None if first is None else first[0].state)
         elif len(rungs) >= MOST_RUNGS:
-            raise ValueError(f"the bridge has {MOST_RUNGS} rungs and no end: use more draws or a larger work_spread")
+            raise UserError(f"the bridge has {MOST_RUNGS} rungs and no end: use more draws or a larger work_spread")
         else:
             rung = self.sampler.sample(number, rungs, first)
             if first is None and len(rungs) > 1 and overlap(rungs[-1].onward, rung.backward) < LEAST_OVERLAP:

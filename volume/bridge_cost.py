@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from spectra.errors import UserError
 from spectra.landscape import Landscape
 from spectra.many_gradients import ManyGradients
 from volume.priors import GaussianPrior, Prior
@@ -54,10 +55,10 @@ class SublevelCost:
         """Takes a landscape and a Gaussian prior.
 
         Raises:
-            ValueError: if the prior is not Gaussian.
+            UserError: if the prior is not Gaussian.
         """
         if not isinstance(prior, GaussianPrior):
-            raise ValueError(f"the bridge needs a gaussian prior, got {prior.name}")
+            raise UserError(f"the bridge needs a gaussian prior, got {prior.name}")
         self.landscape, self.prior = landscape, prior
         scale = prior.scale(landscape.size).to(landscape.device)
         self.anchor = landscape.theta.double() / scale

@@ -31,7 +31,7 @@ def bridge_figure(result: BridgeResult, *, checkpoint: str = "", unit: str = "co
         Three panels: log-volume across cutoffs with its 95 % band, the slope likewise, R-hat of every rung.
 
     Raises:
-        ValueError: if the bridge is not complete.
+        UserError: if the bridge is not complete.
     """
     curve = result.curve()
     figure = Figure(figsize=(8.0, 9.0), layout="constrained")

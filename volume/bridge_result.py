@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
+from spectra.errors import UserError
 from volume.acceptance_ratio import Link, link
 from volume.bridge_settings import BridgeSettings
 from volume.ladder import LEAST_BELOW
@@ -102,13 +103,13 @@ class BridgeResult:
         """What an unfinished first pass tells of larger cutoffs; the bridge itself if it is complete.
 
         Raises:
-            ValueError: if no rung is free yet.
+            UserError: if no rung is free yet.
         """
         if self.complete:
             return self
         rungs = self.passes[0] if self.passes else ()
         if len(rungs) < 2 or not rungs[-1].state.free:
-            raise ValueError("the bridge has not come to an ensemble that nothing holds to the anchor; continue it")
+            raise UserError("the bridge has not come to an ensemble that nothing holds to the anchor; continue it")
         last = replace(rungs[-1], passage=None, onward=rungs[-1].onward[:0])
         return replace(self, passes=((*rungs[:-1], last),))
 
@@ -117,7 +118,7 @@ class BridgeResult:
         """Each rung with the chains of all complete passes side by side."""
         complete = [rungs for rungs in self.passes if rungs and rungs[-1].passage is None]
         if not complete:
-            raise ValueError(f"the bridge is not complete: it ended by {self.ended or 'a kill'}; continue it")
+            raise UserError(f"the bridge is not complete: it ended by {self.ended or 'a kill'}; continue it")
         return tuple(joined(list(each)) for each in zip(*complete, strict=True))
 
     @cached_property
@@ -160,12 +161,12 @@ class BridgeResult:
             The log-volume with its error and slope.
 
         Raises:
-            ValueError: if free rungs have no draws of two chains below the cutoff and some above, or the bridge is not
+            UserError: if free rungs have no draws of two chains below the cutoff and some above, or the bridge is not
                 complete.
         """
         number, costs = self._nearest(cutoff)
         if not self.reaches(cutoff):
-            raise ValueError(f"cutoff {cutoff:g} is outside of what the bridge reached: add it to the cutoffs")
+            raise UserError(f"cutoff {cutoff:g} is outside of what the bridge reached: add it to the cutoffs")
         window = _SLOPE_WINDOW * float(costs.std() / costs.mean())
         at = cutoff * np.exp(np.array([-window, 0.0, window]))
         values = self.level_masses[0](at)
@@ -192,7 +193,7 @@ class BridgeResult:
             The volumes, the smallest cutoff first; where too few draws lie below for a slope there is none.
 
         Raises:
-            ValueError: if the bridge is not complete.
+            UserError: if the bridge is not complete.
         """
         free = [rung.costs for rung in self.rungs[1:] if rung.state.free]
         asked = [cutoff for cutoff in self.settings.cutoffs if self.reaches(cutoff)]

@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from spectra.errors import UserError
+
 TARGETS = ("sublevel", "star")
 ORIGINS = ("quadratic", "prior")
 
@@ -48,19 +50,19 @@ class BridgeSettings:
 
     def __post_init__(self) -> None:
         if not self.cutoffs or not all(math.isfinite(c) and c > 0.0 for c in self.cutoffs):
-            raise ValueError(f"cutoffs must be positive and finite, at least one, got {self.cutoffs}")
+            raise UserError(f"cutoffs must be positive and finite, at least one, got {self.cutoffs}")
         if self.target not in TARGETS:
-            raise ValueError(f"target must be one of {', '.join(TARGETS)}; got {self.target!r}")
+            raise UserError(f"target must be one of {', '.join(TARGETS)}; got {self.target!r}")
         if self.origin not in ORIGINS:
-            raise ValueError(f"origin must be one of {', '.join(ORIGINS)}; got {self.origin!r}")
+            raise UserError(f"origin must be one of {', '.join(ORIGINS)}; got {self.origin!r}")
         for name, least in (("chains", 4), ("draws", 8), ("warm_up", 1), ("kept", 1), ("passes", 1), ("seed", 0)):
             if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+                raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}")
         for name in ("work_spread", "standard_error", "budget"):
             if not getattr(self, name) > 0.0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+                raise UserError(f"{name} must be positive, got {getattr(self, name)}")
         if self.pairs is not None and self.pairs < 1:
-            raise ValueError(f"pairs must be at least 1, got {self.pairs}")
+            raise UserError(f"pairs must be at least 1, got {self.pairs}")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values by name."""

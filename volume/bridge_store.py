@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 
 from spectra.atomic_file import replace_file
+from spectra.errors import UserError
 from spectra.provenance import library_versions, now
 from spectra.store_file import add_array, add_dimension, has_format, hdf5_image, opened, plain
 from volume.bridge_result import BridgeResult
@@ -81,7 +82,7 @@ def read_bridge(path: str | Path) -> tuple[BridgeResult, dict[str, str]]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is truncated, foreign, newer than this code, or damaged; the sentence says which.
+        UserError: if it is truncated, foreign, newer than this code, or damaged; the sentence says which.
     """
     with opened(path, FORMAT, FORMAT_VERSION) as file:
         attributes = dict(file.attrs)
@@ -128,7 +129,7 @@ def refuse_other(
         asked: what it would be made from now.
 
     Raises:
-        ValueError: saying what differs.
+        UserError: saying what differs.
     """
     before, today = stored.settings.as_dict(), settings.as_dict()
     entries = [(name, before[name], today[name]) for name in today if name not in FREE_SETTINGS]
@@ -136,7 +137,7 @@ def refuse_other(
     entries += [(name, source.get(name, asked[name]), asked[name]) for name in asked]
     different = [f"{name} is {then} there and {here} now" for name, then, here in entries if then != here]
     if different:
-        raise ValueError(f"{path} cannot be resumed: {'; '.join(different)} (write to another file)")
+        raise UserError(f"{path} cannot be resumed: {'; '.join(different)} (write to another file)")
 
 
 def _write_rung(group: h5py.Group, rung: Rung, newest: bool) -> None:

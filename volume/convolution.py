@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import fftconvolve
 
+from spectra.errors import UserError
+
 Array = NDArray[np.float64]
 
 
@@ -32,14 +34,14 @@ def log_product_wells(
         The logarithm at the middle of the bounds, and half of their distance, nats.
 
     Raises:
-        ValueError: if the cutoff is not positive and finite.
+        UserError: if the cutoff is not positive and finite.
 
     >>> value, error = log_product_wells(lambda y: 2.0 * np.sqrt(2.0 * y), 2, 0.5)  # x^2 / 2 each: the unit disc
     >>> abs(value - math.log(math.pi)) < error < 1e-4
     True
     """
     if not (math.isfinite(cutoff) and cutoff > 0.0):
-        raise ValueError(f"cutoff must be positive and finite, got {cutoff:g}")
+        raise UserError(f"cutoff must be positive and finite, got {cutoff:g}")
     grid = np.linspace(0.0, cutoff, cells + 1)
     increments = np.diff(inner_measure(grid))
     tilt = size / (2.0 * cutoff)

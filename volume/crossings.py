@@ -10,6 +10,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from spectra.errors import UserError
 from volume.cost_surface import CostSurface
 
 Array = NDArray[np.float64]
@@ -110,7 +111,7 @@ def first_crossings(
         The crossings.
 
     Raises:
-        ValueError: if the cutoff or the tolerance is not positive and finite, or a cost is not a number.
+        UserError: if the cutoff or the tolerance is not positive and finite, or a cost is not a number.
 
     >>> found = first_crossings(lambda rows, r: r**2 / 2, 1, 0.02, limit=np.ones(1), guess=0.5, tolerance=1e-9)
     >>> round(float(found.radius[0]), 9)
@@ -119,9 +120,9 @@ def first_crossings(
     start = np.broadcast_to(np.asarray(guess, dtype=np.float64), (count,))
     for name, value in (("cutoff", cutoff), ("tolerance", tolerance), ("guess", start.min(initial=np.inf))):
         if not (np.isfinite(value) and value > 0.0) and (name != "guess" or count):
-            raise ValueError(f"{name} must be positive and finite, got {value}")
+            raise UserError(f"{name} must be positive and finite, got {value}")
     if scan < 0:
-        raise ValueError(f"scan must be at least 0, got {scan}")
+        raise UserError(f"scan must be at least 0, got {scan}")
     blur = noise / (2.0 * cutoff)
     tolerance = max(tolerance, min(blur, _COARSEST))
     search = _Search(costs, count, cutoff, np.broadcast_to(limit, (count,)), single)
@@ -162,9 +163,7 @@ class _Search:
         found = self.costs(rows, radii) / self.cutoff
         if np.isnan(found).any():
             bad = rows[int(np.flatnonzero(np.isnan(found))[0])]
-            raise ValueError(
-                f"the cost is not a number on ray {bad}: the model overflows there; use float64 or a prior"
-            )
+            raise UserError(f"the cost is not a number on ray {bad}: the model overflows there; use float64 or a prior")
         self.evaluations[rows] += 1
         below = found < 1.0
         self.low[rows[below]] = np.maximum(self.low[rows[below]], radii[below])

@@ -63,7 +63,7 @@ def curvature_density(
         The density with all probes done.
 
     Raises:
-        ValueError: if what was asked for does not fit the memory, or a product is not finite.
+        UserError: if what was asked for does not fit the memory, or a product is not finite.
 
     >>> import torch
     >>> from spectra.operators import MatrixOperator

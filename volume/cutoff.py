@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from spectra.errors import UserError
 from spectra.landscape import Landscape
 from spectra.operators import SymmetricOperator
 from spectra.routes import make_operator
@@ -71,10 +72,10 @@ class ParaboloidBreak:
             Lower and upper end; inf and 0 as for ``cutoff``.
 
         Raises:
-            ValueError: if the level is not in (0, 1).
+            UserError: if the level is not in (0, 1).
         """
         if not 0.0 < level < 1.0:
-            raise ValueError(f"level must lie in (0, 1), got {level}")
+            raise UserError(f"level must lie in (0, 1), got {level}")
         draws = self.ratios.shape[1]
         picks = np.random.default_rng(0).integers(0, draws, (BOOTSTRAPS, draws))
         found = [_crossing(self.cutoffs, np.median(self.ratios[:, pick], axis=1), self.tolerance) for pick in picks]
@@ -148,12 +149,12 @@ def paraboloid_break(
         The ratios, and where they leave the tolerance.
 
     Raises:
-        ValueError: if a number is out of its range, or no cutoff is left to look at.
+        UserError: if a number is out of its range, or no cutoff is left to look at.
     """
     if draws < 2 or not tolerance > 0.0:
-        raise ValueError(f"draws must be at least 2 and tolerance positive, got {draws} and {tolerance:g}")
+        raise UserError(f"draws must be at least 2 and tolerance positive, got {draws} and {tolerance:g}")
     if directions not in DIRECTIONS:
-        raise ValueError(f"directions must be one of {', '.join(DIRECTIONS)}; got {directions!r}")
+        raise UserError(f"directions must be one of {', '.join(DIRECTIONS)}; got {directions!r}")
     settings = settings or SpectrumSettings(operator=curvature_name(landscape), probes=8, steps=128)
     curvature = operator or make_operator(landscape, settings)
     scale = prior.scale(landscape.size).to(landscape.device)
@@ -164,7 +165,7 @@ def paraboloid_break(
     wanted = _ladder(cost_noise(landscape), mean) if cutoffs is None else np.asarray(cutoffs, dtype=np.float64)
     wanted = wanted[wanted < mean]
     if len(wanted) == 0:
-        raise ValueError(f"no cutoff is below the mean quadratic cost {mean:.3g} under the prior: nothing to look at")
+        raise UserError(f"no cutoff is below the mean quadratic cost {mean:.3g} under the prior: nothing to look at")
     masses = quadratic_mass(density, measure, wanted, standard_deviation=s, negative="clip")
     unit = scale if inner is not curvature else None
     typical = TypicalDisplacements(inner, theta, steps=settings.steps, seed=settings.seed)

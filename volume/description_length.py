@@ -13,6 +13,7 @@ from torch import Tensor
 
 from spectra.costs import KLFromAnchor, MeanSquaredError, cost_name
 from spectra.density import SpectralDensity
+from spectra.errors import UserError
 from spectra.estimate import Estimate
 from spectra.landscape import Landscape
 from volume.anchor import AnchorMeasure
@@ -118,16 +119,16 @@ def description_length(
         The length and its parts.
 
     Raises:
-        ValueError: if Q is unknown or does not exist, the prior is improper, the data does not fit, or its cost is no
+        UserError: if Q is unknown or does not exist, the prior is improper, the data does not fit, or its cost is no
             code length; or there are fewer than two draws.
 
     Reference:
         Hinton and van Camp, Keeping neural networks simple by minimizing the description length of the weights, 1993.
     """
     if posterior not in POSTERIORS:
-        raise ValueError(f"posterior must be one of {', '.join(POSTERIORS)}; got {posterior!r}")
+        raise UserError(f"posterior must be one of {', '.join(POSTERIORS)}; got {posterior!r}")
     if not prior.proper:
-        raise ValueError(f"prior must be a probability distribution to code with, got {prior.name}")
+        raise UserError(f"prior must be a probability distribution to code with, got {prior.name}")
     if data is not None:
         _check_data(data, landscape.size, draws)
     points = basin_points(
@@ -193,12 +194,12 @@ def _data_bits(points: BasinPoints, data: Landscape, draws: int) -> Estimate:
 
 def _check_data(data: Landscape, size: int, draws: int) -> None:
     if data.size != size:
-        raise ValueError(f"data must be a landscape of the same {size} parameters, got {data.size}")
+        raise UserError(f"data must be a landscape of the same {size} parameters, got {data.size}")
     if isinstance(data.cost_function, KLFromAnchor | MeanSquaredError):
         name = cost_name(data.cost_function)
-        raise ValueError(f"data needs a cost that is a code length in nats, such as cross-entropy; got {name}")
+        raise UserError(f"data needs a cost that is a code length in nats, such as cross-entropy; got {name}")
     if draws < 2:
-        raise ValueError(f"draws must be at least 2, got {draws}")
+        raise UserError(f"draws must be at least 2, got {draws}")
 
 
 def _cautions(points: BasinPoints) -> tuple[str, ...]:
@@ -239,7 +240,7 @@ def quadratic_description_length(
         The length; ``E |theta|^2`` does not follow from the density and is None.
 
     Raises:
-        ValueError: if a number is out of its range, or H is indefinite under the rule ``raise``.
+        UserError: if a number is out of its range, or H is indefinite under the rule ``raise``.
 
     >>> from volume.anchor import at_origin
     >>> found = quadratic_description_length(SpectralDensity.from_eigenvalues(np.ones(20)), at_origin(), 1.0)

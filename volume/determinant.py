@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from spectra.caution import negative_rule
 from spectra.density import SpectralDensity
+from spectra.errors import UserError
 from spectra.estimate import Estimate, difference
 from spectra.operator_title import operator_title
 from volume.quadratic_mass import QuadraticMass
@@ -66,7 +67,7 @@ def ellipsoid_volume(
         The volume, without a shift.
 
     Raises:
-        ValueError: if the cutoff is not positive and finite, or H has a zero or (under ``raise``) negative eigenvalue.
+        UserError: if the cutoff is not positive and finite, or H has a zero or (under ``raise``) negative eigenvalue.
 
     >>> import numpy as np
     >>> volume = ellipsoid_volume(SpectralDensity.from_eigenvalues(np.array([1.0, 4.0])), 2.0)
@@ -75,7 +76,7 @@ def ellipsoid_volume(
     """
     nodes, _ = density.measure()
     if negative == "clip" or not nodes.all():
-        raise ValueError(
+        raise UserError(
             f"the {operator_title(density.operator)} has eigenvalues that are zero"
             f"{' by the rule clip' if nodes.all() else ''}: the ellipsoid's volume is infinite; "
             "use the shifted determinant, or the mass under a prior"
@@ -116,7 +117,7 @@ def shifted_determinant(
         The volume.
 
     Raises:
-        ValueError: if a number is out of its range, or H plus the shift is indefinite under ``raise``, or the mass is
+        UserError: if a number is out of its range, or H plus the shift is indefinite under ``raise``, or the mass is
             of another cutoff.
 
     >>> import numpy as np
@@ -127,11 +128,11 @@ def shifted_determinant(
     """
     for name, value in (("standard_deviation", standard_deviation), ("k", k)):
         if not (math.isfinite(value) and value > 0.0):
-            raise ValueError(f"{name} must be positive and finite, got {value:g}")
+            raise UserError(f"{name} must be positive and finite, got {value:g}")
     if not (math.isfinite(weight_decay) and weight_decay >= 0.0):
-        raise ValueError(f"weight_decay must be non-negative and finite, got {weight_decay:g}")
+        raise UserError(f"weight_decay must be non-negative and finite, got {weight_decay:g}")
     if mass is not None and mass.cutoff != cutoff:
-        raise ValueError(f"the mass must be of the same cutoff {cutoff:g}, got {mass.cutoff:g}")
+        raise UserError(f"the mass must be of the same cutoff {cutoff:g}, got {mass.cutoff:g}")
     shift = weight_decay + k / standard_deviation**2
     return _volume(density, cutoff, k, weight_decay, shift, negative=negative, log_scale=log_scale, mass=mass)
 
@@ -148,7 +149,7 @@ def _volume(
     mass: QuadraticMass | None,
 ) -> DeterminantVolume:
     if not (math.isfinite(cutoff) and cutoff > 0.0):
-        raise ValueError(f"cutoff must be positive and finite, got {cutoff:g}")
+        raise UserError(f"cutoff must be positive and finite, got {cutoff:g}")
     determinant = density.logdet(shift, negative=negative)
     rule = negative_rule(negative)
     n = density.size
@@ -179,7 +180,7 @@ def volume_difference(first: DeterminantVolume, second: DeterminantVolume) -> Es
         The difference with its errors, nats.
 
     Raises:
-        ValueError: if the numbers of probes differ, or the cutoffs or shifts do.
+        UserError: if the numbers of probes differ, or the cutoffs or shifts do.
 
     >>> import numpy as np
     >>> one, two = (SpectralDensity.from_eigenvalues(np.array([x, 1.0])) for x in (1.0, 4.0))
@@ -190,5 +191,5 @@ def volume_difference(first: DeterminantVolume, second: DeterminantVolume) -> Es
     for name in ("cutoff", "shift"):
         if getattr(first, name) != getattr(second, name):
             values = f"{getattr(first, name):g} and {getattr(second, name):g}"
-            raise ValueError(f"volumes to compare must share their {name}, got {values}")
+            raise UserError(f"volumes to compare must share their {name}, got {values}")
     return difference(first.log_volume, second.log_volume)

@@ -50,7 +50,7 @@ def determinant_results(
         One result a cutoff.
 
     Raises:
-        ValueError: if the curvature does not allow the method, in a sentence.
+        UserError: if the curvature does not allow the method, in a sentence.
     """
     rule: dict[str, Any] = {"negative": settings.negative, "log_scale": log_scale}
     masses: Sequence[Any] = [None] * len(cutoffs)

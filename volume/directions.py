@@ -9,6 +9,7 @@ import torch
 
 from spectra.checkpoint import AdamMoments
 from spectra.eigenpairs import top_eigenpairs
+from spectra.errors import UserError
 from spectra.landscape import Landscape
 from spectra.operators import SymmetricOperator
 from spectra.spectrum import SpectrumSettings
@@ -50,10 +51,10 @@ def check_preconditioner(name: str, landscape: Landscape) -> None:
         landscape: the cost.
 
     Raises:
-        ValueError: if the model is too large for ``full``, or is none that ``hesscale`` knows.
+        UserError: if the model is too large for ``full``, or is none that ``hesscale`` knows.
     """
     if name == "full" and landscape.size > LARGEST_FULL:
-        raise ValueError(
+        raise UserError(
             f"the preconditioner full decomposes the whole curvature and is for at most {LARGEST_FULL} parameters, "
             f"got {landscape.size}; use low-rank"
         )
@@ -90,7 +91,7 @@ def choose_preconditioner(
         The preconditioner and its eps, nan if it has none.
 
     Raises:
-        ValueError: if Adam's moments are wanted and missing, the curvature is zero or not finite, the model is too
+        UserError: if Adam's moments are wanted and missing, the curvature is zero or not finite, the model is too
             large for ``full``, or for ``low-rank`` in the memory, or is none that ``hesscale`` knows.
     """
     if name == "identity":
@@ -122,7 +123,7 @@ def _builder(
         probes = None if landscape.size <= EXACT_DIAGONAL else DIAGONAL_PROBES
         curvature = diagonal_curvature(operator(), probes=probes, seed=settings.seed)
     elif moments is None:
-        raise ValueError(f"the preconditioner {name} needs Adam's state, and the checkpoint has none; use diagonal")
+        raise UserError(f"the preconditioner {name} needs Adam's state, and the checkpoint has none; use diagonal")
     else:
         curvature = adam_curvature(moments, landscape.parameters, name.removeprefix("adam-"))
     return lambda eps: diagonal_preconditioner(curvature, exponent=exponent, eps=eps, name=name)
@@ -136,7 +137,7 @@ def _low_rank(
     pairs = top_eigenpairs(operator, count, block=block, seed=seed)
     largest = float(abs(pairs.values).max())
     if not largest > 0.0:
-        raise ValueError("the low-rank preconditioner needs a curvature that is not zero")
+        raise UserError("the low-rank preconditioner needs a curvature that is not zero")
     return lambda eps: low_rank_preconditioner(pairs, size, eps * largest, exponent=exponent)
 
 
@@ -152,7 +153,7 @@ def pair_count(size: int, dtype: torch.dtype, memory: int = SpectrumSettings.mem
         Their number: 200, fewer for models of fewer than 800 or more than a million parameters; and the block.
 
     Raises:
-        ValueError: if not even four pairs fit the memory.
+        UserError: if not even four pairs fit the memory.
 
     >>> pair_count(4810, torch.float32), pair_count(40, torch.float32), pair_count(31_000_000, torch.float32)
     ((200, 4), (10, 4), (4, 1))
@@ -163,7 +164,7 @@ def pair_count(size: int, dtype: torch.dtype, memory: int = SpectrumSettings.mem
         return max(1, min(PAIRS, size // 4, fitting)), BLOCK
     need = (2 * FEWEST_PAIRS + 12) * one
     if need > memory:
-        raise ValueError(
+        raise UserError(
             f"the preconditioner low-rank holds {need / 1e9:.3g} GB for {size:,} parameters, past the memory of "
             f"{memory / 1e9:.3g} GB; use identity, or more memory"
         )

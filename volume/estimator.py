@@ -14,6 +14,7 @@ from torch import Tensor
 
 from spectra.checkpoint import AdamMoments
 from spectra.density import SpectralDensity
+from spectra.errors import UserError
 from spectra.landscape import Landscape
 from spectra.operators import SymmetricOperator
 from spectra.routes import make_operator
@@ -86,7 +87,7 @@ class VolumeEstimator:
             progress: called with the work done, all work and what is being done.
 
         Raises:
-            ValueError: if quadratic-mass is asked for under a prior that is not Gaussian, shifted-determinant under
+            UserError: if quadratic-mass is asked for under a prior that is not Gaussian, shifted-determinant under
                 one without a width, the landscape does not allow the preconditioner, or the anchor lies outside of
                 the prior.
         """
@@ -95,10 +96,10 @@ class VolumeEstimator:
         self._fall, self._noise, self._data, self._training = fall, noise, data, training
         self.operator_name = curvature_name(landscape)
         if "quadratic-mass" in settings.methods and not isinstance(prior, GaussianPrior):
-            raise ValueError(f"quadratic-mass needs a gaussian prior, got {prior.name}")
+            raise UserError(f"quadratic-mass needs a gaussian prior, got {prior.name}")
         shifted = [name for name in SHIFTED if name in settings.methods]
         if shifted and not prior.proper:
-            raise ValueError(f"{shifted[0]} takes its shift k / s^2 from the prior's width, and {prior.name} has none")
+            raise UserError(f"{shifted[0]} takes its shift k / s^2 from the prior's width, and {prior.name} has none")
         if "star-domain" in settings.methods:
             check_preconditioner(settings.preconditioner, landscape)
         # Refuses an anchor outside of the prior before anything is computed.
@@ -116,7 +117,7 @@ class VolumeEstimator:
             The result with all directions.
 
         Raises:
-            ValueError: if the landscape does not allow the method, in a sentence.
+            UserError: if the landscape does not allow the method, in a sentence.
         """
         if method in DETERMINANTS:
             return earlier or self._tested(self._determinants(method, [self.settings.cutoff])[0])
@@ -147,7 +148,7 @@ class VolumeEstimator:
             One result a cutoff.
 
         Raises:
-            ValueError: if the landscape does not allow the method, in a sentence.
+            UserError: if the landscape does not allow the method, in a sentence.
         """
         if method in DETERMINANTS:
             return earlier or self._determinants(method, cutoffs)
@@ -327,7 +328,7 @@ def estimate_volumes(
         Results by method.
 
     Raises:
-        ValueError: if the landscape or the prior does not allow a method.
+        UserError: if the landscape or the prior does not allow a method.
 
     >>> import torch
     >>> from spectra.costs import mean_squared_error

@@ -19,7 +19,7 @@ def study_figure(study: VolumeStudy) -> Figure:
         The figure.
 
     Raises:
-        ValueError: if the study holds no result.
+        UserError: if the study holds no result.
     """
     if study.sweep is not None and study.sweep.results:
         return sweep_figure(study)

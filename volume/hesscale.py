@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from spectra.batches import Batch
 from spectra.costs import Likelihood, cost_name
+from spectra.errors import UserError
 from spectra.gauss_newton import as_rows
 from spectra.landscape import Landscape
 
@@ -45,7 +46,7 @@ def hesscale(landscape: Landscape) -> Tensor:
         (n,) float64, of either sign, in the order of theta.
 
     Raises:
-        ValueError: if the model is no such chain or the cost no likelihood, naming the module.
+        UserError: if the model is no such chain or the cost no likelihood, naming the module.
 
     Reference:
         Elsayed and Mahmood, HesScale: scalable computation of Hessian diagonals, 2022.
@@ -79,11 +80,11 @@ def check_chain(landscape: Landscape) -> tuple[Likelihood, list[Layer]]:
         The cost as a likelihood, and the layers by name in their order.
 
     Raises:
-        ValueError: if the model is no such chain or the cost no likelihood, naming the module.
+        UserError: if the model is no such chain or the cost no likelihood, naming the module.
     """
     likelihood = landscape.likelihood
     if likelihood is None:
-        raise ValueError(
+        raise UserError(
             f"hesscale needs a built-in cost, whose Hessian in the outputs is known, got "
             f"{cost_name(landscape.cost_function)}; use diagonal"
         )
@@ -93,8 +94,8 @@ def check_chain(landscape: Landscape) -> tuple[Likelihood, list[Layer]]:
     return likelihood, layers
 
 
-def _refusal(what: str) -> ValueError:
-    return ValueError(f"hesscale is for chains of Linear, Conv, elementwise activations and Flatten, {what}")
+def _refusal(what: str) -> UserError:
+    return UserError(f"hesscale is for chains of Linear, Conv, elementwise activations and Flatten, {what}")
 
 
 def _layers(model: nn.Module) -> list[Layer]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from torch import Tensor
 
+from spectra.errors import UserError
 from volume.bridge_cost import BridgeCost
 from volume.hamiltonian import Potential
 from volume.quadratic_ensemble import QuadraticEnsemble
@@ -133,7 +134,7 @@ def first_localisation(carrier: Carrier, draw: Callable[[RungState], Tensor], in
         The state at which ``b (C - Q)`` spreads by at most one nat over those points.
 
     Raises:
-        ValueError: if no localisation makes the cost its quadratic model.
+        UserError: if no localisation makes the cost its quadratic model.
     """
 
     def deviation(localisation: float) -> float:
@@ -150,7 +151,7 @@ def first_localisation(carrier: Carrier, draw: Callable[[RungState], Tensor], in
     while deviation(high) > 1.0:
         high *= 10.0
         if high > LARGEST_LOCALISATION:
-            raise ValueError(
+            raise UserError(
                 "the cost is nowhere its quadratic model: it has a kink or a slope at the anchor, or its rounding "
                 f"times the inverse temperature {inverse_temperature:.3g} is more than one nat (use float64)"
             )
@@ -172,7 +173,7 @@ def pending_cutoff(cutoffs: Iterable[float], free: Iterable[tuple[RungState, Arr
         The cutoff.
 
     Raises:
-        ValueError: if a cutoff is above all that the prior itself costs.
+        UserError: if a cutoff is above all that the prior itself costs.
     """
     seen = list(free)
     for cutoff in sorted(cutoffs, reverse=True):
@@ -186,7 +187,7 @@ def _within_prior(state: RungState, costs: Array, cutoff: float) -> bool:
     if state.inverse_temperature > 0.0 or not float(np.median(costs)) < cutoff:
         return False
     if (most := float(costs.max())) < cutoff:
-        raise ValueError(
+        raise UserError(
             f"cutoff {cutoff:g} is above the cost of all {costs.size} draws of the prior (at most {most:.4g}): nearly "
             "all of parameter space behaves so, use a smaller one"
         )

@@ -11,7 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from spectra.errors import UserError
 from volume.rung import Array, Rung
+
+# What pymbar raises, beside errors of its own, where the states do not overlap.
+_FAILURES = (RuntimeError, ValueError, ArithmeticError)
 
 
 def multistate_log_ratio(rungs: Sequence[Rung], guess: Array) -> tuple[float, float]:
@@ -27,7 +31,7 @@ def multistate_log_ratio(rungs: Sequence[Rung], guess: Array) -> tuple[float, fl
         The log ratio and its standard error for independent draws, nats.
 
     Raises:
-        ValueError: if pymbar finds no solution.
+        UserError: if pymbar finds no solution.
 
     Reference:
         Shirts and Chodera, Statistically optimal analysis of samples from multiple equilibrium states, 2008.
@@ -51,8 +55,8 @@ def multistate_log_ratio(rungs: Sequence[Rung], guess: Array) -> tuple[float, fl
             potentials, [rung.costs.size for rung in rungs], initial_f_k=guess[0] - guess, solver_protocol="robust"
         )
         found = solved.compute_free_energy_differences()
-    except Exception as problem:
-        raise ValueError(f"pymbar finds no solution over the ladder: {problem}") from problem
+    except (*_FAILURES, mbar.utils.ParameterError, mbar.utils.ConvergenceError) as problem:
+        raise UserError(f"pymbar finds no solution over the ladder: {problem}") from problem
     return -float(found["Delta_f"][0, -1]), float(found["dDelta_f"][0, -1])
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from spectra.errors import UserError
 from spectra.landscape import Landscape
 from spectra.parallel import Ranks
 from spectra.parallel_landscape import SpreadLandscape
@@ -76,12 +77,12 @@ def shared_cost(
         The cost; all ranks must use it together.
 
     Raises:
-        ValueError: if there are fewer chains than ranks, or the prior is not Gaussian.
+        UserError: if there are fewer chains than ranks, or the prior is not Gaussian.
     """
     if not isinstance(landscape, SpreadLandscape):
         return make(landscape, prior)
     if chains < landscape.ranks.count:
-        raise ValueError(f"{chains} chains cannot be shared out over {landscape.ranks.count} ranks: use more chains")
+        raise UserError(f"{chains} chains cannot be shared out over {landscape.ranks.count} ranks: use more chains")
     return SharedCost(make(landscape.whole, prior), landscape.ranks)
 
 

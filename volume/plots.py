@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from spectra.errors import UserError
 from spectra.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
 from volume.method_result import MethodResult
 from volume.study import VolumeStudy
@@ -41,12 +42,12 @@ def volume_figure(study: VolumeStudy) -> Figure:
         The figure.
 
     Raises:
-        ValueError: if the study holds no result.
+        UserError: if the study holds no result.
     """
     panels = {kind: [r for r in study.results.values() if r.kind == kind] for kind in _MEANING}
     shown = {kind: results for kind, results in panels.items() if results}
     if not shown:
-        raise ValueError("the study holds no result yet: nothing to draw")
+        raise UserError("the study holds no result yet: nothing to draw")
     figure = Figure(figsize=(8.0, 1.0 + 3.2 * len(shown)), layout="constrained")
     FigureCanvasAgg(figure)
     name, settings = Path(study.provenance.checkpoint).name, study.settings

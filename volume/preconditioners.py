@@ -12,6 +12,7 @@ from torch import Tensor
 
 from spectra.checkpoint import AdamMoments
 from spectra.eigenpairs import Eigenpairs
+from spectra.errors import UserError
 from spectra.operators import SymmetricOperator
 from spectra.parameters import ParameterLayout
 from spectra.probes import draw_probes
@@ -119,7 +120,7 @@ def diagonal_preconditioner(
         The preconditioner.
 
     Raises:
-        ValueError: if d is not finite or all zero, or ``eps`` is not positive where some d is zero.
+        UserError: if d is not finite or all zero, or ``eps`` is not positive where some d is zero.
 
     Reference:
         Scherlis and Belrose, Estimating the probability of sampling a trained neural network at random, 2025.
@@ -146,10 +147,10 @@ def full_preconditioner(
         The preconditioner.
 
     Raises:
-        ValueError: as ``diagonal_preconditioner``, or if the shapes do not fit.
+        UserError: as ``diagonal_preconditioner``, or if the shapes do not fit.
     """
     if vectors.shape != (len(eigenvalues), len(eigenvalues)):
-        raise ValueError(f"vectors must have shape {(len(eigenvalues),) * 2}, got {tuple(vectors.shape)}")
+        raise UserError(f"vectors must have shape {(len(eigenvalues),) * 2}, got {tuple(vectors.shape)}")
     entries = _entries(eigenvalues, exponent, eps)
     return Spectral(vectors, torch.exp(entries - entries.mean()), 0.0, "full")
 
@@ -167,14 +168,14 @@ def low_rank_preconditioner(pairs: Eigenpairs, size: int, shift: float, *, expon
         The preconditioner.
 
     Raises:
-        ValueError: if the shift is not positive.
+        UserError: if the shift is not positive.
 
     >>> pairs = Eigenpairs(torch.tensor([3.0]).numpy(), torch.tensor([[1.0, 0.0]]), torch.zeros(1).numpy(), 0, True)
     >>> low_rank_preconditioner(pairs, 2, 1.0).apply(torch.ones(1, 2).double()).numpy().round(5).tolist()
     [[0.70711, 1.41421]]
     """
     if not shift > 0.0:
-        raise ValueError(f"shift must be positive, got {shift}")
+        raise UserError(f"shift must be positive, got {shift}")
     logs = -exponent * torch.log(torch.as_tensor(pairs.values, dtype=torch.float64).abs() + shift)
     rest = -exponent * math.log(shift)
     mean = (float(logs.sum()) + (size - len(logs)) * rest) / size
@@ -223,14 +224,14 @@ def adam_curvature(moments: AdamMoments, layout: ParameterLayout, which: str = "
         (n,) float64.
 
     Raises:
-        ValueError: if a parameter has no moment, or ``which`` is neither.
+        UserError: if a parameter has no moment, or ``which`` is neither.
     """
     if which not in ("first", "second"):
-        raise ValueError(f"which must be first or second, got {which!r}")
+        raise UserError(f"which must be first or second, got {which!r}")
     buffers: Mapping[str, Tensor] = moments.second if which == "second" else moments.first
     missing = [name for name in layout.names if name not in buffers]
     if missing:
-        raise ValueError(f"Adam's state has no {which} moment of parameter {missing[0]}")
+        raise UserError(f"Adam's state has no {which} moment of parameter {missing[0]}")
     flat = torch.cat([buffers[name].reshape(-1).double() for name in layout.names])
     return flat if which == "second" else flat.square()
 
@@ -239,8 +240,8 @@ def _entries(curvature: Tensor, exponent: float, eps: float) -> Tensor:
     """Logs of ``(|d|^exponent + eps m)^-1``, (n,) float64."""
     powers = curvature.double().abs() ** exponent
     if not bool(torch.isfinite(powers).all()) or not bool((powers > 0).any()):
-        raise ValueError("the curvature of a preconditioner must be finite and not all zero")
+        raise UserError("the curvature of a preconditioner must be finite and not all zero")
     shifted = powers + eps * powers.max()
     if not bool((shifted > 0).all()):
-        raise ValueError(f"eps must be positive where the curvature has zeros, got {eps}")
+        raise UserError(f"eps must be positive where the curvature has zeros, got {eps}")
     return -torch.log(shifted)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spectra.errors import UserError
 from spectra.parameters import ParameterLayout
 from volume.pieces import pieces, squared_lengths
 from volume.ray_density import RayDensity, check_ray
@@ -82,9 +83,9 @@ class Lebesgue:
         """Refused.
 
         Raises:
-            ValueError: always.
+            UserError: always.
         """
-        raise ValueError("Lebesgue measure has no total mass to sample from; use a gaussian or uniform prior")
+        raise UserError("Lebesgue measure has no total mass to sample from; use a gaussian or uniform prior")
 
     def scale(self, size: int) -> Tensor:
         """Infinity."""
@@ -100,7 +101,7 @@ class GaussianPrior:
         origin: where s came from, for messages.
 
     Raises:
-        ValueError: if a standard deviation is not positive and finite.
+        UserError: if a standard deviation is not positive and finite.
 
     >>> round(GaussianPrior(2.0).log_density(torch.zeros(1)), 6)  # -log(2 sqrt(2 pi))
     -1.612086
@@ -112,12 +113,12 @@ class GaussianPrior:
     def __post_init__(self) -> None:
         values = torch.as_tensor(self.standard_deviation, dtype=torch.float64)
         if values.dim() > 1 or values.numel() == 0:
-            raise ValueError(f"standard_deviation must be a number or a vector, got shape {tuple(values.shape)}")
+            raise UserError(f"standard_deviation must be a number or a vector, got shape {tuple(values.shape)}")
         bad = ~(torch.isfinite(values) & (values > 0.0))
         if bool(bad.any()):
             found, count = float(values[bad].flatten()[0]), int(bad.sum())
             where = f" in {count} of {values.numel()} parameters" if values.dim() else ""
-            raise ValueError(f"standard_deviation must be positive and finite, got {found:g}{where}")
+            raise UserError(f"standard_deviation must be positive and finite, got {found:g}{where}")
 
     @classmethod
     def from_initialisation(cls, metadata: Mapping[str, Any], layout: ParameterLayout) -> GaussianPrior:
@@ -131,19 +132,19 @@ class GaussianPrior:
             The prior, one standard deviation a parameter (n,).
 
         Raises:
-            ValueError: if the metadata has none, or not those of a parameter, or one that is not positive.
+            UserError: if the metadata has none, or not those of a parameter, or one that is not positive.
         """
         known = metadata.get(INITIALISATION)
         if not isinstance(known, Mapping):
-            raise ValueError(f"the checkpoint's metadata has no {INITIALISATION}; use gaussian:S with a number S")
+            raise UserError(f"the checkpoint's metadata has no {INITIALISATION}; use gaussian:S with a number S")
         missing = [name for name in layout.names if name not in known]
         if missing:
-            raise ValueError(f"{INITIALISATION} lacks {missing[0]} ({len(missing)} of {len(layout.names)} missing)")
+            raise UserError(f"{INITIALISATION} lacks {missing[0]} ({len(missing)} of {len(layout.names)} missing)")
         parts = []
         for name, size in zip(layout.names, layout.sizes, strict=True):
             value = float(known[name])
             if not (math.isfinite(value) and value > 0.0):
-                raise ValueError(f"{INITIALISATION} of {name} must be positive and finite, got {value:g}")
+                raise UserError(f"{INITIALISATION} of {name} must be positive and finite, got {value:g}")
             parts.append(torch.full((size,), value, dtype=torch.float64))
         return cls(torch.cat(parts), "initialisation")
 
@@ -158,14 +159,14 @@ class GaussianPrior:
             The prior.
 
         Raises:
-            ValueError: if all parameters are zero, or one is not finite.
+            UserError: if all parameters are zero, or one is not finite.
 
         >>> GaussianPrior.from_parameters_rms(torch.tensor([3.0, -3.0])).standard_deviation
         3.0
         """
         rms = math.sqrt(float(squared_lengths(theta[None])) / max(len(theta), 1))
         if not (math.isfinite(rms) and rms > 0.0):
-            raise ValueError(f"the root mean square of the parameters must be positive and finite, got {rms:g}")
+            raise UserError(f"the root mean square of the parameters must be positive and finite, got {rms:g}")
         return cls(rms, "root mean square of the parameters")
 
     @property
@@ -218,13 +219,13 @@ class GaussianPrior:
             One a parameter.
 
         Raises:
-            ValueError: if the prior has another number of them.
+            UserError: if the prior has another number of them.
         """
         values = torch.as_tensor(self.standard_deviation, dtype=torch.float64).cpu()
         if values.dim() == 0:
             return values.expand(size)
         if len(values) != size:
-            raise ValueError(f"the prior has {len(values)} standard deviations, expected {size}, one a parameter")
+            raise UserError(f"the prior has {len(values)} standard deviations, expected {size}, one a parameter")
         return values
 
 
@@ -244,7 +245,7 @@ def parse_prior(
         The prior.
 
     Raises:
-        ValueError: if the word is none of these, or its number is not positive and finite.
+        UserError: if the word is none of these, or its number is not positive and finite.
 
     >>> parse_prior("gaussian:0.5", torch.ones(2)).name
     'gaussian:0.5 (given)'
@@ -254,16 +255,16 @@ def parse_prior(
         try:
             value = float(number)
         except ValueError:
-            raise ValueError(f"prior {text!r} needs a number after the colon, got {number!r}") from None
+            raise UserError(f"prior {text!r} needs a number after the colon, got {number!r}") from None
         if not (math.isfinite(value) and value > 0.0):
-            raise ValueError(f"prior {text!r} needs a positive finite number, got {value:g}")
+            raise UserError(f"prior {text!r} needs a positive finite number, got {value:g}")
         return GaussianPrior(value) if kind == "gaussian" else UniformPrior(value, "box" if kind == "uniform" else kind)
     if text == "gaussian":
         return GaussianPrior.from_parameters_rms(theta)
     if text == "init":
         if layout is None:
-            raise ValueError("prior 'init' needs a model whose parameters have names")
+            raise UserError("prior 'init' needs a model whose parameters have names")
         return GaussianPrior.from_initialisation(metadata or {}, layout)
     if text == "lebesgue":
         return Lebesgue()
-    raise ValueError(f"prior must be lebesgue, gaussian, gaussian:S, init, uniform:A or ball:A; got {text!r}")
+    raise UserError(f"prior must be lebesgue, gaussian, gaussian:S, init, uniform:A or ball:A; got {text!r}")

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from spectra import caution
 from spectra.budget import leading
 from spectra.density import SpectralDensity
+from spectra.errors import UserError
 from spectra.estimate import Estimate, from_samples
 from spectra.operator_title import operator_title
 from spectra.quadrature import Tridiagonal, logarithm_error_bound
@@ -96,7 +97,7 @@ def quadratic_mass(
         One mass a cutoff.
 
     Raises:
-        ValueError: if a cutoff or s is not positive and finite, or H is indefinite under the rule ``raise``.
+        UserError: if a cutoff or s is not positive and finite, or H is indefinite under the rule ``raise``.
 
     >>> from volume.anchor import at_origin
     >>> density = SpectralDensity.from_eigenvalues(np.ones(20))
@@ -105,7 +106,7 @@ def quadratic_mass(
     (-16.01, 18.0)
     """
     if not (math.isfinite(standard_deviation) and standard_deviation > 0.0):
-        raise ValueError(f"standard_deviation must be positive and finite, got {standard_deviation:g}")
+        raise UserError(f"standard_deviation must be positive and finite, got {standard_deviation:g}")
     basin = _Basin(density, anchor, standard_deviation, negative)
     basin.refuse_indefinite()
     targets = np.atleast_1d(np.asarray(cutoffs, dtype=np.float64))
@@ -176,7 +177,7 @@ class _Basin:
     def refuse_indefinite(self) -> None:
         caution.negative_rule(self.negative)
         if self.negative == "raise" and self.negative_count > 0.0:
-            raise ValueError(
+            raise UserError(
                 f"the {operator_title(self.density.operator)} is not positive semidefinite: about "
                 f"{self.negative_count:.3g} of {self.density.size} eigenvalues are negative "
                 f"(smallest node {self.density.support[0]:.3g}), so the quadratic basin is no "

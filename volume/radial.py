@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaln, xlog1py, xlogy
 
+from spectra.errors import UserError
+
 Array = NDArray[np.float64]
 # Points where the integrand has fallen below exp(-50) of its peak are left out: 2e-22 of a concave integral.
 _DROP = 50.0
@@ -69,19 +71,19 @@ def log_radial_integral(
         terms a few roundings of ``n log p``, the largest part of the answer.
 
     Raises:
-        ValueError: if R or c is negative or not a number, or n is below 1.
+        UserError: if R or c is negative or not a number, or n is below 1.
 
     >>> float(log_radial_integral(2.0, 3)[0].round(9)) == round(math.log(8.0 / 3.0), 9)
     True
     """
     if size < 1:
-        raise ValueError(f"size must be at least 1, got {size}")
+        raise UserError(f"size must be at least 1, got {size}")
     R, a, b, c = (np.atleast_1d(x) for x in np.broadcast_arrays(*_floats(radius, constant, linear, quadratic)))
     for name, values in (("radius", R), ("quadratic", c)):
         if not np.all(values >= 0.0):
-            raise ValueError(f"{name} must not be negative, got {values[~(values >= 0.0)][0]:g}")
+            raise UserError(f"{name} must not be negative, got {values[~(values >= 0.0)][0]:g}")
     if not (np.all(np.isfinite(b)) and np.all(np.isfinite(c))):
-        raise ValueError("linear and quadratic must be finite")
+        raise UserError("linear and quadratic must be finite")
     result = np.full(R.shape, -np.inf)
     diverges = np.isinf(R) & (c == 0.0) & (b <= 0.0)
     result[diverges] = np.inf

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from spectra.batches import Batch
 from spectra.dense import dense_bytes
+from spectra.errors import UserError
 from spectra.gauss_newton import as_rows
 from spectra.landscape import Landscape
 from spectra.operators import SymmetricOperator
@@ -103,7 +104,7 @@ def numerical_rank(
         The rank with the magnitudes it was read off.
 
     Raises:
-        ValueError: if the tolerance is not in [0, 1), n is below m, or an eigenvalue is not finite.
+        UserError: if the tolerance is not in [0, 1), n is below m, or an eigenvalue is not finite.
 
     >>> found = numerical_rank([1e-20, 4.0, -2.0], size=5)
     >>> found.rank, found.zero_dimension, found.gap
@@ -112,12 +113,12 @@ def numerical_rank(
     values = np.sort(np.abs(np.asarray(eigenvalues, dtype=np.float64)))[::-1]
     size = len(values) if size is None else size
     if size < len(values):
-        raise ValueError(f"size must be at least the number of eigenvalues {len(values)}, got {size}")
+        raise UserError(f"size must be at least the number of eigenvalues {len(values)}, got {size}")
     if not np.isfinite(values).all():
-        raise ValueError(f"eigenvalues of the {name} must be finite")
+        raise UserError(f"eigenvalues of the {name} must be finite")
     level = 10.0 * max(size, 1) * float(np.finfo(np.float64).eps) if tolerance is None else tolerance
     if not 0.0 <= level < 1.0:
-        raise ValueError(f"tolerance must be at least 0 and below 1, got {level}")
+        raise UserError(f"tolerance must be at least 0 and below 1, got {level}")
     return NumericalRank(name, size, values, level)
 
 
@@ -132,7 +133,7 @@ def curvature_rank(operator: SymmetricOperator, *, tolerance: float | None = Non
         The rank.
 
     Raises:
-        ValueError: if n is too large for a dense decomposition.
+        UserError: if n is too large for a dense decomposition.
 
     >>> from spectra.operators import MatrixOperator
     >>> curvature_rank(MatrixOperator(torch.diag(torch.tensor([2.0, 0.0, 1.0])))).rank
@@ -158,7 +159,7 @@ def behaviour_rank(
         The rank of G, which is that of ``J^T J``; whichever of them is smaller is decomposed.
 
     Raises:
-        ValueError: if the behaviour is unknown, or both sides of J are too large.
+        UserError: if the behaviour is unknown, or both sides of J are too large.
 
     >>> model, x = torch.nn.Linear(3, 1, bias=False), torch.eye(3)[:2]
     >>> at = Landscape(model, lambda outputs, targets: outputs.sum(1), x, theta=torch.ones(3))
@@ -186,10 +187,10 @@ def behaviour_jacobian(landscape: Landscape, behaviour: str = "outputs") -> Tens
         J, (samples * outputs per sample, n), in the landscape's dtype. Samples of weight zero count here too.
 
     Raises:
-        ValueError: if the behaviour is unknown.
+        UserError: if the behaviour is unknown.
     """
     if behaviour not in BEHAVIOURS:
-        raise ValueError(f"behaviour must be one of {', '.join(BEHAVIOURS)}; got {behaviour!r}")
+        raise UserError(f"behaviour must be one of {', '.join(BEHAVIOURS)}; got {behaviour!r}")
     parts = []
     for batch in landscape.iterate():
         leaves = landscape.leaves(landscape.theta)
@@ -210,11 +211,11 @@ def refuse_large(size: int, what: str) -> None:
         what: it is for, and what to do instead.
 
     Raises:
-        ValueError: if the size is above ``LARGEST_DENSE``.
+        UserError: if the size is above ``LARGEST_DENSE``.
     """
     if size > LARGEST_DENSE:
         gigabytes = dense_bytes(size, torch.float64) / 1e9
-        raise ValueError(f"{size:,} is above {LARGEST_DENSE:,}, too large to decompose ({gigabytes:.3g} GB) for {what}")
+        raise UserError(f"{size:,} is above {LARGEST_DENSE:,}, too large to decompose ({gigabytes:.3g} GB) for {what}")
 
 
 def _slopes(landscape: Landscape, batch: Batch, leaves: dict[str, Tensor], behaviour: str) -> Tensor:

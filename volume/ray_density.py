@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from spectra.errors import UserError
+
 Array = NDArray[np.float64]
 # exp(-d^2 / 2) at d = 9 standard deviations is below the rounding of one.
 _NEGLIGIBLE = 9.0
@@ -61,9 +63,9 @@ def check_ray(anchor: Tensor, directions: Tensor) -> None:
         directions: (k, n), one a ray.
 
     Raises:
-        ValueError: if the shapes are others.
+        UserError: if the shapes are others.
     """
     if anchor.dim() != 1 or directions.dim() != 2 or directions.shape[1] != len(anchor):
-        raise ValueError(
+        raise UserError(
             f"directions must have shape (k, {len(anchor) if anchor.dim() else 'n'}), got {tuple(directions.shape)}"
         )

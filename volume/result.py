@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
+from spectra.errors import UserError
+
 Array = NDArray[np.float64]
 BOOTSTRAPS = 1000
 
@@ -72,10 +74,10 @@ class VolumeEstimate:
             ``log_volume - log(1 / (1 - confidence))``, nats.
 
         Raises:
-            ValueError: if ``confidence`` is not in (0, 1).
+            UserError: if ``confidence`` is not in (0, 1).
         """
         if not 0.0 < confidence < 1.0:
-            raise ValueError(f"confidence must lie in (0, 1), got {confidence}")
+            raise UserError(f"confidence must lie in (0, 1), got {confidence}")
         return self.log_volume + math.log1p(-confidence)
 
     @cached_property

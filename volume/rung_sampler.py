@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spectra.errors import UserError
 from spectra.randomness import generator
 from volume.bridge_curvature import no_curvature
 from volume.bridge_settings import BridgeSettings
@@ -138,7 +139,7 @@ class RungSampler:
             The rung with another passage and the works of it.
 
         Raises:
-            ValueError: if the next one is next to this already.
+            UserError: if the next one is next to this already.
         """
         assert rung.passage is not None
         cloud = self._recent = self._before
@@ -152,7 +153,7 @@ class RungSampler:
             cloud = self.carrier.cloud(points, self.carrier.cost.costs(points))
         passage, works = shortened(self.carrier, cloud, rung.passage)
         if passage.there == rung.passage.there:
-            raise ValueError("neighbouring rungs of the bridge do not overlap: use more draws or a smaller work_spread")
+            raise UserError("neighbouring rungs of the bridge do not overlap: use more draws or a smaller work_spread")
         return replace(rung, passage=passage, onward=works.reshape(-1, self.settings.chains))
 
     @property
@@ -223,9 +224,7 @@ def _finite_last(points: Tensor, costs: Array, chains: int) -> Tensor:
     """The last points of finite cost, for chains to begin at."""
     usable = np.flatnonzero(np.isfinite(costs))
     if len(usable) < chains:
-        raise ValueError(
-            f"the cost is finite at {len(usable)} of {len(costs)} points near the anchor: no bridge begins"
-        )
+        raise UserError(f"the cost is finite at {len(usable)} of {len(costs)} points near the anchor: no bridge begins")
     return points[torch.from_numpy(usable[-chains:]).to(points.device)]
 
 

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from scipy.optimize import elementwise
 from scipy.special import erfcx
 
+from spectra.errors import UserError
+
 Array = NDArray[np.float64]
 # Below these w the differences 1/u - 1/w and 1/w^3 - 1/u^3 are taken from their limits at the mean, since their
 # rounding grows as eps / w and eps / w^3.
@@ -83,7 +85,7 @@ def log_distribution(form: QuadraticForm, cutoffs: Array) -> TailProbability:
         most 0.08 nat with one eigenvalue, 0.026 with 2, 0.013 with 3, 0.005 with 5 and 0.0013 from 10 on.
 
     Raises:
-        ValueError: if a cutoff is not positive and finite, or is too small for the saddle to be representable.
+        UserError: if a cutoff is not positive and finite, or is too small for the saddle to be representable.
 
     Reference:
         Lugannani and Rice, Saddle point approximation for the distribution of the sum of independent random
@@ -96,7 +98,7 @@ def log_distribution(form: QuadraticForm, cutoffs: Array) -> TailProbability:
     """
     cutoffs = np.atleast_1d(np.asarray(cutoffs, dtype=np.float64))
     if not np.all(np.isfinite(cutoffs) & (cutoffs > 0.0)):
-        raise ValueError(f"cutoff must be positive and finite, got {cutoffs}")
+        raise UserError(f"cutoff must be positive and finite, got {cutoffs}")
     largest = form.largest
     if largest == 0.0:
         zero = np.zeros_like(cutoffs)
@@ -171,7 +173,7 @@ def _solve(sums: _Sums, cutoffs: Array, mean: float) -> Array:
     bracket = elementwise.bracket_root(excess, guess - 1.0, guess + 1.0, args=(target,), **ends)
     if not np.all(bracket.success):
         bad = cutoffs[~bracket.success][0] * sums.largest
-        raise ValueError(f"cutoff {bad:g} is too far from the mean cost {mean * sums.largest:g} under the prior")
+        raise UserError(f"cutoff {bad:g} is too far from the mean cost {mean * sums.largest:g} under the prior")
     root = elementwise.find_root(excess, bracket.bracket, args=(target,))
     return np.asarray(root.x)
 

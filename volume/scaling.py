@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from spectra.errors import UserError
 from spectra.operators import SymmetricOperator
 
 
@@ -23,7 +24,7 @@ class ScaledOperator(SymmetricOperator):
         """Scales ``inner`` by ``scales`` (n,), unit of the parameters.
 
         Raises:
-            ValueError: if the scales are not n positive finite numbers.
+            UserError: if the scales are not n positive finite numbers.
         """
         _check(scales, inner.size)
         self.inner, self.scales = inner, scales.to(inner.device, inner.dtype)
@@ -53,7 +54,7 @@ def prior_units(operator: SymmetricOperator, theta: Tensor, scale: Tensor) -> tu
         spectrum of H itself can be used; else ``D H D``, ``theta / s`` in float64 and one.
 
     Raises:
-        ValueError: if the scales are not n positive finite numbers.
+        UserError: if the scales are not n positive finite numbers.
 
     >>> import torch
     >>> from spectra.operators import MatrixOperator
@@ -69,6 +70,6 @@ def prior_units(operator: SymmetricOperator, theta: Tensor, scale: Tensor) -> tu
 
 def _check(scales: Tensor, size: int) -> None:
     if scales.shape != (size,):
-        raise ValueError(f"scales must have shape ({size},), got {tuple(scales.shape)}")
+        raise UserError(f"scales must have shape ({size},), got {tuple(scales.shape)}")
     if not bool(((scales > 0.0) & scales.isfinite()).all()):
-        raise ValueError(f"scales must be positive and finite, got a smallest of {float(scales.min()):g}")
+        raise UserError(f"scales must be positive and finite, got a smallest of {float(scales.min()):g}")

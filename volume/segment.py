@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spectra.caution import negative_rule
+from spectra.errors import UserError
 from spectra.operators import SymmetricOperator
 from volume.radial import log_ball_volume
 from volume.rank import NumericalRank, numerical_rank, refuse_large
@@ -113,7 +114,7 @@ def segment_volume(
         The segment.
 
     Raises:
-        ValueError: if n is too large for dense eigenvectors, the sizes differ, a number is out of its range, or H is
+        UserError: if n is too large for dense eigenvectors, the sizes differ, a number is out of its range, or H is
             indefinite under the rule ``raise``.
 
     >>> from spectra.operators import MatrixOperator
@@ -153,15 +154,15 @@ def _check(
 ) -> None:
     refuse_large(training.size, INSTEAD)
     if validation.size != training.size:
-        raise ValueError(
+        raise UserError(
             f"validation must be of the same parameters as training: expected {training.size}, got {validation.size}"
         )
     if not (math.isfinite(cutoff) and cutoff > 0.0):
-        raise ValueError(f"cutoff must be positive and finite, got {cutoff:g}")
+        raise UserError(f"cutoff must be positive and finite, got {cutoff:g}")
     if width is not None and not (math.isfinite(width) and width > 0.0):
-        raise ValueError(f"standard_deviation must be positive and finite, got {width:g}")
+        raise UserError(f"standard_deviation must be positive and finite, got {width:g}")
     if not (math.isfinite(k) and k >= 0.0):
-        raise ValueError(f"k must be non-negative and finite, got {k:g}")
+        raise UserError(f"k must be non-negative and finite, got {k:g}")
 
 
 def _mapped(values: Array, negative: str, level: float, name: str) -> Array:
@@ -169,7 +170,7 @@ def _mapped(values: Array, negative: str, level: float, name: str) -> Array:
     rule = negative_rule(negative)
     below = int((values < -level * np.abs(values).max()).sum())
     if negative == "raise" and below:
-        raise ValueError(
+        raise UserError(
             f"the training {name} is not positive semidefinite: {below} of {len(values)} eigenvalues are negative "
             f"(the lowest {values.min():.3g}); use a Fisher or Gauss-Newton matrix, or the rule clip or abs"
         )

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from spectra.errors import UserError
 from spectra.estimate import Estimate
 from spectra.landscape import Landscape
 from spectra.routes import make_operator
@@ -47,14 +48,14 @@ def segment_results(
         One Lebesgue volume a cutoff; the figures hold the rank, what the parts are and what bounds them.
 
     Raises:
-        ValueError: if there is no training landscape, n is too large for dense eigenvectors, or the two are not of the
+        UserError: if there is no training landscape, n is too large for dense eigenvectors, or the two are not of the
             same parameters.
     """
     if training is None:
-        raise ValueError("segment needs two sets of data: a training landscape besides the one that is measured on")
+        raise UserError("segment needs two sets of data: a training landscape besides the one that is measured on")
     refuse_large(training.size, INSTEAD)
     if training.parameters.names != validation.parameters.names:
-        raise ValueError("training and validation must have the same parameters, and theirs differ in name")
+        raise UserError("training and validation must have the same parameters, and theirs differ in name")
     spectrum = SpectrumSettings(operator=operator)
     one, two = (make_operator(each.to(dtype=torch.float64), spectrum) for each in (training, validation))
     theta, width, log_scale = training.theta.double(), None, 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from spectra.errors import UserError
 from spectra.landscape import Landscape
 from volume.bridge_cost import SublevelCost
 from volume.priors import Prior
@@ -21,11 +22,11 @@ class StarCost(SublevelCost):
         """Takes a landscape, a Gaussian prior and how many points of each ray are scanned.
 
         Raises:
-            ValueError: if the prior is not Gaussian, or fewer than 3 points are asked for.
+            UserError: if the prior is not Gaussian, or fewer than 3 points are asked for.
         """
         super().__init__(landscape, prior)
         if points < 3:
-            raise ValueError(f"points must be at least 3, got {points}")
+            raise UserError(f"points must be at least 3, got {points}")
         self.points = points
 
     def costs(self, points: Tensor) -> Tensor:

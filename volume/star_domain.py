@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
+from spectra.errors import UserError
 from spectra.parallel_landscape import SpreadLandscape
 from volume.cost_surface import CostSurface
 from volume.parallel_directions import alone, over_ranks
@@ -52,12 +53,12 @@ class StarDomainSettings:
         for name in ("cutoff", "nats"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0.0):
-                raise ValueError(f"{name} must be positive and finite, got {value}")
+                raise UserError(f"{name} must be positive and finite, got {value}")
         for name in ("directions", "block"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not (math.isfinite(self.noise) and self.noise >= 0.0):
-            raise ValueError(f"noise must be non-negative and finite, got {self.noise}")
+            raise UserError(f"noise must be non-negative and finite, got {self.noise}")
 
     def next_block(self, landscape: CostSurface, done: int) -> int:
         """How many directions to solve next.
@@ -104,7 +105,7 @@ def star_domain_volume(
         The estimate with all directions.
 
     Raises:
-        ValueError: if the cost is not a number on some ray, a setting is out of range, or the preconditioner is for
+        UserError: if the cost is not a number on some ray, a setting is out of range, or the preconditioner is for
             another number of parameters.
 
     Reference:
@@ -113,7 +114,7 @@ def star_domain_volume(
     settings = settings or StarDomainSettings()
     prior, preconditioner = prior or Lebesgue(), preconditioner or Identity()
     if preconditioner.size not in (None, landscape.size):
-        raise ValueError(
+        raise UserError(
             f"preconditioner {preconditioner.name} must be for the {landscape.size} parameters of the landscape, got "
             f"one for {preconditioner.size}"
         )

@@ -81,7 +81,7 @@ def read_study(path: str | Path) -> VolumeStudy:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is truncated, foreign, newer than this code, or damaged; the sentence says which.
+        UserError: if it is truncated, foreign, newer than this code, or damaged; the sentence says which.
     """
     with opened(path, FORMAT, FORMAT_VERSION) as file:
         attributes = dict(file.attrs)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from spectra.errors import UserError
 from spectra.provenance import Provenance
 from volume.method_result import METHODS, MethodResult
 from volume.preconditioners import EXPONENT
@@ -56,26 +57,26 @@ class VolumeSettings:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.cutoff) and self.cutoff > 0.0):
-            raise ValueError(f"cutoff must be positive and finite, got {self.cutoff}")
+            raise UserError(f"cutoff must be positive and finite, got {self.cutoff}")
         if not (math.isfinite(self.exponent) and self.exponent > 0.0):
-            raise ValueError(f"exponent must be positive and finite, got {self.exponent}")
+            raise UserError(f"exponent must be positive and finite, got {self.exponent}")
         if not (math.isfinite(self.k) and self.k >= 0.0):
-            raise ValueError(f"k must be non-negative and finite, got {self.k:g}")
+            raise UserError(f"k must be non-negative and finite, got {self.k:g}")
         if not 0.0 <= self.rank_tolerance < 1.0:
-            raise ValueError(f"rank_tolerance must be at least 0 and below 1, got {self.rank_tolerance:g}")
+            raise UserError(f"rank_tolerance must be at least 0 and below 1, got {self.rank_tolerance:g}")
         if self.k == 0.0 and "ellipsoid-slice-corrected" in self.methods:
-            raise ValueError("k must be positive for ellipsoid-slice-corrected, got 0; without it use ellipsoid-slice")
+            raise UserError("k must be positive for ellipsoid-slice-corrected, got 0; without it use ellipsoid-slice")
         if not self.methods:
-            raise ValueError(f"methods must be some of {', '.join(METHODS)}, got none")
+            raise UserError(f"methods must be some of {', '.join(METHODS)}, got none")
         for method in self.methods:
             _member("methods", method, METHODS)
         _member("preconditioner", self.preconditioner, PRECONDITIONERS)
         _member("negative", self.negative, NEGATIVE_RULES)
         for name, least in (("directions", 1), ("probes", 1), ("steps", 1), ("seed", 0)):
             if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+                raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.prior == "lebesgue" and "quadratic-mass" in self.methods:
-            raise ValueError(
+            raise UserError(
                 "quadratic-mass is the mass under a prior, and lebesgue is improper: it has no mass; "
                 "use a gaussian prior, or the methods star-domain or ellipsoid-slice"
             )
@@ -88,7 +89,7 @@ class VolumeSettings:
         """The eps that was given; None if it is to be searched.
 
         Raises:
-            ValueError: if it is neither ``search`` nor a positive finite number.
+            UserError: if it is neither ``search`` nor a positive finite number.
         """
         if self.eps == SEARCH:
             return None
@@ -97,7 +98,7 @@ class VolumeSettings:
         except ValueError:
             value = math.nan
         if not (math.isfinite(value) and value > 0.0):
-            raise ValueError(f"eps must be a positive number or {SEARCH}, got {self.eps!r}")
+            raise UserError(f"eps must be a positive number or {SEARCH}, got {self.eps!r}")
         return value
 
     def as_dict(self) -> dict[str, Any]:
@@ -162,4 +163,4 @@ class VolumeStudy:
 
 def _member(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
+        raise UserError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from spectra.errors import UserError
 from volume.method_result import MethodResult
 
 Array = NDArray[np.float64]
@@ -77,7 +78,7 @@ def parse_sweep(text: str) -> Array:
         (COUNT,) cutoffs, ascending.
 
     Raises:
-        ValueError: if it is not that, LOW and HIGH are not positive and ascending, or COUNT is not from 2 to 200.
+        UserError: if it is not that, LOW and HIGH are not positive and ascending, or COUNT is not from 2 to 200.
 
     >>> parse_sweep("1e-3:10:5").round(9).tolist()
     [0.001, 0.01, 0.1, 1.0, 10.0]
@@ -87,7 +88,7 @@ def parse_sweep(text: str) -> Array:
         first, last, number = text.split(":")
         low, high, count = float(first), float(last), int(number)
     except ValueError:
-        raise ValueError(f"{form}, such as 1e-6:1e2:9; got {text!r}") from None
+        raise UserError(f"{form}, such as 1e-6:1e2:9; got {text!r}") from None
     if not (0.0 < low < high < math.inf and 2 <= count <= MOST_CUTOFFS):
-        raise ValueError(f"{form} from 2 to {MOST_CUTOFFS}; got {text!r}")
+        raise UserError(f"{form} from 2 to {MOST_CUTOFFS}; got {text!r}")
     return np.geomspace(low, high, count)

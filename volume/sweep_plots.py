@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from spectra.errors import UserError
 from spectra.plots import GREY
 from volume.plots import COLOURS
 from volume.study import VolumeStudy
@@ -31,10 +32,10 @@ def sweep_figure(study: VolumeStudy) -> Figure:
         The figure.
 
     Raises:
-        ValueError: if the study holds no sweep.
+        UserError: if the study holds no sweep.
     """
     if study.sweep is None or not study.sweep.results:
-        raise ValueError("the study holds no sweep over cutoffs: nothing to draw")
+        raise UserError("the study holds no sweep over cutoffs: nothing to draw")
     figure = Figure(figsize=(8.0, 7.0), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(

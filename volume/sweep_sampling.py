@@ -54,7 +54,7 @@ def sample_cutoffs(
         One estimate a cutoff.
 
     Raises:
-        ValueError: if the cost is not a number on some ray.
+        UserError: if the cost is not a number on some ray.
     """
     lowest = replace(settings, cutoff=float(cutoffs[0]))
     guess = pilot_radius(landscape, lowest, prior, preconditioner, correction)

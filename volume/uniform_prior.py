@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spectra.errors import UserError
 from volume.pieces import pieces, squared_lengths
 from volume.ray_density import RayDensity, check_ray
 
@@ -23,7 +24,7 @@ class UniformPrior:
         shape: ``box`` or ``ball``.
 
     Raises:
-        ValueError: if A is not positive and finite, or the shape is unknown.
+        UserError: if A is not positive and finite, or the shape is unknown.
 
     >>> round(UniformPrior(0.5).log_density(torch.zeros(7)), 6) + 0.0
     0.0
@@ -34,9 +35,9 @@ class UniformPrior:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.half_width) and self.half_width > 0.0):
-            raise ValueError(f"half_width must be positive and finite, got {self.half_width:g}")
+            raise UserError(f"half_width must be positive and finite, got {self.half_width:g}")
         if self.shape not in ("box", "ball"):
-            raise ValueError(f"shape must be box or ball, got {self.shape!r}")
+            raise UserError(f"shape must be box or ball, got {self.shape!r}")
 
     @property
     def name(self) -> str:
@@ -72,11 +73,11 @@ class UniformPrior:
             The log density along each ray.
 
         Raises:
-            ValueError: if the anchor lies outside of the support.
+            UserError: if the anchor lies outside of the support.
         """
         check_ray(anchor, directions)
         if self._size_of(anchor) > self.half_width:
-            raise ValueError(
+            raise UserError(
                 f"the anchor lies outside of the prior {self.name}: its "
                 f"{'largest parameter' if self.shape == 'box' else 'norm'} is {self._size_of(anchor):.6g}"
             )

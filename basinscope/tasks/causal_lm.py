@@ -12,6 +12,7 @@ from basinscope.tasks.options import check_counts
 from spectra.anchors import STORAGES
 from spectra.checkpoint import Checkpoint, load_into
 from spectra.costs import cross_entropy
+from spectra.errors import UserError
 from spectra.landscape import Landscape
 
 
@@ -48,7 +49,7 @@ def causal_lm(
         The landscape around the checkpoint.
 
     Raises:
-        ValueError: if a part cannot be read, or the parts do not fit one another.
+        UserError: if a part cannot be read, or the parts do not fit one another.
         FileNotFoundError: if a file is missing.
     """
     one_of("task causal-lm: option anchors", anchors, STORAGES)
@@ -74,12 +75,12 @@ def _folder(path: Path) -> Path:
 def _check_fits(network: Any, rows: Sequences, home: Path) -> None:
     known, largest = network.get_input_embeddings().num_embeddings, int(rows.tokens.max())
     if largest >= known:
-        raise ValueError(
+        raise UserError(
             f"the tokenizer does not fit the model: it gives the token {largest}, and {home} knows {known} tokens"
         )
     longest = getattr(network.config, "max_position_embeddings", None)
     if longest is not None and rows.tokens.shape[1] > longest:
-        raise ValueError(
+        raise UserError(
             f"task causal-lm: option length must be at most {longest}, what {home} takes; got {rows.tokens.shape[1]}"
         )
 

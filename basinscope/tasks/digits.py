@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from spectra.checkpoint import Checkpoint, load_into
 from spectra.costs import cross_entropy
+from spectra.errors import UserError
 from spectra.landscape import Landscape
 
 Split = Literal["train", "heldout", "all"]
@@ -48,14 +49,14 @@ def digits_network(hidden: int = 64) -> nn.Module:
         The network, initialised as torch does, from torch's global random state.
 
     Raises:
-        ValueError: if ``hidden`` is not positive.
+        UserError: if ``hidden`` is not positive.
 
     Example:
         >>> sum(parameter.numel() for parameter in digits_network().parameters())
         4810
     """
     if hidden < 1:
-        raise ValueError(f"hidden must be at least 1, got {hidden}")
+        raise UserError(f"hidden must be at least 1, got {hidden}")
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     layers["hidden"] = nn.Linear(64, hidden)
     layers["activation"] = nn.GELU()
@@ -75,7 +76,7 @@ def load_digits(split: Split = "train", *, path: Path | None = None) -> tuple[Te
         Inputs (rows, 64), float32 in [0, 1], and targets (rows,), int64 in 0..9.
 
     Raises:
-        ValueError: if ``split`` is none of the three.
+        UserError: if ``split`` is none of the three.
         FileNotFoundError: if there is no such file.
 
     Reference:
@@ -88,7 +89,7 @@ def load_digits(split: Split = "train", *, path: Path | None = None) -> tuple[Te
         ((773, 64), (773,), 1.0)
     """
     if split not in get_args(Split):
-        raise ValueError(f"split must be 'train', 'heldout' or 'all', got {split!r}")
+        raise UserError(f"split must be 'train', 'heldout' or 'all', got {split!r}")
     path = data_folder() / "digits.h5" if path is None else path
     if not path.is_file():
         raise FileNotFoundError(
@@ -114,7 +115,7 @@ def digits(checkpoint: Checkpoint) -> Landscape:
         The landscape around the checkpoint.
 
     Raises:
-        ValueError: if the checkpoint does not fit the network.
+        UserError: if the checkpoint does not fit the network.
         FileNotFoundError: if the data is missing.
 
     Example:

@@ -17,7 +17,7 @@ def digits_heldout(checkpoint: Checkpoint) -> Landscape:
         The landscape around the checkpoint.
 
     Raises:
-        ValueError: if the checkpoint does not fit the network.
+        UserError: if the checkpoint does not fit the network.
         FileNotFoundError: if the data is missing.
 
     Reference:

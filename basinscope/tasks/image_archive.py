@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from basinscope.tasks.image_set import ImageSet, checked_set
+from spectra.errors import UserError
 
 
 def read_archive(path: Path, channels: int) -> ImageSet:
@@ -23,7 +24,7 @@ def read_archive(path: Path, channels: int) -> ImageSet:
         The images, in the order of the archive. Bytes are 0 to 255, floats as they are.
 
     Raises:
-        ValueError: if an array is missing or cannot be read, or ``images`` is not (images, height, width) for one
+        UserError: if an array is missing or cannot be read, or ``images`` is not (images, height, width) for one
             channel, or (images, height, width, channels) or (images, channels, height, width).
 
     >>> import tempfile
@@ -36,10 +37,10 @@ def read_archive(path: Path, channels: int) -> ImageSet:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             missing = [name for name in ("images", "labels") if name not in archive.files]
             if missing:
-                raise ValueError(f"it holds {', '.join(archive.files) or 'nothing'}, but no {' and no '.join(missing)}")
+                raise UserError(f"it holds {', '.join(archive.files) or 'nothing'}, but no {' and no '.join(missing)}")
             images, labels = archive["images"], archive["labels"]
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read as an npz archive of images and labels: {error}") from None
+        raise UserError(f"{path} cannot be read as an npz archive of images and labels: {error}") from None
     return checked_set(path, _channels_first(path, images, channels), labels)
 
 
@@ -48,9 +49,9 @@ def _channels_first(path: Path, images: NDArray[Any], channels: int) -> NDArray[
         return images[:, None]
     first, last = (images.shape[axis] == channels if images.ndim == 4 else False for axis in (1, -1))
     if first and last:
-        raise ValueError(f"{path} has images of shape {images.shape}: which axis is that of the {channels} channels?")
+        raise UserError(f"{path} has images of shape {images.shape}: which axis is that of the {channels} channels?")
     if not first and not last:
-        raise ValueError(
+        raise UserError(
             f"{path} has images of shape {images.shape}, but the classifier takes {channels} "
             f"channel{'s' if channels > 1 else ''}: expected (images, {channels}, height, width) or "
             f"(images, height, width, {channels})"

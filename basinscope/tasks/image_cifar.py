@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from basinscope.tasks.image_pickle import read_pickled
 from basinscope.tasks.image_set import ImageSet, checked_set
+from spectra.errors import UserError
 
 SPLITS = ("train", "test")
 _CLASSES = 10
@@ -49,13 +50,13 @@ def read_cifar_folder(path: Path, split: str = "train", count: int = 0) -> Image
         The images.
 
     Raises:
-        ValueError: if the split is none, a batch is missing before another, or one cannot be read.
+        UserError: if the split is none, a batch is missing before another, or one cannot be read.
 
     Reference:
         Krizhevsky (2009), Learning multiple layers of features from tiny images.
     """
     if split not in SPLITS:
-        raise ValueError(f"split must be train or test, got {split!r}")
+        raise UserError(f"split must be train or test, got {split!r}")
     batches, read, found = _batches(path, split), [], 0
     for batch in batches:
         if count and found >= count:
@@ -81,7 +82,7 @@ def read_cifar_batch(path: Path) -> ImageSet:
         Its images.
 
     Raises:
-        ValueError: if it is truncated, carries code, or holds anything else.
+        UserError: if it is truncated, carries code, or holds anything else.
     """
     return checked_set(path, *_read_batch(path))
 
@@ -89,16 +90,16 @@ def read_cifar_batch(path: Path) -> ImageSet:
 def _batches(path: Path, split: str) -> list[Path]:
     found = {entry: name for entry in path.iterdir() if (name := _PATTERN.fullmatch(entry.name))}
     if len({name["binary"] for name in found.values()}) > 1:
-        raise ValueError(f"{path} holds both python and binary batches of CIFAR-10: give a folder with one of them")
+        raise UserError(f"{path} holds both python and binary batches of CIFAR-10: give a folder with one of them")
     if split == "test":
         tests = [entry for entry, name in found.items() if name["number"] is None]
         if not tests:
-            raise ValueError(f"{path} holds no test_batch of CIFAR-10")
+            raise UserError(f"{path} holds no test_batch of CIFAR-10")
         return tests
     numbered = {int(name["number"]): entry for entry, name in found.items() if name["number"] is not None}
     missing = next((number for number in range(1, max(numbered, default=1)) if number not in numbered), None)
     if not numbered or missing is not None:
-        raise ValueError(f"{path} lacks data_batch_{missing or 1} of CIFAR-10")
+        raise UserError(f"{path} lacks data_batch_{missing or 1} of CIFAR-10")
     return [numbered[number] for number in sorted(numbered)]
 
 
@@ -106,14 +107,14 @@ def _read_batch(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     images, labels = (_binary if path.suffix == ".bin" else _python)(path)
     wrong = next((label for label in labels if not 0 <= label < _CLASSES), None)
     if wrong is not None:
-        raise ValueError(f"{path} is no batch of CIFAR-10: it has the label {wrong}, outside 0 to {_CLASSES - 1}")
+        raise UserError(f"{path} is no batch of CIFAR-10: it has the label {wrong}, outside 0 to {_CLASSES - 1}")
     return images.reshape(-1, *_SHAPE), np.array(labels, dtype=np.int64)
 
 
 def _binary(path: Path) -> tuple[NDArray[np.uint8], list[int]]:
     content = np.frombuffer(path.read_bytes(), dtype=np.uint8)
     if len(content) == 0 or len(content) % _RECORD:
-        raise ValueError(
+        raise UserError(
             f"{path} is truncated or no binary batch of CIFAR-10: its {len(content):,} bytes are not whole records of "
             f"{_RECORD:,}"
         )
@@ -125,14 +126,14 @@ def _python(path: Path) -> tuple[NDArray[np.uint8], list[int]]:
     content = read_pickled(path)
     pixels, labels = _entry(path, content, "data"), _entry(path, content, "labels")
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (_PIXELS,):
-        raise ValueError(
+        raise UserError(
             f"{path} is no python batch of CIFAR-10: expected data of bytes and shape (images, {_PIXELS:,}), got "
             f"{_described(pixels)}"
         )
     if not isinstance(labels, list) or not all(type(label) is int for label in labels):
-        raise ValueError(f"{path} is no python batch of CIFAR-10: expected a list of whole numbers as labels")
+        raise UserError(f"{path} is no python batch of CIFAR-10: expected a list of whole numbers as labels")
     if len(labels) != len(pixels):
-        raise ValueError(f"{path} has {len(pixels)} images but {len(labels)} labels")
+        raise UserError(f"{path} has {len(pixels)} images but {len(labels)} labels")
     return pixels, labels
 
 
@@ -141,7 +142,7 @@ def _entry(path: Path, content: Any, name: str) -> Any:
         for key in (name, name.encode()):
             if key in content:
                 return content[key]
-    raise ValueError(f"{path} is no python batch of CIFAR-10: expected a dict with data and labels, {name} is missing")
+    raise UserError(f"{path} is no python batch of CIFAR-10: expected a dict with data and labels, {name} is missing")
 
 
 def _described(value: Any) -> str:

@@ -16,6 +16,7 @@ from spectra.batches import Batch
 from spectra.checkpoint import Checkpoint, load_into
 from spectra.checkpoint_folder import is_model_folder
 from spectra.costs import cross_entropy
+from spectra.errors import UserError
 from spectra.landscape import Landscape
 
 
@@ -47,7 +48,7 @@ def image_classifier(
         The landscape around the checkpoint.
 
     Raises:
-        ValueError: if a part cannot be read, or the parts do not fit one another.
+        UserError: if a part cannot be read, or the parts do not fit one another.
         FileNotFoundError: if a file is missing.
     """
     check_counts("image-classifier", count=(count, 0), size=(size, 0), batch=(batch, 1))
@@ -75,7 +76,7 @@ def image_classifier(
 
 def _classifier(checkpoint: Checkpoint, model: Path | None, timm: str | None) -> Classifier:
     if model is not None and timm is not None:
-        raise ValueError("task image-classifier: options model and timm exclude each other: give one of them")
+        raise UserError("task image-classifier: options model and timm exclude each other: give one of them")
     if timm is not None:
         return load_timm(timm, checkpoint)
     if model is not None:
@@ -83,7 +84,7 @@ def _classifier(checkpoint: Checkpoint, model: Path | None, timm: str | None) ->
         load_into(checkpoint, classifier.model)
         return classifier
     if not is_model_folder(checkpoint.path):
-        raise ValueError(
+        raise UserError(
             f"{checkpoint.path} is a file of weights, which says nothing of the network: give the folder of its "
             "config.json as option model, or the name of timm's model as option timm"
         )
@@ -100,7 +101,7 @@ def _sized(classifier: Classifier, size: int | None) -> Classifier:
 def _check_labels(path: Path, found: ImageSet, classifier: Classifier) -> None:
     wrong = found.labels[(found.labels < 0) | (found.labels >= classifier.classes)]
     if len(wrong):
-        raise ValueError(
+        raise UserError(
             f"{path} has the label {wrong[0]}, but the classifier's classes are 0 to {classifier.classes - 1}"
         )
 

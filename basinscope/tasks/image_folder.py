@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from basinscope.tasks.image_set import ImageSet, checked_set
 from basinscope.tasks.image_size import resized
+from spectra.errors import UserError, foreign
 
 _ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 _GREY, _COLOURED, _TRANSPARENT = {"L", "1"}, {"RGB", "P", "CMYK", "YCbCr"}, {"RGBA", "LA", "PA"}
@@ -44,12 +45,12 @@ def read_class_folders(
         The images.
 
     Raises:
-        ValueError: if there are no class folders with images, or one alone, or an image cannot be read as asked.
+        UserError: if there are no class folders with images, or one alone, or an image cannot be read as asked.
     """
     files, notes = _files(path)
     if len(files) < 2:
         have = f"one class folder alone, {next(iter(files))}" if files else "no class folders with images in them"
-        raise ValueError(f"{path} has {have}: expected one folder a class, with images ({', '.join(sorted(_ENDINGS))})")
+        raise UserError(f"{path} has {have}: expected one folder a class, with images ({', '.join(sorted(_ENDINGS))})")
     known = _numbers(path, files, classes or {})
     turns = zip_longest(*([(file, known[name]) for file in some] for name, some in files.items()))
     order = [pair for pair in chain.from_iterable(turns) if pair is not None]
@@ -66,7 +67,7 @@ def _numbers(path: Path, files: Mapping[str, list[Path]], classes: Mapping[str, 
     """Number of each class: the classifier's own where it knows their names, else by order."""
     unknown = [name for name in files if name not in classes]
     if unknown and len(unknown) < len(files):
-        raise ValueError(f"{path} has the class {unknown[0]}, which is none of the classifier's ({', '.join(classes)})")
+        raise UserError(f"{path} has the class {unknown[0]}, which is none of the classifier's ({', '.join(classes)})")
     return {name: number for number, name in enumerate(files)} if unknown else classes
 
 
@@ -81,7 +82,7 @@ def _files(path: Path) -> tuple[dict[str, list[Path]], list[str]]:
     empty = [name for name, found in files.items() if not found]
     if empty and len(empty) < len(files):
         # Left out, it would shift the numbers of the classes after it.
-        raise ValueError(f"{path / empty[0]} has no images in it: fill the class folder or take it away")
+        raise UserError(f"{path / empty[0]} has no images in it: fill the class folder or take it away")
     note = f"files in the class folders of {path} that are no images by their names and left out: {others}"
     return {name: found for name, found in files.items() if found}, [note] if others else []
 
@@ -90,15 +91,10 @@ def _read(path: Path, channels: int, size: tuple[int, int] | None, resample: str
     """(channels, height, width), bytes."""
     from PIL import Image
 
-    try:
-        with Image.open(path) as image:
-            image.load()
-            mode = _mode(path, image, channels)
-            pixels = np.asarray(image.convert(mode))
-    except ValueError:
-        raise
-    except Exception as error:  # Pillow raises of every kind on what it cannot read
-        raise ValueError(f"{path} cannot be read as an image ({type(error).__name__})") from None
+    with foreign(f"{path} cannot be read as an image: Pillow"), Image.open(path) as image:
+        image.load()
+        mode = _mode(path, image, channels)
+        pixels = np.asarray(image.convert(mode))
     planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     return planes if size is None else resized(planes[None], size, resample)[0]
 
@@ -106,18 +102,18 @@ def _read(path: Path, channels: int, size: tuple[int, int] | None, resample: str
 def _mode(path: Path, image: Any, channels: int) -> str:
     """What Pillow is to convert to, where that loses nothing."""
     if image.mode in _TRANSPARENT and image.getchannel("A").getextrema() != (255, 255):
-        raise ValueError(f"{path} has transparent pixels: lay it on a background first")
+        raise UserError(f"{path} has transparent pixels: lay it on a background first")
     if image.mode not in _GREY | _COLOURED | _TRANSPARENT:
-        raise ValueError(f"{path} has pixels of the kind {image.mode}: expected grey or coloured ones of 8 bits")
+        raise UserError(f"{path} has pixels of the kind {image.mode}: expected grey or coloured ones of 8 bits")
     if channels == 3:
         return "RGB"
     if channels == 1 and (image.mode in _GREY or image.mode == "LA"):
         return "L"
-    raise ValueError(f"{path} is coloured, but the classifier takes {channels} channels")
+    raise UserError(f"{path} is coloured, but the classifier takes {channels} channels")
 
 
 def _check_one_size(path: Path, images: list[NDArray[Any]]) -> None:
     sizes = sorted({image.shape[1:] for image in images})
     if len(sizes) > 1:
         few = ", ".join(f"{height}x{width}" for height, width in sizes[:3])
-        raise ValueError(f"{path} has images of {len(sizes)} sizes ({few}, ...): give size, to which all are brought")
+        raise UserError(f"{path} has images of {len(sizes)} sizes ({few}, ...): give size, to which all are brought")

@@ -13,6 +13,7 @@ from torch import nn
 from basinscope.tasks.image_preparation import Preparation, read_preparation
 from basinscope.tasks.pretrained import check_weights, import_transformers, in_a_sentence, quiet
 from spectra.checkpoint_folder import is_model_folder
+from spectra.errors import UserError
 from spectra.randomness import preserved_random_state
 
 _NO_STATISTICS = "no preprocessor_config.json beside the model: pixels go in from 0 to 1, without mean and deviation"
@@ -50,15 +51,15 @@ def load_classifier(home: Path, *, weights: bool = True) -> Classifier:
         The classifier, in float32.
 
     Raises:
-        ValueError: in a sentence, if transformers is missing or cannot load it, parameters are missing or too many, or
+        UserError: in a sentence, if transformers is missing or cannot load it, parameters are missing or too many, or
             it has less than two classes.
     """
     if not is_model_folder(home):
-        raise ValueError(f"{home} is no folder of a model: expected one with a config.json")
+        raise UserError(f"{home} is no folder of a model: expected one with a config.json")
     model = _loaded(home) if weights else _drawn(home)
     config = model.config
     if config.num_labels < 2:
-        raise ValueError(
+        raise UserError(
             f"{home} is no classifier: expected at least two classes in its config, got {config.num_labels}"
         )
     stated = read_preparation(home)

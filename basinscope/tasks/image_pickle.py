@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from spectra.errors import UserError
+
 # What numpy 1 and 2 call the functions behind a pickled array, and Python 3 that behind bytes in protocol 2.
 _NAMES = {
     "numpy.core.multiarray _reconstruct": "empty",
@@ -40,7 +42,7 @@ _SILENT = {"PROTO", "FRAME"}
 _PLAIN_DTYPE = re.compile(r"b1|[iu][1248]|f[248]")
 
 
-class _RefusedError(ValueError):
+class _RefusedError(UserError):
     """Something that is no plain value."""
 
 
@@ -173,7 +175,7 @@ def read_pickled(path: Path) -> Any:
         The value.
 
     Raises:
-        ValueError: if the file names code, holds anything else, or is truncated.
+        UserError: if the file names code, holds anything else, or is truncated.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "batch"
@@ -191,9 +193,9 @@ def read_pickled(path: Path) -> Any:
                 machine.step(operation.name, argument)
         (value,) = machine.stack
     except _RefusedError as refusal:
-        raise ValueError(f"{path} {refusal}") from None
+        raise UserError(f"{path} {refusal}") from None
     except (ValueError, TypeError, LookupError, StopIteration, AttributeError, ArithmeticError, struct.error) as error:
-        raise ValueError(f"{path} is truncated or damaged: its pickle cannot be followed ({error})") from None
+        raise UserError(f"{path} is truncated or damaged: its pickle cannot be followed ({error})") from None
     return value
 
 

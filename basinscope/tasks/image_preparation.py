@@ -14,6 +14,7 @@ from torch import Tensor
 from basinscope.tasks.image_set import ImageSet
 from basinscope.tasks.image_size import resized
 from spectra.checkpoint_folder import read_json
+from spectra.errors import UserError
 
 PROCESSOR = "preprocessor_config.json"
 # Pillow's numbers for its filters, which is how the file names them.
@@ -50,7 +51,7 @@ class Preparation:
             The classifier's inputs.
 
         Raises:
-            ValueError: if mean or deviation are not one number a channel.
+            UserError: if mean or deviation are not one number a channel.
         """
         pixels = images.images if self.size is None else resized(images.images, self.size, self.resample)
         values = torch.from_numpy(np.array(pixels, dtype=np.float32))
@@ -59,7 +60,7 @@ class Preparation:
         if not self.mean:
             return values
         if not len(self.mean) == len(self.deviation) == values.shape[1]:
-            raise ValueError(
+            raise UserError(
                 f"{PROCESSOR} has {len(self.mean)} means and {len(self.deviation)} deviations, but the images have "
                 f"{values.shape[1]} channels"
             )
@@ -76,7 +77,7 @@ def read_preparation(folder: Path) -> Preparation | None:
         The preparation, or None where there is no such file. A crop that it states is not done, which a note says.
 
     Raises:
-        ValueError: if the file is damaged, or states a filter or numbers that cannot be used.
+        UserError: if the file is damaged, or states a filter or numbers that cannot be used.
 
     >>> read_preparation(Path("/")) is None
     True
@@ -108,20 +109,20 @@ def _size(path: Path, stated: dict[str, Any]) -> tuple[int, int] | None:
     edge = size.get("shortest_edge") if isinstance(size, dict) else size
     pair = (edge, edge) if edge is not None else (size.get("height"), size.get("width"))
     if not all(type(one) is int and one > 0 for one in pair):
-        raise ValueError(f"{path} must state size as height and width or a shortest_edge in pixels, got {size!r}")
+        raise UserError(f"{path} must state size as height and width or a shortest_edge in pixels, got {size!r}")
     return pair
 
 
 def _resample(path: Path, number: Any) -> str:
     if type(number) is not int or number not in _FILTERS:
         known = ", ".join(f"{key} ({name})" for key, name in _FILTERS.items())
-        raise ValueError(f"{path} must state resample as one of {known}, got {number!r}")
+        raise UserError(f"{path} must state resample as one of {known}, got {number!r}")
     return _FILTERS[number]
 
 
 def _number(path: Path, value: Any) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise ValueError(f"{path} must state means, deviations and rescale_factor as numbers, got {value!r}")
+        raise UserError(f"{path} must state means, deviations and rescale_factor as numbers, got {value!r}")
     return float(value)
 
 
@@ -132,5 +133,5 @@ def _numbers(path: Path, values: Any) -> tuple[float, ...]:
 def _deviations(path: Path, values: Any) -> tuple[float, ...]:
     found = _numbers(path, values)
     if not all(value > 0.0 for value in found):
-        raise ValueError(f"{path} must state positive deviations as image_std, got {values!r}")
+        raise UserError(f"{path} must state positive deviations as image_std, got {values!r}")
     return found

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spectra.errors import UserError
+
 
 @dataclass(frozen=True)
 class ImageSet:
@@ -46,22 +48,22 @@ def checked_set(path: Path, images: NDArray[Any], labels: NDArray[Any], notes: t
         The set.
 
     Raises:
-        ValueError: if there are none, their numbers differ, labels are no whole numbers, or pixels are neither bytes
+        UserError: if there are none, their numbers differ, labels are no whole numbers, or pixels are neither bytes
             nor finite floats.
 
     >>> checked_set(Path("a.npz"), np.zeros((2, 1, 4, 4), np.uint8), np.array([0, 3])).labels
     array([0, 3])
     """
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise ValueError(
+        raise UserError(
             f"{path} must have whole numbers of shape (images,) as labels, got {labels.dtype} of shape {labels.shape}"
         )
     if len(images) != len(labels):
-        raise ValueError(f"{path} has {len(images)} images but {len(labels)} labels")
+        raise UserError(f"{path} has {len(images)} images but {len(labels)} labels")
     if images.size == 0:
-        raise ValueError(f"{path} has no images")
+        raise UserError(f"{path} has no images")
     if images.dtype != np.uint8 and images.dtype.kind != "f":
-        raise ValueError(f"{path} must have images of bytes (uint8) or of floats, got {images.dtype}")
+        raise UserError(f"{path} must have images of bytes (uint8) or of floats, got {images.dtype}")
     if images.dtype.kind == "f" and not np.isfinite(images).all():
-        raise ValueError(f"{path} has images with values that are not finite")
+        raise UserError(f"{path} has images with values that are not finite")
     return ImageSet(images, labels.astype(np.int64), notes)

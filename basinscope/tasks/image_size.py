@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from spectra.errors import UserError
+
 FILTERS = ("bilinear", "bicubic", "nearest")
 
 
@@ -24,13 +26,13 @@ def resized(images: NDArray[Any], size: tuple[int, int], resample: str = "biline
         (images, channels, *size) of the same kind: bytes are rounded, as Pillow rounds them.
 
     Raises:
-        ValueError: for another filter.
+        UserError: for another filter.
 
     >>> resized(np.array([[[[0.0, 1.0]]]], np.float32), (1, 4))
     array([[[[0.  , 0.25, 0.75, 1.  ]]]], dtype=float32)
     """
     if resample not in FILTERS:
-        raise ValueError(f"resample must be one of {', '.join(FILTERS)}, got {resample!r}")
+        raise UserError(f"resample must be one of {', '.join(FILTERS)}, got {resample!r}")
     if images.shape[-2:] == size:
         return images
     given = torch.from_numpy(np.array(images, dtype=np.float32))

@@ -10,6 +10,7 @@ from basinscope.tasks.image_archive import read_archive
 from basinscope.tasks.image_cifar import is_cifar_folder, read_cifar_batch, read_cifar_folder
 from basinscope.tasks.image_folder import read_class_folders
 from basinscope.tasks.image_set import ImageSet
+from spectra.errors import UserError
 
 _CIFAR_CHANNELS = 3
 
@@ -39,11 +40,11 @@ def read_images(
         The images, in an order that the source fixes.
 
     Raises:
-        ValueError: if there is nothing that can be read, or it is not what is wanted.
+        UserError: if there is nothing that can be read, or it is not what is wanted.
     """
     cifar = path.is_dir() and is_cifar_folder(path)
     if split is not None and not cifar:
-        raise ValueError(f"split={split} is for a folder of CIFAR-10 batches, and {path} is none")
+        raise UserError(f"split={split} is for a folder of CIFAR-10 batches, and {path} is none")
     if cifar:
         found = read_cifar_folder(path, split or "train", count)
     elif path.is_dir():
@@ -53,5 +54,5 @@ def read_images(
     else:
         found = read_cifar_batch(path)
     if channels != _CIFAR_CHANNELS:
-        raise ValueError(f"{path} has images of {_CIFAR_CHANNELS} channels, but the classifier takes {channels}")
+        raise UserError(f"{path} has images of {_CIFAR_CHANNELS} channels, but the classifier takes {channels}")
     return found.first(count)

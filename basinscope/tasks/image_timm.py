@@ -7,6 +7,7 @@ from typing import Any
 from basinscope.tasks.image_model import Classifier
 from basinscope.tasks.image_preparation import Preparation
 from spectra.checkpoint import Checkpoint, load_into
+from spectra.errors import UserError, foreign
 from spectra.randomness import preserved_random_state
 
 
@@ -23,14 +24,11 @@ def load_timm(name: str, checkpoint: Checkpoint) -> Classifier:
         The classifier, its images prepared as timm states for that name.
 
     Raises:
-        ValueError: in a sentence, if timm does not import or has no such model, or the checkpoint does not fit it.
+        UserError: in a sentence, if timm does not import or has no such model, or the checkpoint does not fit it.
     """
     timm = _timm(name)
-    try:
-        with preserved_random_state():
-            stated = timm.create_model(name, pretrained=False).pretrained_cfg
-    except Exception as error:  # timm raises of several kinds for a name that it does not know
-        raise ValueError(f"timm has no model {name!r} ({type(error).__name__}: {error})") from error
+    with foreign(f"timm cannot make the model {name!r}: it"), preserved_random_state():
+        stated = timm.create_model(name, pretrained=False).pretrained_cfg
     last = _first(checkpoint, stated["classifier"], "weight")
     first = _first(checkpoint, stated["first_conv"], "weight")
     with preserved_random_state():
@@ -50,13 +48,12 @@ def load_timm(name: str, checkpoint: Checkpoint) -> Classifier:
 
 
 def _timm(name: str) -> Any:
-    try:
+    # An unfit torchvision fails in ways of its own, such as RuntimeError.
+    with foreign(
+        f"timm={name} needs timm, which does not import here (ConvNeXt V2 and others come from transformers too: "
+        "give a folder that it saved): its import"
+    ):
         import timm
-    except Exception as error:  # an unfit torchvision fails in ways of its own, such as RuntimeError
-        raise ValueError(
-            f"timm={name} needs timm, which does not import here ({type(error).__name__}: {error}); "
-            "ConvNeXt V2 and others come from transformers too: give a folder that it saved"
-        ) from error
     return timm
 
 
@@ -65,5 +62,5 @@ def _first(checkpoint: Checkpoint, layers: Any, part: str) -> Any:
     layer = layers if isinstance(layers, str) else layers[0]
     found = checkpoint.parameters.get(f"{layer}.{part}")
     if found is None or found.ndim < 2:
-        raise ValueError(f"{layer}.{part}, which says how many classes or channels, is not in {checkpoint.path}")
+        raise UserError(f"{layer}.{part}, which says how many classes or channels, is not in {checkpoint.path}")
     return found

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from basinscope.tasks.pretrained import check_weights, import_transformers, in_a_sentence, quiet
+from spectra.errors import UserError
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Without one of these transformers makes an empty tokenizer, and says nothing.
@@ -33,11 +34,11 @@ def load_language_model(path: Path, dtype: str = "float32") -> nn.Module:
         The model, its cache of keys and values off.
 
     Raises:
-        ValueError: in a sentence, if a package is missing, transformers cannot load it, parameters are missing or too
+        UserError: in a sentence, if a package is missing, transformers cannot load it, parameters are missing or too
             many, or weights that the config ties differ.
     """
     if dtype not in (*DTYPES, "auto"):
-        raise ValueError(f"task causal-lm: option dtype must be auto or one of {', '.join(DTYPES)}; got {dtype!r}")
+        raise UserError(f"task causal-lm: option dtype must be auto or one of {', '.join(DTYPES)}; got {dtype!r}")
     transformers = _transformers(path)
     source, extra = _source(path)
     if extra:
@@ -65,18 +66,18 @@ def load_tokenizer(path: Path) -> Any:
         A tokenizer of transformers.
 
     Raises:
-        ValueError: in a sentence, if there is none or it cannot be read.
+        UserError: in a sentence, if there is none or it cannot be read.
     """
     transformers = _transformers(path)
     source, extra = _source(path)
     if not extra and not any((path / name).is_file() for name in _TOKENIZERS):
-        raise ValueError(
+        raise UserError(
             f"{path} has no tokenizer (tokenizer.json or the like): give one as causal-lm:tokenizer=FOLDER,text=..."
         )
     with quiet(), in_a_sentence(path, "tokenizer"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, local_files_only=True, **extra)
     if not len(tokenizer):
-        raise ValueError(f"the tokenizer in {path} knows no tokens")
+        raise UserError(f"the tokenizer in {path} knows no tokens")
     return tokenizer
 
 
@@ -100,7 +101,7 @@ def _check_tied(path: Path, model: Any) -> None:
     if not getattr(model.config, "tie_word_embeddings", False) or given is None or taken is None:
         return
     if given.weight is not taken.weight:
-        raise ValueError(
+        raise UserError(
             f"{path} ties the output's weights to the embedding's in its config (tie_word_embeddings), but they differ "
             "in its weights: set it to false there, or save the model again"
         )

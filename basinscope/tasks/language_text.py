@@ -12,6 +12,7 @@ from torch import Tensor
 
 from spectra.batches import Batch
 from spectra.costs import cross_entropy
+from spectra.errors import UserError
 
 # The fewest tokens of which one is predicted from another.
 SHORTEST = 2
@@ -71,18 +72,18 @@ def read_text(path: Path) -> str:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is a folder, empty, or not UTF-8.
+        UserError: if it is a folder, empty, or not UTF-8.
     """
     if not path.exists():
         raise FileNotFoundError(f"text {path} does not exist")
     if path.is_dir():
-        raise ValueError(f"text {path} is a folder: name a text file")
+        raise UserError(f"text {path} is a folder: name a text file")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"text {path} is not UTF-8: byte {error.start} is {error.object[error.start]:#04x}") from None
+        raise UserError(f"text {path} is not UTF-8: byte {error.start} is {error.object[error.start]:#04x}") from None
     if not text.strip():
-        raise ValueError(f"text {path} is empty")
+        raise UserError(f"text {path} is empty")
     return text
 
 
@@ -149,7 +150,7 @@ def tokenised(path: Path, tokenizer: Any, length: int, *, pack: bool = True, seq
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it has no text, or packed less than one sequence.
+        UserError: if it has no text, or packed less than one sequence.
     """
     text = read_text(path)
     parts = [text] if pack else [part for part in _BLANK_LINES.split(text) if part.strip()]
@@ -157,10 +158,10 @@ def tokenised(path: Path, tokenizer: Any, length: int, *, pack: bool = True, seq
     documents = [list(tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]) for part in parts]
     found = sum(len(document) for document in documents)
     if pack and found < length:
-        raise ValueError(
+        raise UserError(
             f"text {path} has {found} tokens, less than one sequence of {length}: give more text or a smaller length"
         )
     if all(len(document) < SHORTEST for document in documents):
-        raise ValueError(f"text {path} has no two tokens that follow one another")
+        raise UserError(f"text {path} has no two tokens that follow one another")
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     return joined(documents, length, int(padding), sequences)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from basinscope.choices import nearest
+from spectra.errors import UserError
 
 CHECKPOINT_HELP = "A .pt, .pth, .safetensors or .gguf file, or a folder as transformers saves it."
 # Of every command that takes a task; what its options are, a task says where one is wrong or missing.
@@ -56,7 +57,7 @@ def read_options(name: str, function: Callable[..., Any], text: str) -> dict[str
         Values by name.
 
     Raises:
-        ValueError: if an option is not known, given twice, of the wrong kind, or one that is needed is missing.
+        UserError: if an option is not known, given twice, of the wrong kind, or one that is needed is missing.
 
     >>> def task(checkpoint, *, length: int = 8, text: str): ...
     >>> read_options("mine", task, "text=a\\,b,length=9")
@@ -68,16 +69,16 @@ def read_options(name: str, function: Callable[..., Any], text: str) -> dict[str
         key, sign, value = part.replace(r"\,", ",").partition("=")
         key = key.strip()
         if not sign:
-            raise ValueError(f"task {name} takes options as key=value, separated by commas; got {part!r}")
+            raise UserError(f"task {name} takes options as key=value, separated by commas; got {part!r}")
         if key not in known:
             offer = f"it takes {', '.join(known)}" if known else "it takes none"
-            raise ValueError(f"task {name} has no option {key!r}: {offer}{nearest(key, known)}")
+            raise UserError(f"task {name} has no option {key!r}: {offer}{nearest(key, known)}")
         if key in values:
-            raise ValueError(f"task {name}: option {key} is given twice")
+            raise UserError(f"task {name}: option {key} is given twice")
         values[key] = _read(name, key, value, known[key][0])
     for key, (_, needed) in known.items():
         if needed and key not in values:
-            raise ValueError(f"task {name} needs {key}: give --task {name}:{key}=..., further options after commas")
+            raise UserError(f"task {name} needs {key}: give --task {name}:{key}=..., further options after commas")
     return values
 
 
@@ -89,16 +90,16 @@ def check_counts(task: str, **options: tuple[int | None, int]) -> None:
         options: the value and the least that is allowed, by name; None passes.
 
     Raises:
-        ValueError: if a value is below the least.
+        UserError: if a value is below the least.
 
     >>> check_counts("causal-lm", batch=(0, 1))
     Traceback (most recent call last):
         ...
-    ValueError: task causal-lm: option batch must be at least 1, got 0
+    spectra.errors.UserError: task causal-lm: option batch must be at least 1, got 0
     """
     for name, (value, least) in options.items():
         if value is not None and value < least:
-            raise ValueError(f"task {task}: option {name} must be at least {least}, got {value}")
+            raise UserError(f"task {task}: option {name} must be at least {least}, got {value}")
 
 
 def _known(function: Callable[..., Any]) -> dict[str, tuple[Any, bool]]:
@@ -118,14 +119,14 @@ def _read(name: str, key: str, value: str, kind: Any) -> Any:
         kind = next(one for one in get_args(kind) if one is not type(None))
     if kind is bool:
         if value.lower() not in _YES + _NO:
-            raise ValueError(f"task {name}: option {key} must be yes or no, got {value!r}")
+            raise UserError(f"task {name}: option {key} must be yes or no, got {value!r}")
         return value.lower() in _YES
     if kind in (int, float):
         try:
             return kind(value)
         except ValueError:
             words = "a whole number" if kind is int else "a number"
-            raise ValueError(f"task {name}: option {key} must be {words}, got {value!r}") from None
+            raise UserError(f"task {name}: option {key} must be {words}, got {value!r}") from None
     if kind is Path and not value:
-        raise ValueError(f"task {name}: option {key} must be a path, got nothing")
+        raise UserError(f"task {name}: option {key} must be a path, got nothing")
     return Path(value) if kind is Path else value

@@ -9,6 +9,8 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
+from spectra.errors import ForeignError, UserError, foreign
+
 _NAMED = 3
 
 
@@ -25,11 +27,11 @@ def import_transformers(task: str, path: Path, extra: str, further: tuple[str, .
         The module.
 
     Raises:
-        ValueError: if one of them is not installed.
+        UserError: if one of them is not installed.
     """
     missing = [name for name in ("transformers", *further) if importlib.util.find_spec(name) is None]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"task {task} needs {' and '.join(missing)} for {path}: install the extra, 'basinscope[{extra}]'"
         )
     import transformers
@@ -58,16 +60,16 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def in_a_sentence(path: Path, what: str) -> Iterator[None]:
-    """Whatever transformers raises on ``what`` of a path becomes a ValueError of one sentence."""
+    """Whatever transformers raises on ``what`` of a path becomes a UserError of one sentence."""
     try:
-        yield
-    except MemoryError:
-        raise
-    except Exception as error:  # transformers raises of every kind on what it cannot read
+        with foreign("transformers"):
+            yield
+    except ForeignError as failure:
+        error = failure.__cause__ or failure
         reason = " ".join(str(error).split()).partition(". ")[0][:300]
         if "ignore_mismatched_sizes" in reason:
             reason = "a parameter has another shape in the weights than in the config"
-        raise ValueError(f"{path}: transformers cannot read the {what} ({type(error).__name__}: {reason})") from error
+        raise UserError(f"{path}: transformers cannot read the {what} ({type(error).__name__}: {reason})") from error
 
 
 def check_weights(path: Path, found: Mapping[str, Any]) -> None:
@@ -78,14 +80,14 @@ def check_weights(path: Path, found: Mapping[str, Any]) -> None:
         found: what ``from_pretrained(..., output_loading_info=True)`` says of them.
 
     Raises:
-        ValueError: if parameters are missing or too many.
+        UserError: if parameters are missing or too many.
 
     >>> check_weights(Path("here"), {"missing_keys": {"a"}, "unexpected_keys": set()})
     Traceback (most recent call last):
         ...
-    ValueError: here lacks a
+    spectra.errors.UserError: here lacks a
     """
     for what, key in (("lacks", "missing_keys"), ("holds what is not in the model:", "unexpected_keys")):
         if names := sorted(found[key]):
             more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-            raise ValueError(f"{path} {what} {', '.join(names[:_NAMED])}{more}")
+            raise UserError(f"{path} {what} {', '.join(names[:_NAMED])}{more}")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from basinscope.choices import nearest
 from basinscope.tasks.options import read_options, split_options
+from spectra.errors import UserError, UserTypeError, foreign
 
 if TYPE_CHECKING:
     from spectra.checkpoint import Checkpoint
@@ -46,7 +47,7 @@ def task_name(asked: str | None, checkpoint: Checkpoint) -> str:
         The name, with the options that the user gave.
 
     Raises:
-        ValueError: if neither names one, or the checkpoint names one that is not built in.
+        UserError: if neither names one, or the checkpoint names one that is not built in.
     """
     name, options = split_options(asked or "")
     name = name or _own_task(checkpoint)
@@ -56,9 +57,9 @@ def task_name(asked: str | None, checkpoint: Checkpoint) -> str:
 def _own_task(checkpoint: Checkpoint) -> str:
     named = checkpoint.metadata.get("task") or _by_architecture(checkpoint)
     if not isinstance(named, str):
-        raise ValueError(f"{checkpoint.path} names no task: give --task, {FORMS}")
+        raise UserError(f"{checkpoint.path} names no task: give --task, {FORMS}")
     if named not in BUILT_IN:
-        raise ValueError(
+        raise UserError(
             f"{checkpoint.path} names the task {named!r}, which is not built in ({', '.join(BUILT_IN)}): "
             f"give --task {named} if you want that code to run"
         )
@@ -87,10 +88,10 @@ def resolve_task(name: str) -> Task:
         A callable from a checkpoint to a landscape, its options bound.
 
     Raises:
-        ValueError: if the name has none of the allowed forms, or there is no such module or function, with
+        UserError: if the name has none of the allowed forms, or there is no such module or function, with
             close names; or the module fails when it is imported; or an option is wrong.
         FileNotFoundError: if there is no such file.
-        TypeError: if what is named cannot be called.
+        UserTypeError: if what is named cannot be called.
 
     >>> resolve_task("operator:neg")(3)
     -3
@@ -98,15 +99,15 @@ def resolve_task(name: str) -> Task:
     name, options = split_options(name)
     place, colon, function = BUILT_IN.get(name, name).rpartition(":")
     if not (colon and place and function):
-        raise ValueError(f"task {name!r} is not known: give {FORMS}{nearest(name, BUILT_IN)}")
+        raise UserError(f"task {name!r} is not known: give {FORMS}{nearest(name, BUILT_IN)}")
     is_file = place.endswith(".py") or "/" in place
     module = _module_from_file(Path(place)) if is_file else _module_by_name(place, name)
     found = getattr(module, function, None)
     if found is None:
         offer = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise ValueError(f"task {name!r} is not known: {place} has no {function!r}{nearest(function, offer)}")
+        raise UserError(f"task {name!r} is not known: {place} has no {function!r}{nearest(function, offer)}")
     if not callable(found):
-        raise TypeError(f"task {name!r} must be a function, got {type(found).__name__}")
+        raise UserTypeError(f"task {name!r} must be a function, got {type(found).__name__}")
     keywords = read_options(name, found, options)
     task: Task = partial(found, **keywords) if keywords else found
     return task
@@ -123,22 +124,17 @@ def make_landscape(name: str, checkpoint: Checkpoint) -> Landscape:
         The landscape.
 
     Raises:
-        ValueError: if the name stands for nothing, or the task fails; what it raised is named.
-        OSError: if the task cannot read a file.
+        UserError: if the name stands for nothing, or the task fails; what it raised is named.
         MemoryError: if the task runs out of memory.
-        TypeError: if it returns anything but a landscape.
+        UserTypeError: if it returns anything but a landscape.
     """
     from spectra.landscape import Landscape
 
     task = resolve_task(name)
-    try:
+    with foreign(f"task {name!r}"):
         made: Any = task(checkpoint)
-    except (ValueError, OSError, MemoryError):
-        raise
-    except Exception as error:
-        raise ValueError(f"task {name!r} failed with {type(error).__name__}: {error} (--debug shows where)") from error
     if not isinstance(made, Landscape):
-        raise TypeError(f"task {name!r} must return a Landscape, got {type(made).__name__}")
+        raise UserTypeError(f"task {name!r} must return a Landscape, got {type(made).__name__}")
     return made
 
 
@@ -146,14 +142,13 @@ def _module_by_name(place: str, name: str) -> ModuleType:
     # As `python -m` does, so that a module beside the user is found by the installed command too.
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    try:
-        return importlib.import_module(place)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{place}.".startswith(f"{error.name}."):
-            raise _failed(place, error) from error
-        raise ValueError(f"task {name!r} is not known: there is no module {error.name!r}; give {FORMS}") from error
-    except Exception as error:
-        raise _failed(place, error) from error
+    with foreign(f"{place} cannot be imported: it"):
+        try:
+            return importlib.import_module(place)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{place}.".startswith(f"{error.name}."):
+                raise
+            raise UserError(f"task {name!r} is not known: there is no module {error.name!r}; give {FORMS}") from error
 
 
 def _module_from_file(path: Path) -> ModuleType:
@@ -163,20 +158,17 @@ def _module_from_file(path: Path) -> ModuleType:
     name = f"task_{whole.stem}_{hashlib.sha256(str(whole).encode()).hexdigest()[:8]}"
     specification = importlib.util.spec_from_file_location(name, whole)
     if specification is None or specification.loader is None:
-        raise ValueError(f"task file {path} must be a Python file that ends in .py")
+        raise UserError(f"task file {path} must be a Python file that ends in .py")
     module = importlib.util.module_from_spec(specification)
     sys.modules[name] = module
     # As for a script, so that the file can import what lies beside it.
     sys.path.insert(0, str(whole.parent))
     try:
-        specification.loader.exec_module(module)
-    except Exception as error:
+        with foreign(f"{path} cannot be imported: it"):
+            specification.loader.exec_module(module)
+    except UserError:
         del sys.modules[name]
-        raise _failed(str(path), error) from error
+        raise
     finally:
         sys.path.remove(str(whole.parent))
     return module
-
-
-def _failed(place: str, error: BaseException) -> ValueError:
-    return ValueError(f"{place} cannot be imported: {type(error).__name__}: {error} (--debug shows where)")

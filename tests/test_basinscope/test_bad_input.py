@@ -99,7 +99,8 @@ def test_a_task_file_that_fails(tmp_path: Path, checkpoint: Path, capsys: pytest
     broken = tmp_path / "broken.py"
     broken.write_text("import no_such_package\n")
     said = refused(main(["spectrum", str(checkpoint), "--task", f"{broken}:task"]), capsys)
-    assert "broken.py cannot be imported: ModuleNotFoundError: No module named 'no_such_package'" in said
+    assert "broken.py cannot be imported: it raised ModuleNotFoundError: No module named 'no_such_package'" in said
+    assert said.endswith("(broken.py, line 1)")
 
 
 def test_wrong_shapes(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,7 +117,7 @@ def test_wrong_shapes(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> N
     [
         ("not_a_number", "the cost at the anchor is not finite"),
         ("infinite_cost", "the cost at the anchor is not finite"),
-        ("misfit", "failed with RuntimeError"),
+        ("misfit", "raised RuntimeError"),
     ],
 )
 def test_data_that_gives_no_cost(spectrum: Run, capsys: pytest.CaptureFixture[str], task: str, words: str) -> None:
@@ -194,12 +195,22 @@ def test_an_allocator_s_error_is_a_sentence(words: str, said: str, capsys: pytes
     assert refused(exit_code_of(fail), capsys) == said
 
 
-def test_other_runtime_errors_keep_their_traceback() -> None:
-    def fail() -> int:
-        raise RuntimeError("a mistake of ours")
+@pytest.mark.parametrize("error", [RuntimeError("of ours"), KeyError("of ours"), ValueError("of ours")])
+def test_a_bug_is_said_to_be_one_and_kept_for_a_report(
+    error: Exception, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
-    with pytest.raises(RuntimeError, match="of ours"):
-        exit_code_of(fail)
+    def fail() -> None:
+        raise error
+
+    assert exit_code_of(fail) == 1
+    said = capsys.readouterr().err.strip()
+    (report,) = tmp_path.iterdir()
+    assert "\n" not in said
+    assert said.startswith(f"this is a bug of basinscope, not a fault of your input: {type(error).__name__}")
+    assert said.endswith(f"please report it with the file {report}")
+    assert "in fail" in report.read_text()
 
 
 def test_an_output_that_exists(

@@ -10,6 +10,7 @@ from comparisons.curvature_evidence import layer_traces, prior_width
 from comparisons.evidence import Evidence, EvidenceSettings
 from comparisons.flatness import FAMILIES
 from comparisons.registry import REGISTRY, measures_named, measures_of
+from spectra.errors import UserError
 from spectra.estimate import Estimate
 from spectra.gauss_newton import GaussNewton
 from spectra.hessian import Hessian
@@ -130,7 +131,7 @@ def test_what_fails_fails_alike_each_time(network_landscape: Landscape) -> None:
 
     def build(tally: object) -> int:
         calls.append(tally)
-        raise ValueError("no such thing")
+        raise UserError("no such thing")
 
     for _ in range(2):
         with pytest.raises(ValueError, match="no such thing"):

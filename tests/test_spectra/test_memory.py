@@ -52,7 +52,7 @@ def measured(
 def test_ten_million_parameters_stay_under_twelve_vectors_a_probe() -> None:
     vectors, share = measured(4, 6)
     assert vectors < 12
-    assert 0.8 < share < 1.1
+    assert 0.6 < share < 1.2
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
