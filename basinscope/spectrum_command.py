@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 # Words that may be typed, here too so that --help needs no torch; a test holds them to the library's.
 OPERATORS = ("hessian", "gauss-newton", "fisher", "sampled-fisher", "empirical-fisher")
 ENGINES = ("auto", "slq", "dense", "gram", "pyhessian")
-COSTS = ("cross-entropy", "mean-squared-error", "kl")
+COSTS = ("cross-entropy", "mean-squared-error", "binary-cross-entropy", "kl")
 NEGATIVE_RULES = ("raise", "clip", "abs")
 REORTHOGONALISATIONS = ("auto", "full", "none")
 

@@ -107,7 +107,7 @@ def run_volume(
         moments=moments,
         fall=below.fall,
         noise=noise,
-        data=own if isinstance(own.cost_function, CrossEntropy) else None,
+        data=own if isinstance(own.softmax, CrossEntropy) and own.softmax.plain else None,
         training=_training(request, trained, name, checkpoint),
         strategy=study.strategy,
         memory=request.memory,
@@ -242,10 +242,9 @@ def volume_landscape(cost: str | None, name: str, landscape: Landscape) -> Lands
         OSError: if its data cannot be read.
         MemoryError: if its data does not fit the memory.
     """
-    softmax = isinstance(landscape.cost_function, CrossEntropy | KLFromAnchor)
-    if cost == "task" or (cost is None and not softmax):
+    if cost == "task" or (cost is None and landscape.softmax is None):
         return landscape
-    if isinstance(landscape.cost_function, KLFromAnchor):
+    if isinstance(landscape.softmax, KLFromAnchor):
         return landscape
     with guarded("--cost kl", name):
         return landscape.with_cost(kl_from_anchor)

@@ -56,9 +56,10 @@ def has_classes(landscape: Landscape) -> bool:
     Returns:
         False for probabilities as targets too.
     """
-    if not isinstance(landscape.cost_function, CrossEntropy):
+    likelihood = landscape.likelihood
+    if likelihood is None or not isinstance(landscape.softmax, CrossEntropy):
         return False
-    return not next(landscape.iterate()).targets.is_floating_point()
+    return not likelihood.own_targets(next(landscape.iterate()).targets).is_floating_point()
 
 
 def accuracy_function(landscape: Landscape) -> Callable[[Tensor], float]:
@@ -73,18 +74,20 @@ def accuracy_function(landscape: Landscape) -> Callable[[Tensor], float]:
     Raises:
         UserError: if the cost is not cross-entropy with classes.
     """
-    if not has_classes(landscape):
+    likelihood = landscape.likelihood
+    if likelihood is None or not has_classes(landscape):
         raise UserError(
             "accuracy needs the cost cross-entropy with classes as targets, got "
             f"{getattr(landscape.cost_function, 'name', 'another cost')}"
-            f"{' with probabilities' if isinstance(landscape.cost_function, CrossEntropy) else ''}"
+            f"{' with probabilities' if isinstance(landscape.softmax, CrossEntropy) else ''}"
         )
 
     def share(theta: Tensor) -> float:
         right = 0.0
         for outputs, batch in zip(landscape.outputs(theta), landscape.iterate(), strict=True):
             _, weights = landscape.sample_costs(outputs, batch)
-            hits = (outputs.argmax(-1) == batch.targets).reshape(-1).double()
+            classes = likelihood.own_targets(batch.targets).reshape(-1)
+            hits = (likelihood.rows(outputs, batch.targets).argmax(-1) == classes).double()
             right += float((hits if weights is None else hits * weights).sum())
         return right / landscape.total_weight
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -86,10 +85,8 @@ def sample_gradients(evidence: Evidence) -> SampleGradients:
 
     def build(tally: Tally) -> SampleGradients:
         landscape = evidence.landscape
-        if landscape.mode == "train":
-            raise UserError(
-                "per-sample gradients need eval mode: in train mode rows of a batch may depend on each other"
-            )
+        if reason := landscape.rows_apart():
+            raise UserError(f"per-sample gradients need rows that are samples of their own: {reason}")
         # The penalty's part is no sample's.
         mean = (gradient(evidence) - landscape.l2 * landscape.theta).double()
         total = sum(batch.rows for batch in landscape.iterate())
@@ -121,23 +118,8 @@ def _rows(landscape: Landscape, stride: int) -> Iterator[Batch]:
     for batch in landscape.iterate():
         for row in range(batch.rows):
             if place % stride == 0:
-                yield replace(
-                    batch,
-                    inputs=_row(batch.inputs, row),
-                    targets=_row(batch.targets, row),
-                    weights=_row(batch.weights, row),
-                )
+                yield batch.cut(slice(row, row + 1))
             place += 1
-
-
-def _row(part: Any, row: int) -> Any:
-    if isinstance(part, Tensor):
-        return part[row : row + 1]
-    if isinstance(part, Mapping):
-        return {name: _row(value, row) for name, value in part.items()}
-    if isinstance(part, tuple | list):
-        return type(part)(_row(value, row) for value in part)
-    return part
 
 
 def _row_gradient(landscape: Landscape, parts: dict[str, Tensor], row: Batch) -> tuple[Tensor, float]:
@@ -164,17 +146,18 @@ def margins(evidence: Evidence) -> Array:
 
     def build(tally: Tally) -> Array:
         landscape = evidence.landscape
-        cost = landscape.cost_function
-        if not isinstance(cost, CrossEntropy):
+        cost, likelihood = landscape.softmax, landscape.likelihood
+        if likelihood is None or not isinstance(cost, CrossEntropy):
             raise UserError("margins need the cost cross_entropy")
         tensors = landscape.parameters.unflatten(landscape.theta)
         found = []
         with torch.no_grad():
             for batch in landscape.iterate():
-                if batch.targets.is_floating_point():
+                targets = likelihood.own_targets(batch.targets)
+                if targets.is_floating_point():
                     raise UserError("margins need classes as targets, got probabilities")
                 outputs = landscape.evaluation(tensors, batch.inputs)
-                rows, classes = outputs.reshape(-1, outputs.shape[-1]).double(), batch.targets.reshape(-1).long()
+                rows, classes = likelihood.rows(outputs, batch.targets).double(), targets.reshape(-1).long()
                 kept = classes != cost.ignore_index
                 found.append(_margins(rows[kept], classes[kept]))
         tally.evaluations += 1

@@ -40,6 +40,8 @@ class Minibatches:
         """
         if not landscape.batches.kept:
             raise UserError("chains need data kept in memory; this data is read anew at each pass")
+        if reason := landscape.rows_apart():
+            raise UserError(f"chains draw rows of the data, which must be samples of their own: {reason}")
         self._landscape = landscape
         self._data = joined(landscape.iterate())
         self.rows = self._data.rows

@@ -169,7 +169,8 @@ def in_another_unit(landscape: Landscape, *, factor: float = FACTOR) -> Landscap
     for name in trained:
         owner, _, leaf = name.rpartition(".")
         parametrize.register_parametrization(model.get_submodule(owner), leaf, _Unit(factor))
-    return Landscape(model, landscape.cost_function, landscape.batches, l2=landscape.l2, mode=landscape.mode)
+    options = {"model": model, "theta": None, "parameters": "*", "background": None}
+    return Landscape(**(landscape._options() | options))
 
 
 SYMMETRIES: Mapping[str, Callable[[Landscape], Landscape]] = {
@@ -198,13 +199,4 @@ def _act(tensors: Tensors, joint: Joint, make: Callable[[Tensor], Tensor], read:
 
 
 def _around(landscape: Landscape, tensors: Tensors) -> Landscape:
-    return Landscape(
-        landscape.evaluation.model,
-        landscape.cost_function,
-        landscape.batches,
-        theta=landscape.parameters.flatten(tensors),
-        parameters=landscape.parameters.names,
-        l2=landscape.l2,
-        mode=landscape.mode,
-        background=landscape.evaluation.background,
-    )
+    return Landscape(**(landscape._options() | {"theta": landscape.parameters.flatten(tensors)}))

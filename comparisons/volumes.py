@@ -49,7 +49,7 @@ def basin_landscape(evidence: Evidence) -> Landscape:
 
     def build(_: Tally) -> Landscape:
         chosen = evidence.held_out or evidence.landscape
-        cost = kl_from_anchor if isinstance(chosen.cost_function, CrossEntropy) else chosen.cost_function
+        cost = kl_from_anchor if isinstance(chosen.softmax, CrossEntropy) else chosen.cost_function
         return chosen.with_cost(cost)
 
     return evidence.item("basin-landscape", build)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from spectra.anchor_file import AnchorFile
 from spectra.batches import Batch
-from spectra.costs import KLFromAnchor, precise
 from spectra.errors import UserError
+from spectra.likelihood import Likelihood, precise
+from spectra.softmax import KLFromAnchor
 
 STORAGES = ("auto", "memory", "disk", "recompute")
 _AGAIN = "the anchor's log-probabilities are computed again for each batch"
@@ -27,11 +28,11 @@ class Anchors:
         notes: where they are, in a sentence; none while they are in memory.
     """
 
-    def __init__(self, cost: KLFromAnchor, outputs: Callable[[Any], Tensor], storage: str = "auto") -> None:
+    def __init__(self, cost: Likelihood, outputs: Callable[[Any], Any], storage: str = "auto") -> None:
         """Keeps nothing yet.
 
         Args:
-            cost: says which class is ignored.
+            cost: ``KLFromAnchor``, or one on a part of the outputs: says which class is ignored.
             outputs: the model's outputs on inputs, at the anchor.
             storage: ``memory``, ``disk``, ``recompute``, or ``auto``: the first of them that has room.
 
@@ -71,16 +72,19 @@ class Anchors:
         """A batch with its targets and weights replaced; ``number`` says where the kept ones are."""
         found = None if self.kept is None or number is None else self.kept[number]
         anchor = self._of(batch) if found is None else found.to(next(batch.tensors()).device)
-        weights = self._cost.class_weights(anchor, batch.targets)
+        inner = self._cost.inner
+        assert isinstance(inner, KLFromAnchor)
+        weights = inner.ignored(anchor, self._cost.own_targets(batch.targets))
         if batch.weights is not None:
-            given = batch.weights.reshape(-1)
+            given = batch.weights
             # Weights of a wrong shape are left for the landscape to refuse.
-            weights = given if weights is None or weights.shape != given.shape else weights * given
+            fits = weights is not None and weights.numel() == given.numel()
+            weights = weights * given.reshape(weights.shape) if weights is not None and fits else given
         return replace(batch, targets=anchor, weights=weights)
 
     def _of(self, batch: Batch) -> Tensor:
         with torch.no_grad():
-            return precise(self._outputs(batch.inputs)).log_softmax(-1)
+            return precise(self._cost.laid_out(self._outputs(batch.inputs), batch.targets)).log_softmax(-1)
 
 
 def _extended(kept: list[Tensor] | AnchorFile | None, tensor: Tensor, fits: bool) -> list[Tensor] | AnchorFile | None:

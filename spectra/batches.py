@@ -7,10 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
 
-from spectra.errors import UserError, UserTypeError
+from spectra.errors import UserError, UserTypeError, foreign
+from spectra.nested import cast, joined, mapped, structure, tensors_in
 from spectra.randomness import preserved_random_state
 
 CACHE_BYTES = 2**30
@@ -21,11 +24,13 @@ class Batch:
     """One batch: what the model takes, what the cost takes, and how much each sample counts.
 
     Attributes:
-        inputs: a tensor ``model(x)``, a tuple ``model(*x)`` or a mapping ``model(**x)``.
+        inputs: a tensor ``model(x)``, a tuple or list ``model(*x)``, a mapping ``model(**x)``, or any object
+            ``model(x)``, a named tuple or a dataclass say.
         targets: whatever the cost takes; None if it takes nothing.
         weights: (samples,) non-negative weights, or None if each counts one.
         number: position in the data.
         first: how many samples the data has before it; what is drawn for a sample depends on its place alone.
+        labelled: whether the targets were the entry ``labels`` of a mapping, which the model may take itself.
     """
 
     inputs: Any
@@ -33,30 +38,38 @@ class Batch:
     weights: Tensor | None = None
     number: int = 0
     first: int = 0
+    labelled: bool = False
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Batch:
-        """The batch on a device, floating-point inputs and targets in ``dtype`` if one is given."""
-        inputs, targets, weights = (_moved(part, device, dtype) for part in (self.inputs, self.targets, self.weights))
-        return replace(self, inputs=inputs, targets=targets, weights=weights)
-
-    def head(self, rows: int) -> Batch:
-        """Its first rows, where all of its tensors have one leading length; else the whole."""
-        return self.cut(slice(rows)) if self.divisible else self
+        """The batch on a device; floating-point inputs in ``dtype``, targets in float32 at least, if one is given."""
+        wide = None if dtype is None else torch.promote_types(dtype, torch.float32)
+        return replace(
+            self,
+            inputs=_moved(self.inputs, device, dtype),
+            targets=_moved(self.targets, device, wide),
+            weights=_moved(self.weights, device, wide),
+        )
 
     @property
     def divisible(self) -> bool:
-        """Whether all of its tensors have one leading length, so that it can be cut by rows."""
+        """Whether all of its tensors have one leading length; whether it may be cut by rows is another question."""
+        if any(tensor.layout != torch.strided for tensor in self.tensors()):
+            return False
         return len({len(tensor) if tensor.dim() else 0 for tensor in self.tensors()}) == 1
 
-    def cut(self, rows: slice) -> Batch:
+    def cut(self, rows: slice | Tensor) -> Batch:
         """Some of its rows; for a divisible batch."""
-        inputs, targets, weights = (_cut(part, rows) for part in (self.inputs, self.targets, self.weights))
+        inputs, targets, weights = (mapped(part, lambda tensor: tensor[rows]) for part in self.parts)
         return replace(self, inputs=inputs, targets=targets, weights=weights)
+
+    @property
+    def parts(self) -> tuple[Any, Any, Any]:
+        """Inputs, targets and weights."""
+        return self.inputs, self.targets, self.weights
 
     def tensors(self) -> Iterator[Tensor]:
         """All tensors of the batch, in a fixed order."""
-        for part in (self.inputs, self.targets, self.weights):
-            yield from _tensors(part)
+        return tensors_in(self.parts)
 
     @property
     def rows(self) -> int:
@@ -67,7 +80,7 @@ class Batch:
     @property
     def bytes(self) -> int:
         """Bytes its tensors take."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors())
+        return sum(part.numel() * part.element_size() for tensor in self.tensors() for part in _stored(tensor))
 
 
 def as_batch(item: Any) -> Batch:
@@ -88,11 +101,12 @@ def as_batch(item: Any) -> Batch:
     """
     if isinstance(item, Batch):
         return item
+    item = _as_tensors(item)
     if isinstance(item, Tensor):
         return Batch(item)
     if isinstance(item, Mapping):
         rest = {key: value for key, value in item.items() if key != "labels"}
-        return Batch(rest, item.get("labels"))
+        return Batch(rest, item.get("labels"), labelled="labels" in item)
     if isinstance(item, tuple | list) and 1 <= len(item) <= 3:
         return Batch(*item)
     raise UserTypeError(
@@ -123,6 +137,7 @@ class Batches:
         """
         self._source = _as_iterable(source)
         with preserved_random_state():
+            _refuse_repetition(self._source)
             first = _digests(self._source)
             second = _digests(self._source)
             self._kept = _kept(self._source, cache_bytes)
@@ -139,7 +154,7 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches, in order."""
-        return iter(self._kept) if self._kept is not None else map(as_batch, self._source)
+        return iter(self._kept) if self._kept is not None else _read(self._source)
 
     @property
     def kept(self) -> bool:
@@ -147,24 +162,39 @@ class Batches:
         return self._kept is not None
 
 
-def merged(batches: Iterable[Batch], rows: int) -> list[Batch]:
-    """Consecutive batches joined where their shapes allow it.
+def groups(batches: Iterable[Batch], rows: int) -> list[list[Batch]]:
+    """Consecutive batches that could be joined, by the shapes of their tensors.
 
     Args:
         batches: in order.
-        rows: that a joined batch has at most.
+        rows: that the batches of a group have at most.
 
     Returns:
-        Fewer batches, with the same rows in the same order.
+        The same batches in the same order, each group to be joined by ``joined_batch`` where that changes nothing.
     """
-    groups: list[list[Batch]] = []
+    found: list[list[Batch]] = []
+    known: Any = None
     for batch in batches:
-        joins = groups and sum(b.rows for b in groups[-1]) + batch.rows <= rows
-        if joins and all(_joinable(a, b) for a, b in _pairs(groups[-1][-1], batch)):
-            groups[-1].append(batch)
+        form = structure(batch.parts)
+        fits = found and sum(b.rows for b in found[-1]) + batch.rows <= rows
+        if fits and form == known:
+            found[-1].append(batch)
         else:
-            groups.append([batch])
-    return [group[0] if len(group) == 1 else _joined(group) for group in groups]
+            found.append([batch])
+        known = form
+    return found
+
+
+def joined_batch(parts: list[Batch]) -> Batch:
+    """Batches of one structure as one.
+
+    >>> joined_batch([Batch(torch.zeros(2, 3)), Batch(torch.zeros(1, 3))]).rows
+    3
+    """
+    if len(parts) == 1:
+        return parts[0]
+    inputs, targets, weights = joined([part.parts for part in parts])
+    return replace(parts[0], inputs=inputs, targets=targets, weights=weights)
 
 
 def _as_iterable(source: Any) -> Iterable[Any]:
@@ -172,7 +202,9 @@ def _as_iterable(source: Any) -> Iterable[Any]:
         return source._source
     if isinstance(source, Batch | Tensor | Mapping):
         return [source]
-    if isinstance(source, tuple | list) and source and isinstance(source[0], Tensor):
+    if isinstance(source, np.ndarray):
+        return [source]
+    if isinstance(source, tuple | list) and source and isinstance(source[0], Tensor | np.ndarray):
         return [tuple(source)]
     if isinstance(source, tuple) and len(source) in (2, 3) and isinstance(source[0], Mapping):
         return [source]
@@ -183,21 +215,47 @@ def _as_iterable(source: Any) -> Iterable[Any]:
     return source
 
 
+def _refuse_repetition(source: Iterable[Any]) -> None:
+    """Each worker of a loader iterates over the whole of an IterableDataset that does not share itself out."""
+    if not (isinstance(source, DataLoader) and isinstance(source.dataset, IterableDataset) and source.num_workers > 1):
+        return
+    alone: Any = DataLoader(source.dataset, source.batch_size, collate_fn=source.collate_fn, drop_last=source.drop_last)
+    once, loaded = (sum(batch.rows for batch in _read(one)) for one in (alone, source))
+    if loaded > once:
+        raise UserError(
+            f"the loader's {source.num_workers} workers give {loaded} rows of a data set of {once}: each iterates over "
+            "all of it; use num_workers=0, or share the data set out by torch.utils.data.get_worker_info"
+        )
+
+
 def _digests(source: Iterable[Any]) -> list[str]:
     digests = []
-    for item in source:
+    for item in _read(source):
         digest = hashlib.sha256()
-        for tensor in as_batch(item).tensors():
+        for tensor in item.tensors():
             digest.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+            for part in _stored(tensor):
+                digest.update(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         digests.append(digest.hexdigest())
     return digests
 
 
+def _read(source: Iterable[Any]) -> Iterator[Batch]:
+    """The items of a source as batches; what the user's data set raises is told as its own."""
+    with foreign("the data"):
+        items = iter(source)
+    while True:
+        with foreign("the data"):
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+        yield as_batch(item)
+
+
 def _kept(source: Iterable[Any], budget: int) -> list[Batch] | None:
     kept, total = [], 0
-    for item in source:
-        batch = as_batch(item)
+    for batch in _read(source):
         total += batch.bytes
         if total > budget:
             return None
@@ -205,56 +263,28 @@ def _kept(source: Iterable[Any], budget: int) -> list[Batch] | None:
     return kept
 
 
-def _tensors(part: Any) -> Iterator[Tensor]:
-    if isinstance(part, Tensor):
-        yield part
-    elif isinstance(part, Mapping):
-        for key in part:
-            yield from _tensors(part[key])
-    elif isinstance(part, tuple | list):
-        for item in part:
-            yield from _tensors(item)
+def _as_tensors(part: Any) -> Any:
+    """Arrays of numpy as tensors, and no tensor of inference mode, which autograd refuses."""
+    if isinstance(part, np.ndarray | np.generic) and part.dtype.kind in "biufc":
+        return torch.from_numpy(np.array(part))  # a copy: tensors may be written to, and not every array may
+    if isinstance(part, Mapping):
+        return {key: _as_tensors(part[key]) for key in part}
+    if type(part) in (tuple, list):
+        return type(part)(_as_tensors(item) for item in part)
+    return mapped(part, lambda tensor: tensor.clone() if tensor.is_inference() else tensor)
+
+
+def _stored(tensor: Tensor) -> tuple[Tensor, ...]:
+    """The plain tensors that a sparse one consists of; a plain one itself."""
+    if tensor.layout == torch.strided:
+        return (tensor,)
+    if tensor.layout == torch.sparse_coo:
+        whole = tensor.coalesce()
+        return whole.indices(), whole.values()
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
+    return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
 
 
 def _moved(part: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
-    if isinstance(part, Tensor):
-        return part.to(device, dtype if part.is_floating_point() else None)
-    if isinstance(part, Mapping):
-        return {key: _moved(value, device, dtype) for key, value in part.items()}
-    if isinstance(part, tuple | list):
-        return tuple(_moved(item, device, dtype) for item in part)
-    return part
-
-
-def _cut(part: Any, rows: slice) -> Any:
-    if isinstance(part, Tensor):
-        return part[rows]
-    if isinstance(part, Mapping):
-        return {key: _cut(value, rows) for key, value in part.items()}
-    if isinstance(part, tuple | list):
-        return tuple(_cut(item, rows) for item in part)
-    return part
-
-
-def _pairs(first: Batch, second: Batch) -> list[tuple[Any, Any]]:
-    return [(getattr(first, name), getattr(second, name)) for name in ("inputs", "targets", "weights")]
-
-
-def _joinable(first: Any, second: Any) -> bool:
-    if isinstance(first, Tensor) and isinstance(second, Tensor):
-        return first.dim() > 0 and first.shape[1:] == second.shape[1:] and first.dtype == second.dtype
-    if isinstance(first, Mapping) and isinstance(second, Mapping):
-        return list(first) == list(second) and all(_joinable(first[k], second[k]) for k in first)
-    return first is None and second is None
-
-
-def _joined(batches: list[Batch]) -> Batch:
-    def join(parts: list[Any]) -> Any:
-        if isinstance(parts[0], Tensor):
-            return torch.cat(parts)
-        if isinstance(parts[0], Mapping):
-            return {key: join([part[key] for part in parts]) for key in parts[0]}
-        return None
-
-    merged = {name: join([getattr(b, name) for b in batches]) for name in ("inputs", "targets", "weights")}
-    return replace(batches[0], **merged)
+    return mapped(part, lambda tensor: cast(tensor, dtype, device))

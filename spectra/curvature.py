@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from spectra.batches import Batch
-from spectra.confirmation import confirm
-from spectra.errors import FAST_PATH_FAILURES, UserError
+from spectra.derivatives import confirm
+from spectra.errors import FAST_PATH_FAILURES, UserError, out_of_memory
 from spectra.graph_memory import GraphMemory
 from spectra.kept_products import kept_or_rebuilt
 from spectra.landscape import Landscape
@@ -165,6 +165,7 @@ class Curvature(SymmetricOperator):
         probe = self._probe("verify")
         if self.size <= _LARGE:
             probe = torch.cat([probe, self._probe("verify again")])
+        self.landscape.confirm()
         product, truth, seconds = self._core_product(core, first, probe)
         self.notes += confirm(self)
         if self.strategy == "auto":
@@ -204,8 +205,8 @@ class Curvature(SymmetricOperator):
         try:
             product = core.build(batch)
             return product, *timed(product, probe)
-        except (RuntimeError, NotImplementedError) as problem:
-            if isinstance(problem, torch.OutOfMemoryError):
+        except RuntimeError as problem:
+            if out_of_memory(problem):
                 raise
             reason = str(problem).strip().partition("\n")[0][:200]
             raise UserError(

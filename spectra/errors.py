@@ -88,12 +88,13 @@ def _place(error: BaseException) -> str:
     """File and line of the last call in code that is neither ours nor a library's; empty if there is none."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
-        if path.suffix == ".py" and not _known(path):
+        if path.suffix == ".py" and not is_library(path):
             return f"{path.name}, line {frame.lineno}"
     return ""
 
 
-def _known(path: Path) -> bool:
+def is_library(path: Path) -> bool:
+    """Whether a file is of this program, of Python or of an installed library, and so not the user's own."""
     here = Path(__file__).resolve().parent
     libraries = {Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     ours = {here.parent / name for name in ("spectra", "volume", "comparisons", "basinscope")}

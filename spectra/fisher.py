@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from spectra.batches import Batch
-from spectra.costs import cost_name
 from spectra.curvature import DEFAULT_MEMORY
 from spectra.errors import UserError
-from spectra.gauss_newton import JacobianSandwich, OutputMap, as_rows
+from spectra.gauss_newton import JacobianSandwich, OutputMap, floats_in
 from spectra.landscape import Landscape
+from spectra.likelihood import cost_name
+from spectra.nested import mapped
 from spectra.randomness import generator
 
+Slopes = tuple[Tensor | None, ...]
 KINDS = ("exact", "sampled", "empirical")
 # Numbers are drawn for this many samples at once, for fewer where one takes many: half a megabyte.
 BLOCK_SAMPLES, BLOCK_NUMBERS = 256, 2**16
@@ -62,8 +65,9 @@ class Fisher(JacobianSandwich):
             raise UserError(f"draws must be at least 1, got {draws}")
         if kind != "empirical" and landscape.likelihood is None:
             raise UserError(
-                f"the {kind} Fisher needs a cost that is a likelihood (cross_entropy, mean_squared_error or "
-                f"kl_from_anchor), got {cost_name(landscape.cost_function)}; the empirical Fisher and Gauss-Newton "
+                f"the {kind} Fisher needs a cost that is a likelihood (cross_entropy, binary_cross_entropy, "
+                "mean_squared_error, kl_from_anchor, a loss of torch that is one of them, or Part(name, cost) for one "
+                f"of several outputs), got {cost_name(landscape.cost_function)}; the empirical Fisher and Gauss-Newton "
                 "do not"
             )
         super().__init__(landscape, theta=theta, strategy=strategy, memory=memory)
@@ -81,14 +85,31 @@ class Fisher(JacobianSandwich):
             memory=self.memory,
         )
 
-    def output_map(self, outputs: Tensor, batch: Batch) -> OutputMap:
+    def output_rows(self, outputs: Any, batch: Batch) -> Tensor:
+        """The outputs as a matrix (samples, K), differentiable."""
+        if self.landscape.likelihood is not None:
+            return super().output_rows(outputs, batch)
+        samples = len(self.landscape.sample_costs(mapped(outputs, Tensor.detach), batch)[0])
+        return self._rows_of(floats_in(outputs), samples)
+
+    def _rows_of(self, tensors: list[Tensor], samples: int) -> Tensor:
+        """Tensors that lead with the samples, as one matrix."""
+        if samples == 0 or any(one.numel() % samples for one in tensors):
+            shapes = ", ".join(str(tuple(one.shape)) for one in tensors)
+            raise UserError(
+                f"cost {cost_name(self.landscape.cost_function)} gives {samples} values for outputs of shape {shapes}: "
+                f"the {self.name} needs one value for each leading index of the outputs"
+            )
+        return torch.cat([one.reshape(samples, -1) for one in tensors], dim=1)
+
+    def output_map(self, outputs: Any, batch: Batch) -> OutputMap:
         """``t -> w E[s (s . t)]`` for each sample."""
         weights = self.output_weights(outputs, batch)
         if self.kind == "exact":
             likelihood = self.landscape.likelihood
             assert likelihood is not None
-            rows = as_rows(outputs, len(weights), self.landscape)
-            return lambda tangents: likelihood.hessian_product(rows, tangents) * weights
+            rows = likelihood.rows(outputs, batch.targets)
+            return lambda tangents: likelihood.hessian_product(rows, tangents, batch.targets) * weights
         scores = self.scores(outputs, batch)
 
         def curvature(tangents: Tensor) -> Tensor:
@@ -97,21 +118,45 @@ class Fisher(JacobianSandwich):
 
         return curvature
 
-    def scores(self, outputs: Tensor, batch: Batch) -> Tensor:
+    def scores(self, outputs: Any, batch: Batch) -> Tensor:
         """(draws, samples, K) gradients of the samples' costs in the outputs, at sampled or given targets."""
         if self.kind == "sampled":
             likelihood = self.landscape.likelihood
             assert likelihood is not None
-            rows = as_rows(outputs, len(self.landscape.sample_costs(outputs, batch)[0]), self.landscape)
+            rows = likelihood.rows(outputs, batch.targets)
             places = range(batch.first, batch.first + len(rows))
             return likelihood.sample_scores(
-                rows, lambda count: uniforms(self.seed, places, (self.draws, count)).to(self.device)
+                rows, lambda count: uniforms(self.seed, places, (self.draws, count)).to(self.device), batch.targets
             )
         with torch.enable_grad():
-            leaf = outputs.detach().requires_grad_()
-            costs, _ = self.landscape.sample_costs(leaf, batch)
-            (slope,) = torch.autograd.grad(costs.sum(), leaf)
-        return as_rows(slope, len(costs), self.landscape).unsqueeze(0)
+            held = mapped(outputs, lambda one: one.detach().requires_grad_(one.is_floating_point()))
+            leaves = floats_in(held)
+            costs, _ = self.landscape.sample_costs(held, batch)
+            # Each sample's gradient is in its own row, if no sample's cost depends on another's outputs.
+            plain = self._slopes(costs.sum(), leaves)
+            if self.landscape.likelihood is not None:
+                return self.landscape.likelihood.rows(self._filled(held, plain), batch.targets).unsqueeze(0)
+            signs = torch.randn(len(costs), generator=generator(0, "signs")).sign().to(costs)
+            signed = self._slopes(costs @ signs, leaves)
+        rows = self._rows_of(plain, len(costs))
+        apart = (self._rows_of(signed, len(costs)) - signs.unsqueeze(1) * rows).norm()
+        if not float(apart) <= 1e3 * torch.finfo(rows.dtype).eps * float(rows.norm()):
+            raise UserError(
+                f"the {self.name} needs the gradient of each sample, and under cost "
+                f"{cost_name(self.landscape.cost_function)} a sample's cost depends on other rows of the outputs than "
+                "its own: use the Hessian or Gauss-Newton"
+            )
+        return rows.unsqueeze(0)
+
+    @staticmethod
+    def _filled(outputs: Any, tensors: list[Tensor]) -> Any:
+        """The nest of outputs with these tensors in the place of those of floating point."""
+        others = iter(tensors)
+        return mapped(outputs, lambda one: next(others) if one.is_floating_point() else one)
+
+    def _slopes(self, value: Tensor, leaves: list[Tensor]) -> list[Tensor]:
+        found: Slopes = torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True)
+        return [torch.zeros_like(leaf) if one is None else one for one, leaf in zip(found, leaves, strict=True)]
 
 
 def uniforms(seed: int, places: range, each: tuple[int, int]) -> Tensor:

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from spectra.batches import Batch
-from spectra.costs import cost_name
 from spectra.curvature import DEFAULT_MEMORY, Curvature, Product, Strategy, linearize
-from spectra.errors import UserError, UserTypeError
+from spectra.errors import UserTypeError
 from spectra.landscape import Landscape
+from spectra.nested import mapped, tensors_in
 
 OutputMap = Callable[[Tensor], Tensor]
+Slopes = tuple[Tensor | None, ...]
 
 
 class JacobianSandwich(Curvature):
     """``sum over batches of J^T B J``; a subclass says what B is.
+
+    J is the Jacobian of the outputs as a matrix, (samples, K) where the cost is a likelihood or its gradient is asked
+    for sample by sample, else all numbers in one row.
 
     Core: J by differentiating ``u -> J^T u`` in u (the double-vjp trick), J^T by a backward pass, graphs built once
     a batch. Fast paths: the same, recorded and replayed without what does not depend on the vector; and, if asked for,
@@ -26,16 +31,15 @@ class JacobianSandwich(Curvature):
     """
 
     @abstractmethod
-    def output_map(self, outputs: Tensor, batch: Batch) -> OutputMap:
+    def output_map(self, outputs: Any, batch: Batch) -> OutputMap:
         """B as a map of tangents (k, samples, K) to (k, samples, K), the samples' weights included."""
 
-    def _shaped_map(self, outputs: Tensor, batch: Batch) -> OutputMap:
-        """B as a map of tangents (k, ...) in the outputs' shape."""
-        outputs = outputs.detach()
-        samples = len(self.landscape.sample_costs(outputs, batch)[0])
-        shape = as_rows(outputs, samples, self.landscape).shape
-        curvature = self.output_map(outputs, batch)
-        return lambda tangents: curvature(tangents.reshape(-1, *shape)).reshape(tangents.shape)
+    def output_rows(self, outputs: Any, batch: Batch) -> Tensor:
+        """The outputs as a matrix, differentiable."""
+        likelihood = self.landscape.likelihood
+        if likelihood is not None:
+            return likelihood.rows(outputs, batch.targets)
+        return torch.cat([one.reshape(1, -1) for one in floats_in(outputs)], dim=1)
 
     def strategies(self) -> list[Strategy]:
         """Double vjp first, then the faster ways."""
@@ -47,31 +51,32 @@ class JacobianSandwich(Curvature):
             Strategy("linearize-batched", self._linearize_batched, linearised=True, batched=True),
         ]
 
-    def output_weights(self, outputs: Tensor, batch: Batch) -> Tensor:
+    def output_weights(self, outputs: Any, batch: Batch) -> Tensor:
         """(samples, 1) weight of each sample over the total weight."""
         costs, weights = self.landscape.sample_costs(outputs, batch)
         weights = torch.ones_like(costs) if weights is None else weights.to(costs)
         return (weights / self.landscape.total_weight).detach().unsqueeze(-1)
 
-    def _dual(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
-        """Leaves, outputs, a dual u in their shape, and ``J^T u`` (n,) with its graph in u."""
+    def _dual(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor, OutputMap]:
+        """Leaves, the outputs' rows, a dual u in their shape, ``J^T u`` (n,) with its graph in u, and B."""
         evaluation, landscape = self.landscape.evaluation, self.landscape
         leaves = landscape.leaves(self.theta)
         parts = list(leaves.values())
 
-        def prepare() -> tuple[Tensor, Tensor, Tensor]:
-            outputs = _tensor(evaluation.outputs(batch.inputs))
-            dual = torch.zeros_like(outputs, requires_grad=True)
-            slopes = torch.autograd.grad(outputs, parts, dual, create_graph=True, allow_unused=True)
-            return outputs, dual, landscape.flat(slopes, parts)
+        def prepare() -> tuple[Tensor, Tensor, Tensor, OutputMap]:
+            outputs = evaluation.outputs(batch.inputs)
+            rows = self.output_rows(outputs, batch)
+            dual = torch.zeros_like(rows, requires_grad=True)
+            slopes = torch.autograd.grad(rows, parts, dual, create_graph=True, allow_unused=True)
+            return rows, dual, landscape.flat(slopes, parts), self.output_map(mapped(outputs, Tensor.detach), batch)
 
-        return leaves, *evaluation.inside(leaves, prepare)
+        with torch.enable_grad():
+            return leaves, *evaluation.inside(leaves, prepare)
 
     def _double_vjp(self, batch: Batch) -> Product:
         evaluation, landscape = self.landscape.evaluation, self.landscape
-        leaves, outputs, dual, transposed = self._dual(batch)
+        leaves, outputs, dual, transposed, curvature = self._dual(batch)
         parts = list(leaves.values())
-        curvature = self._shaped_map(outputs, batch)
 
         def product(vectors: Tensor) -> Tensor:
             def row(vector: Tensor, out: Tensor | None = None) -> Tensor:
@@ -100,21 +105,38 @@ class JacobianSandwich(Curvature):
         inner = GaussNewton(landscape, theta=theta)
         found = []
         for batch in landscape.iterate():
-            leaves, _, dual, transposed = inner._dual(batch)
+            leaves, _, dual, transposed, _ = inner._dual(batch)
 
             def tangent(dual: Tensor = dual, transposed: Tensor = transposed) -> Tensor:
                 return torch.autograd.grad(transposed, dual, direction)[0]
 
             found.append(landscape.evaluation.inside(leaves, tangent).reshape(-1))
-        return torch.cat(found), lambda theta: torch.cat([one.reshape(-1) for one in landscape.outputs(theta)])
+
+        def outputs_at(theta: Tensor) -> Tensor:
+            pairs = zip(landscape.outputs(theta), landscape.iterate(), strict=True)
+            return torch.cat([inner.output_rows(outputs, batch).reshape(-1) for outputs, batch in pairs])
+
+        return torch.cat(found), outputs_at
 
     def _model(self, batch: Batch) -> Callable[[Tensor], Tensor]:
         landscape = self.landscape
-        return lambda theta: _tensor(landscape.evaluation(landscape.parameters.unflatten(theta), batch.inputs))
+
+        def rows(theta: Tensor) -> Tensor:
+            outputs = landscape.evaluation(landscape.parameters.unflatten(theta), batch.inputs)
+            return self.output_rows(outputs, batch)
+
+        return rows
+
+    def _at_anchor(self, batch: Batch) -> OutputMap:
+        """B at theta."""
+        landscape = self.landscape
+        with torch.no_grad():
+            outputs = landscape.evaluation(landscape.parameters.unflatten(self.theta), batch.inputs)
+        return self.output_map(outputs, batch)
 
     def _linearize(self, batch: Batch) -> Product:
-        outputs, tangent = self.linearised(batch, lambda: linearize(self._model(batch), self.theta))
-        curvature = self._shaped_map(outputs, batch)
+        _, tangent = self.linearised(batch, lambda: linearize(self._model(batch), self.theta))
+        curvature = self._at_anchor(batch)
         leaf = self.theta.detach().requires_grad_()
         graph = self._model(batch)(leaf)
 
@@ -128,8 +150,8 @@ class JacobianSandwich(Curvature):
         return product
 
     def _linearize_batched(self, batch: Batch) -> Product:
-        outputs, tangent = self.linearised(batch, lambda: linearize(self._model(batch), self.theta))
-        curvature = self._shaped_map(outputs, batch)
+        _, tangent = self.linearised(batch, lambda: linearize(self._model(batch), self.theta))
+        curvature = self._at_anchor(batch)
         pullback = torch.func.vjp(self._model(batch), self.theta)[1]
         push, pull = torch.func.vmap(tangent), torch.func.vmap(lambda one: pullback(one)[0])
 
@@ -165,52 +187,51 @@ class GaussNewton(JacobianSandwich):
         """The Gauss-Newton matrix of another landscape."""
         return GaussNewton(landscape, strategy=self.asked, memory=self.memory)
 
-    def output_map(self, outputs: Tensor, batch: Batch) -> OutputMap:
+    def output_map(self, outputs: Any, batch: Batch) -> OutputMap:
         """The cost's Hessian in the outputs: closed form, or by double backward for a plain callable."""
         likelihood = self.landscape.likelihood
         if likelihood is None:
             return _differentiated_twice(self.landscape, outputs, batch)
-        weights = self.output_weights(outputs, batch)
-        rows = as_rows(outputs, len(weights), self.landscape)
-        return lambda tangents: likelihood.hessian_product(rows, tangents) * weights
+        weights, rows = self.output_weights(outputs, batch), likelihood.rows(outputs, batch.targets)
+        return lambda tangents: likelihood.hessian_product(rows, tangents, batch.targets) * weights
 
 
-def as_rows(outputs: Tensor, samples: int, landscape: Landscape) -> Tensor:
-    """Outputs as a matrix (samples, outputs per sample).
+def floats_in(outputs: Any) -> list[Tensor]:
+    """The tensors of outputs that can be differentiated.
 
     Args:
-        outputs: of any shape.
-        samples: how many values the cost gives for them.
-        landscape: for the message.
+        outputs: of a model: a tensor, or a nest of them.
 
     Returns:
-        A view of the outputs.
+        Those of floating point.
 
     Raises:
-        UserError: if the number of outputs is not a multiple of the number of samples.
+        UserTypeError: if there is none.
     """
-    if samples == 0 or outputs.numel() % samples:
-        raise UserError(
-            f"cost {cost_name(landscape.cost_function)} gives {samples} values for outputs of shape "
-            f"{tuple(outputs.shape)}: expected one value for each leading index of the outputs"
-        )
-    return outputs.reshape(samples, -1)
+    found = [one for one in tensors_in(outputs) if one.is_floating_point()]
+    if not found:
+        raise UserTypeError(f"the model must return tensors of real numbers, got {type(outputs).__name__}")
+    return found
 
 
-def _differentiated_twice(landscape: Landscape, outputs: Tensor, batch: Batch) -> OutputMap:
-    leaf = outputs.detach().requires_grad_()
-    (slope,) = torch.autograd.grad(landscape.batch_cost(leaf, batch), leaf, create_graph=True)
+def _differentiated_twice(landscape: Landscape, outputs: Any, batch: Batch) -> OutputMap:
+    with torch.enable_grad():
+        held = mapped(outputs, lambda one: one.detach().requires_grad_(one.is_floating_point()))
+        leaves = floats_in(held)
+        value = landscape.batch_cost(held, batch)
+        slopes: Slopes = torch.autograd.grad(value, leaves, create_graph=True, allow_unused=True)
+        kept = [(slope, leaf) for slope, leaf in zip(slopes, leaves, strict=True) if slope is not None]
+        flat = torch.cat([slope.reshape(-1) for slope, _ in kept]) if kept else None
+    sizes = [leaf.numel() for leaf in leaves]
+    used = [slope is not None for slope in slopes]
 
-    def curvature(tangents: Tensor) -> Tensor:
-        if not slope.requires_grad:
-            return torch.zeros_like(tangents)
-        rows = [torch.autograd.grad(slope, leaf, one.reshape(leaf.shape), retain_graph=True)[0] for one in tangents]
-        return torch.stack(rows).reshape(tangents.shape)
+    def row(tangent: Tensor) -> Tensor:
+        if flat is None or not flat.requires_grad:
+            return torch.zeros_like(tangent)
+        pieces = torch.split(tangent.reshape(-1), sizes)
+        along = torch.cat([piece for piece, kept in zip(pieces, used, strict=True) if kept])
+        found: Slopes = torch.autograd.grad(flat, leaves, along, retain_graph=True, allow_unused=True)
+        parts = [torch.zeros_like(leaf) if one is None else one for one, leaf in zip(found, leaves, strict=True)]
+        return torch.cat([part.reshape(-1) for part in parts]).reshape(tangent.shape)
 
-    return curvature
-
-
-def _tensor(outputs: object) -> Tensor:
-    if not isinstance(outputs, Tensor):
-        raise UserTypeError(f"the model must return a tensor (or an object with logits), got {type(outputs).__name__}")
-    return outputs
+    return lambda tangents: torch.stack([row(one) for one in tangents])

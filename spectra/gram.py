@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,7 +12,8 @@ from spectra.batches import Batch
 from spectra.density import SpectralDensity
 from spectra.errors import UserError
 from spectra.fisher import Fisher
-from spectra.gauss_newton import GaussNewton, JacobianSandwich, as_rows
+from spectra.gauss_newton import GaussNewton, JacobianSandwich
+from spectra.nested import mapped
 
 # Columns of A that are held in float64 at a time.
 CHUNK_COLUMNS = 4096
@@ -29,7 +32,7 @@ def gram_rows(operator: JacobianSandwich) -> int | None:
         return None
     total = 0
     for batch, outputs in zip(operator.landscape.iterate(), operator.landscape.outputs(operator.theta), strict=True):
-        total += _rows_of(operator, outputs.detach(), batch)
+        total += _rows_of(operator, outputs, batch)
     return total
 
 
@@ -92,21 +95,15 @@ def gram_spectrum(operator: JacobianSandwich) -> SpectralDensity:
     return SpectralDensity.from_eigenvalues(values + l2, operator.size, operator.name, rest=l2)
 
 
-def _rows_of(operator: JacobianSandwich, outputs: Tensor, batch: Batch) -> int:
-    """Rows of a batch's factor; its shape alone is computed, for it has (samples, K, K) numbers."""
+def _rows_of(operator: JacobianSandwich, outputs: Any, batch: Batch) -> int:
+    """Rows of a batch's factor, known from shapes alone."""
     if isinstance(operator, Fisher) and operator.kind != "exact":
-        factor = operator.scores(outputs, batch)
-    else:
-        likelihood = operator.landscape.likelihood
-        assert likelihood is not None
-        samples = len(operator.output_weights(outputs, batch))
-        factor = likelihood.hessian_factor(as_rows(outputs, samples, operator.landscape).to("meta"))
-    return factor.shape[0] * factor.shape[1]
+        return (operator.draws if operator.kind == "sampled" else 1) * len(operator.output_rows(outputs, batch))
+    return operator.output_rows(outputs, batch).numel()
 
 
-def _factor(operator: JacobianSandwich, outputs: Tensor, batch: Batch) -> Tensor:
+def _factor(operator: JacobianSandwich, outputs: Any, batch: Batch) -> Tensor:
     """S of each sample, (samples, r, K), with the samples' weights: ``B = S^T S``."""
-    outputs = outputs.detach()
     weights = operator.output_weights(outputs, batch).unsqueeze(-1)
     if isinstance(operator, Fisher) and operator.kind != "exact":
         scores = operator.scores(outputs, batch)
@@ -114,7 +111,7 @@ def _factor(operator: JacobianSandwich, outputs: Tensor, batch: Batch) -> Tensor
         return root
     likelihood = operator.landscape.likelihood
     assert likelihood is not None
-    factor: Tensor = likelihood.hessian_factor(as_rows(outputs, len(weights), operator.landscape))
+    factor: Tensor = likelihood.hessian_factor(likelihood.rows(outputs, batch.targets), batch.targets)
     return factor * weights.sqrt()
 
 
@@ -122,14 +119,13 @@ def _fill(matrix: Tensor, operator: JacobianSandwich, batch: Batch, leaves: dict
     """Writes ``S J`` of a batch, (samples * r, n), into the first rows, by a backward pass each; returns how many."""
     parts = list(leaves.values())
     outputs = operator.landscape.evaluation.outputs(batch.inputs)
-    factor = _factor(operator, outputs, batch)
-    samples, ranks, width = factor.shape
+    rows = operator.output_rows(outputs, batch)
+    factor = _factor(operator, mapped(outputs, Tensor.detach), batch)
+    samples, ranks, _ = factor.shape
     for sample in range(samples):
         for rank in range(ranks):
-            cotangent = torch.zeros(samples, width, dtype=outputs.dtype, device=outputs.device)
+            cotangent = torch.zeros_like(rows)
             cotangent[sample] = factor[sample, rank]
-            slopes = torch.autograd.grad(
-                outputs, parts, cotangent.reshape(outputs.shape), retain_graph=True, allow_unused=True
-            )
+            slopes = torch.autograd.grad(rows, parts, cotangent, retain_graph=True, allow_unused=True)
             operator.landscape.flat(slopes, parts, out=matrix[sample * ranks + rank])
     return samples * ranks

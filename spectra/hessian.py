@@ -58,7 +58,8 @@ class Hessian(Curvature):
             slopes = torch.autograd.grad(cost, parts, create_graph=True, allow_unused=True)
             return landscape.flat(slopes, parts)
 
-        flat = landscape.evaluation.inside(leaves, gradient)
+        with torch.enable_grad():
+            flat = landscape.evaluation.inside(leaves, gradient)
         return parts, flat if flat.requires_grad else None, leaves
 
     def _double_backward(self, batch: Batch) -> Product:

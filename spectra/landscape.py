@@ -13,19 +13,29 @@ import torch
 from torch import Tensor, nn
 
 from spectra.anchors import Anchors
-from spectra.batches import Batch, Batches, merged
-from spectra.costs import KLFromAnchor, Likelihood, PerSampleCost, cost_name
-from spectra.errors import UserError
+from spectra.batches import Batch, Batches, groups, joined_batch
+from spectra.derivatives import confirm_gradient
+from spectra.errors import UserError, UserTypeError, foreign
 from spectra.evaluation import Evaluation
+from spectra.ignored import refuse_ignored
+from spectra.joining import joined_apart, rows_apart
+from spectra.kept_state import kept_tensors
+from spectra.labels import relabelling, shifted, with_decoder_inputs
+from spectra.likelihood import Likelihood, PerSampleCost, cost_name
 from spectra.many_costs import ManyCosts
+from spectra.nested import cast, tensors_in
 from spectra.one_process import OneProcess
 from spectra.parallel_sharded import whole_model
-from spectra.parameters import ParameterLayout, Patterns, matches, select_parameters
+from spectra.parameters import ParameterLayout, Patterns, chosen, select_parameters
 from spectra.randomness import preserved_random_state
-from spectra.unreached import refuse_checkpoints, refuse_hidden
+from spectra.softmax import CrossEntropy, KLFromAnchor, as_cross_entropy, divergence_like
+from spectra.torch_losses import check_mean, recognised
+from spectra.witness import Witness
 
 MERGED_ROWS = 4096
 MERGED_BYTES = 256 * 2**20
+_NAMED = 4
+PADDINGS = ("refuse", "constant", "variable")
 
 
 class Landscape(OneProcess):
@@ -33,17 +43,18 @@ class Landscape(OneProcess):
 
     ``C(theta) = sum_i w_i c_i / sum_i w_i + l2/2 |theta|^2``.
 
-    Costs are summed in float64 and averaged over samples, so the split into batches does not matter. The user's
-    model is left as found. It is evaluated in eval mode (batch norm with its running statistics, no dropout) unless
-    ``mode`` says ``train``.
+    Costs are summed in float64 and averaged over samples, so that batches of unequal size count as they should. Batches
+    are evaluated as they came, or joined where that was shown to change nothing. The user's model is left as found. It
+    is evaluated in eval mode (batch norm with its running statistics, no dropout) unless ``mode`` says ``train``.
 
     Attributes:
         model: the user's model; a twin with whole parameters of one that is sharded (FSDP2, DTensor).
-        cost_function: the per-sample cost.
+        cost_function: the per-sample cost; of a loss of torch the likelihood that it stands for.
         parameters: layout of the differentiated parameters, in the order of theta.
         theta: (n,) the anchor.
         batches: the data as read.
         total_weight: sum of the samples' weights.
+        samples: number of samples of a weight above zero.
         l2: coefficient of the penalty ``l2 / 2 |theta|^2``.
         anchor_cost: cost at the anchor.
     """
@@ -61,13 +72,16 @@ class Landscape(OneProcess):
         background: Mapping[str, Tensor] | None = None,
         anchor_bytes: int = 2**30,
         anchor_storage: str = "auto",
+        padding: str = "refuse",
+        joinable: bool | None = None,
         notes: tuple[str, ...] = (),
     ) -> None:
         """Reads the data, and refuses what cannot be trusted.
 
         Args:
             model: any module; its trainable parameters that match ``parameters`` are the variables.
-            cost: ``(outputs, targets) -> (samples,)``; see ``spectra.costs``.
+            cost: ``(outputs, targets) -> (samples,)``, see ``spectra.costs``; or a loss of ``torch.nn``, which is
+                averaged as its ``reduction="mean"`` does.
             batches: tensors (inputs, targets[, weights]), or a re-iterable of such batches. Samples of class -100 (the
                 cost's ``ignore_index``) count nothing, under cross-entropy and ``kl_from_anchor`` alike.
             theta: (n,) the anchor; default the model's present parameters.
@@ -77,6 +91,9 @@ class Landscape(OneProcess):
             background: values of parameters that are not variables, by name; default the model's own.
             anchor_bytes: anchor log-probabilities of ``kl_from_anchor`` are kept in memory up to this size.
             anchor_storage: ``memory``, ``disk`` or ``recompute``; ``auto`` takes the first that has room.
+            padding: what is done with the padding row of an embedding where the cost depends on it: ``refuse`` it, hold
+                it ``constant`` as training does, or differentiate it as a ``variable``.
+            joinable: whether batches may be joined for speed; default finds out whether that changes anything.
             notes: sentences on the data and the model, for whoever reads the results.
 
         Raises:
@@ -86,25 +103,33 @@ class Landscape(OneProcess):
         """
         if mode not in ("eval", "train"):
             raise UserError(f"mode must be eval or train, got {mode!r}")
+        if padding not in PADDINGS:
+            raise UserError(f"padding must be one of {', '.join(PADDINGS)}; got {padding!r}")
         if not (math.isfinite(l2) and l2 >= 0.0):
             raise UserError(f"l2 must be finite and non-negative, got {l2}")
-        model = whole_model(model)
-        self.evaluation = Evaluation(model, mode, background or {})
-        self.parameters: ParameterLayout = select_parameters(self.evaluation.model, parameters)
-        self.model, self.cost_function, self.l2, self.mode = model, cost, l2, mode
-        self._anchor_bytes, self._anchor_storage, self._notes = anchor_bytes, anchor_storage, notes
-        found = self.parameters.flatten(dict(self.evaluation.model.named_parameters()))
-        self.theta = found if theta is None else theta.detach().to(found).clone()
-        self.parameters.split(self.theta)
-        self.device = self.theta.device
-        self.batches = batches if isinstance(batches, Batches) else Batches(batches)
-        self.many_costs = ManyCosts(self)
-        self._merged: list[Batch] | None = None
-        self._firsts: list[int] = []
-        self._reached = False
-        self._anchors: Anchors | None = None
-        with preserved_random_state(self.device):
-            self._prepare()
+        # The caller may have switched gradients off, or be in inference mode.
+        with torch.inference_mode(False), torch.enable_grad():
+            model = whole_model(model)
+            self.evaluation = Evaluation(model, mode, background or {})
+            self.parameters: ParameterLayout = select_parameters(self.evaluation.model, parameters)
+            self.model, self.l2, self.mode, self._padding = model, l2, mode, padding
+            self._given_cost, self.cost_function = cost, recognised(cost)
+            self._anchor_bytes, self._anchor_storage, self._notes = anchor_bytes, anchor_storage, notes
+            found = self.parameters.flatten(dict(self.evaluation.model.named_parameters()))
+            self.theta = found if theta is None else theta.detach().to(found).clone()
+            self._refuse_anchor(self.parameters.unflatten(self.theta))
+            self.device = self.theta.device
+            self.batches = batches if isinstance(batches, Batches) else Batches(batches)
+            self.many_costs = ManyCosts(self)
+            self._merged: list[Batch] | None = None
+            self._firsts: list[int] = []
+            self._reached = self._shifts = False
+            self._rows_apart: str | None = None
+            self._joinable = joinable
+            self._found: tuple[str, ...] = ()
+            self._anchors: Anchors | None = None
+            with preserved_random_state(self.device):
+                self._prepare()
 
     @property
     def size(self) -> int:
@@ -122,43 +147,111 @@ class Landscape(OneProcess):
         return self.cost_function if isinstance(self.cost_function, Likelihood) else None
 
     @property
+    def softmax(self) -> CrossEntropy | KLFromAnchor | None:
+        """The cost, or that of a part of the outputs, as one of a softmax; None for others."""
+        inner = None if self.likelihood is None else self.likelihood.inner
+        return inner if isinstance(inner, CrossEntropy | KLFromAnchor) else None
+
+    @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences on the data, what was stepped back from, and where the anchor is kept."""
-        return (*self._notes, *self.evaluation.notes, *(self._anchors.notes if self._anchors is not None else ()))
+        """Sentences on the data and the cost, what was stepped back from, and where the anchor is kept."""
+        cost = getattr(self.cost_function, "notes", ())
+        anchors = self._anchors.notes if self._anchors is not None else ()
+        return (*self._notes, *cost, *self.evaluation.notes, *self._found, *anchors)
+
+    def _note(self, sentence: str) -> None:
+        if sentence not in self._found:
+            self._found = (*self._found, sentence)
+
+    def _refuse_anchor(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, tensor in tensors.items():
+            wrong = tensor[~torch.isfinite(tensor)]
+            if len(wrong):
+                raise UserError(f"parameter {name} is not finite at the anchor: it holds {float(wrong[0])}")
 
     def _prepare(self) -> None:
-        if self.batches.kept:
-            rows = MERGED_ROWS if self.mode == "eval" else 1
-            self._merged = [b.to(self.device, self.parameters.computed) for b in self._merge(rows)]
         tensors = self.parameters.unflatten(self.theta)
-        first = next(self._raw_batches())
+        first = with_decoder_inputs(self.evaluation.model, next(iter(self.batches)))
+        first = first.to(self.device, self.parameters.computed)
+        witness = self.evaluation.examine(tensors, first.inputs)
         with torch.no_grad():
-            self.evaluation.check_deterministic(tensors, first.inputs)
-        if isinstance(self.cost_function, KLFromAnchor):
-            self._anchors = Anchors(self.cost_function, partial(self.evaluation, tensors), self._anchor_storage)
-            self._anchors.keep(self._raw_batches(), self._anchor_bytes)
-        self.total_weight = 0.0
-        total, samples, firsts = 0.0, 0, []
+            self._settle_cost(tensors, first)
+        if self.batches.kept:
+            self._merged = [b.to(self.device, self.parameters.computed) for b in self._merge()]
+        if isinstance(self.softmax, KLFromAnchor) and self.likelihood is not None:
+            self._anchors = Anchors(self.likelihood, partial(self.evaluation, tensors), self._anchor_storage)
+            self._anchors.keep(self.taken(), self._anchor_bytes)
+        self._sum_at_anchor(tensors)
+        self._settle_padding(witness, tensors)
+
+    def _settle_cost(self, tensors: dict[str, Tensor], first: Batch) -> None:
+        """What the first batch decides of the cost: the axis of classes, whether labels are shifted."""
+        outputs = self.evaluation(tensors, first.inputs)
+        if self.likelihood is not None:
+            self.cost_function = self.likelihood.settled(outputs, first.targets)
+        cost = self.cost_function
+        if isinstance(self.softmax, KLFromAnchor):
+            # Labels are shifted under the divergence where they would be under cross-entropy.
+            assert self.likelihood is not None
+            cost = as_cross_entropy(self.likelihood)
+
+        def mean(batch: Batch) -> float:
+            if isinstance(cost, Likelihood):
+                cost.check(outputs, batch.targets)
+            value, weight, _ = self._summed(outputs, batch, cost)
+            return float(value) / weight if weight else math.nan
+
+        self._shifts, notes = relabelling(self.evaluation, tensors, first, mean, self.softmax is not None)
+        self._found += notes
+        if self._given_cost is not self.cost_function and not first.labelled and first.weights is None:
+            check_mean(self.cost_function, self._given_cost, outputs, first.targets, mean(first))
+
+    def _sum_at_anchor(self, tensors: dict[str, Tensor]) -> None:
+        """The cost at the anchor, the samples' weights and places, and what is to be checked on each batch."""
+        sums, places, count = [0.0, 0.0, 0.0], [], 0
         with torch.no_grad():
             for number, batch in enumerate(self.share()):
                 outputs = self.evaluation(tensors, batch.inputs)
                 if self.likelihood is not None:
                     self.likelihood.check(outputs, batch.targets)
-                firsts.append(samples)
-                value, weight, count = self._summed(outputs, batch)
-                samples += count
+                places.append(count)
+                costs, weights = self.sample_costs(outputs, batch)
+                refuse_ignored(self.cost_function, costs, weights, batch)
+                value, weight, used = _sums(costs, weights)
+                count += len(costs)
                 if not torch.isfinite(value):
                     self._refuse_values(tensors, number, float(value))
-                total, self.total_weight = total + float(value), self.total_weight + weight
-        total, self.total_weight, self._firsts = self._over_ranks(total, self.total_weight, firsts, samples)
+                sums = [sums[0] + float(value), sums[1] + weight, sums[2] + used]
+        (total, self.total_weight, self.samples), self._firsts = self._over_ranks(sums, places, count)
         if self.total_weight <= 0.0:
             raise UserError("the samples' weights sum to zero")
         self.anchor_cost = total / self.total_weight + self._penalty(self.theta)
 
+    def _settle_padding(self, witness: Witness, tensors: dict[str, Tensor]) -> None:
+        """Padding rows of embeddings, which training holds constant: as asked for where the cost depends on them."""
+        rows = witness.padding_rows(tensors)
+        if not rows or self._padding == "variable":
+            return
+        moved = self.theta.clone()
+        parts = self.parameters.unflatten(moved)
+        for name, row in rows.items():
+            parts[name][row] += float(tensors[name].double().square().mean().sqrt()) or 1.0
+        depends = self.cost(self.parameters.flatten(parts)) != self.anchor_cost
+        names = ", ".join(f"row {row} of {name}" for name, row in rows.items())
+        if depends and self._padding == "refuse":
+            raise UserError(
+                f"the cost depends on a padding row ({names}, padding_idx of the embedding), which training holds "
+                "constant: give Landscape(..., padding='constant') to hold it so, padding='variable' to differentiate "
+                "it too, or build the model with padding_idx=None"
+            )
+        if depends:
+            self.evaluation.hold(rows, tensors)
+            self._note(f"{names} is padding and is held constant, as in training")
+
     def _refuse_values(self, tensors: dict[str, Tensor], number: int, value: float) -> None:
         """Names the batch as the user numbers it, where merged ones hold several."""
         for index, batch in enumerate(self.batches if self._merged is not None else ()):
-            moved = batch.to(self.device, self.parameters.computed)
+            moved = self._taken(batch).to(self.device, self.parameters.computed)
             if self._anchors is not None:
                 moved = self._anchors.seen(moved)
             found, _, _ = self._summed(self.evaluation(tensors, moved.inputs), moved)
@@ -167,37 +260,70 @@ class Landscape(OneProcess):
                 break
         raise UserError(f"the cost at the anchor is not finite: batch {number} gives {value}")
 
-    def _merge(self, rows: int) -> list[Batch]:
-        """Small batches joined, as far as what a forward pass saves for backward stays small."""
-        plain = list(self._source())
-        if len(plain) == 1 or rows == 1:
+    def _merge(self) -> list[Batch]:
+        """Small batches joined if nothing changes, as far as what a forward pass saves for backward stays small."""
+        plain = [self._taken(batch) for batch in self._source()]
+        if self.mode == "train" or self._joinable is False or len(plain) == 1:
             return plain
-        tensors = {k: v.detach().requires_grad_() for k, v in self.parameters.unflatten(self.theta).items()}
+        tensors = self.leaves(self.theta)
         batch = plain[0].to(self.device, self.parameters.computed)
         used = self.evaluation.saved_bytes(tensors, batch.inputs)
-        return merged(plain, min(rows, int(MERGED_BYTES / max(used / max(batch.rows, 1), 1.0))))
+        found = groups(plain, min(MERGED_ROWS, int(MERGED_BYTES / max(used / max(batch.rows, 1), 1.0))))
+        if self._joinable is None:
+            reason = next(filter(None, (joined_apart(self, group) for group in found if len(group) > 1)), "")
+            self._joinable = self.largest(float(bool(reason))) == 0.0
+            if not self._joinable:
+                self._note(f"batches are evaluated as they came: joined, {reason or 'another rank found a difference'}")
+        return [joined_batch(group) for group in found] if self._joinable else plain
 
-    def _raw_batches(self) -> Iterator[Batch]:
+    def _taken(self, batch: Batch) -> Batch:
+        """A batch as the model takes it: labels shifted, inputs of a decoder made, as in the model's own loss."""
+        if batch.labelled:
+            batch = with_decoder_inputs(self.evaluation.model, batch)
+        return shifted(batch) if self._shifts and batch.labelled else batch
+
+    def taken(self) -> Iterator[Batch]:
+        """The batches as the model takes them: on the device, joined, with the data's own targets."""
         if self._merged is not None:
             return iter(self._merged)
-        return (batch.to(self.device, self.parameters.computed) for batch in self._source())
+        return (self._taken(batch).to(self.device, self.parameters.computed) for batch in self._source())
 
     def share(self) -> Iterator[Batch]:
-        """The batches as the cost sees them: on the device, merged, anchor log-probabilities as targets."""
-        for number, batch in enumerate(self._raw_batches()):
+        """The batches as the cost sees them: on the device, joined, anchor log-probabilities as targets."""
+        for number, batch in enumerate(self.taken()):
             first = self._firsts[number] if number < len(self._firsts) else 0
             seen = batch if self._anchors is None else self._anchors.seen(batch, number)
             yield replace(seen, number=number, first=first)
 
-    def sample_costs(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    def rows_apart(self) -> str:
+        """Why rows of the data are no samples of their own, in a few words; empty if they are.
+
+        Any selection of rows has to cost what these rows cost in their batch: shown on the first batch and the last.
+        """
+        if self._rows_apart is None:
+            every = list(self.batches) if self.batches.kept else [next(iter(self.batches))]
+            ends = every[:1] + every[1:][-1:]
+            self._rows_apart = next(filter(None, (rows_apart(self, self._taken(batch)) for batch in ends)), "")
+        return self._rows_apart
+
+    def sample_costs(
+        self, outputs: Any, batch: Batch, cost: PerSampleCost | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """Cost of each sample of a batch, (samples,), and the samples' weights or None."""
-        costs = self.cost_function(outputs, batch.targets)
+        cost = cost or self.cost_function
+        with foreign(f"the cost {cost_name(cost)}"):
+            costs = cost(outputs, batch.targets)
+        if not isinstance(costs, Tensor):
+            raise UserTypeError(f"cost {cost_name(cost)} must return a tensor, got {type(costs).__name__}")
+        if costs.dim() == 2 and costs.shape[1] == 1:
+            costs = costs.squeeze(1)
         if costs.dim() != 1:
             raise UserError(
-                f"cost {cost_name(self.cost_function)} must return one value a sample, shape (samples,), got "
-                f"shape {tuple(costs.shape)}; use reduction='none'"
+                f"cost {cost_name(cost)} must return one value a sample, shape (samples,), got shape "
+                f"{tuple(costs.shape)}: average the elements of each sample, leave the mean over samples out "
+                "(reduction='none'), or give a loss of torch.nn itself; a cost of a whole batch has shape (1,)"
             )
-        weights = self.likelihood.weights(batch.targets) if self.likelihood is not None else None
+        weights = cost.weights(batch.targets) if isinstance(cost, Likelihood) else None
         if batch.weights is not None:
             given = batch.weights.reshape(-1)
             if given.shape != costs.shape:
@@ -211,14 +337,9 @@ class Landscape(OneProcess):
         summed = costs.sum() if weights is None else (costs * weights.to(costs)).sum()
         return summed / self.total_weight
 
-    def _summed(self, outputs: Any, batch: Batch) -> tuple[Tensor, float, int]:
-        """Weighted sum of a batch's costs in float64, sum of the weights, and how many samples."""
-        costs, weights = self.sample_costs(outputs, batch)
-        if weights is None:
-            return costs.double().sum(), float(len(costs)), len(costs)
-        if not bool((weights >= 0).all()):
-            raise UserError("the samples' weights must be non-negative and finite")
-        return (costs.double() * weights.double()).sum(), float(weights.double().sum()), len(costs)
+    def _summed(self, outputs: Any, batch: Batch, cost: PerSampleCost | None = None) -> tuple[Tensor, float, float]:
+        """Weighted sum of a batch's costs in float64, sum of the weights, and how many of them are above zero."""
+        return _sums(*self.sample_costs(outputs, batch, cost))
 
     def _penalty(self, theta: Tensor) -> float:
         return 0.5 * self.l2 * float(theta.double().square().sum()) if self.l2 else 0.0
@@ -237,38 +358,72 @@ class Landscape(OneProcess):
         return totals
 
     def gradient(self, theta: Tensor | None = None) -> Tensor:
-        """Gradient at theta (n,), default the anchor; the first refuses parameters hidden from autograd."""
+        """Gradient at theta (n,), default the anchor.
+
+        The first is held against finite differences of the cost, and refused where autograd gives something else.
+        """
         theta = self.theta if theta is None else theta.to(self.theta)
-        total, unused = self.own_l2 * theta, set(self.parameters.names)
+        self.confirm()
+        total, unreached = self.own_l2 * theta, set(self.parameters.names)
         for batch in self.share():
-            parts = self.leaves(theta)
+            total = total + self.batch_gradient(theta, batch, unreached)
+        total = self.joint(total)
+        if unreached and not self.l2:
+            self._name_useless(total, unreached)
+        return total
 
-            def slope(batch: Batch = batch, parts: dict[str, Tensor] = parts) -> tuple[Tensor | None, ...]:
-                value = self.batch_cost(self.evaluation.outputs(batch.inputs), batch)
-                if not self._reached:
-                    refuse_checkpoints(value)
-                if not value.requires_grad:
-                    return (None,) * len(parts)
-                return torch.autograd.grad(value, list(parts.values()), allow_unused=True)
+    def _name_useless(self, slope: Tensor, unreached: set[str]) -> None:
+        """Says which parameters no path leads from to the cost, on this rank or another."""
+        parts = zip(self.parameters.names, torch.split(slope, self.parameters.sizes), strict=True)
+        names = [name for name, part in parts if name in unreached and not bool(part.any())]
+        if names:
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            self._note(f"the cost does not depend on {', '.join(names[:_NAMED])}{more}")
 
-            slopes = self.evaluation.inside(parts, slope)
-            unused -= {name for name, one in zip(parts, slopes, strict=True) if one is not None}
-            total = total + self.flat(slopes, list(parts.values()))
+    def confirm(self) -> None:
+        """Holds the gradient against finite differences of the cost, the first time that it is asked to.
+
+        Raises:
+            DerivativeError: if autograd gives something else.
+        """
         if not self._reached:
-            tensors = self.parameters.unflatten(self.theta)
-            refuse_hidden(self.evaluation, next(self._raw_batches()).inputs, tensors, unused)
+            confirm_gradient(self)
             self._reached = True
-        return self.joint(total)
+
+    def batch_gradient(self, theta: Tensor, batch: Batch, unreached: set[str] | None = None) -> Tensor:
+        """What a batch adds to the gradient at theta (n,), the penalty left out.
+
+        Args:
+            theta: (n,) where.
+            batch: as the cost sees it.
+            unreached: names of parameters, from which those are taken that the batch's cost depends on.
+
+        Returns:
+            (n,) the gradient.
+        """
+        parts = self.leaves(theta)
+
+        def slope() -> tuple[Tensor | None, ...]:
+            value = self.batch_cost(self.evaluation.outputs(batch.inputs), batch)
+            if not value.requires_grad:
+                return (None,) * len(parts)
+            return torch.autograd.grad(value, list(parts.values()), allow_unused=True)
+
+        with torch.enable_grad():
+            slopes = self.evaluation.inside(parts, slope)
+        if unreached is not None:
+            unreached -= {name for name, one in zip(parts, slopes, strict=True) if one is not None}
+        return self.flat(slopes, list(parts.values())).detach()
 
     def gradients(self, thetas: Tensor) -> Tensor:
         """Gradients at rows of thetas (k, n), as (k, n)."""
         return torch.stack([self.gradient(theta) for theta in thetas])
 
-    def outputs(self, theta: Tensor | None = None) -> list[Tensor]:
-        """The model's outputs at theta (n,), one tensor a batch, without graph."""
+    def outputs(self, theta: Tensor | None = None) -> list[Any]:
+        """The model's outputs at theta (n,), one nest of tensors a batch, without graph."""
         tensors = self.parameters.unflatten(self.theta if theta is None else theta.to(self.theta))
         with torch.no_grad():
-            return [self.evaluation(tensors, batch.inputs) for batch in self._raw_batches()]
+            return [self.evaluation(tensors, batch.inputs) for batch in self.taken()]
 
     def leaves(self, theta: Tensor) -> dict[str, Tensor]:
         """Theta as new leaf tensors that require gradients, by parameter name."""
@@ -281,8 +436,13 @@ class Landscape(OneProcess):
         out: Tensor | None = None,
     ) -> Tensor:
         """Gradients of leaves as one vector (n,), into ``out`` if given; what a cost does not depend on is zero."""
-        rows = (torch.zeros_like(one) if part is None else part for part, one in zip(parts, like, strict=True))
-        return torch.cat([row.reshape(-1).to(self.dtype) for row in rows], out=out)
+        rows = []
+        for part, one, odd in zip(parts, like, self.parameters.odd, strict=True):
+            row = torch.zeros_like(one) if part is None else part
+            row = (row.to_dense() if row.layout != torch.strided else row).reshape(-1).to(self.dtype)
+            # What is differentiated again gets its part of a vector as a copy, not as a view at an odd place.
+            rows.append(row * 1.0 if odd and row.requires_grad else row)
+        return torch.cat(rows, out=out)
 
     def restricted(self, patterns: Patterns) -> Landscape:
         """The same landscape with only those of its parameters that match as variables.
@@ -296,38 +456,60 @@ class Landscape(OneProcess):
         Raises:
             UserError: if none of the landscape's parameters matches, naming some of them.
         """
-        names = tuple(name for name in self.parameters.names if matches(name, patterns))
+        names = tuple(chosen(self.parameters.names, patterns))
         if not names:
             offer = ", ".join(self.parameters.names[:6])
             raise UserError(f"no parameter of the landscape matches {patterns!r}; it has {offer}")
         tensors = self.parameters.unflatten(self.theta)
         theta = torch.cat([tensors[name].reshape(-1).to(self.dtype) for name in names])
-        return self._again(parameters=names, theta=theta, background=tensors)
+        return self._again(parameters=names, theta=theta, background=self.evaluation.background | tensors)
 
     def with_cost(self, cost: PerSampleCost) -> Landscape:
-        """The same model, data and anchor under another cost."""
-        return self._again(cost=cost)
+        """The same model, data and anchor under another cost; the divergence is of the softmax of this one's."""
+        if isinstance(cost, KLFromAnchor) and self.softmax is not None and self.likelihood is not None:
+            cost = divergence_like(self.likelihood, cost)
+        return self._again(cost=cost, joinable=None)
 
     def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Landscape:
         """A copy in another dtype or on another device; the model is copied."""
+        # What hooks have made of parameters cannot be copied as it is, and is made anew at the next call.
+        made = {id(one): one.detach().clone() for kept in kept_tensors(self.model).values() for one in tensors_in(kept)}
         return self._again(
-            model=copy.deepcopy(self.model).to(device=device, dtype=dtype),
+            model=copy.deepcopy(self.model, made).to(device=device, dtype=dtype),
             theta=self.theta.to(device=device, dtype=dtype),
-            background={k: v.to(device=device, dtype=dtype) for k, v in self.evaluation.background.items()},
+            background={k: cast(v, dtype, device) for k, v in self.evaluation.background.items()},
         )
 
-    def sample(self, rows: int) -> Landscape:
-        """A float64 copy on the first rows of the first batch (all of it where they carry no weight)."""
-        first = next(iter(self.batches))
-        options: dict[str, Any] = {
-            "model": copy.deepcopy(self.evaluation.model).to(torch.float64),
-            "theta": self.theta.double(),
-            "background": {name: tensor.double() for name, tensor in self.evaluation.background.items()},
-        }
-        try:
-            return Landscape(**(self._options() | {"batches": [first.head(rows)]} | options))
-        except UserError:
-            return Landscape(**(self._options() | {"batches": [first]} | options))
+    def derived(self, batches: list[Batch], dtype: torch.dtype | None = None, *, l2: float = 0.0) -> Landscape:
+        """The same cost on other batches, taken as they are and unchecked, in one process.
+
+        The model is not copied: its parameters and buffers are replaced by their values in another dtype. The average
+        is over the samples of these batches.
+
+        Args:
+            batches: as the model takes them.
+            dtype: of the parameters and the data; default as they are.
+            l2: coefficient of the penalty.
+
+        Returns:
+            A landscape around the same anchor.
+        """
+        found = object.__new__(Landscape)
+        vars(found).update(vars(self), ranks=None, l2=l2, _reached=True, _anchors=None, _firsts=[], total_weight=1.0)
+        if dtype is not None:
+            found.parameters, found.evaluation = self.parameters.in_dtype(dtype), self.evaluation.in_dtype(dtype)
+            found.theta = self.theta.to(found.parameters.dtype)
+        found.many_costs = ManyCosts(found)
+        found._merged = [batch.to(self.device, found.parameters.computed) for batch in batches]
+        tensors = found.parameters.unflatten(found.theta)
+        with torch.no_grad():
+            if isinstance(self.softmax, KLFromAnchor) and self.likelihood is not None:
+                found._anchors = Anchors(self.likelihood, partial(found.evaluation, tensors), "memory")
+                found._anchors.keep(found.taken(), self._anchor_bytes)
+            sums = [found._summed(found.evaluation(tensors, batch.inputs), batch) for batch in found.share()]
+        total, found.total_weight, found.samples = (sum(float(one[place]) for one in sums) for place in range(3))
+        found.anchor_cost = total / (found.total_weight or 1.0) + found._penalty(found.theta)
+        return found
 
     def _again(self, **changes: Any) -> Landscape:
         return Landscape(**(self._options() | changes))
@@ -336,7 +518,7 @@ class Landscape(OneProcess):
         """What it was made from."""
         return {
             "model": self.model,
-            "cost": self.cost_function,
+            "cost": self._given_cost,
             "batches": self.batches,
             "theta": self.theta,
             "parameters": self.parameters.names,
@@ -345,5 +527,16 @@ class Landscape(OneProcess):
             "mode": self.mode,
             "anchor_bytes": self._anchor_bytes,
             "anchor_storage": self._anchor_storage,
+            "padding": self._padding,
+            "joinable": self._joinable,
             "notes": self._notes,
         }
+
+
+def _sums(costs: Tensor, weights: Tensor | None) -> tuple[Tensor, float, float]:
+    """Weighted sum of costs in float64, sum of the weights, and how many of them are above zero."""
+    if weights is None:
+        return costs.double().sum(), float(len(costs)), float(len(costs))
+    if not bool((weights >= 0).all()):
+        raise UserError("the samples' weights must be non-negative and finite")
+    return (costs.double() * weights.double()).sum(), float(weights.double().sum()), float((weights > 0).sum())

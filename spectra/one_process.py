@@ -58,10 +58,9 @@ class OneProcess:
 
     def _over_ranks(
         self,
-        total: float,
-        weight: float,
+        sums: list[float],
         firsts: list[int],
         samples: int,  # noqa: ARG002  # the other ranks' need it
-    ) -> tuple[float, float, list[int]]:
-        """Cost sum, weight and places of the batches' first samples in all data, from those of this process."""
-        return total, weight, firsts
+    ) -> tuple[list[float], list[int]]:
+        """Sums, and places of the batches' first samples in all data, from those of this process."""
+        return sums, firsts

@@ -84,7 +84,12 @@ class SpreadLandscape(Landscape):
 
     def _source(self) -> Iterator[Batch]:
         if self.batches.kept:
-            return iter(share_of_rows(self.batches, self.ranks, whole_batches=self.mode == "train"))
+            whole = self.largest(float(bool(self.rows_apart()))) > 0.0
+            try:
+                return iter(share_of_rows(self.batches, self.ranks, whole_batches=whole))
+            except UserError as problem:
+                reason = self.rows_apart()
+                raise UserError(f"{problem} (batches are not cut by rows: {reason})" if reason else problem) from None
         mine = self.ranks.part(self.batches.count)
         if self.batches.count < self.ranks.count:
             raise UserError(_too_few(self.batches.count, "batches", self.ranks))
@@ -94,12 +99,10 @@ class SpreadLandscape(Landscape):
         streamed = not self.batches.kept
         super()._refuse_values(tensors, number + (self.ranks.part(self.batches.count).start if streamed else 0), value)
 
-    def _over_ranks(
-        self, total: float, weight: float, firsts: list[int], samples: int
-    ) -> tuple[float, float, list[int]]:
-        sums = self.ranks.total(torch.tensor([total, weight], dtype=torch.float64))
+    def _over_ranks(self, sums: list[float], firsts: list[int], samples: int) -> tuple[list[float], list[int]]:
+        found = self.ranks.total(torch.tensor(sums, dtype=torch.float64)).tolist()
         before = int(self.ranks.gathered(torch.tensor([samples])).flatten()[: self.ranks.rank].sum())
-        return float(sums[0]), float(sums[1]), [before + first for first in firsts]
+        return found, [before + first for first in firsts]
 
     def _again(self, **changes: Any) -> Landscape:
         return SpreadLandscape(self.ranks, **(self._options() | changes))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +58,21 @@ class ParameterLayout:
             raise UserError(f"theta must have shape ({self.size},), got {tuple(theta.shape)}")
         parts = torch.split(theta, self.sizes)
         rows = zip(parts, self.shapes, self.dtypes, strict=True)
-        return tuple(part.view(shape).to(dtype) for part, shape, dtype in rows)
+        # A part at an odd place is copied: it could not be viewed as complex numbers.
+        return tuple(
+            (part.clone() if odd else part).view(shape).to(dtype)
+            for (part, shape, dtype), odd in zip(rows, self.odd, strict=True)
+        )
+
+    @property
+    def odd(self) -> list[bool]:
+        """Whether each parameter begins at an odd place of theta and could be viewed as pairs of numbers."""
+        starts = accumulate(self.sizes, initial=0)
+        return [start % 2 == 1 and size % 2 == 0 for start, size in zip(starts, self.sizes, strict=False)]
+
+    def in_dtype(self, dtype: torch.dtype) -> ParameterLayout:
+        """The same parameters in another dtype."""
+        return ParameterLayout(self.names, self.shapes, tuple(dtype for _ in self.dtypes))
 
     def unflatten(self, theta: Tensor) -> dict[str, Tensor]:
         """Theta (n,) as a dictionary from parameter names to tensors."""
@@ -79,11 +94,11 @@ class ParameterLayout:
         Raises:
             UserError: if none matches.
         """
-        places = torch.split(torch.arange(self.size), self.sizes)
-        chosen = [place for place, name in zip(places, self.names, strict=True) if matches(name, patterns)]
-        if not chosen:
+        places = dict(zip(self.names, torch.split(torch.arange(self.size), self.sizes), strict=True))
+        found = [places[name] for name in chosen(self.names, patterns)]
+        if not found:
             raise UserError(f"no parameter matches {patterns!r}; there are {', '.join(self.names[:6])}")
-        return torch.cat(chosen)
+        return torch.cat(found)
 
     def layers(self) -> dict[str, tuple[str, ...]]:
         """Parameter names grouped by the module that owns them, in order."""
@@ -100,7 +115,8 @@ def select_parameters(model: nn.Module, patterns: Patterns = "*") -> ParameterLa
     Args:
         model: any module; parameters with ``requires_grad=False`` are constants, never selected.
         patterns: one shell-style pattern, several separated by commas, or a sequence of them; a
-            pattern that starts with ``!`` excludes. A module's name stands for all its parameters.
+            pattern that starts with ``!`` excludes. A module's name stands for all its parameters. A name is a name,
+            also with signs in it that patterns use.
 
     Returns:
         The layout, in the model's order.
@@ -113,39 +129,53 @@ def select_parameters(model: nn.Module, patterns: Patterns = "*") -> ParameterLa
     6
     """
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    chosen = [name for name in trainable if matches(name, patterns)]
-    if not chosen:
+    found = chosen(list(trainable), patterns)
+    if not found:
         offer = ", ".join(list(trainable)[:6]) + (", ..." if len(trainable) > 6 else "")
         raise UserError(f"no trainable parameter matches {patterns!r}; the model has {offer or 'none at all'}")
-    for name in chosen:
+    for name in found:
         if not trainable[name].dtype.is_floating_point:
             raise UserTypeError(f"parameter {name} must be real floating point, got {trainable[name].dtype}")
     return ParameterLayout(
-        tuple(chosen),
-        tuple(trainable[name].shape for name in chosen),
-        tuple(trainable[name].dtype for name in chosen),
+        tuple(found),
+        tuple(trainable[name].shape for name in found),
+        tuple(trainable[name].dtype for name in found),
     )
 
 
-def matches(name: str, patterns: Patterns) -> bool:
-    """Whether a parameter name is selected by the patterns (see ``select_parameters``).
+def chosen(names: Sequence[str], patterns: Patterns) -> list[str]:
+    """The names that patterns select (see ``select_parameters``).
+
+    What is literally the name of a parameter or of a module is that name, whatever signs are in it.
 
     Args:
-        name: full name of a parameter.
+        names: full names of parameters.
         patterns: what to select.
 
     Returns:
-        Whether it matches a pattern and none that excludes.
+        Those that match a pattern and none that excludes, in the order of the names.
 
-    >>> matches("hidden.weight", "hidden"), matches("hidden.weight", "*,!*.weight")
-    (True, False)
+    >>> chosen(["hidden.weight", "hidden.bias"], "hidden"), chosen(["l?.weight", "l1.weight"], "l?")
+    (['hidden.weight', 'hidden.bias'], ['l?.weight'])
+    >>> chosen(["a.weight", "a.bias"], "*,!*.bias")
+    ['a.weight']
     """
-    parts = patterns.split(",") if isinstance(patterns, str) else list(patterns)
-    parts = [part.strip() for part in parts if part.strip()]
-    wanted = [part for part in parts if not part.startswith("!")] or ["*"]
-    unwanted = [part[1:] for part in parts if part.startswith("!")]
-    return any(_match(name, part) for part in wanted) and not any(_match(name, part) for part in unwanted)
+    owners = {name[:end] for name in names for end in range(len(name)) if name[end] == "."}
+    literal = owners | set(names)
+    if isinstance(patterns, str):
+        patterns = [patterns] if patterns.removeprefix("!") in literal else patterns.split(",")
+    wanted, unwanted = [], []
+    for pattern in patterns:
+        if pattern in literal or not pattern.strip().startswith("!"):
+            wanted.append(pattern if pattern in literal else pattern.strip())
+        else:
+            word = pattern.strip()[1:]
+            unwanted.append(pattern[1:] if pattern[1:] in literal else word)
+    wanted = [one for one in wanted if one] or ["*"]
 
+    def match(name: str, pattern: str) -> bool:
+        if pattern in literal:
+            return name == pattern or name.startswith(f"{pattern}.")
+        return fnmatchcase(name, pattern)
 
-def _match(name: str, pattern: str) -> bool:
-    return fnmatchcase(name, pattern) or name.startswith(pattern + ".")
+    return [n for n in names if any(match(n, one) for one in wanted) and not any(match(n, one) for one in unwanted)]

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import torch
 
-from spectra.costs import KLFromAnchor
 from spectra.dense import dense_spectrum
 from spectra.density import SpectralDensity
 from spectra.gauss_newton import JacobianSandwich
@@ -15,12 +14,13 @@ from spectra.landscape import Landscape
 from spectra.operators import SymmetricOperator
 from spectra.routes import plan_route
 from spectra.slq import deflated_space, empty_density, next_probes
+from spectra.softmax import KLFromAnchor
 from spectra.spectrum import SpectrumSettings
 
 
 def curvature_name(landscape: Landscape) -> str:
     """The curvature that determinants use: the Fisher of a KL, a likelihood's Gauss-Newton, else the Hessian."""
-    if isinstance(landscape.cost_function, KLFromAnchor):
+    if isinstance(landscape.softmax, KLFromAnchor):
         return "fisher"
     return "hessian" if landscape.likelihood is None else "gauss-newton"
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 from torch import Tensor
 
-from spectra.costs import KLFromAnchor, MeanSquaredError, cost_name
+from spectra.costs import CrossEntropy, MeanSquaredError, cost_name
 from spectra.density import SpectralDensity
 from spectra.errors import UserError
 from spectra.estimate import Estimate
@@ -195,7 +195,8 @@ def _data_bits(points: BasinPoints, data: Landscape, draws: int) -> Estimate:
 def _check_data(data: Landscape, size: int, draws: int) -> None:
     if data.size != size:
         raise UserError(f"data must be a landscape of the same {size} parameters, got {data.size}")
-    if isinstance(data.cost_function, KLFromAnchor | MeanSquaredError):
+    plain = isinstance(data.softmax, CrossEntropy) and data.softmax.plain
+    if data.softmax is not None and not plain or isinstance(data.cost_function, MeanSquaredError):
         name = cost_name(data.cost_function)
         raise UserError(f"data needs a cost that is a code length in nats, such as cross-entropy; got {name}")
     if draws < 2:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from spectra.batches import Batch
 from spectra.costs import Likelihood, cost_name
 from spectra.errors import UserError
-from spectra.gauss_newton import as_rows
 from spectra.landscape import Landscape
 
 Layer = tuple[str, nn.Module]
@@ -24,8 +23,6 @@ _ACTIVATIONS = (
 # These pass values on as they are, in another shape at most; dropout does in eval mode, and is refused otherwise.
 _PASSING = (nn.Dropout, nn.Flatten, nn.Identity)
 _KNOWN = (nn.Linear, *_CONVOLUTIONS, *_ACTIVATIONS, *_PASSING)
-# Numbers held at once for the Hessian of the cost in the outputs.
-_CHUNK = 2**24
 
 
 def hesscale(landscape: Landscape) -> Tensor:
@@ -167,16 +164,16 @@ def _forward(landscape: Landscape, layers: list[Layer], batch: Batch) -> tuple[l
 def _at_outputs(landscape: Landscape, likelihood: Likelihood, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """Gradient of the average cost in the outputs, and the diagonal of its Hessian there."""
     leaf = outputs.detach().requires_grad_()
+    _, weights = landscape.sample_costs(outputs, batch)
     with torch.enable_grad():
         (slope,) = torch.autograd.grad(landscape.batch_cost(leaf, batch), leaf)
-    with torch.no_grad():
-        costs, weights = landscape.sample_costs(outputs, batch)
-        rows = as_rows(outputs, len(costs), landscape)
-        parts = torch.split(rows, max(1, _CHUNK // rows.shape[1] ** 2))
-        diagonal = torch.cat([likelihood.hessian_factor(part).square().sum(1) for part in parts])
+        rows = likelihood.rows(leaf, batch.targets)
+        diagonal = likelihood.hessian_diagonal(rows.detach(), batch.targets).to(rows)
         if weights is not None:
             diagonal = diagonal * weights.to(diagonal).unsqueeze(1)
-    return slope, (diagonal / landscape.total_weight).reshape(outputs.shape)
+        # The rows are the outputs in another order: the way back is the backward pass.
+        (placed,) = torch.autograd.grad(rows, leaf, diagonal)
+    return slope, placed / landscape.total_weight
 
 
 def _pulled(layer: Affine, values: Tensor, weight: Tensor, onward: Tensor, *, to_weight: bool = False) -> Tensor:

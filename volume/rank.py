@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from spectra.batches import Batch
 from spectra.dense import dense_bytes
 from spectra.errors import UserError
-from spectra.gauss_newton import as_rows
+from spectra.gauss_newton import floats_in
 from spectra.landscape import Landscape
 from spectra.operators import SymmetricOperator
 
@@ -218,10 +219,24 @@ def refuse_large(size: int, what: str) -> None:
         raise UserError(f"{size:,} is above {LARGEST_DENSE:,}, too large to decompose ({gigabytes:.3g} GB) for {what}")
 
 
+def _logits(landscape: Landscape, outputs: Any, batch: Batch) -> Tensor:
+    """What a softmax is taken of: along the classes of the cost, or the last dimension of a matrix."""
+    if landscape.softmax is not None and landscape.likelihood is not None:
+        return landscape.likelihood.rows(outputs, batch.targets)
+    if not isinstance(outputs, Tensor) or outputs.dim() > 2:
+        raise UserError(
+            "probabilities need a cost of a softmax, or outputs of shape (samples, classes): which dimension holds the "
+            "classes cannot be told"
+        )
+    return outputs
+
+
 def _slopes(landscape: Landscape, batch: Batch, leaves: dict[str, Tensor], behaviour: str) -> Tensor:
     outputs = landscape.evaluation.outputs(batch.inputs)
-    shown = outputs.softmax(-1) if behaviour == "probabilities" else outputs
-    rows = as_rows(shown, 1, landscape).reshape(-1)
+    if behaviour == "probabilities":
+        rows = _logits(landscape, outputs, batch).softmax(-1).reshape(-1)
+    else:
+        rows = torch.cat([one.reshape(-1) for one in floats_in(outputs)])
     parts = list(leaves.values())
     found = torch.empty(len(rows), landscape.size, dtype=landscape.dtype, device=landscape.device)
     for place, one in enumerate(rows):

@@ -65,7 +65,7 @@ def test_a_subsample_says_its_error() -> None:
 def test_train_mode_is_refused() -> None:
     model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)).double()
     landscape = Landscape(model, cross_entropy, classified(), mode="train")
-    with pytest.raises(ValueError, match="need eval mode"):
+    with pytest.raises(ValueError, match="in train mode the rows of a batch may depend"):
         norms.gradient_variance(Evidence(landscape))
 
 

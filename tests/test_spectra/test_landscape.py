@@ -124,8 +124,11 @@ class TestRefusals:
             Landscape(network(), cross_entropy, [(broken[:8], TARGETS[:8]), (broken[8:], TARGETS[8:])])
 
     def test_a_cost_that_is_not_one_value_a_sample(self) -> None:
-        with pytest.raises(ValueError, match=r"cost cross_entropy must return one value a sample.* got shape \(\)"):
-            Landscape(network(), F.cross_entropy, (INPUTS, TARGETS))
+        def averaged(outputs: Tensor, targets: Tensor) -> Tensor:
+            return F.cross_entropy(outputs, targets)
+
+        with pytest.raises(ValueError, match=r"cost averaged must return one value a sample.* got shape \(\)"):
+            Landscape(network(), averaged, (INPUTS, TARGETS))
 
     @pytest.mark.parametrize(
         "cost, targets, message",
@@ -372,8 +375,11 @@ class TestHiddenParameters:
         "way, message",
         [
             ("checkpoint", "has a reentrant activation checkpoint, which hides the parameters inside"),
-            ("checkpoint without graph", "outputs depend on inner.weight, but autograd sees no derivative by it"),
-            ("detached", "outputs depend on inner.weight, .* leave it out with parameters='!inner.weight'"),
+            ("checkpoint without graph", "the cost depends on inner.weight, but autograd sees no derivative by it"),
+            (
+                "detached",
+                "on inner.weight, .* found in the model: detach.* leave the parameter out with parameters='!inner",
+            ),
         ],
     )
     def test_a_gradient_that_leaves_parameters_out_is_refused(self, way: str, message: str, dtype: Any) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from spectra.batches import Batches
 from spectra.costs import cross_entropy, kl_from_anchor, mean_squared_error
+from spectra.errors import UserError
 from spectra.landscape import Landscape
 from spectra.pyhessian import pyhessian_density, pyhessian_eigenvalues, pyhessian_trace
 
@@ -292,7 +293,7 @@ def test_surroundings_come_back_after_a_failure() -> None:
 
     subject = landscape(cost=failing)
     random = torch.get_rng_state()
-    with pytest.raises(RuntimeError, match="as planned"):
+    with pytest.raises(UserError, match="the cost failing raised RuntimeError: as planned"):
         pyhessian_trace(subject, 2)
     assert torch.equal(torch.get_rng_state(), random)
     assert torch.get_default_dtype() == torch.float32
