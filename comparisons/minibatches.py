@@ -94,14 +94,12 @@ class Minibatches:
 
     def _cost(self, theta: Tensor, batch: Batch) -> Tensor:
         landscape = self._landscape
-        outputs = landscape.evaluation(landscape.parameters.unflatten(theta), batch.inputs)
-        return landscape.batch_cost(outputs, batch)
+        return landscape.cost_at(landscape.parameters.unflatten(theta), batch)
 
     def _row_costs(self, theta: Tensor) -> Tensor:
         """What each row adds to the anchor's cost, (rows,) float64."""
         landscape = self._landscape
-        outputs = landscape.evaluation(landscape.parameters.unflatten(theta[0]), self._data.inputs)
-        costs, weights = landscape.sample_costs(outputs, self._data)
+        costs, weights = landscape.samples_at(landscape.parameters.unflatten(theta[0]), self._data)
         if len(costs) % self.rows:
             raise UserError(f"chains need as many samples in each row, got {len(costs)} samples in {self.rows} rows")
         weighted = costs.double() if weights is None else costs.double() * weights.double()

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from spectra.errors import UserError, UserTypeError, foreign
-from spectra.nested import cast, joined, mapped, structure, tensors_in
+from spectra.nested import cast, joined, mapped, plain_in, structure, tensors_in
 from spectra.randomness import preserved_random_state
 
 CACHE_BYTES = 2**30
@@ -232,6 +232,7 @@ def _digests(source: Iterable[Any]) -> list[str]:
     digests = []
     for item in _read(source):
         digest = hashlib.sha256()
+        digest.update("".join(repr(value) for value in plain_in(item.parts)).encode())
         for tensor in item.tensors():
             digest.update(f"{tuple(tensor.shape)}{tensor.dtype}".encode())
             for part in _stored(tensor):
@@ -271,7 +272,13 @@ def _as_tensors(part: Any) -> Any:
         return {key: _as_tensors(part[key]) for key in part}
     if type(part) in (tuple, list):
         return type(part)(_as_tensors(item) for item in part)
-    return mapped(part, lambda tensor: tensor.clone() if tensor.is_inference() else tensor)
+    return mapped(part, _usable)
+
+
+def _usable(tensor: Tensor) -> Tensor:
+    if tensor.is_nested:
+        raise UserTypeError("nested tensors cannot be read as data: pad them, and mask the padding")
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _stored(tensor: Tensor) -> tuple[Tensor, ...]:

@@ -347,6 +347,6 @@ def flat_cost(landscape: Landscape, batch: Batch) -> Callable[[Tensor], Tensor]:
 
     def cost(theta: Tensor) -> Tensor:
         tensors: Mapping[str, Tensor] = landscape.parameters.unflatten(theta)
-        return landscape.batch_cost(landscape.evaluation(tensors, batch.inputs), batch)
+        return landscape.cost_at(tensors, batch)
 
     return cost

@@ -127,8 +127,8 @@ def _precision(landscape: Landscape, part: Landscape, theta: Tensor, slope: Tens
     kind = str(own).removeprefix("torch.")
     inside = "" if own in (torch.float16, torch.bfloat16) else " (autocast or half precision inside of the model?)"
     return (
-        f"computed in {kind}, in which the gradient is {error:.1g} of its length off that in float64{inside}: so are all "
-        "numbers here, also those that are called exact; use --dtype float32 or float64",
+        f"computed in {kind}, in which the gradient is {error:.1g} of its length off that in float64{inside}: so are "
+        "all numbers here, also those that are called exact; use --dtype float32 or float64",
     )
 
 
@@ -257,7 +257,7 @@ def _suspects(part: Landscape) -> str:
     leaves = part.leaves(part.theta)
     batch = next(part.share())
     with torch.enable_grad(), witness:
-        value = part.evaluation.inside(leaves, lambda: part.batch_cost(part.evaluation.outputs(batch.inputs), batch))
+        value = part.cost_at(leaves, batch)
     functions = ", ".join(_custom_functions(value))
     found = [*([f"the custom autograd.Function {functions}"] if functions else []), *filter(None, [witness.sentence])]
     kinds = {type(module).__name__ for module in part.evaluation.model.modules()}

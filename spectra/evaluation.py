@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from spectra.errors import UserError, foreign
+from spectra.errors import UserError, UserTypeError, foreign
 from spectra.kept_state import kept_tensors, names_of, restored
 from spectra.nested import cast, mapped, tensors_in
 from spectra.randomness import preserved_random_state
@@ -39,6 +40,7 @@ class Evaluation:
         model: the model with compilation and data-parallel wrappers taken off, which owns the parameter names.
         notes: sentences on what was stepped back from.
         background: values of parameters and buffers that are used in place of the model's own.
+        mixed: whether its parameters have several dtypes.
     """
 
     def __init__(self, model: nn.Module, mode: str, background: Mapping[str, Tensor]) -> None:
@@ -48,16 +50,33 @@ class Evaluation:
             model: any module.
             mode: ``eval`` or ``train``.
             background: values of parameters and buffers to use in place of the model's own, unless a call gives others.
+
+        Raises:
+            UserError: for a TorchScript model.
+            UserTypeError: for what is no model.
         """
+        if isinstance(model, torch.jit.ScriptModule):
+            raise UserError(
+                "a TorchScript model cannot be evaluated at other parameters: give the nn.Module that it is of"
+            )
+        if not isinstance(model, nn.Module):
+            raise UserTypeError(f"the model must be a torch.nn.Module, got {type(model).__name__}")
         self.model = model
         while (inner := _unwrapped(self.model)) is not None:
             self.model = inner
         named = (*self.model.named_parameters(), *self.model.named_buffers())
+        lazy = next(
+            (name for name, tensor in named if isinstance(tensor, UninitializedParameter | UninitializedBuffer)), None
+        )
+        if lazy is not None:
+            raise UserError(f"parameter {lazy} has no shape yet (a lazy module): call the model once before")
         usable = {name: tensor.detach().clone() for name, tensor in named if tensor.is_inference()}
         self.background = usable | dict(background)
         self._train = mode == "train"
         self._volatile = self._random = self._writes = self._keeps = self._rewritten = False
         self._compiled = any(_compiled(module) for module in [model, *model.modules()])
+        kinds = {parameter.dtype for parameter in self.model.parameters() if parameter.is_floating_point()}
+        self.mixed = len(kinds) > 1
         self._constant: dict[str, tuple[int, Tensor]] = {}
         self.notes: tuple[str, ...] = ()
         if self._compiled:
@@ -103,6 +122,7 @@ class Evaluation:
         found = copy.copy(self)
         named = dict(self.model.named_parameters()) | dict(self.model.named_buffers()) | self.background
         found.background = {name: cast(tensor.detach(), dtype) for name, tensor in named.items()}
+        found.mixed = False
         return found
 
     def outputs(self, inputs: Any) -> Any:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from spectra.batches import Batch
 from spectra.curvature import DEFAULT_MEMORY, Curvature, Product, Strategy, linearize
-from spectra.errors import UserTypeError
+from spectra.errors import UserError, UserTypeError
 from spectra.landscape import Landscape
+from spectra.likelihood import cost_name
 from spectra.nested import mapped, tensors_in
 
 OutputMap = Callable[[Tensor], Tensor]
@@ -65,6 +66,7 @@ class JacobianSandwich(Curvature):
 
         def prepare() -> tuple[Tensor, Tensor, Tensor, OutputMap]:
             outputs = evaluation.outputs(batch.inputs)
+            self._refuse_other_ways(mapped(outputs, Tensor.detach), batch)
             rows = self.output_rows(outputs, batch)
             dual = torch.zeros_like(rows, requires_grad=True)
             slopes = torch.autograd.grad(rows, parts, dual, create_graph=True, allow_unused=True)
@@ -72,6 +74,15 @@ class JacobianSandwich(Curvature):
 
         with torch.enable_grad():
             return leaves, *evaluation.inside(leaves, prepare)
+
+    def _refuse_other_ways(self, outputs: Any, batch: Batch) -> None:
+        """A cost that depends on the parameters by other ways than the outputs cannot be split at them."""
+        if self.landscape.likelihood is None and self.landscape.batch_cost(outputs, batch).requires_grad:
+            raise UserError(
+                f"the {self.name} splits the cost at the model's outputs, and cost "
+                f"{cost_name(self.landscape.cost_function)} depends on the parameters by other ways too (a penalty on "
+                "them, or what a layer has kept): use the Hessian, or l2= for the penalty"
+            )
 
     def _double_vjp(self, batch: Batch) -> Product:
         evaluation, landscape = self.landscape.evaluation, self.landscape
@@ -122,17 +133,21 @@ class JacobianSandwich(Curvature):
         landscape = self.landscape
 
         def rows(theta: Tensor) -> Tensor:
-            outputs = landscape.evaluation(landscape.parameters.unflatten(theta), batch.inputs)
-            return self.output_rows(outputs, batch)
+            return landscape.evaluation.inside(
+                landscape.parameters.unflatten(theta),
+                lambda: self.output_rows(landscape.evaluation.outputs(batch.inputs), batch),
+            )
 
         return rows
 
     def _at_anchor(self, batch: Batch) -> OutputMap:
         """B at theta."""
         landscape = self.landscape
+        tensors = landscape.parameters.unflatten(self.theta)
         with torch.no_grad():
-            outputs = landscape.evaluation(landscape.parameters.unflatten(self.theta), batch.inputs)
-        return self.output_map(outputs, batch)
+            return landscape.evaluation.inside(
+                tensors, lambda: self.output_map(landscape.evaluation.outputs(batch.inputs), batch)
+            )
 
     def _linearize(self, batch: Batch) -> Product:
         _, tangent = self.linearised(batch, lambda: linearize(self._model(batch), self.theta))

@@ -44,7 +44,7 @@ def refuse_hidden(part: Landscape, theta: Tensor) -> None:
     """
     batch, leaves, witness = next(part.share()), part.leaves(theta), Witness()
     with torch.enable_grad(), witness:
-        value = part.evaluation.inside(leaves, lambda: part.batch_cost(part.evaluation.outputs(batch.inputs), batch))
+        value = part.cost_at(leaves, batch)
     names = [node.name() for node in graph_nodes(value)]
     if any("CheckpointFunction" in name for name in names):
         raise DerivativeError(
@@ -80,7 +80,7 @@ def _depends(part: Landscape, tensors: dict[str, Tensor], name: str) -> bool:
     batch = next(part.share())
 
     def costs(at: dict[str, Tensor]) -> Tensor:
-        return part.sample_costs(part.evaluation(at, batch.inputs), batch)[0].double()
+        return part.samples_at(at, batch)[0].double()
 
     with torch.no_grad():
         at = costs(tensors)

@@ -135,8 +135,7 @@ def _same_in_any_order(wide: Landscape, batch: Batch, places: Tensor) -> str:
 def _costs(wide: Landscape, theta: Tensor, batch: Batch) -> Tensor:
     """Weighted cost of each sample, (samples,) float64."""
     with torch.no_grad():
-        outputs = wide.evaluation(wide.parameters.unflatten(theta), batch.inputs)
-        costs, weights = wide.sample_costs(outputs, batch)
+        costs, weights = wide.samples_at(wide.parameters.unflatten(theta), batch)
     return costs.double() if weights is None else costs.double() * weights.double()
 
 

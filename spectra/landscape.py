@@ -23,13 +23,13 @@ from spectra.kept_state import kept_tensors
 from spectra.labels import relabelling, shifted, with_decoder_inputs
 from spectra.likelihood import Likelihood, PerSampleCost, cost_name
 from spectra.many_costs import ManyCosts
-from spectra.nested import cast, tensors_in
+from spectra.nested import cast, mapped, tensors_in
 from spectra.one_process import OneProcess
 from spectra.parallel_sharded import whole_model
 from spectra.parameters import ParameterLayout, Patterns, chosen, select_parameters
 from spectra.randomness import preserved_random_state
 from spectra.softmax import CrossEntropy, KLFromAnchor, as_cross_entropy, divergence_like
-from spectra.torch_losses import check_mean, recognised
+from spectra.torch_losses import TorchLoss, check_mean, recognised
 from spectra.witness import Witness
 
 MERGED_ROWS = 4096
@@ -114,6 +114,7 @@ class Landscape(OneProcess):
             self.parameters: ParameterLayout = select_parameters(self.evaluation.model, parameters)
             self.model, self.l2, self.mode, self._padding = model, l2, mode, padding
             self._given_cost, self.cost_function = cost, recognised(cost)
+            self._is_torchs, self._cost_writes = self.cost_function is not cost, False
             self._anchor_bytes, self._anchor_storage, self._notes = anchor_bytes, anchor_storage, notes
             found = self.parameters.flatten(dict(self.evaluation.model.named_parameters()))
             self.theta = found if theta is None else theta.detach().to(found).clone()
@@ -172,12 +173,12 @@ class Landscape(OneProcess):
     def _prepare(self) -> None:
         tensors = self.parameters.unflatten(self.theta)
         first = with_decoder_inputs(self.evaluation.model, next(iter(self.batches)))
-        first = first.to(self.device, self.parameters.computed)
+        first = self._placed(first)
         witness = self.evaluation.examine(tensors, first.inputs)
         with torch.no_grad():
             self._settle_cost(tensors, first)
         if self.batches.kept:
-            self._merged = [b.to(self.device, self.parameters.computed) for b in self._merge()]
+            self._merged = [self._placed(batch) for batch in self._merge()]
         if isinstance(self.softmax, KLFromAnchor) and self.likelihood is not None:
             self._anchors = Anchors(self.likelihood, partial(self.evaluation, tensors), self._anchor_storage)
             self._anchors.keep(self.taken(), self._anchor_bytes)
@@ -198,24 +199,35 @@ class Landscape(OneProcess):
         def mean(batch: Batch) -> float:
             if isinstance(cost, Likelihood):
                 cost.check(outputs, batch.targets)
-            value, weight, _ = self._summed(outputs, batch, cost)
+            value, weight, _ = _sums(*self.evaluation.inside(tensors, lambda: self.sample_costs(outputs, batch, cost)))
             return float(value) / weight if weight else math.nan
 
         self._shifts, notes = relabelling(self.evaluation, tensors, first, mean, self.softmax is not None)
         self._found += notes
-        if self._given_cost is not self.cost_function and not first.labelled and first.weights is None:
+        if self._is_torchs and not first.labelled and first.weights is None:
             check_mean(self.cost_function, self._given_cost, outputs, first.targets, mean(first))
+        if not isinstance(cost, Likelihood | TorchLoss):
+            self._examine_cost(tensors, first)
+
+    def _examine_cost(self, tensors: dict[str, Tensor], first: Batch) -> None:
+        """Finds out whether a plain callable writes into its targets, and refuses one that is not deterministic."""
+        given = replace(first, targets=mapped(first.targets, Tensor.clone))
+        once, _ = self.samples_at(tensors, given)
+        self._cost_writes = any(tensor._version for tensor in tensors_in(given.targets))
+        twice, _ = self.samples_at(tensors, first)
+        if once.shape != twice.shape or not torch.allclose(once, twice, rtol=1e-4, atol=0.0, equal_nan=True):
+            raise UserError(
+                f"cost {cost_name(self.cost_function)} is not deterministic: two calls on the same batch differ; take "
+                "randomness out of it (noise, sampled negatives), or seed it at each call"
+            )
 
     def _sum_at_anchor(self, tensors: dict[str, Tensor]) -> None:
         """The cost at the anchor, the samples' weights and places, and what is to be checked on each batch."""
         sums, places, count = [0.0, 0.0, 0.0], [], 0
         with torch.no_grad():
             for number, batch in enumerate(self.share()):
-                outputs = self.evaluation(tensors, batch.inputs)
-                if self.likelihood is not None:
-                    self.likelihood.check(outputs, batch.targets)
                 places.append(count)
-                costs, weights = self.sample_costs(outputs, batch)
+                costs, weights = self._checked_at(tensors, batch)
                 refuse_ignored(self.cost_function, costs, weights, batch)
                 value, weight, used = _sums(costs, weights)
                 count += len(costs)
@@ -226,6 +238,17 @@ class Landscape(OneProcess):
         if self.total_weight <= 0.0:
             raise UserError("the samples' weights sum to zero")
         self.anchor_cost = total / self.total_weight + self._penalty(self.theta)
+
+    def _checked_at(self, tensors: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """``samples_at`` once the likelihood has looked at outputs and targets."""
+
+        def checked() -> tuple[Tensor, Tensor | None]:
+            outputs = self.evaluation.outputs(batch.inputs)
+            if self.likelihood is not None:
+                self.likelihood.check(outputs, batch.targets)
+            return self.sample_costs(outputs, batch)
+
+        return self.evaluation.inside(tensors, checked)
 
     def _settle_padding(self, witness: Witness, tensors: dict[str, Tensor]) -> None:
         """Padding rows of embeddings, which training holds constant: as asked for where the cost depends on them."""
@@ -251,10 +274,10 @@ class Landscape(OneProcess):
     def _refuse_values(self, tensors: dict[str, Tensor], number: int, value: float) -> None:
         """Names the batch as the user numbers it, where merged ones hold several."""
         for index, batch in enumerate(self.batches if self._merged is not None else ()):
-            moved = self._taken(batch).to(self.device, self.parameters.computed)
+            moved = self._placed(self._taken(batch))
             if self._anchors is not None:
                 moved = self._anchors.seen(moved)
-            found, _, _ = self._summed(self.evaluation(tensors, moved.inputs), moved)
+            found, _, _ = _sums(*self.samples_at(tensors, moved))
             if not torch.isfinite(found):
                 number, value = index, float(found)
                 break
@@ -266,7 +289,7 @@ class Landscape(OneProcess):
         if self.mode == "train" or self._joinable is False or len(plain) == 1:
             return plain
         tensors = self.leaves(self.theta)
-        batch = plain[0].to(self.device, self.parameters.computed)
+        batch = self._placed(plain[0])
         used = self.evaluation.saved_bytes(tensors, batch.inputs)
         found = groups(plain, min(MERGED_ROWS, int(MERGED_BYTES / max(used / max(batch.rows, 1), 1.0))))
         if self._joinable is None:
@@ -282,11 +305,15 @@ class Landscape(OneProcess):
             batch = with_decoder_inputs(self.evaluation.model, batch)
         return shifted(batch) if self._shifts and batch.labelled else batch
 
+    def _placed(self, batch: Batch) -> Batch:
+        """A batch on the device, in the parameters' dtype; of a model of several dtypes as the user made it."""
+        return batch.to(self.device, None if self.evaluation.mixed else self.parameters.computed)
+
     def taken(self) -> Iterator[Batch]:
         """The batches as the model takes them: on the device, joined, with the data's own targets."""
         if self._merged is not None:
             return iter(self._merged)
-        return (self._taken(batch).to(self.device, self.parameters.computed) for batch in self._source())
+        return (self._placed(self._taken(batch)) for batch in self._source())
 
     def share(self) -> Iterator[Batch]:
         """The batches as the cost sees them: on the device, joined, anchor log-probabilities as targets."""
@@ -311,8 +338,9 @@ class Landscape(OneProcess):
     ) -> tuple[Tensor, Tensor | None]:
         """Cost of each sample of a batch, (samples,), and the samples' weights or None."""
         cost = cost or self.cost_function
+        targets = mapped(batch.targets, Tensor.clone) if self._cost_writes else batch.targets
         with foreign(f"the cost {cost_name(cost)}"):
-            costs = cost(outputs, batch.targets)
+            costs = cost(outputs, targets)
         if not isinstance(costs, Tensor):
             raise UserTypeError(f"cost {cost_name(cost)} must return a tensor, got {type(costs).__name__}")
         if costs.dim() == 2 and costs.shape[1] == 1:
@@ -331,15 +359,19 @@ class Landscape(OneProcess):
             weights = given if weights is None else weights * given
         return costs, weights
 
+    def samples_at(self, tensors: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """``sample_costs`` at parameters by name; the cost too sees the model with them, as do hooks and penalties."""
+        return self.evaluation.inside(tensors, lambda: self.sample_costs(self.evaluation.outputs(batch.inputs), batch))
+
+    def cost_at(self, tensors: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """``batch_cost`` at parameters by name."""
+        return self.evaluation.inside(tensors, lambda: self.batch_cost(self.evaluation.outputs(batch.inputs), batch))
+
     def batch_cost(self, outputs: Any, batch: Batch) -> Tensor:
         """What a batch adds to the average over all samples, a scalar to differentiate."""
         costs, weights = self.sample_costs(outputs, batch)
         summed = costs.sum() if weights is None else (costs * weights.to(costs)).sum()
         return summed / self.total_weight
-
-    def _summed(self, outputs: Any, batch: Batch, cost: PerSampleCost | None = None) -> tuple[Tensor, float, float]:
-        """Weighted sum of a batch's costs in float64, sum of the weights, and how many of them are above zero."""
-        return _sums(*self.sample_costs(outputs, batch, cost))
 
     def _penalty(self, theta: Tensor) -> float:
         return 0.5 * self.l2 * float(theta.double().square().sum()) if self.l2 else 0.0
@@ -500,13 +532,13 @@ class Landscape(OneProcess):
             found.parameters, found.evaluation = self.parameters.in_dtype(dtype), self.evaluation.in_dtype(dtype)
             found.theta = self.theta.to(found.parameters.dtype)
         found.many_costs = ManyCosts(found)
-        found._merged = [batch.to(self.device, found.parameters.computed) for batch in batches]
+        found._merged = [found._placed(batch) for batch in batches]
         tensors = found.parameters.unflatten(found.theta)
         with torch.no_grad():
             if isinstance(self.softmax, KLFromAnchor) and self.likelihood is not None:
                 found._anchors = Anchors(self.likelihood, partial(found.evaluation, tensors), "memory")
                 found._anchors.keep(found.taken(), self._anchor_bytes)
-            sums = [found._summed(found.evaluation(tensors, batch.inputs), batch) for batch in found.share()]
+            sums = [_sums(*found.samples_at(tensors, batch)) for batch in found.share()]
         total, found.total_weight, found.samples = (sum(float(one[place]) for one in sums) for place in range(3))
         found.anchor_cost = total / (found.total_weight or 1.0) + found._penalty(found.theta)
         return found

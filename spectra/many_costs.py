@@ -63,8 +63,7 @@ class ManyCosts:
         landscape = self._landscape
 
         def weighted(theta: Tensor) -> Tensor:
-            outputs = landscape.evaluation(landscape.parameters.unflatten(theta), batch.inputs)
-            costs, weights = landscape.sample_costs(outputs, batch)
+            costs, weights = landscape.samples_at(landscape.parameters.unflatten(theta), batch)
             return costs if weights is None else costs.double() * weights.double()
 
         return weighted

@@ -64,8 +64,7 @@ class ManyGradients:
         landscape = self.landscape
 
         def summed(theta: Tensor) -> tuple[Tensor, Tensor]:
-            outputs = landscape.evaluation(landscape.parameters.unflatten(theta), batch.inputs)
-            costs, weights = landscape.sample_costs(outputs, batch)
+            costs, weights = landscape.samples_at(landscape.parameters.unflatten(theta), batch)
             if weights is None:
                 return costs.sum(), costs.double().sum()
             return (costs * weights.to(costs)).sum(), (costs.double() * weights.double()).sum()

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 
 def tensors_in(part: Any) -> Iterator[Tensor]:
@@ -30,6 +31,22 @@ def tensors_in(part: Any) -> Iterator[Tensor]:
             yield from tensors_in(getattr(part, field.name))
 
 
+def plain_in(part: Any) -> Iterator[Any]:
+    """All texts and numbers of a nest that are no tensors, keys of mappings left out.
+
+    >>> list(plain_in({"a": torch.zeros(2), "b": (3, "text", None)}))
+    [3, 'text']
+    """
+    if isinstance(part, str | bytes | int | float | complex):
+        yield part
+    elif isinstance(part, Mapping):
+        for key in part:
+            yield from plain_in(part[key])
+    elif isinstance(part, tuple | list):
+        for item in part:
+            yield from plain_in(item)
+
+
 def mapped(part: Any, function: Callable[[Tensor], Any]) -> Any:
     """The same nest with each tensor replaced; all else keeps its type.
 
@@ -44,6 +61,10 @@ def mapped(part: Any, function: Callable[[Tensor], Any]) -> Any:
         for key, value in values.items():
             found[key] = value
         return found
+    if isinstance(part, PackedSequence):
+        # Its lengths have to stay where they are.
+        order = (None if one is None else function(one) for one in (part.sorted_indices, part.unsorted_indices))
+        return PackedSequence(function(part.data), part.batch_sizes, *order)
     if isinstance(part, tuple) and hasattr(part, "_fields"):
         return type(part)(*(mapped(item, function) for item in part))
     if isinstance(part, tuple | list):
@@ -79,7 +100,15 @@ def structure(part: Any) -> Any:
     >>> structure((torch.zeros(2, 3), None)) == structure((torch.zeros(5, 3), None))
     True
     """
-    return mapped(part, lambda tensor: (tensor.dim() > 0, tuple(tensor.shape[1:]), tensor.dtype, tensor.layout))
+    if isinstance(part, Tensor):
+        return (part.dim() > 0, tuple(part.shape[1:]), part.dtype, part.layout)
+    if isinstance(part, Mapping):
+        return {key: structure(part[key]) for key in part}
+    if isinstance(part, tuple | list):
+        return [type(part), *map(structure, part)]
+    if _is_record(part):
+        return [type(part), *(structure(getattr(part, field.name)) for field in dataclasses.fields(part))]
+    return part
 
 
 def _is_record(part: Any) -> bool:

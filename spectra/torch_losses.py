@@ -13,10 +13,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.modules.loss import _Loss
 
 from spectra.costs import BinaryCrossEntropy, CrossEntropy, MeanSquaredError, PerSampleCost, cost_name, precise
 from spectra.errors import UserError, foreign
+from spectra.nested import cast, tensors_in
 
 # Functions that stand for a module with the same options.
 _MODULES: dict[Callable[..., Tensor], type[_Loss]] = {
@@ -75,6 +77,34 @@ class TorchLoss:
         return self._made[place]
 
 
+class ModuleCost:
+    """A cost that is a module of the user's own: its tensors follow the outputs to their device and dtype.
+
+    Attributes:
+        name: of its class.
+        module: as the user made it.
+        notes: says that parameters of its own are held constant, if it has any.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        """Takes the module."""
+        self.module, self.name = module, cost_name(module)
+        parameters = any(parameter.requires_grad for parameter in module.parameters())
+        self.notes = (f"the parameters of the cost {self.name} itself are held constant",) if parameters else ()
+        self._tensors: dict[tuple[torch.device, torch.dtype], dict[str, Tensor]] = {}
+
+    def __call__(self, outputs: Any, targets: Any) -> Any:
+        """What the module gives."""
+        like = next((one for one in tensors_in(outputs) if one.is_floating_point()), None)
+        if like is None:
+            return self.module(outputs, targets)
+        place = (like.device, like.dtype)
+        if place not in self._tensors:
+            named = (*self.module.named_parameters(), *self.module.named_buffers())
+            self._tensors[place] = {name: cast(tensor.detach(), like.dtype, like.device) for name, tensor in named}
+        return functional_call(self.module, self._tensors[place], (outputs, targets))
+
+
 def _elementwise(loss: _Loss, like: Tensor) -> _Loss:
     found = copy.deepcopy(loss).to(like.device, like.dtype)
     found.reduction = "none"
@@ -104,7 +134,7 @@ def recognised(cost: PerSampleCost) -> PerSampleCost:
     """
     loss = _as_module(cost)
     if loss is None:
-        return cost
+        return ModuleCost(cost) if isinstance(cost, nn.Module) else cost
     plain = type(loss).forward
     if plain in (nn.CrossEntropyLoss.forward, nn.NLLLoss.forward):
         return _softmax(loss, normalised=plain is nn.NLLLoss.forward)

@@ -296,6 +296,36 @@ def in_place(m: Any, x: Tensor) -> Tensor:
     return m.linear(x)
 
 
+def penalised(outputs: Tensor, targets: Tensor) -> Tensor:
+    penalty = sum(parameter.square().sum() for parameter in OWNER[-1].parameters())
+    return F.cross_entropy(outputs, targets, reduction="none") + 0.1 * penalty
+
+
+def with_kept(outputs: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(outputs, targets, reduction="none") + 0.1 * OWNER[-1].hidden.square().sum(-1)
+
+
+def writing(outputs: Tensor, targets: Tensor) -> Tensor:
+    targets += 1
+    return F.cross_entropy(outputs, targets % K, reduction="none")
+
+
+def packed() -> Batches:
+    lengths = torch.tensor([3, 2])
+    return [
+        (nn.utils.rnn.pack_padded_sequence(numbers(3, 2, 2, seed=s), lengths), integers(K, 2, seed=s)) for s in (1, 2)
+    ]
+
+
+def owned(kind: Callable[..., nn.Module], *args: int) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        OWNER.append(kind(*args))
+        return OWNER[-1]
+
+    return make
+
+
+OWNER: list[Any] = []  # the model that costs with penalties look into, as a training script's global one
 HIDDEN = {"a": linear(3, 4), "b": linear(4)}
 MODELS: list[Row] = [
     Row("mlp", chain(linear(3, 4), nn.Tanh, linear(4)), rows_of(3), loss=entropy),
@@ -588,6 +618,52 @@ MODELS: list[Row] = [
 ]
 
 
+MODELS += [
+    Row(
+        "a cost with a penalty on the model's parameters",
+        owned(nn.Linear, 3, K),
+        rows_of(3),
+        cost=penalised,
+        inner=False,
+        loss=lambda m, b: (penalised(m(b[0]), b[1]).sum(), len(b[1])),
+    ),  # fmt: skip
+    Row(
+        "a cost of what a layer has kept",
+        owned(lambda: Keeping()),
+        rows_of(3),
+        cost=with_kept,
+        inner=False,
+        loss=lambda m, b: (with_kept(m(b[0]), b[1]).sum(), len(b[1])),
+    ),  # fmt: skip
+    Row(
+        "a cost that writes into its targets",
+        linear(3),
+        rows_of(3),
+        cost=writing,
+        inner=False,
+        loss=lambda m, b: (writing(m(b[0]), b[1].clone()).sum(), len(b[1])),
+    ),  # fmt: skip
+    Row(
+        "packed sequences",
+        of(lambda m, x: m.head(m.cell(x)[1][0]), cell=lambda: nn.RNN(2, 3), head=linear(3)),
+        packed,
+        loss=entropy,
+    ),  # fmt: skip
+]
+
+
+class Keeping(nn.Module):
+    """Keeps its hidden values for a penalty on them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.hidden = nn.Linear(3, 4), nn.Linear(4, K), torch.zeros(())
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.hidden = torch.tanh(self.a(x))
+        return self.b(self.hidden)
+
+
 def copy_with(model: nn.Module, name: str = "0", **options: Any) -> nn.Module:
     """A twin that shares its parameters, and whose embedding has other options."""
     twin = copy.copy(model)
@@ -673,13 +749,14 @@ def test_the_landscape_is_the_users(row: Row) -> None:
     model = made(row)
     given = made(row)
     landscape = Landscape(given, row.cost, row.batches(), **(row.options or {}))
+    slope, matrix = landscape.gradient(), Hessian(landscape).to_dense()
+    OWNER.append(model)
     truth = Truth(row, model)
     assert landscape.cost() == pytest.approx(truth.loss().item(), rel=1e-11)
     expected = truth.differences(lambda: truth.loss(), 1e-6).reshape(-1)
-    torch.testing.assert_close(landscape.gradient(), expected, rtol=1e-6, atol=1e-9)
-    hessian = Hessian(landscape)
+    torch.testing.assert_close(slope, expected, rtol=1e-6, atol=1e-9)
     expected = truth.differences(truth.slope, 1e-6)
-    torch.testing.assert_close(hessian.to_dense(), expected, rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(matrix, expected, rtol=1e-5, atol=1e-8)
     if row.note:
         assert any(row.note in note for note in landscape.notes), landscape.notes
     if row.inner:
@@ -803,6 +880,41 @@ def test_what_cannot_be_right_is_refused(row: tuple[str, Callable[[], nn.Module]
     torch.manual_seed(0)
     with pytest.raises(UserError, match=f"(?s){message}"):
         Hessian(Landscape(build().double().eval(), cross_entropy, batches())).to_dense()
+
+
+def test_a_penalty_inside_of_the_cost_has_no_gauss_newton_matrix() -> None:
+    model = owned(nn.Linear, 3, K)().double()
+    landscape = Landscape(model, penalised, rows_of(3)())
+    with pytest.raises(UserError, match="depends on the parameters by other ways too .* l2= for the penalty"):
+        GaussNewton(landscape).to_dense()
+
+
+@pytest.mark.parametrize(
+    "model, batches, cost, message",
+    [
+        (lambda: nn.Linear(3, K), rows_of(3), lambda o, t: F.dropout(o, 0.5).sum(-1) + t, "is not deterministic"),
+        (lambda: nn.LazyLinear(K), rows_of(3), cross_entropy, "has no shape yet .a lazy module"),
+        (lambda: "a path", rows_of(3), cross_entropy, "must be a torch.nn.Module, got str"),
+        (
+            lambda: nn.Linear(3, K),
+            lambda: [(torch.nested.nested_tensor([numbers(3)]), integers(K, 1))],
+            cross_entropy,
+            "nested tensors cannot be read as data",
+        ),  # fmt: skip
+    ],
+    ids=["cost with dropout", "lazy", "no model", "nested"],
+)
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype")
+def test_what_is_no_model_cost_or_data(model: Any, batches: Any, cost: Any, message: str) -> None:
+    made = model()
+    with pytest.raises(UserError, match=message):
+        Landscape(made if isinstance(made, str) else made.double(), cost, batches())
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated:DeprecationWarning")
+def test_torchscript_is_refused() -> None:
+    with pytest.raises(UserError, match="a TorchScript model cannot be evaluated at other parameters"):
+        Landscape(torch.jit.script(nn.Linear(3, K)), cross_entropy, rows_of(3)())
 
 
 def test_a_padding_row_that_is_held_constant() -> None:
