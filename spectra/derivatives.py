@@ -101,7 +101,7 @@ def confirm_gradient(landscape: Landscape) -> None:
         notes: tuple[str, ...] = ()
         notes += _precision(landscape, part, theta, slope)
         for direction in _directions(part, theta, slope):
-            known = (slope.double() @ direction.double()).reshape(1)
+            known = (slope.double() @ direction.double()).reshape(1).cpu()
             function = lambda at: torch.tensor([part.cost(at)], dtype=torch.float64)  # noqa: E731
             verdict = _Verdict(part, known, function, theta, direction)
             where = "" if verdict.agrees else _culprit(part, theta, slope)
