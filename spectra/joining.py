@@ -29,21 +29,29 @@ _ASIDE = 0.02
 _MEMORY = 2**28
 
 
-def joined_apart(landscape: Landscape, group: Sequence[Batch]) -> str:
+def joined_apart(landscape: Landscape, groups: Sequence[Sequence[Batch]]) -> str:
     """What changes when batches are evaluated as one.
+
+    In the model's own dtype the costs of all batches are compared, in float64 the costs and the gradient of a pair.
 
     Args:
         landscape: the cost.
-        group: batches of one structure, as they came.
+        groups: batches that would be joined, as they came.
 
     Returns:
-        A few words; empty if neither a sample's cost nor the gradient does.
+        A few words; empty if neither a sample's cost nor the gradient changes.
     """
+    several = [group for group in groups if len(group) > 1]
+    if not several:
+        return ""
 
     def compare(wide: Landscape, seen: list[Batch]) -> str:
         return _apart(wide, seen, joined_batch(seen))
 
-    return _tried(landscape, group, compare)
+    found = _tried(landscape, several[0][:2], compare)
+    for group in several:
+        found = found or _of_all(landscape, group)
+    return found
 
 
 def rows_apart(landscape: Landscape, batch: Batch) -> str:
@@ -82,14 +90,29 @@ def _tried(landscape: Landscape, batches: Sequence[Batch], compare: Callable[[La
     own = torch.promote_types(landscape.parameters.computed, torch.float32)
     found = ""
     for dtype in ([torch.float64] if small else []) + [own]:
-        try:
-            wide = landscape.derived(list(batches), dtype)
-            found = compare(wide, list(wide.share()))
-        except (UserError, RuntimeError, IndexError) as problem:
-            found = f"evaluating them fails ({' '.join(str(problem).split())[:100]})"
-        if not found.startswith("evaluating them fails"):
+        found, failed = _caught(lambda: landscape.derived(list(batches), dtype), compare)  # noqa: B023
+        if not failed:
             return found
     return found
+
+
+def _of_all(landscape: Landscape, group: Sequence[Batch]) -> str:
+    """What changes in the costs of all batches of a group, in the model's own dtype."""
+    if landscape.parameters.computed.itemsize < torch.float32.itemsize:
+        return ""
+    return _caught(
+        lambda: landscape.derived(list(group)),
+        lambda own, seen: _apart(own, seen, joined_batch(seen), gradient=False),
+    )[0]
+
+
+def _caught(make: Callable[[], Landscape], compare: Callable[[Landscape, list[Batch]], str]) -> tuple[str, bool]:
+    """A comparison, and whether it failed: joined or cut, batches may be none that the model takes."""
+    try:
+        made = make()
+        return compare(made, list(made.share())), False
+    except (UserError, RuntimeError, IndexError) as problem:
+        return f"evaluating them fails ({' '.join(str(problem).split())[:100]})", True
 
 
 def _aside(wide: Landscape) -> Tensor:
@@ -102,7 +125,7 @@ def _aside(wide: Landscape) -> Tensor:
     return moved
 
 
-def _apart(wide: Landscape, parts: Sequence[Batch], whole: Batch) -> str:
+def _apart(wide: Landscape, parts: Sequence[Batch], whole: Batch, *, gradient: bool = True) -> str:
     theta = _aside(wide)
     together, apart = _costs(wide, theta, whole), torch.cat([_costs(wide, theta, part) for part in parts])
     tolerance = _tolerance(wide)
@@ -112,6 +135,8 @@ def _apart(wide: Landscape, parts: Sequence[Batch], whole: Batch) -> str:
     difference = float((together - apart).abs().max())
     if not difference <= tolerance * scale:
         return f"a sample's cost changes by {difference / scale if scale else difference:.2g} of it"
+    if not gradient:
+        return ""
     slope = wide.batch_gradient(theta, whole)
     slopes = torch.stack([wide.batch_gradient(theta, part) for part in parts]).sum(0)
     length, difference = float(slopes.norm()), float((slope - slopes).norm())

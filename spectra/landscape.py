@@ -293,7 +293,7 @@ class Landscape(OneProcess):
         used = self.evaluation.saved_bytes(tensors, batch.inputs)
         found = groups(plain, min(MERGED_ROWS, int(MERGED_BYTES / max(used / max(batch.rows, 1), 1.0))))
         if self._joinable is None:
-            reason = next(filter(None, (joined_apart(self, group) for group in found if len(group) > 1)), "")
+            reason = joined_apart(self, found)
             self._joinable = self.largest(float(bool(reason))) == 0.0
             if not self._joinable:
                 self._note(f"batches are evaluated as they came: joined, {reason or 'another rank found a difference'}")
@@ -544,7 +544,17 @@ class Landscape(OneProcess):
         return found
 
     def _again(self, **changes: Any) -> Landscape:
-        return Landscape(**(self._options() | changes))
+        return self._inherited(Landscape(**(self._options() | changes)), changes)
+
+    def _inherited(self, found: Landscape, changes: Mapping[str, Any]) -> Landscape:
+        """A landscape made from this one: what was shown of it need not be shown again."""
+        if not changes.keys() & {"model", "cost", "batches", "theta"} or set(changes) == {
+            "parameters",
+            "theta",
+            "background",
+        }:
+            found._reached, found._rows_apart = self._reached, self._rows_apart
+        return found
 
     def _options(self) -> dict[str, Any]:
         """What it was made from."""

@@ -105,7 +105,7 @@ class SpreadLandscape(Landscape):
         return found, [before + first for first in firsts]
 
     def _again(self, **changes: Any) -> Landscape:
-        return SpreadLandscape(self.ranks, **(self._options() | changes))
+        return self._inherited(SpreadLandscape(self.ranks, **(self._options() | changes)), changes)
 
 
 def spread(landscape: Landscape, ranks: Ranks | None) -> Landscape:

@@ -283,15 +283,15 @@ def test_everything_is_left_as_found(mode: str) -> None:
 
 
 def test_surroundings_come_back_after_a_failure() -> None:
-    calls = []
+    broken = []
 
     def failing(outputs: Tensor, targets: Tensor) -> Tensor:
-        calls.append(1)
-        if len(calls) > 1:
+        if broken:
             raise RuntimeError("as planned")
         return F.cross_entropy(outputs, targets, reduction="none")
 
     subject = landscape(cost=failing)
+    broken.append(True)
     random = torch.get_rng_state()
     with pytest.raises(UserError, match="the cost failing raised RuntimeError: as planned"):
         pyhessian_trace(subject, 2)
