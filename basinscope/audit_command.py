@@ -13,6 +13,8 @@ import typer
 
 from basinscope.choices import nearest
 from basinscope.common_options import RESULT, DebugOption, JsonOption, OutputOption, OverwriteOption, PlotOption
+from basinscope.outputs import TASK, reserved
+from basinscope.tasks.options import task_files
 from spectra.errors import UserError
 
 if TYPE_CHECKING:
@@ -93,13 +95,18 @@ def audit(
     _refuse_checkpoint_options(known, source, spectrum, cases)
     where = {"output": output, "plot": plot, "overwrite": overwrite, "resume": resume}
     asked = {"estimators": tuple(estimators or ()), "cases": tuple(cases or ()), "repeats": repeats, "seed": seed}
-    _run(
-        {"checkpoint": checkpoint, "effort": effort, "facts": facts and known, "spectrum": spectrum}
-        | asked
-        | source
-        | where,
-        as_json,
-    )
+    inputs = [("CHECKPOINT", checkpoint), ("--spectrum", spectrum), ("--truth", None if truth is None else Path(truth))]
+    inputs += [(TASK, path) for path in task_files(task)]
+    with reserved(
+        results={"--output": output}, figures={"--plot": plot}, inputs=inputs, overwrite=overwrite, resume=resume
+    ):
+        _run(
+            {"checkpoint": checkpoint, "effort": effort, "facts": facts and known, "spectrum": spectrum}
+            | asked
+            | source
+            | where,
+            as_json,
+        )
 
 
 def _refuse_checkpoint_options(

@@ -23,6 +23,7 @@ from spectra.landscape import Landscape
 from spectra.routes import make_operator
 from spectra.spectrum import SpectrumSettings
 from spectra.store import read_spectrum
+from spectra.torch_file import UNCHECKED
 from volume.audit import AuditTable, audit
 from volume.audit_bridge import bridge_truth, truth_of
 from volume.audit_case import VOLUME, AuditCase, Truth
@@ -134,7 +135,7 @@ def run_audit(request: AuditRequest, progress: Report) -> AuditReport:
 
 
 def _earlier(request: AuditRequest) -> AuditReport | None:
-    output = to_continue(request.output, request.plot, overwrite=request.overwrite, resume=request.resume)
+    output = to_continue(request.output, resume=request.resume)
     if output is None:
         return None
     return read_report(output)
@@ -199,7 +200,8 @@ def _checkpoint(request: AuditRequest, path: Path) -> tuple[tuple[AuditCase, ...
     )
     unit = getattr(landscape.cost_function, "unit", "")
     made = f"{_effort(request)}, cutoff {request.cutoff:g} {unit}, prior {prior.name}"
-    notes = (made,) if truth is not None else (made, UNKNOWN)
+    beside = (truth is None, UNKNOWN), (UNCHECKED in checkpoint.integrity, f"checkpoint: {checkpoint.integrity}")
+    notes = (made, *(words for holds, words in beside if holds))
     return (case,), AuditReport(_empty(request), (), path.name, request.command, notes)
 
 

@@ -22,6 +22,7 @@ from basinscope.common_options import (
     OverwriteOption,
     PlotOption,
 )
+from basinscope.request import reserved_for
 from basinscope.volume_command import COSTS
 from spectra.errors import UserError
 
@@ -137,7 +138,8 @@ def bridge(
         resume=resume,
         command=shlex.join(["basinscope", *sys.argv[1:]]),
     )
-    _run(request, as_json)
+    with reserved_for(request):
+        _run(request, as_json)
 
 
 def _check_words(target: str, origin: str, prior: str, cost: str | None, dtype: str | None) -> None:

@@ -211,7 +211,7 @@ def run_invariance(request: CompareRequest, progress: Report) -> InvarianceTable
 
 
 def _known(request: CompareRequest) -> dict[str, Examined]:
-    output = to_continue(request.output, request.plot, overwrite=request.overwrite, resume=request.resume)
+    output = to_continue(request.output, resume=request.resume)
     if output is None:
         agreed(STORED, "nothing")
         return {}

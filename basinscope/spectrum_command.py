@@ -25,6 +25,7 @@ from basinscope.common_options import (
     OverwriteOption,
     PlotOption,
 )
+from basinscope.request import reserved_for
 from basinscope.tasks.options import CHECKPOINT_HELP, OPTIONS_HELP
 from spectra.errors import UserError
 
@@ -158,7 +159,8 @@ def spectrum(
     source = {"task": task, "cost": cost, "dtype": dtype, "device": device, "threads": threads}
     check_shifts(shift or [])
     request = _request(checkpoint, settings, {**source, **where})
-    _run(request, shift or [], negative, as_json)
+    with reserved_for(request):
+        _run(request, shift or [], negative, as_json)
 
 
 def _only_ours(given: dict[str, bool]) -> None:

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from basinscope.failures import sentence
 from basinscope.progress import Report
+from basinscope.request import reserved_for
 from basinscope.summary import finite
 from basinscope.volume_run import VolumeRequest, run_volume
 from basinscope.volume_table import log_volume_cell
@@ -116,7 +117,8 @@ def run_trajectory(request: VolumeRequest, place: Path, progress: Report) -> lis
 
         one = replace(request, checkpoint=point.checkpoint, output=file, plot=None)
         try:
-            done.append(replace(point, study=run_volume(one, tell)))
+            with reserved_for(one):
+                done.append(replace(point, study=run_volume(one, tell)))
         except (UserError, OSError, MemoryError) as error:
             done.append(replace(point, failure=sentence(error)))
         except RuntimeError as error:
