@@ -152,13 +152,15 @@ def _run(options: dict[str, Any], as_json: bool) -> None:
     with volume_progress() as progress:
         report = run_audit(request, progress)
     files = {} if request.output is None else {"audit": str(request.output)}
-    if request.plot is not None:
-        from spectra.plots import save_figure
-        from volume.audit_plots import audit_figure
+    try:
+        if request.plot is not None:
+            from spectra.plots import save_figure
+            from volume.audit_plots import audit_figure
 
-        save_figure(audit_figure(report.table), request.plot)
-        files["figure"] = str(request.plot)
-    show_report(report, as_json, files)
+            save_figure(audit_figure(report.table), request.plot)
+            files["figure"] = str(request.plot)
+    finally:  # a figure that fails does not cost the numbers
+        show_report(report, as_json, files)
 
 
 def show_report(report: AuditReport, as_json: bool, files: dict[str, str]) -> None:

@@ -235,15 +235,17 @@ def _run(request: CompareRequest, shown: _Shown) -> None:
 
     files = {} if request.output is None else {"comparison": str(request.output)}
     found = findings_of(comparison, *rankings_of(comparison, shown.against), shown.given)
-    files |= _drawn(request, shown, found)
-    if shown.report is not None:
-        from basinscope.evidence_figures import evidence_figures
-        from comparisons.report import write_report
+    try:
+        files |= _drawn(request, shown, found)
+        if shown.report is not None:
+            from basinscope.evidence_figures import evidence_figures
+            from comparisons.report import write_report
 
-        if writes_files():
-            write_report(shown.report, replace(found, figures=evidence_figures(request.reuse, comparison)))
-        files["report"] = str(shown.report)
-    show_findings(found, files, shown.table, shown.as_json)
+            if writes_files():
+                write_report(shown.report, replace(found, figures=evidence_figures(request.reuse, comparison)))
+            files["report"] = str(shown.report)
+    finally:  # a figure or a page that fails does not cost the numbers
+        show_findings(found, files, shown.table, shown.as_json)
 
 
 def _drawn(request: CompareRequest, shown: _Shown, found: Findings) -> dict[str, str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import resource
 import shlex
 import sys
 import tempfile
@@ -19,6 +22,11 @@ from spectra.errors import UserError, out_of_memory
 USER_ERROR = 2
 INTERRUPTED = 130
 BUG = 1
+
+# Bytes of address space that torch and the libraries beside it take when they are loaded, with a little to compute in.
+LEAST_MEMORY = 1_500_000_000
+# The disk is full, or the file, or the share of it that the user has.
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 # Mistakes of the user, or of the machine: anything else is a mistake of ours.
 _EXPECTED = (UserError, OSError, MemoryError, TyperException)
@@ -45,7 +53,9 @@ def exit_code_of(command: Callable[[], int | None], *, debug: bool = False, tell
         0, or what the command returned; 1 after a bug, 2 after a user's error, 130 after an interruption.
     """
     try:
+        _check_limits()
         code = command() or 0
+        _flush()
     except KeyboardInterrupt:
         code = INTERRUPTED
     except Interrupted as interruption:
@@ -62,6 +72,27 @@ def exit_code_of(command: Callable[[], int | None], *, debug: bool = False, tell
     if code == INTERRUPTED:
         tell("interrupted; nothing was written")
     return code
+
+
+def _check_limits() -> None:
+    """Refuses a limit of memory under which torch cannot be loaded: its libraries end the process without a word."""
+    limits = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+    least = min((limit for limit in limits if limit != resource.RLIM_INFINITY), default=LEAST_MEMORY)
+    if least < LEAST_MEMORY:
+        raise MemoryError(
+            f"the process is limited to {least / 1e9:.2g} GB (ulimit -v or -d), and loading torch takes up to "
+            f"{LEAST_MEMORY / 1e9:g} GB; raise the limit"
+        )
+
+
+def _flush() -> None:
+    """Says at once, not when Python ends, that standard output takes no more."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # What is left in it would be tried once more.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # it lasts to the end
+        raise
 
 
 def bug_report(error: Exception) -> str:
@@ -108,7 +139,10 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, TyperException):
         text = error.format_message()
     elif isinstance(error, OSError) and error.strerror:
-        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        # Files of basinscope's own are written in one place, which names them.
+        place = "standard output" if error.errno in _FULL and not error.strerror.startswith("cannot") else ""
+        place = str(error.filename or place)
+        text = f"{place}: {error.strerror}" if place else error.strerror
     elif out_of_memory(error):
         found = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
         wanted = f" for a tensor of {found[1]}" if found else ""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from spectra.errors import UserError
 from spectra.file_lock import writing_rights
-from spectra.regular_file import open_regular
+from spectra.regular_file import check_regular, open_regular
 
 PLOT_FORMATS = (".png", ".pdf", ".svg")
 PAGE_FORMATS = (".html", ".htm")
@@ -59,7 +59,11 @@ def reserved(
     _check_endings(pages, PAGE_FORMATS, "a report")
     named = [*results.items(), *figures.items(), *pages.items()]
     outputs = [(option, path) for option, path in named if path is not None]
-    _check_distinct(outputs, [(option, path) for option, path in inputs if path is not None])
+    sources = [(option, path) for option, path in inputs if path is not None]
+    for _, path in sources:
+        if path.exists() and not path.is_dir():
+            check_regular(path)
+    _check_distinct(outputs, sources)
     for _, path in outputs:
         _check_place(path)
     with ExitStack() as rights:

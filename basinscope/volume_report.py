@@ -14,7 +14,7 @@ from basinscope.ranks import writes_files
 from basinscope.request import reserved_for
 from basinscope.summary_table import page
 from basinscope.tasks.options import task_files
-from basinscope.trajectory import run_trajectory, trajectory_json, trajectory_table
+from basinscope.trajectory import TrajectoryPoint, run_trajectory, trajectory_json, trajectory_table
 from basinscope.trajectory_plot import trajectory_figure
 from basinscope.volume_difference import volume_difference_json, volume_difference_table, volume_differences
 from basinscope.volume_json import study_json
@@ -45,11 +45,13 @@ def _report_volume(request: VolumeRequest, as_json: bool, against: Sequence[Path
         study = run_volume(request, report, announce)
         others = [(path, _other(request, path, report)) for path in against]
     files = {} if request.output is None else {"volume": str(request.output)}
-    if request.plot is not None:
-        if writes_files():
-            save_figure(study_figure(study), request.plot)
-        files["figure"] = str(request.plot)
-    show_study(study, as_json, files, others)
+    try:
+        if request.plot is not None:
+            if writes_files():
+                save_figure(study_figure(study), request.plot)
+            files["figure"] = str(request.plot)
+    finally:  # a figure that fails does not cost the numbers
+        show_study(study, as_json, files, others)
 
 
 def _other(request: VolumeRequest, path: Path, report: Report) -> VolumeStudy:
@@ -87,10 +89,16 @@ def _report_trajectory(request: VolumeRequest, as_json: bool) -> None:
     with volume_progress() as report:
         points = run_trajectory(request, request.checkpoint, report)
     files = {} if request.output is None else {"volumes": str(request.output)}
-    if request.plot is not None and any(point.study for point in points):
-        if writes_files():
-            save_figure(trajectory_figure(points), request.plot)
-        files["figure"] = str(request.plot)
+    try:
+        if request.plot is not None and any(point.study for point in points):
+            if writes_files():
+                save_figure(trajectory_figure(points), request.plot)
+            files["figure"] = str(request.plot)
+    finally:  # a figure that fails does not cost the numbers
+        _show_trajectory(points, files, as_json)
+
+
+def _show_trajectory(points: Sequence[TrajectoryPoint], files: dict[str, str], as_json: bool) -> None:
     if as_json:
         print(json.dumps(trajectory_json(points, files), allow_nan=False))
         return

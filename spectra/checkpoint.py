@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from spectra.adam_state import read_adam_state
 from spectra.checkpoint_file import read_content
 from spectra.checkpoint_folder import (
-    GGUF_MAGIC,
     folder_digest,
     folder_integrity,
     folder_metadata,
@@ -21,6 +20,7 @@ from spectra.checkpoint_folder import (
     is_model_folder,
 )
 from spectra.errors import UserError
+from spectra.gguf_header import MAGIC
 from spectra.opaque import Opaque
 from spectra.optimizer_order import optimized
 from spectra.regular_file import about, open_regular
@@ -108,7 +108,7 @@ def read_checkpoint(path: str | Path, *, device: str | torch.device = "cpu") -> 
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name the checkpoint file inside it")
     with open_regular(path) as file:
-        gguf = file.read(len(GGUF_MAGIC)) == GGUF_MAGIC
+        gguf = file.read(len(MAGIC)) == MAGIC
     if gguf:
         return Checkpoint(path, _digest(path), {}, None, {"format": "gguf"}, integrity=f"GGUF {UNCHECKED}")
     content = read_content(path)

@@ -7,6 +7,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -23,6 +24,9 @@ _OPTIMIZERS = ("optimizer", "optimizer_state_dict", "optimizer_states")
 EXTRA_STATE = "_extra_state"
 # The format's own limit on the length of its header, in bytes.
 _SAFETENSORS_HEADER = 100_000_000
+# Kinds of numbers that are not of floating point, as the format names them.
+_KINDS = {"BOOL": torch.bool, "C64": torch.complex64, "U8": torch.uint8, "I8": torch.int8}
+_KINDS |= {f"{sign}{bits}": torch.int64 for sign in "IU" for bits in (16, 32, 64)}
 # What is said of the integrity of such a file.
 SAFETENSORS = f"safetensors {UNCHECKED}"
 
@@ -107,6 +111,27 @@ def read_integrity(path: Path) -> str:
     """
     with open_regular(path) as file, about(path):
         return SAFETENSORS if _is_safetensors(file) else read_torch(file, mapped=True)[1]
+
+
+def stored_kinds(path: Path) -> dict[str, torch.dtype]:
+    """The kind of numbers of each weight in a file, without reading them.
+
+    Args:
+        path: an existing file.
+
+    Returns:
+        Kinds by name as saved.
+
+    Raises:
+        UserError: if the file cannot be read.
+    """
+    with open_regular(path) as file, about(path):
+        if not _is_safetensors(file):
+            state, _ = _split(read_torch(file, mapped=True)[0])
+            return {name: value.dtype for name, value in state.items() if isinstance(value, Tensor)}
+        header = parse_object(file.read(int.from_bytes(file.read(8), "little")))
+        kinds = {name: entry["dtype"] for name, entry in header.items() if isinstance(entry, dict) and "dtype" in entry}
+        return {name: _KINDS.get(kind, torch.float32) for name, kind in kinds.items()}
 
 
 def _is_safetensors(file: BufferedReader) -> bool:

@@ -17,7 +17,6 @@ from spectra.regular_file import about, open_regular, read_whole
 CONFIG, OPTIMIZER, TRAINER = "config.json", "optimizer.pt", "trainer_state.json"
 # In the order in which transformers looks for them.
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-GGUF_MAGIC = b"GGUF"
 # Bytes of a JSON file; the largest are tokenizers of some 30 MB.
 _MOST_JSON = 2**28
 

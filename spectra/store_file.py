@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from spectra.errors import UserError
-from spectra.plain_hdf5 import HDF5_ERRORS, TRAILER, plain_hdf5
+from spectra.plain_hdf5 import HDF5_ERRORS, SIGNATURE, TRAILER, plain_hdf5
 from spectra.regular_file import about, open_regular
 
 # The HDF5 1.8 file format: unlike the oldest one it takes attributes beyond 64 KB (parameter names of large
@@ -78,20 +78,34 @@ def plain(value: Any) -> Any:
 
 
 def has_format(path: str | Path, kind: str) -> bool:
-    """Whether a file is an HDF5 file that says it holds this kind of result; anything unreadable is none.
+    """Whether a file is an HDF5 file that says it holds this kind of result.
 
     Args:
         path: the file.
         kind: what its attribute ``format`` is then.
 
     Returns:
-        False too where there is no such file.
+        False for a file that is no HDF5, and where there is none.
+
+    Raises:
+        UserError: if it is HDF5 and cannot be read: truncated, damaged, held by a program that writes to it, or not
+            holding its data itself.
     """
-    try:
-        with open_regular(path) as file, plain_hdf5(file) as opened:
-            return bool(opened.attrs.get("format") == kind)
-    except HDF5_ERRORS:
+    if not Path(path).is_file():
         return False
+    with open_regular(path) as file, about(path):
+        if file.read(len(SIGNATURE)) != SIGNATURE:
+            return False
+        file.seek(0)
+        with plain_hdf5(file) as found:
+            return str(_attribute(found, "format")) == kind
+
+
+def _attribute(file: h5py.File, name: str) -> Any:
+    try:
+        return file.attrs.get(name)
+    except HDF5_ERRORS as error:
+        raise UserError(f"is damaged: its attributes cannot be read ({str(error)[:80]})") from error
 
 
 @contextmanager
@@ -123,7 +137,7 @@ def opened(path: str | Path, kind: str, version: int) -> Iterator[h5py.File]:
 
 
 def _check_format(file: h5py.File, kind: str, version: int) -> None:
-    found, number = file.attrs.get("format"), file.attrs.get("format_version")
+    found, number = _attribute(file, "format"), _attribute(file, "format_version")
     if not isinstance(found, str) or found != kind:
         holds = ", ".join(name[:40] for name in list(file)[:4]) or "nothing"
         what = f"a {found[:80]}" if isinstance(found, str) else f"a file without our format mark, holding {holds}"
