@@ -17,6 +17,7 @@ from basinscope.spectrum_run import SMALL
 from basinscope.tasks.digits import data_folder
 from basinscope.tasks.resolve import make_landscape, task_name
 from basinscope.volume_run import HELD_OUT, volume_landscape
+from spectra.adam_state import DamagedStateError
 from spectra.checkpoint import AdamMoments, Checkpoint, adam_moments, read_checkpoint
 from spectra.errors import UserError
 from spectra.landscape import Landscape
@@ -208,6 +209,8 @@ def _checkpoint(request: AuditRequest, path: Path) -> tuple[tuple[AuditCase, ...
 def _moments(checkpoint: Checkpoint, landscape: Landscape) -> AdamMoments | None:
     try:
         return adam_moments(checkpoint, landscape.model)
+    except DamagedStateError:
+        raise
     except UserError:
         return None  # the table says that there is no state of Adam
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
-import os
+import io
 import re
 import resource
 import shlex
+import signal
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable
 from importlib import metadata
@@ -53,7 +55,7 @@ def exit_code_of(command: Callable[[], int | None], *, debug: bool = False, tell
         0, or what the command returned; 1 after a bug, 2 after a user's error, 130 after an interruption.
     """
     try:
-        _check_limits()
+        _heed_limits()
         code = command() or 0
         _flush()
     except KeyboardInterrupt:
@@ -74,8 +76,11 @@ def exit_code_of(command: Callable[[], int | None], *, debug: bool = False, tell
     return code
 
 
-def _check_limits() -> None:
-    """Refuses a limit of memory under which torch cannot be loaded: its libraries end the process without a word."""
+def _heed_limits() -> None:
+    """Sees to it that a file that grows too far, and too little memory to load torch, end in a sentence."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    # Libraries of torch that cannot be loaded end the process without a word.
     limits = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
     least = min((limit for limit in limits if limit != resource.RLIM_INFINITY), default=LEAST_MEMORY)
     if least < LEAST_MEMORY:
@@ -88,10 +93,11 @@ def _check_limits() -> None:
 def _flush() -> None:
     """Says at once, not when Python ends, that standard output takes no more."""
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as it is where it was closed
+            sys.stdout.flush()
     except OSError:
         # What is left in it would be tried once more.
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # it lasts to the end
+        sys.stdout = io.StringIO()
         raise
 
 

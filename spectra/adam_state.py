@@ -16,6 +16,10 @@ _FIRST, _SECOND = "exp_avg", "exp_avg_sq"
 _ABSENT = "has no Adam state"
 
 
+class DamagedStateError(UserError):
+    """There is a state of an optimizer, and it is not as Adam would have it."""
+
+
 @dataclass(frozen=True)
 class AdamState:
     """What an optimizer saved of Adam.
@@ -44,8 +48,9 @@ def read_adam_state(optimizer: Mapping[str, Any]) -> AdamState:
         The state.
 
     Raises:
-        UserError: if there is none, or it is not as Adam would have it: a part is missing, of another type or twice
-            there, or an average of squares is negative.
+        UserError: if there is none.
+        DamagedStateError: if it is not as Adam would have it: a part is missing, of another type or twice there, or an
+            average of squares is negative.
 
     >>> group = {"params": [0]}
     >>> zero = torch.zeros(2)
@@ -73,7 +78,7 @@ def read_adam_state(optimizer: Mapping[str, Any]) -> AdamState:
 
 
 def _refuse(what: str) -> NoReturn:
-    raise UserError(f"has an optimizer's state that is damaged, or not of torch's Adam: {what}")
+    raise DamagedStateError(f"has an optimizer's state that is damaged, or not of torch's Adam: {what}")
 
 
 def _listed(groups: list[Any] | tuple[Any, ...], name: str) -> Iterator[Any]:
