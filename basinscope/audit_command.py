@@ -95,7 +95,10 @@ def audit(
     _refuse_checkpoint_options(known, source, spectrum, cases)
     where = {"output": output, "plot": plot, "overwrite": overwrite, "resume": resume}
     asked = {"estimators": tuple(estimators or ()), "cases": tuple(cases or ()), "repeats": repeats, "seed": seed}
-    inputs = [("CHECKPOINT", checkpoint), ("--spectrum", spectrum), ("--truth", None if truth is None else Path(truth))]
+    from basinscope.audit_run import known_spectrum
+
+    read = known_spectrum(spectrum) if known else None
+    inputs = [("CHECKPOINT", checkpoint), ("--spectrum", read), ("--truth", None if truth is None else Path(truth))]
     inputs += [(TASK, path) for path in task_files(task)]
     with reserved(
         results={"--output": output}, figures={"--plot": plot}, inputs=inputs, overwrite=overwrite, resume=resume

@@ -146,9 +146,21 @@ def _effort(request: AuditRequest) -> str:
     return ", ".join(f"{value} {name}" for name, value in request.effort.items())
 
 
-def _known(request: AuditRequest) -> tuple[tuple[AuditCase, ...], AuditReport]:
+def known_spectrum(asked: Path | None) -> Path | None:
+    """The spectrum file that goes into the known cases.
+
+    Args:
+        asked: what was typed, or None.
+
+    Returns:
+        It, else that of the data of this package, if it is there.
+    """
     shipped = data_folder() / SHIPPED
-    path = request.spectrum or (shipped if shipped.is_file() else None)
+    return asked or (shipped if shipped.is_file() else None)
+
+
+def _known(request: AuditRequest) -> tuple[tuple[AuditCase, ...], AuditReport]:
+    shipped, path = data_folder() / SHIPPED, known_spectrum(request.spectrum)
     notes = [_effort(request)]
     measured = {}
     if path is not None:

@@ -104,7 +104,9 @@ def _check_distinct(outputs: list[tuple[str, Path]], inputs: list[tuple[str, Pat
                 raise UserError(f"{other} and {option} name the same file, {path}: give each a name of its own")
         for source, known in inputs:
             if _same(path, known) or (source == TASK and _lies_in(path, known)):
-                raise UserError(f"{option} {path} is what {source} reads ({known}): choose another name for {option}")
+                raise UserError(
+                    f"{option} {path} is the file of {source} too ({known}): choose another name for {option}"
+                )
 
 
 # How inputs that a task reads are named; a folder of images is one with all that lies in it.

@@ -14,7 +14,14 @@ from basinscope.ranks import writes_files
 from basinscope.request import reserved_for
 from basinscope.summary_table import page
 from basinscope.tasks.options import task_files
-from basinscope.trajectory import TrajectoryPoint, run_trajectory, trajectory_json, trajectory_table
+from basinscope.trajectory import (
+    TrajectoryPoint,
+    run_trajectory,
+    trajectory_files,
+    trajectory_json,
+    trajectory_outputs,
+    trajectory_table,
+)
 from basinscope.trajectory_plot import trajectory_figure
 from basinscope.volume_difference import volume_difference_json, volume_difference_table, volume_differences
 from basinscope.volume_json import study_json
@@ -81,7 +88,8 @@ def report_trajectory(request: VolumeRequest, as_json: bool) -> None:
         as_json: print one JSON object instead of a table.
     """
     figure = replace(request, output=None, resume=False, overwrite=request.overwrite or request.resume)
-    with reserved_for(figure, inputs=_read(request)):
+    results = trajectory_outputs(request.output, trajectory_files(request.checkpoint)).values()
+    with reserved_for(figure, inputs=[*_read(request), *(("--output", path) for path in results)]):
         _report_trajectory(request, as_json)
 
 

@@ -192,7 +192,7 @@ def test_the_figure_of_a_result_that_is_named_like_a_figure(
     for words in (["plot", result], ["plot", result, "--output", result]):
         if ending != ".png" and len(words) == 2:
             continue  # its figure is another file then
-        assert "is what FILE reads" in refused(capsys, run(*words, *([flag] if flag else [])))
+        assert "is the file of FILE too" in refused(capsys, run(*words, *([flag] if flag else [])))
     assert everything(desk) == before
 
 
@@ -229,7 +229,7 @@ def test_an_image_that_a_run_reads_is_not_its_figure(desk: Path, capsys: pytest.
     shutil.copy(desk / "plot.png", desk / "images" / "cat" / "1.png")
     words = ["spectrum", desk / "model.pt", "--task", f"image-classifier:images={desk / 'images'}", "--overwrite"]
     said = refused(capsys, run(*words, "--plot", desk / "images" / "cat" / "1.png"))
-    assert "is what the task reads" in said
+    assert "is the file of the task too" in said
 
 
 @pytest.mark.parametrize("kind", ["text", "HDF5 of the user's", "checkpoint"])
@@ -242,6 +242,33 @@ def test_a_trajectory_leaves_what_no_command_wrote(desk: Path, kind: str, flag: 
     after = everything(desk)
     assert after.pop("start.h5")
     assert after == before
+
+
+def test_a_figure_of_a_trajectory_is_none_of_its_results(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (desk / "figure.png").symlink_to(desk / "new" / "start.h5")
+    (desk / "new").mkdir()
+    words = ["volume", "--trajectory", desk, "--task", f"{TASK}:tiny", "--output", desk / "new", "--overwrite"]
+    said = refused(capsys, run(*words, "--method", "ellipsoid-slice", "--plot", desk / "figure.png"))
+    assert "choose another name for --plot" in said
+
+
+def test_checkpoints_of_one_name_have_results_of_their_own(desk: Path) -> None:
+    shutil.copy(desk / "model.pt", desk / "model.pth")
+    (desk / "new").mkdir()
+    words = ["volume", "--trajectory", desk, "--task", f"{TASK}:tiny", "--method", "ellipsoid-slice", "--overwrite"]
+    assert run(*words, "--directions", "2", "--output", desk / "new") == 0
+    assert sorted(path.name for path in (desk / "new").iterdir()) == ["model.pt.h5", "model.pth.h5", "start.h5"]
+
+
+def test_the_spectrum_of_an_audit_is_not_its_output(
+    desk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without --spectrum, an audit of known cases reads the one that comes with the data."""
+    monkeypatch.setenv("BASINSCOPE_DATA", str(desk))
+    shipped = (desk / "spectrum.h5").rename(desk / "digits_mlp_fisher.h5")
+    before = shipped.read_bytes()
+    assert "the file of --spectrum too" in refused(capsys, run("audit", "--known", "--output", shipped, "--overwrite"))
+    assert shipped.read_bytes() == before
 
 
 @pytest.mark.parametrize("length", [101, 200, 239, 250, 255])
