@@ -13,6 +13,8 @@ import typer
 
 from basinscope.choices import nearest
 from basinscope.common_options import RESULT, DebugOption, JsonOption, OutputOption, OverwriteOption, PlotOption
+from basinscope.outputs import TASK, reserved
+from basinscope.tasks.options import task_files
 from spectra.errors import UserError
 
 if TYPE_CHECKING:
@@ -93,13 +95,21 @@ def audit(
     _refuse_checkpoint_options(known, source, spectrum, cases)
     where = {"output": output, "plot": plot, "overwrite": overwrite, "resume": resume}
     asked = {"estimators": tuple(estimators or ()), "cases": tuple(cases or ()), "repeats": repeats, "seed": seed}
-    _run(
-        {"checkpoint": checkpoint, "effort": effort, "facts": facts and known, "spectrum": spectrum}
-        | asked
-        | source
-        | where,
-        as_json,
-    )
+    from basinscope.audit_run import known_spectrum
+
+    read = known_spectrum(spectrum) if known else None
+    inputs = [("CHECKPOINT", checkpoint), ("--spectrum", read), ("--truth", None if truth is None else Path(truth))]
+    inputs += [(TASK, path) for path in task_files(task)]
+    with reserved(
+        results={"--output": output}, figures={"--plot": plot}, inputs=inputs, overwrite=overwrite, resume=resume
+    ):
+        _run(
+            {"checkpoint": checkpoint, "effort": effort, "facts": facts and known, "spectrum": spectrum}
+            | asked
+            | source
+            | where,
+            as_json,
+        )
 
 
 def _refuse_checkpoint_options(
@@ -145,13 +155,15 @@ def _run(options: dict[str, Any], as_json: bool) -> None:
     with volume_progress() as progress:
         report = run_audit(request, progress)
     files = {} if request.output is None else {"audit": str(request.output)}
-    if request.plot is not None:
-        from spectra.plots import save_figure
-        from volume.audit_plots import audit_figure
+    try:
+        if request.plot is not None:
+            from spectra.plots import save_figure
+            from volume.audit_plots import audit_figure
 
-        save_figure(audit_figure(report.table), request.plot)
-        files["figure"] = str(request.plot)
-    show_report(report, as_json, files)
+            save_figure(audit_figure(report.table), request.plot)
+            files["figure"] = str(request.plot)
+    finally:  # a figure that fails does not cost the numbers
+        show_report(report, as_json, files)
 
 
 def show_report(report: AuditReport, as_json: bool, files: dict[str, str]) -> None:

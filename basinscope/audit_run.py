@@ -17,12 +17,14 @@ from basinscope.spectrum_run import SMALL
 from basinscope.tasks.digits import data_folder
 from basinscope.tasks.resolve import make_landscape, task_name
 from basinscope.volume_run import HELD_OUT, volume_landscape
+from spectra.adam_state import DamagedStateError
 from spectra.checkpoint import AdamMoments, Checkpoint, adam_moments, read_checkpoint
 from spectra.errors import UserError
 from spectra.landscape import Landscape
 from spectra.routes import make_operator
 from spectra.spectrum import SpectrumSettings
 from spectra.store import read_spectrum
+from spectra.torch_file import UNCHECKED
 from volume.audit import AuditTable, audit
 from volume.audit_bridge import bridge_truth, truth_of
 from volume.audit_case import VOLUME, AuditCase, Truth
@@ -134,7 +136,7 @@ def run_audit(request: AuditRequest, progress: Report) -> AuditReport:
 
 
 def _earlier(request: AuditRequest) -> AuditReport | None:
-    output = to_continue(request.output, request.plot, overwrite=request.overwrite, resume=request.resume)
+    output = to_continue(request.output, resume=request.resume)
     if output is None:
         return None
     return read_report(output)
@@ -144,9 +146,21 @@ def _effort(request: AuditRequest) -> str:
     return ", ".join(f"{value} {name}" for name, value in request.effort.items())
 
 
-def _known(request: AuditRequest) -> tuple[tuple[AuditCase, ...], AuditReport]:
+def known_spectrum(asked: Path | None) -> Path | None:
+    """The spectrum file that goes into the known cases.
+
+    Args:
+        asked: what was typed, or None.
+
+    Returns:
+        It, else that of the data of this package, if it is there.
+    """
     shipped = data_folder() / SHIPPED
-    path = request.spectrum or (shipped if shipped.is_file() else None)
+    return asked or (shipped if shipped.is_file() else None)
+
+
+def _known(request: AuditRequest) -> tuple[tuple[AuditCase, ...], AuditReport]:
+    shipped, path = data_folder() / SHIPPED, known_spectrum(request.spectrum)
     notes = [_effort(request)]
     measured = {}
     if path is not None:
@@ -199,13 +213,16 @@ def _checkpoint(request: AuditRequest, path: Path) -> tuple[tuple[AuditCase, ...
     )
     unit = getattr(landscape.cost_function, "unit", "")
     made = f"{_effort(request)}, cutoff {request.cutoff:g} {unit}, prior {prior.name}"
-    notes = (made,) if truth is not None else (made, UNKNOWN)
+    beside = (truth is None, UNKNOWN), (UNCHECKED in checkpoint.integrity, f"checkpoint: {checkpoint.integrity}")
+    notes = (made, *(words for holds, words in beside if holds))
     return (case,), AuditReport(_empty(request), (), path.name, request.command, notes)
 
 
 def _moments(checkpoint: Checkpoint, landscape: Landscape) -> AdamMoments | None:
     try:
         return adam_moments(checkpoint, landscape.model)
+    except DamagedStateError:
+        raise
     except UserError:
         return None  # the table says that there is no state of Adam
 

@@ -22,6 +22,7 @@ from basinscope.common_options import (
     OverwriteOption,
     PlotOption,
 )
+from basinscope.request import reserved_for
 from basinscope.volume_command import COSTS
 from spectra.errors import UserError
 
@@ -137,7 +138,8 @@ def bridge(
         resume=resume,
         command=shlex.join(["basinscope", *sys.argv[1:]]),
     )
-    _run(request, as_json)
+    with reserved_for(request):
+        _run(request, as_json)
 
 
 def _check_words(target: str, origin: str, prior: str, cost: str | None, dtype: str | None) -> None:
@@ -161,15 +163,17 @@ def _run(request: BridgeRequest, as_json: bool) -> None:
     with volume_progress() as progress:
         result, source = run_bridge(request, progress)
     files = {"bridge": str(request.output)}
-    if request.plot is not None and result.complete:
-        from basinscope.bridge_table import figure_of
-        from basinscope.ranks import writes_files
-        from spectra.plots import save_figure
+    try:
+        if request.plot is not None and result.complete:
+            from basinscope.bridge_table import figure_of
+            from basinscope.ranks import writes_files
+            from spectra.plots import save_figure
 
-        if writes_files():
-            save_figure(figure_of(result, source), request.plot)
-        files["figure"] = str(request.plot)
-    show_bridge(result, source, as_json, files)
+            if writes_files():
+                save_figure(figure_of(result, source), request.plot)
+            files["figure"] = str(request.plot)
+    finally:  # a figure that fails does not cost the numbers
+        show_bridge(result, source, as_json, files)
 
 
 def show_bridge(

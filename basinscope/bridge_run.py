@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from basinscope.failures import Interrupted
-from basinscope.outputs import to_continue
 from basinscope.placement import placed
 from basinscope.progress import Report
 from basinscope.ranks import STORED, agreed, writes_files
@@ -31,7 +30,7 @@ from volume.noise import cost_noise
 from volume.priors import parse_prior
 
 # What is told of a source, and may differ where it goes on.
-_RECORD = ("checkpoint", "command", "cost_unit", "noise")
+_RECORD = ("checkpoint", "checkpoint_integrity", "command", "cost_unit", "noise")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +64,6 @@ def run_bridge(request: BridgeRequest, progress: Report) -> tuple[BridgeResult, 
         Interrupted: if the user interrupts the computing, saying what is kept and how to go on.
         LostRankError: if another rank of several has died, saying the same.
     """
-    to_continue(request.output, request.plot, overwrite=request.overwrite, resume=request.resume)
     checkpoint = read_checkpoint(request.checkpoint)
     trained = task_name(request.task, checkpoint)
     name = HELD_OUT.get(trained, trained)
@@ -83,6 +81,7 @@ def run_bridge(request: BridgeRequest, progress: Report) -> tuple[BridgeResult, 
         "cost": cost_name(landscape.cost_function),
         "dtype": str(landscape.dtype).removeprefix("torch."),
         "checkpoint": str(request.checkpoint),
+        "checkpoint_integrity": checkpoint.integrity,
         "command": request.command,
         "cost_unit": str(getattr(landscape.cost_function, "unit", "cost")),
         "noise": f"{noise:.3g}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +15,8 @@ import typer
 from basinscope.choices import one_of
 from basinscope.common_options import RESULT, DebugOption, JsonOption, OutputOption, OverwriteOption, PlotOption
 from basinscope.compare_show import rankings_of, show_comparison, show_findings
-from basinscope.tasks.options import OPTIONS_HELP
+from basinscope.outputs import TASK, reserved
+from basinscope.tasks.options import OPTIONS_HELP, task_files
 from spectra.errors import UserError
 
 if TYPE_CHECKING:
@@ -150,8 +152,9 @@ def compare(
         _check_invariance(request, as_json, [name for name, value in unused.items() if value])
         return
     shown = _Shown(table, as_json, against, tuple(given) if given else None, agreement_plot, report)
-    _check_shown(request, shown)
-    _run(request, shown)
+    with _reserved(request, shown):
+        _check_shown(request, shown)
+        _run(request, shown)
 
 
 @dataclass(frozen=True)
@@ -189,12 +192,26 @@ def _request(paths: list[Path], measures: str, settings: dict[str, Any], options
     return CompareRequest(unique, names, checked, command=shlex.join(["basinscope", *sys.argv[1:]]), **options)
 
 
-def _check_shown(request: CompareRequest, shown: _Shown) -> None:
-    """Refuses what cannot be written before anything is computed."""
-    from basinscope.outputs import check_plot, check_report
+def _reserved(request: CompareRequest, shown: _Shown) -> AbstractContextManager[None]:
+    """Checks and holds the files that are written."""
+    tasks = [*task_files(request.task), *task_files(request.held_out_task)]
+    return reserved(
+        results={"--output": request.output},
+        figures={"--plot": request.plot, "--agreement-plot": shown.agreement_plot},
+        pages={"--report": shown.report},
+        inputs=[
+            *(("CHECKPOINT", path) for path in request.checkpoints),
+            ("--initial", request.initial),
+            *(("--reuse", path) for path in request.reuse),
+            *((TASK, path) for path in tasks),
+        ],
+        overwrite=request.overwrite,
+        resume=request.resume,
+    )
 
-    check_report(shown.report, overwrite=request.overwrite)
-    check_plot(shown.agreement_plot, overwrite=request.overwrite or request.resume)
+
+def _check_shown(request: CompareRequest, shown: _Shown) -> None:
+    """Refuses what cannot be shown before anything is computed."""
     many = len(request.checkpoints)
     if shown.against is not None and many < FEWEST and not request.resume:
         target = shown.against
@@ -218,15 +235,17 @@ def _run(request: CompareRequest, shown: _Shown) -> None:
 
     files = {} if request.output is None else {"comparison": str(request.output)}
     found = findings_of(comparison, *rankings_of(comparison, shown.against), shown.given)
-    files |= _drawn(request, shown, found)
-    if shown.report is not None:
-        from basinscope.evidence_figures import evidence_figures
-        from comparisons.report import write_report
+    try:
+        files |= _drawn(request, shown, found)
+        if shown.report is not None:
+            from basinscope.evidence_figures import evidence_figures
+            from comparisons.report import write_report
 
-        if writes_files():
-            write_report(shown.report, replace(found, figures=evidence_figures(request.reuse, comparison)))
-        files["report"] = str(shown.report)
-    show_findings(found, files, shown.table, shown.as_json)
+            if writes_files():
+                write_report(shown.report, replace(found, figures=evidence_figures(request.reuse, comparison)))
+            files["report"] = str(shown.report)
+    finally:  # a figure or a page that fails does not cost the numbers
+        show_findings(found, files, shown.table, shown.as_json)
 
 
 def _drawn(request: CompareRequest, shown: _Shown, found: Findings) -> dict[str, str]:

@@ -69,6 +69,7 @@ def make_evidence(
     provenance = Provenance(
         checkpoint=str(path),
         checkpoint_sha256=checkpoint.sha256,
+        checkpoint_integrity=checkpoint.integrity,
         task=name,
         cost=cost_name(cost),
         cost_unit=str(getattr(cost, "unit", "cost")),

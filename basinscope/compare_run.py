@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import multiprocessing
 import os
@@ -211,7 +210,7 @@ def run_invariance(request: CompareRequest, progress: Report) -> InvarianceTable
 
 
 def _known(request: CompareRequest) -> dict[str, Examined]:
-    output = to_continue(request.output, request.plot, overwrite=request.overwrite, resume=request.resume)
+    output = to_continue(request.output, resume=request.resume)
     if output is None:
         agreed(STORED, "nothing")
         return {}
@@ -234,9 +233,6 @@ def _fits(one: Examined, request: CompareRequest) -> bool:
         return False
     if path not in request.checkpoints:
         return True
-    with path.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != one.provenance.checkpoint_sha256:
-            return False
     try:
         evidence, provenance = _evidence(request, path, ())
     except EXPECTED:
@@ -244,7 +240,8 @@ def _fits(one: Examined, request: CompareRequest) -> bool:
     landscape, beside = evidence.landscape, evidence.held_out
     costs = (landscape.anchor_cost, math.nan if beside is None else beside.anchor_cost)
     return (
-        (landscape.batches.sha256, provenance.cost) == (one.data_sha256, one.provenance.cost)
+        provenance.checkpoint_sha256 == one.provenance.checkpoint_sha256
+        and (landscape.batches.sha256, provenance.cost) == (one.data_sha256, one.provenance.cost)
         and set(evidence.notes) <= set(one.notes)
         # To rounding: threads and libraries may differ.
         and np.allclose(costs, (one.cost, one.held_out_cost), rtol=1e-4, atol=0.0, equal_nan=True)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import re
+import resource
 import shlex
+import signal
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable
 from importlib import metadata
@@ -19,6 +24,11 @@ from spectra.errors import UserError, out_of_memory
 USER_ERROR = 2
 INTERRUPTED = 130
 BUG = 1
+
+# Bytes of address space that torch and the libraries beside it take when they are loaded, with a little to compute in.
+LEAST_MEMORY = 1_500_000_000
+# The disk is full, or the file, or the share of it that the user has.
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 # Mistakes of the user, or of the machine: anything else is a mistake of ours.
 _EXPECTED = (UserError, OSError, MemoryError, TyperException)
@@ -45,7 +55,9 @@ def exit_code_of(command: Callable[[], int | None], *, debug: bool = False, tell
         0, or what the command returned; 1 after a bug, 2 after a user's error, 130 after an interruption.
     """
     try:
+        _heed_limits()
         code = command() or 0
+        _flush()
     except KeyboardInterrupt:
         code = INTERRUPTED
     except Interrupted as interruption:
@@ -62,6 +74,31 @@ def exit_code_of(command: Callable[[], int | None], *, debug: bool = False, tell
     if code == INTERRUPTED:
         tell("interrupted; nothing was written")
     return code
+
+
+def _heed_limits() -> None:
+    """Sees to it that a file that grows too far, and too little memory to load torch, end in a sentence."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    # Libraries of torch that cannot be loaded end the process without a word.
+    limits = (resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+    least = min((limit for limit in limits if limit != resource.RLIM_INFINITY), default=LEAST_MEMORY)
+    if least < LEAST_MEMORY:
+        raise MemoryError(
+            f"the process is limited to {least / 1e9:.2g} GB (ulimit -v or -d), and loading torch takes up to "
+            f"{LEAST_MEMORY / 1e9:g} GB; raise the limit"
+        )
+
+
+def _flush() -> None:
+    """Says at once, not when Python ends, that standard output takes no more."""
+    try:
+        if sys.stdout is not None:  # as it is where it was closed
+            sys.stdout.flush()
+    except OSError:
+        # What is left in it would be tried once more.
+        sys.stdout = io.StringIO()
+        raise
 
 
 def bug_report(error: Exception) -> str:
@@ -108,7 +145,10 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, TyperException):
         text = error.format_message()
     elif isinstance(error, OSError) and error.strerror:
-        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        # Files of basinscope's own are written in one place, which names them.
+        place = "standard output" if error.errno in _FULL and not error.strerror.startswith("cannot") else ""
+        place = str(error.filename or place)
+        text = f"{place}: {error.strerror}" if place else error.strerror
     elif out_of_memory(error):
         found = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
         wanted = f" for a tensor of {found[1]}" if found else ""

@@ -1,36 +1,136 @@
-"""Where results go, checked before anything is computed."""
+"""Where results go: checked and held before anything is computed, so that no file of the user's is ever lost."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from spectra.errors import UserError
+from spectra.file_lock import writing_rights
+from spectra.regular_file import check_regular, open_regular
 
 PLOT_FORMATS = (".png", ".pdf", ".svg")
+PAGE_FORMATS = (".html", ".htm")
+_FIGURES = (b"\x89PNG\r\n\x1a\n", b"%PDF-")
+# Bytes at the beginning of a file, by which it is known, and of an old result that are searched for its name.
+_HEAD, _MOST = 2**14, 2**26
+_KINDS = ("spectrum", "volume", "bridge", "audit", "comparison")
+Named = Iterable[tuple[str, Path | None]]
 
 
-def check_output(path: Path | None, *, overwrite: bool, resume: bool = False) -> None:
-    """Refuse an output that could not be written, or would replace something unasked.
+@contextmanager
+def reserved(
+    *,
+    results: Mapping[str, Path | None],
+    figures: Mapping[str, Path | None] | None = None,
+    pages: Mapping[str, Path | None] | None = None,
+    inputs: Named = (),
+    overwrite: bool = False,
+    resume: bool = False,
+) -> Iterator[None]:
+    """Check all files of a run, and hold those that it writes while it lasts.
 
     Args:
-        path: the file to be written, or None.
-        overwrite: whether an existing file may be replaced.
-        resume: whether an existing file is to be continued.
+        results: files of the store by the option that names them, None where it was not given.
+        figures: figures, likewise.
+        pages: pages of a report, likewise.
+        inputs: files and folders that the run reads, each with the option that names it.
+        overwrite: whether existing files may be replaced: results by results, figures by figures, pages by pages.
+        resume: whether an existing result is to be continued; figures may be replaced then too.
+
+    Yields:
+        Nothing.
 
     Raises:
-        FileExistsError: if there is such a file and neither was asked for.
-        FileNotFoundError: if its folder does not exist.
-        PermissionError: if its folder cannot be written to.
-        UserError: if what is there is not a regular file.
+        UserError: if a file is one of the inputs or named twice, is of another kind than what would replace it or no
+            regular file, has an ending that says otherwise, or another run is writing it.
+        FileExistsError: if a file exists and may not be replaced.
+        FileNotFoundError: if a folder does not exist.
+        PermissionError: if a folder cannot be written to.
     """
-    if path is None:
-        return
+    if resume and not any(results.values()):
+        raise UserError("--resume needs --output, the file to continue")
+    if resume and overwrite:
+        raise UserError("--resume and --overwrite exclude each other: give one of them")
+    figures, pages = figures or {}, pages or {}
+    _check_endings(figures, PLOT_FORMATS, "a plot")
+    _check_endings(pages, PAGE_FORMATS, "a report")
+    named = [*results.items(), *figures.items(), *pages.items()]
+    outputs = [(option, path) for option, path in named if path is not None]
+    sources = [(option, path) for option, path in inputs if path is not None]
+    for _, path in sources:
+        if path.exists() and not path.is_dir():
+            check_regular(path)
+    _check_distinct(outputs, sources)
+    for _, path in outputs:
+        _check_place(path)
+    with ExitStack() as rights:
+        if _writes_files():
+            for _, path in outputs:
+                _hold(rights, path)
+        if not resume:
+            _check_free(results, overwrite, "a result file of basinscope", _is_result, " or --resume to continue it")
+        _check_free(figures, overwrite or resume, "a figure (PNG, PDF or SVG)", _is_figure)
+        _check_free(pages, overwrite, "a report of basinscope", _is_page)
+        yield
+
+
+def to_continue(output: Path | None, *, resume: bool) -> Path | None:
+    """The file that a run goes on from.
+
+    Args:
+        output: the file of the store, or None.
+        resume: whether to continue it if it exists.
+
+    Returns:
+        The output, if it is to be continued and is there.
+    """
+    return output if resume and output is not None and output.exists() else None
+
+
+def _check_endings(files: Mapping[str, Path | None], endings: tuple[str, ...], what: str) -> None:
+    for path in files.values():
+        if path is not None and path.suffix.lower() not in endings:
+            raise UserError(f"{what} must end in {', '.join(endings)}; got {path}")
+
+
+def _check_distinct(outputs: list[tuple[str, Path]], inputs: list[tuple[str, Path]]) -> None:
+    """Refuses a file that would be written twice, or that the run reads, by whatever name or link."""
+    for number, (option, path) in enumerate(outputs):
+        for other, known in outputs[:number]:
+            if _same(path, known):
+                raise UserError(f"{other} and {option} name the same file, {path}: give each a name of its own")
+        for source, known in inputs:
+            if _same(path, known) or (source == TASK and _lies_in(path, known)):
+                raise UserError(
+                    f"{option} {path} is the file of {source} too ({known}): choose another name for {option}"
+                )
+
+
+# How inputs that a task reads are named; a folder of images is one with all that lies in it.
+TASK = "the task"
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:  # one of them is not there yet
+        return os.path.realpath(one) == os.path.realpath(other)
+
+
+def _lies_in(path: Path, folder: Path) -> bool:
+    # A folder with a config.json is a model's, and results may lie beside its weights.
+    if not path.exists() or not folder.is_dir() or (folder / "config.json").exists():
+        return False
+    return Path(os.path.realpath(folder)) in Path(os.path.realpath(path)).parents
+
+
+def _check_place(path: Path) -> None:
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
         raise UserError(f"{path} is not a regular file, so it cannot be written")
-    if target.exists() and not (overwrite or resume):
-        raise FileExistsError(f"{path} exists: use --overwrite to replace it or --resume to continue it")
     folder = target.parent
     if not folder.is_dir():
         raise FileNotFoundError(f"cannot write {path}: there is no folder {folder}")
@@ -38,66 +138,57 @@ def check_output(path: Path | None, *, overwrite: bool, resume: bool = False) ->
         raise PermissionError(f"cannot write {path}: the folder {folder} is not writable")
 
 
-def to_continue(output: Path | None, plot: Path | None, *, overwrite: bool, resume: bool) -> Path | None:
-    """The file that a run goes on from, after all checks of its files that need no computing.
+def _writes_files() -> bool:
+    from basinscope.ranks import writes_files
 
-    Args:
-        output: the file of the store, or None.
-        plot: the file of the figure, or None.
-        overwrite: whether existing files may be replaced.
-        resume: whether to continue the output if it exists.
-
-    Returns:
-        The output, if it is to be continued and is there.
-
-    Raises:
-        UserError: if the options contradict one another, or a path is none that can be written.
-        OSError: as of ``check_output`` and ``check_plot``.
-    """
-    if resume and output is None:
-        raise UserError("--resume needs --output, the file to continue")
-    if resume and overwrite:
-        raise UserError("--resume and --overwrite exclude each other: give one of them")
-    check_output(output, overwrite=overwrite, resume=resume)
-    check_plot(plot, overwrite=overwrite or resume)
-    return output if resume and output is not None and output.exists() else None
+    return writes_files()
 
 
-def check_plot(path: Path | None, *, overwrite: bool) -> None:
-    """Refuse a figure file that could not be written, likewise.
-
-    Args:
-        path: the file to be written, or None.
-        overwrite: whether an existing file may be replaced.
-
-    Raises:
-        UserError: if its ending names no format that figures are written in.
-        FileExistsError: if there is such a file and it may not be replaced.
-    """
-    if path is None:
-        return
-    if path.suffix.lower() not in PLOT_FORMATS:
-        raise UserError(f"a plot must end in {', '.join(PLOT_FORMATS)}; got {path}")
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists: use --overwrite to replace it")
-    check_output(path, overwrite=overwrite)
+def _hold(rights: ExitStack, path: Path) -> None:
+    try:
+        rights.enter_context(writing_rights(path))
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write {path}: {error.strerror}") from error
 
 
-def check_report(path: Path | None, *, overwrite: bool) -> None:
-    """Refuse a page that could not be written, likewise.
+def _check_free(
+    files: Mapping[str, Path | None], replace: bool, what: str, fits: Callable[[Path], bool], also: str = ""
+) -> None:
+    for option, path in files.items():
+        if path is None or not path.exists():
+            continue
+        if not replace:
+            raise FileExistsError(f"{path} exists: use --overwrite to replace it{also}")
+        # An empty file has nothing to lose.
+        if path.stat().st_size and not fits(path):
+            raise UserError(f"{path} is not {what}, so it is not replaced: choose another {option}, or remove it first")
 
-    Args:
-        path: the file to be written, or None.
-        overwrite: whether an existing file may be replaced.
 
-    Raises:
-        UserError: if it does not end in .html.
-        FileExistsError: if there is such a file and it may not be replaced.
-    """
-    if path is None:
-        return
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise UserError(f"a report must end in .html; got {path}")
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists: use --overwrite to replace it")
-    check_output(path, overwrite=overwrite)
+def _is_result(path: Path) -> bool:
+    """Whether basinscope wrote a file, damaged or not: HDF5 is not trusted with files of unknown origin."""
+    from spectra.plain_hdf5 import SIGNATURE, TRAILER
+
+    with open_regular(path) as file:
+        if file.read(len(SIGNATURE)) != SIGNATURE:
+            return False
+        file.seek(max(0, path.stat().st_size - 2 * len(TRAILER)))
+        if TRAILER in file.read():
+            return True
+        file.seek(0)
+        content = file.read(_MOST)
+        return any(f"basinscope {kind}".encode() in content for kind in _KINDS)
+
+
+def _head(path: Path) -> bytes:
+    with open_regular(path) as file:
+        return file.read(_HEAD)
+
+
+def _is_figure(path: Path) -> bool:
+    head = _head(path)
+    return head.startswith(_FIGURES) or (head.lstrip().startswith((b"<?xml", b"<svg")) and b"<svg" in head)
+
+
+def _is_page(path: Path) -> bool:
+    head = _head(path)
+    return head.startswith(b"<!DOCTYPE html>") and b"basinscope" in head

@@ -9,7 +9,7 @@ import typer
 
 from basinscope.choices import one_of
 from basinscope.common_options import DebugOption
-from basinscope.outputs import check_plot
+from basinscope.outputs import reserved
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,10 +31,11 @@ def plot(
     del debug  # read by main
     one_of("--scale", scale, SCALES)
     target = file.with_suffix(".png") if output is None else output
-    check_plot(target, overwrite=overwrite)
-    from spectra.plots import save_figure
+    named = "--output" if output is not None else "the figure"
+    with reserved(results={}, figures={named: target}, inputs=[("FILE", file)], overwrite=overwrite):
+        from spectra.plots import save_figure
 
-    save_figure(_figure(file, scale), target)
+        save_figure(_figure(file, scale), target)
     print(f"figure written to {target}")
 
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from basinscope.outputs import TASK, Named, reserved
+from basinscope.tasks.options import task_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,3 +38,27 @@ class CheckpointRequest:
     overwrite: bool = False
     resume: bool = False
     command: str = ""
+
+
+@contextmanager
+def reserved_for(
+    request: CheckpointRequest, *, results: Mapping[str, Path | None] | None = None, inputs: Named = ()
+) -> Iterator[None]:
+    """Check and hold the files of a request while it is worked on.
+
+    Args:
+        request: names the checkpoint, the task, the output and the figure.
+        results: further files that are written, by the option that names them.
+        inputs: further files that are read, each with the option that names it.
+
+    Yields:
+        Nothing.
+    """
+    with reserved(
+        results={"--output": request.output, **(results or {})},
+        figures={"--plot": request.plot},
+        inputs=[("CHECKPOINT", request.checkpoint), *((TASK, path) for path in task_files(request.task)), *inputs],
+        overwrite=request.overwrite,
+        resume=request.resume,
+    ):
+        yield

@@ -25,6 +25,7 @@ from basinscope.common_options import (
     OverwriteOption,
     PlotOption,
 )
+from basinscope.request import reserved_for
 from basinscope.tasks.options import CHECKPOINT_HELP, OPTIONS_HELP
 from spectra.errors import UserError
 
@@ -158,7 +159,8 @@ def spectrum(
     source = {"task": task, "cost": cost, "dtype": dtype, "device": device, "threads": threads}
     check_shifts(shift or [])
     request = _request(checkpoint, settings, {**source, **where})
-    _run(request, shift or [], negative, as_json)
+    with reserved_for(request):
+        _run(request, shift or [], negative, as_json)
 
 
 def _only_ours(given: dict[str, bool]) -> None:
@@ -202,14 +204,16 @@ def _run(request: Request, shifts: list[float], rule: str, as_json: bool) -> Non
     with progress_report() as report:
         stored, said = run_spectrum(request, report, announce)
     files = {} if request.output is None else {"spectrum": str(request.output)}
-    if request.plot is not None:
-        from basinscope.ranks import writes_files
-        from spectra.plots import save_figure, spectrum_figure
+    try:
+        if request.plot is not None:
+            from basinscope.ranks import writes_files
+            from spectra.plots import save_figure, spectrum_figure
 
-        if writes_files():
-            save_figure(spectrum_figure(stored), request.plot)
-        files["figure"] = str(request.plot)
-    show_summary(stored, shifts, rule, as_json, files, said)
+            if writes_files():
+                save_figure(spectrum_figure(stored), request.plot)
+            files["figure"] = str(request.plot)
+    finally:  # a figure that fails does not cost the numbers
+        show_summary(stored, shifts, rule, as_json, files, said)
 
 
 def show_summary(

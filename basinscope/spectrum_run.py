@@ -129,7 +129,7 @@ class _Keeper:
 
 def _earlier(request: Request) -> StoredSpectrum | None:
     """The stored spectrum to continue, after all checks that need no computing."""
-    output = to_continue(request.output, request.plot, overwrite=request.overwrite, resume=request.resume)
+    output = to_continue(request.output, resume=request.resume)
     if output is None:
         return None
     stored = read_spectrum(output)
@@ -166,6 +166,7 @@ def _provenance(request: Request, name: str, checkpoint: Checkpoint, landscape: 
     return Provenance(
         checkpoint=str(request.checkpoint),
         checkpoint_sha256=checkpoint.sha256,
+        checkpoint_integrity=checkpoint.integrity,
         task=name,
         cost=costs.cost_name(cost),
         cost_unit=str(getattr(cost, "unit", "cost")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from rich.text import Text
 
 from basinscope.failures import sentence
 from basinscope.progress import Report
+from basinscope.request import reserved_for
 from basinscope.summary import finite
 from basinscope.volume_run import VolumeRequest, run_volume
 from basinscope.volume_table import log_volume_cell
@@ -57,14 +59,38 @@ def trajectory_files(place: Path) -> list[TrajectoryPoint]:
 
     Raises:
         FileNotFoundError: if there is no such folder, or no checkpoint in it.
+        UserError: if the pattern would go through folders without end.
     """
     folder, pattern = (place, "*") if place.is_dir() else (place.parent, place.name)
+    if "**" in pattern:
+        raise UserError(f"--trajectory takes the checkpoints of one folder, not of all beneath it (**); got {place}")
     found = [path for path in folder.glob(pattern) if _is_checkpoint(path)]
     if not found:
         raise FileNotFoundError(
             f"--trajectory found no checkpoint ({', '.join(ENDINGS)}, or a folder with a config.json) at {place}"
         )
     return [_point(path) for path in sorted(found, key=lambda path: _natural(path.name))]
+
+
+def trajectory_outputs(folder: Path | None, points: Sequence[TrajectoryPoint]) -> dict[Path, Path]:
+    """Where the volumes of each checkpoint of a trajectory are kept.
+
+    Args:
+        folder: that they are kept in; None if they are not.
+        points: the checkpoints.
+
+    Returns:
+        A file for each checkpoint.
+
+    >>> points = [TrajectoryPoint(Path(name), "", None) for name in ("a.pt", "b.pt", "b.pth")]
+    >>> [path.name for path in trajectory_outputs(Path("out"), points).values()]
+    ['a.h5', 'b.pt.h5', 'b.pth.h5']
+    """
+    if folder is None:
+        return {}
+    counts = Counter(_title(point.checkpoint) for point in points)
+    names = {point.checkpoint: _title(point.checkpoint) for point in points}
+    return {path: folder / f"{name if counts[name] == 1 else path.name}.h5" for path, name in names.items()}
 
 
 def _is_checkpoint(path: Path) -> bool:
@@ -105,18 +131,19 @@ def run_trajectory(request: VolumeRequest, place: Path, progress: Report) -> lis
         RuntimeError: if a study fails by a mistake that is ours.
     """
     points = trajectory_files(place)
+    files = trajectory_outputs(request.output, points)
     if request.output is not None:
         request.output.mkdir(parents=True, exist_ok=True)
     done = []
     for number, point in enumerate(points):
-        file = None if request.output is None else request.output / f"{_title(point.checkpoint)}.h5"
 
         def tell(at: int, total: int, what: str, number: int = number) -> None:
             progress(at, total, f"{number + 1} of {len(points)}, {what}")
 
-        one = replace(request, checkpoint=point.checkpoint, output=file, plot=None)
+        one = replace(request, checkpoint=point.checkpoint, output=files.get(point.checkpoint), plot=None)
         try:
-            done.append(replace(point, study=run_volume(one, tell)))
+            with reserved_for(one):
+                done.append(replace(point, study=run_volume(one, tell)))
         except (UserError, OSError, MemoryError) as error:
             done.append(replace(point, failure=sentence(error)))
         except RuntimeError as error:

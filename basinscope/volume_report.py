@@ -8,11 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from basinscope.announcement import announce
-from basinscope.outputs import check_plot
+from basinscope.outputs import TASK
 from basinscope.progress import Report
 from basinscope.ranks import writes_files
+from basinscope.request import reserved_for
 from basinscope.summary_table import page
-from basinscope.trajectory import run_trajectory, trajectory_json, trajectory_table
+from basinscope.tasks.options import task_files
+from basinscope.trajectory import (
+    TrajectoryPoint,
+    run_trajectory,
+    trajectory_files,
+    trajectory_json,
+    trajectory_outputs,
+    trajectory_table,
+)
 from basinscope.trajectory_plot import trajectory_figure
 from basinscope.volume_difference import volume_difference_json, volume_difference_table, volume_differences
 from basinscope.volume_json import study_json
@@ -33,25 +42,42 @@ def report_volume(request: VolumeRequest, as_json: bool, against: Sequence[Path]
         as_json: print one JSON object instead of tables.
         against: checkpoints, or volume files.
     """
+    beside = {f"--output for {path}": _beside(request, path) for path in against}
+    with reserved_for(request, results=beside, inputs=[*_read(request), *(("--against", path) for path in against)]):
+        _report_volume(request, as_json, against)
+
+
+def _report_volume(request: VolumeRequest, as_json: bool, against: Sequence[Path]) -> None:
     with volume_progress() as report:
         study = run_volume(request, report, announce)
         others = [(path, _other(request, path, report)) for path in against]
     files = {} if request.output is None else {"volume": str(request.output)}
-    if request.plot is not None:
-        if writes_files():
-            save_figure(study_figure(study), request.plot)
-        files["figure"] = str(request.plot)
-    show_study(study, as_json, files, others)
+    try:
+        if request.plot is not None:
+            if writes_files():
+                save_figure(study_figure(study), request.plot)
+            files["figure"] = str(request.plot)
+    finally:  # a figure that fails does not cost the numbers
+        show_study(study, as_json, files, others)
 
 
 def _other(request: VolumeRequest, path: Path, report: Report) -> VolumeStudy:
     """The study to compare with: from its file, or the same one of another checkpoint."""
     if is_volume_file(path):
         return read_study(path)
-    output = request.output
-    # Kept beside the first, so that it too can be resumed.
-    output = None if output is None else output.with_name(f"{output.stem}_against_{path.stem}{output.suffix}")
-    return run_volume(replace(request, checkpoint=path, output=output, plot=None), report)
+    return run_volume(replace(request, checkpoint=path, output=_beside(request, path), plot=None), report)
+
+
+def _beside(request: VolumeRequest, path: Path) -> Path | None:
+    """Where the study to compare with is kept, beside the first so that it too can be resumed; None if it is not."""
+    if request.output is None or is_volume_file(path):
+        return None
+    return request.output.with_name(f"{request.output.stem}_against_{path.stem}{request.output.suffix}")
+
+
+def _read(request: VolumeRequest) -> list[tuple[str, Path | None]]:
+    """What is read beside the checkpoint and the task."""
+    return [(TASK, path) for path in task_files(request.validation_task)]
 
 
 def report_trajectory(request: VolumeRequest, as_json: bool) -> None:
@@ -61,14 +87,26 @@ def report_trajectory(request: VolumeRequest, as_json: bool) -> None:
         request: what was asked for; its checkpoint is the folder, or a pattern in one.
         as_json: print one JSON object instead of a table.
     """
-    check_plot(request.plot, overwrite=request.overwrite or request.resume)
+    figure = replace(request, output=None, resume=False, overwrite=request.overwrite or request.resume)
+    results = trajectory_outputs(request.output, trajectory_files(request.checkpoint)).values()
+    with reserved_for(figure, inputs=[*_read(request), *(("--output", path) for path in results)]):
+        _report_trajectory(request, as_json)
+
+
+def _report_trajectory(request: VolumeRequest, as_json: bool) -> None:
     with volume_progress() as report:
         points = run_trajectory(request, request.checkpoint, report)
     files = {} if request.output is None else {"volumes": str(request.output)}
-    if request.plot is not None and any(point.study for point in points):
-        if writes_files():
-            save_figure(trajectory_figure(points), request.plot)
-        files["figure"] = str(request.plot)
+    try:
+        if request.plot is not None and any(point.study for point in points):
+            if writes_files():
+                save_figure(trajectory_figure(points), request.plot)
+            files["figure"] = str(request.plot)
+    finally:  # a figure that fails does not cost the numbers
+        _show_trajectory(points, files, as_json)
+
+
+def _show_trajectory(points: Sequence[TrajectoryPoint], files: dict[str, str], as_json: bool) -> None:
     if as_json:
         print(json.dumps(trajectory_json(points, files), allow_nan=False))
         return

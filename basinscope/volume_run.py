@@ -171,7 +171,7 @@ class _Work:
 
 
 def _earlier(request: VolumeRequest) -> VolumeStudy | None:
-    output = to_continue(request.output, request.plot, overwrite=request.overwrite, resume=request.resume)
+    output = to_continue(request.output, resume=request.resume)
     if output is None:
         return None
     return read_study(output)
@@ -300,6 +300,7 @@ def _study(
     provenance = Provenance(
         checkpoint=str(request.checkpoint),
         checkpoint_sha256=checkpoint.sha256,
+        checkpoint_integrity=checkpoint.integrity,
         task=name,
         cost=cost_name(cost),
         cost_unit=unit,

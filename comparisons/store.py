@@ -40,7 +40,7 @@ _NUMBERS = (
 
 
 def is_comparison_file(path: str | Path) -> bool:
-    """Whether a file is an HDF5 file that says it holds a comparison; anything unreadable is none.
+    """Whether a file is an HDF5 file that says it holds a comparison.
 
     Args:
         path: the file.

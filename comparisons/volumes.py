@@ -9,6 +9,7 @@ from torch import Tensor
 from comparisons.evidence import Evidence
 from comparisons.flatness import Measure, Reading
 from comparisons.work import Tally
+from spectra.adam_state import DamagedStateError
 from spectra.checkpoint import AdamMoments, adam_moments
 from spectra.costs import CrossEntropy, kl_from_anchor
 from spectra.errors import UserError
@@ -100,6 +101,8 @@ def _moments(evidence: Evidence, landscape: Landscape) -> AdamMoments | None:
         return None
     try:
         moments = adam_moments(evidence.checkpoint, landscape.model)
+    except DamagedStateError:
+        raise
     except UserError:
         return None
     used = adam_curvature(moments, landscape.parameters, "second")

@@ -10,6 +10,10 @@ import secrets
 from pathlib import Path
 
 from spectra.errors import UserError
+from spectra.file_lock import hidden_name, writing_rights
+
+# Seconds that a write waits for another write of the same file.
+_PATIENCE = 30.0
 
 
 def replace_file(path: str | Path, content: bytes) -> None:
@@ -36,38 +40,36 @@ def replace_file(path: str | Path, content: bytes) -> None:
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
         raise UserError(f"{path} is not a regular file, so it cannot be written")
-    remove_leftovers(target)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
+    temporary = hidden_name(target, f"{secrets.token_hex(6)}.tmp")
     try:
-        with open(temporary, "xb") as file:
-            # Held until the file is in place or this process dies: it tells leftovers from work in progress.
-            with contextlib.suppress(OSError):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(temporary, target)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            state = "the file that was there is intact" if target.exists() else "no file was left behind"
-            raise OSError(error.errno, f"cannot write {path}: {error.strerror}; {state}") from error
-        raise
+        # Whoever reads the file is never held up: what is locked is another file beside it.
+        with writing_rights(path, patience=_PATIENCE):
+            remove_leftovers(target)
+            try:
+                with open(temporary, "xb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(temporary, target)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        state = "the file that was there is intact" if target.exists() else "no file was left behind"
+        raise OSError(error.errno, f"cannot write {path}: {error.strerror}; {state}") from error
     _flush_folder(target.parent)
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what killed writers of a file left behind; files that a living writer holds are kept.
+    """Remove what killed writers of a file left behind; for who has the right to write it, so that none is alive.
 
     Args:
         path: the file whose temporary files are meant.
     """
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+    for leftover in path.parent.glob(f"{glob.escape(hidden_name(path, '').name)}*.tmp"):
+        # Where a file system has no locks the right says nothing, and nothing is removed.
         with contextlib.suppress(OSError), open(leftover, "rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             leftover.unlink()
 
 

@@ -9,17 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spectra.adam_state import read_adam_state
 from spectra.checkpoint_file import read_content
 from spectra.checkpoint_folder import (
-    GGUF_MAGIC,
     folder_digest,
+    folder_integrity,
     folder_metadata,
     folder_optimizer,
     folder_weights,
     is_model_folder,
 )
 from spectra.errors import UserError
+from spectra.gguf_header import MAGIC
+from spectra.opaque import Opaque
 from spectra.optimizer_order import optimized
+from spectra.regular_file import about, open_regular
+from spectra.torch_file import UNCHECKED
 
 # What DistributedDataParallel and torch.compile put before every name.
 _WRAPPERS = ("module.", "_orig_mod.")
@@ -35,8 +40,11 @@ class Checkpoint:
         parameters: the state dict, parameters and buffers, by name without wrapper prefixes; of a GGUF file nothing,
             for its names and numbers are those of another format, which the task ``causal-lm`` translates.
         optimizer: the optimizer's state dict as saved, on the CPU, or None.
-        metadata: every plain value of the file (numbers, strings, None, lists and dicts of them), a
-            dict called ``metadata`` merged into the rest; tensors that are not weights are left out.
+        metadata: every plain value of the file (numbers, strings, None, lists and dicts of them, see
+            ``spectra.plain_values``), a dict called ``metadata`` merged into the rest; tensors that are not weights
+            are left out.
+        extra: extra state of modules that is no tensor, by name.
+        integrity: how far damage to the file would have been noticed when it was read, in words.
     """
 
     path: Path
@@ -44,6 +52,8 @@ class Checkpoint:
     parameters: Mapping[str, Tensor] = field(repr=False)
     optimizer: Mapping[str, Any] | None = field(repr=False)
     metadata: Mapping[str, Any]
+    extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    integrity: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,25 +103,29 @@ def read_checkpoint(path: str | Path, *, device: str | torch.device = "cpu") -> 
     path = Path(path)
     if is_model_folder(path):
         metadata = folder_metadata(path)
-        return Checkpoint(path, folder_digest(path), folder_weights(path), folder_optimizer(path), metadata)
+        parts = folder_digest(path), folder_weights(path), folder_optimizer(path), metadata
+        return Checkpoint(path, *parts, integrity=folder_integrity(path))
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name the checkpoint file inside it")
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
-    if _is_gguf(path):
-        return Checkpoint(path, _digest(path), {}, None, {"format": "gguf"})
+    with open_regular(path) as file:
+        gguf = file.read(len(MAGIC)) == MAGIC
+    if gguf:
+        return Checkpoint(path, _digest(path), {}, None, {"format": "gguf"}, integrity=f"GGUF {UNCHECKED}")
     content = read_content(path)
-    parameters = {name: content.weights[wrapped].to(device) for name, wrapped in _unwrapped(content.weights).items()}
-    return Checkpoint(path, _digest(path), parameters, content.optimizer, content.metadata)
-
-
-def _is_gguf(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(GGUF_MAGIC)) == GGUF_MAGIC
+    names = _unwrapped([*content.weights, *content.extra])
+    return Checkpoint(
+        path,
+        _digest(path),
+        {name: content.weights[saved].to(device) for name, saved in names.items() if saved in content.weights},
+        content.optimizer,
+        content.metadata,
+        {name: content.extra[saved] for name, saved in names.items() if saved in content.extra},
+        content.integrity,
+    )
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -134,8 +148,8 @@ def load_into(checkpoint: Checkpoint, model: nn.Module) -> None:
         model: the model; wrappers around it (DistributedDataParallel, torch.compile) do not matter.
 
     Raises:
-        UserError: if a name or a shape differs, naming the first that does in the model's order, or if
-            parameters that the model ties have different values in the checkpoint.
+        UserError: if a name, a shape or the kind of numbers differs, naming the first that does in the model's order,
+            or if parameters that the model ties have different values in the checkpoint.
 
     Example:
         >>> import tempfile
@@ -146,30 +160,62 @@ def load_into(checkpoint: Checkpoint, model: nn.Module) -> None:
         >>> model.weight.tolist()
         [[1.0, 0.0], [0.0, 1.0]]
     """
-    saved = checkpoint.parameters
+    saved, extra, path = checkpoint.parameters, checkpoint.extra, checkpoint.path
     state = model.state_dict(keep_vars=True)
     names = _unwrapped(state)
     # Tied parameters are one object under several names.
     holders = {id(state[names[name]]): name for name in reversed(names) if name in saved}
     for name, wrapped in names.items():
+        value = state[wrapped]
+        if name in extra:
+            _check_extra(path, name, extra[name])
+            continue
         # A module's extra state may be no tensor.
-        shape = tuple(getattr(state[wrapped], "shape", ()))
-        holder = holders.get(id(state[wrapped]))
+        shape = tuple(getattr(value, "shape", ()))
+        holder = name if name in saved else holders.get(id(value))
         if holder is None:
-            raise UserError(f"{name}, of shape {shape} in the model, is not in {checkpoint.path}")
+            raise UserError(f"{name}, of shape {shape} in the model, is not in {path}")
         if name not in saved:
             continue
-        if tuple(saved[name].shape) != shape:
-            raise UserError(
-                f"{name} has shape {tuple(saved[name].shape)} in {checkpoint.path} but {shape} in the model"
-            )
-        if holder != name and not torch.equal(saved[name], saved[holder]):
-            raise UserError(f"{holder} and {name} are one parameter in the model but differ in {checkpoint.path}")
-    for name in saved:
+        if tuple(saved[name].shape) != shape and isinstance(value, Tensor):
+            raise UserError(f"{name} has shape {tuple(saved[name].shape)} in {path} but {shape} in the model")
+        if isinstance(value, Tensor):
+            check_kind(path, name, saved[name], value.dtype)
+        first = holders[id(value)]
+        if first != name and not torch.equal(saved[name], saved[first]):
+            raise UserError(f"{first} and {name} are one parameter in the model but differ in {path}")
+    for name, one in {**saved, **extra}.items():
         if name not in names:
-            shape = tuple(saved[name].shape)
-            raise UserError(f"{name}, of shape {shape} in {checkpoint.path}, is not in the model")
-    model.load_state_dict({names[name]: value for name, value in saved.items()}, strict=False)
+            raise UserError(f"{name}, of shape {tuple(getattr(one, 'shape', ()))} in {path}, is not in the model")
+    model.load_state_dict({names[name]: value for name, value in {**saved, **extra}.items()}, strict=False)
+
+
+def check_kind(path: Path, name: str, saved: Tensor, dtype: torch.dtype) -> None:
+    """Refuse numbers that would not be the same ones in the model.
+
+    Args:
+        path: of the checkpoint, for the message.
+        name: of the parameter or buffer.
+        saved: its values in the checkpoint.
+        dtype: that it has in the model.
+
+    Raises:
+        UserError: if complex numbers would lose a part, whole numbers or truth values would become weights, or
+            fractions would become whole numbers.
+    """
+    if dtype.is_floating_point or dtype.is_complex:
+        fits = saved.is_floating_point() or (dtype.is_complex and saved.is_complex())
+    else:
+        fits = not saved.is_complex() and torch.equal(saved.to(dtype).to(saved.dtype), saved)
+    if not fits:
+        kinds = f"{str(saved.dtype).removeprefix('torch.')} in {path} but {str(dtype).removeprefix('torch.')}"
+        raise UserError(f"{name} is {kinds} in the model, where its values would be others: convert it when saving")
+
+
+def _check_extra(path: Path, name: str, value: Any) -> None:
+    held = [value, *(value.values() if isinstance(value, Mapping) else ())]
+    if unread := [one for one in held if isinstance(one, Opaque)]:
+        raise UserError(f"{name} in {path} is or holds {unread[0].words}, which is not read: save plain data there")
 
 
 def adam_moments(checkpoint: Checkpoint, model: nn.Module) -> AdamMoments:
@@ -205,29 +251,22 @@ def adam_moments(checkpoint: Checkpoint, model: nn.Module) -> AdamMoments:
         >>> moments.first["weight"], moments.step  # (1 - 0.9) times the gradient
         (tensor([[0.1000, 0.2000]]), 1)
     """
-    path, optimizer = checkpoint.path, checkpoint.optimizer or {}
-    states, groups = optimizer.get("state"), optimizer.get("param_groups")
-    if not states or not groups:
-        raise UserError(f"{path} has no Adam state")
-    keys = [key for group in groups for key in group["params"]]
+    path = checkpoint.path
     named = dict(model.named_parameters(remove_duplicate=False))
     by_name = {name: named[wrapped] for name, wrapped in _unwrapped(named).items()}
-    saved = list(_unwrapped(name for group in groups for name in group.get("param_names", ())))
-    parameters = optimized(path, optimizer, saved, by_name)
+    with about(path):
+        state = read_adam_state(checkpoint.optimizer or {})
+        parameters = optimized(state, list(_unwrapped(state.names)), by_name)
     first, second, steps = {}, {}, [0]
-    for key, (name, parameter) in zip(keys, parameters, strict=True):
-        if key not in states:
+    for key, (name, parameter) in zip(state.keys, parameters, strict=True):
+        if key not in state.moments:
             continue
-        state = states[key]
-        if not {"exp_avg", "exp_avg_sq"} <= state.keys():
-            raise UserError(f"{path} has no Adam state: its optimizer keeps {', '.join(state) or 'nothing'}")
-        for moment in (state["exp_avg"], state["exp_avg_sq"]):
-            if moment.shape != parameter.shape:
-                raise UserError(
-                    f"Adam's moments of {name} have shape {tuple(moment.shape)} in {path} "
-                    f"but the parameter has {tuple(parameter.shape)} in the model"
-                )
-        first[name] = state["exp_avg"].to(parameter.device)
-        second[name] = state["exp_avg_sq"].to(parameter.device)
-        steps.append(int(state.get("step", 0)))
+        *moments, step = state.moments[key]
+        if moments[0].shape != parameter.shape:
+            raise UserError(
+                f"Adam's moments of {name} have shape {tuple(moments[0].shape)} in {path} "
+                f"but the parameter has {tuple(parameter.shape)} in the model"
+            )
+        first[name], second[name] = (moment.to(parameter.device) for moment in moments)
+        steps.append(step)
     return AdamMoments(first, second, max(steps))

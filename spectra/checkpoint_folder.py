@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from spectra.checkpoint_file import read_content, read_tensors
+from spectra.checkpoint_file import SAFETENSORS, read_content, read_integrity, read_tensors
 from spectra.errors import UserError
+from spectra.plain_json import parse_object
+from spectra.regular_file import about, open_regular, read_whole
 
 CONFIG, OPTIMIZER, TRAINER = "config.json", "optimizer.pt", "trainer_state.json"
 # In the order in which transformers looks for them.
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-GGUF_MAGIC = b"GGUF"
+# Bytes of a JSON file; the largest are tokenizers of some 30 MB.
+_MOST_JSON = 2**28
 
 
 class Later(Mapping[str, Any]):
@@ -104,13 +106,9 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         UserError: if the file holds none.
     """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error})") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path} must hold a JSON object, got {type(found).__name__}")
-    return found
+    content = read_whole(path, _MOST_JSON, "a JSON file")
+    with about(path):
+        return parse_object(content)
 
 
 def folder_digest(folder: Path) -> str:
@@ -124,7 +122,7 @@ def folder_digest(folder: Path) -> str:
     """
     whole = hashlib.sha256()
     for path in (folder / CONFIG, *weight_files(folder)):
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             whole.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\0".encode())
     return whole.hexdigest()
 
@@ -151,9 +149,28 @@ def folder_weights(folder: Path) -> Mapping[str, Tensor]:
     """Weights by name, read when they are asked for."""
 
     def read() -> dict[str, Tensor]:
-        return {name: tensor for path in weight_files(folder) for name, tensor in read_content(path).weights.items()}
+        found: dict[str, Tensor] = {}
+        for path in weight_files(folder):
+            weights = read_content(path).weights
+            if twice := found.keys() & weights.keys():
+                raise UserError(f"{folder} has {min(twice)} in two of its files of weights")
+            found |= weights
+        return found
 
     return Later(read)
+
+
+def folder_integrity(folder: Path) -> str:
+    """How far damage to the weights of a folder would have been noticed, in words.
+
+    Args:
+        folder: with a config.json.
+
+    Returns:
+        The words; files of torch are read through and held against their checksums.
+    """
+    found = {SAFETENSORS if path.suffix == ".safetensors" else read_integrity(path) for path in weight_files(folder)}
+    return "; ".join(sorted(found))
 
 
 def folder_optimizer(folder: Path) -> Mapping[str, Any] | None:

@@ -9,8 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# Words by which torch's allocators, of the processor and of devices, say in a RuntimeError that memory ran out.
-_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "Storage size calculation overflowed")
+# Words by which torch's allocators, of the processor and of devices, say in a RuntimeError that memory ran out, and the
+# system in an ImportError that a library found no room.
+_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "Storage size calculation overflowed",
+    "bad_alloc",
+    "failed to map segment",
+    "annot allocate memory",
+)
 # What torch raises where a model cannot take a fast path (vmap, recording, linearize), and where the model itself
 # fails under one; a slower path is then taken.
 FAST_PATH_FAILURES = (RuntimeError, ValueError, TypeError)
@@ -81,7 +90,7 @@ def out_of_memory(error: BaseException) -> bool:
     >>> out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"))
     True
     """
-    return isinstance(error, RuntimeError | MemoryError) and any(words in str(error) for words in _MEMORY)
+    return isinstance(error, RuntimeError | MemoryError | ImportError) and any(words in str(error) for words in _MEMORY)
 
 
 def _place(error: BaseException) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 
+from spectra.adam_state import AdamState
 from spectra.errors import UserError
 
 Named = list[tuple[str, nn.Parameter]]
@@ -17,7 +17,7 @@ _TRAINER_PLAIN = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(
 _Decays = Callable[[str, nn.Parameter], bool]
 
 
-def optimized(path: Path, optimizer: Mapping[str, Any], saved: Sequence[str], by_name: Mapping[str, Any]) -> Named:
+def optimized(state: AdamState, saved: list[str], by_name: Mapping[str, Any]) -> Named:
     """Name and parameter for each key of an optimizer's state, in its order.
 
     By the names it saved; else in the model's order, over all parameters or those that require a gradient; of
@@ -25,8 +25,7 @@ def optimized(path: Path, optimizer: Mapping[str, Any], saved: Sequence[str], by
     training loops that set vectors apart from matrices.
 
     Args:
-        path: of the checkpoint, for messages.
-        optimizer: the state dict.
+        state: of the optimizer.
         saved: the names it saved, without wrapper prefixes, or none.
         by_name: the model's parameters by name, tied ones under each of theirs.
 
@@ -34,35 +33,34 @@ def optimized(path: Path, optimizer: Mapping[str, Any], saved: Sequence[str], by
         Names and parameters; of tied ones the first name.
 
     Raises:
-        UserError: if a saved name is not in the model, the number of parameters fits no order, or two orders fit
-            that give moments to different parameters.
+        UserError: if a saved name is not in the model or stands for a parameter that another one stands for too, the
+            number of parameters fits no order, or two orders fit that give moments to different parameters.
     """
-    groups, states = optimizer["param_groups"], optimizer["state"]
-    keys = [key for group in groups for key in group["params"]]
     first_names: dict[int, str] = {}
     for name, parameter in by_name.items():
         first_names.setdefault(id(parameter), name)
-    if saved and len(saved) == len(keys):
+    if saved:
         for name in saved:
             if name not in by_name:
-                raise UserError(f"{path} has Adam's moments of {name}, which is not in the model")
+                raise UserError(f"has Adam's moments of {name}, which is not in the model")
+        if len({id(by_name[name]) for name in saved}) < len(saved):
+            raise UserError("has Adam's moments of one parameter twice, under two of its names")
         return [(first_names[id(by_name[name])], by_name[name]) for name in saved]
     every = [(name, by_name[name]) for name in first_names.values()]
     trained = [(name, parameter) for name, parameter in every if parameter.requires_grad]
-    fitting = [one for one in (every, trained) if len(one) == len(keys)]
+    fitting = [one for one in (every, trained) if len(one) == len(state.keys)]
     if not fitting:
         raise UserError(
-            f"{path} has Adam's moments of {len(keys)} parameters but the model has {len(every)}, "
+            f"has Adam's moments of {len(state.keys)} parameters but the model has {len(every)}, "
             f"{len(trained)} of which require a gradient"
         )
-    sizes = [len(group["params"]) for group in groups]
-    split = [order for one in fitting for rule in _RULES if (order := _split(one, rule, sizes))]
-    split = [order for order in split if _shapes_fit(order, keys, states)]
+    split = [order for one in fitting for rule in _RULES if (order := _split(one, rule, state.sizes))]
+    split = [order for order in split if _shapes_fit(order, state)]
     if not split:
         return fitting[0]
     if any([name for name, _ in order] != [name for name, _ in split[0]] for order in split):
         raise UserError(
-            f"{path} has Adam's moments in an order that cannot be told: two ways to split the parameters in groups "
+            "has Adam's moments in an order that cannot be told: two ways to split the parameters in groups "
             "fit; save an optimizer that was made from named_parameters()"
         )
     return split[0]
@@ -79,12 +77,12 @@ def _matrices(_: str, parameter: nn.Parameter) -> bool:
 _RULES: tuple[_Decays, ...] = (_trainer, _matrices)
 
 
-def _split(parameters: Named, decays: _Decays, sizes: list[int]) -> Named | None:
+def _split(parameters: Named, decays: _Decays, sizes: tuple[int, ...]) -> Named | None:
     """Those with weight decay, then those without, if the groups have these sizes."""
     parts = [[one for one in parameters if decays(*one) is kept] for kept in (True, False)]
-    return parts[0] + parts[1] if [len(part) for part in parts] == sizes else None
+    return parts[0] + parts[1] if tuple(len(part) for part in parts) == sizes else None
 
 
-def _shapes_fit(order: Named, keys: list[Any], states: Mapping[Any, Any]) -> bool:
-    pairs = ((states.get(key, {}).get("exp_avg"), parameter) for key, (_, parameter) in zip(keys, order, strict=True))
-    return all(moment is None or moment.shape == parameter.shape for moment, parameter in pairs)
+def _shapes_fit(order: Named, state: AdamState) -> bool:
+    pairs = ((state.moments.get(key), parameter) for key, (_, parameter) in zip(state.keys, order, strict=True))
+    return all(moments is None or moments[0].shape == parameter.shape for moments, parameter in pairs)

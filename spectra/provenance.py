@@ -53,6 +53,7 @@ class Provenance:
         command: the command line, one line for each run that added to the result.
         created: time of the first run in UTC, ISO 8601.
         versions: version of each library and of Python, by name.
+        checkpoint_integrity: how far damage to the checkpoint would have been noticed when it was read, in words.
     """
 
     checkpoint: str
@@ -65,3 +66,4 @@ class Provenance:
     command: str = ""
     created: str = field(default_factory=now)
     versions: Mapping[str, str] = field(default_factory=library_versions)
+    checkpoint_integrity: str = ""

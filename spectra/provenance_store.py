@@ -37,7 +37,9 @@ def read_provenance(attributes: Mapping[str, Any]) -> Provenance:
     versions = {
         name.removeprefix(_VERSION): str(value) for name, value in attributes.items() if name.startswith(_VERSION)
     }
-    return Provenance(**{name: str(attributes[_attribute(name)]) for name in _NAMES}, versions=versions)
+    # Files from before integrity was recorded say nothing of it.
+    found = {"checkpoint_integrity": "", **attributes}
+    return Provenance(**{name: str(found[_attribute(name)]) for name in _NAMES}, versions=versions)
 
 
 def _attribute(name: str) -> str:

@@ -72,6 +72,21 @@ def _member(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise UserError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
 
 
+def layer_of(name: str) -> str:
+    """The module that owns a parameter, by its name, or the parameter itself where none does.
+
+    Args:
+        name: of the parameter.
+
+    Returns:
+        The layer, as ``ParameterLayout.layers`` names it.
+
+    >>> layer_of("hidden.weight"), layer_of("scale")
+    ('hidden', 'scale')
+    """
+    return name.rpartition(".")[0] or name
+
+
 @dataclass(frozen=True, eq=False)
 class Spectrum:
     """The spectrum of one operator at one checkpoint.
@@ -110,8 +125,9 @@ class Spectrum:
 
     @property
     def complete(self) -> bool:
-        """Whether every probe that was asked for is done."""
-        layers_done = all(self._done(density) for density in self.layers.values())
+        """Whether every probe that was asked for is done, of every layer too where layers were asked for."""
+        wanted = {layer_of(name) for name, _ in self.parameters} if self.settings.per_layer else set()
+        layers_done = wanted <= self.layers.keys() and all(map(self._done, self.layers.values()))
         return self._done(self.density) and layers_done
 
     def _done(self, density: SpectralDensity) -> bool:

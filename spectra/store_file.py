@@ -1,10 +1,9 @@
-"""HDF5 files of ours: made in memory, and opened unless truncated, damaged, foreign or newer."""
+"""HDF5 files of basinscope: made in memory, and opened unless truncated, damaged, foreign or newer."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,15 +14,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from spectra.errors import UserError
+from spectra.plain_hdf5 import HDF5_ERRORS, SIGNATURE, TRAILER, plain_hdf5
+from spectra.regular_file import about, open_regular
 
 # The HDF5 1.8 file format: unlike the oldest one it takes attributes beyond 64 KB (parameter names of large
 # models), and any reader of the last fifteen years opens it.
 LIBRARY_VERSIONS = ("v108", "v108")
-SIGNATURE = b"\x89HDF\r\n\x1a\n"
-# Follows the HDF5 part, which knows its own length, so that other readers do not mind: 32 bytes of SHA-256 come after.
-# HDF5 itself notices few flipped bytes, and some send it round in circles for ever.
-TRAILER = b"\nbasinscope SHA-256 of all before this line: "
-DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 def hdf5_image(fill: Callable[[h5py.File], None]) -> bytes:
@@ -82,31 +78,39 @@ def plain(value: Any) -> Any:
 
 
 def has_format(path: str | Path, kind: str) -> bool:
-    """Whether a file is an HDF5 file that says it holds this kind of result; anything unreadable is none.
+    """Whether a file is an HDF5 file that says it holds this kind of result.
 
     Args:
         path: the file.
         kind: what its attribute ``format`` is then.
 
     Returns:
-        False too where there is no such file.
+        False for a file that is no HDF5, and where there is none.
+
+    Raises:
+        UserError: if it is HDF5 and cannot be read: truncated, damaged, held by a program that writes to it, or not
+            holding its data itself.
     """
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         return False
-    with path.open("rb") as plain:
-        if plain.read(len(SIGNATURE)) != SIGNATURE:
+    with open_regular(path) as file, about(path):
+        if file.read(len(SIGNATURE)) != SIGNATURE:
             return False
+        file.seek(0)
+        with plain_hdf5(file) as found:
+            return str(_attribute(found, "format")) == kind
+
+
+def _attribute(file: h5py.File, name: str) -> Any:
     try:
-        with h5py.File(path, "r", locking=False) as file:
-            return bool(file.attrs.get("format") == kind)
-    except (OSError, RuntimeError, KeyError, TypeError):
-        return False
+        return file.attrs.get(name)
+    except HDF5_ERRORS as error:
+        raise UserError(f"is damaged: its attributes cannot be read ({str(error)[:80]})") from error
 
 
 @contextmanager
 def opened(path: str | Path, kind: str, version: int) -> Iterator[h5py.File]:
-    """Open an HDF5 file of ours for reading.
+    """Open an HDF5 file of basinscope for reading.
 
     Args:
         path: the file.
@@ -118,70 +122,30 @@ def opened(path: str | Path, kind: str, version: int) -> Iterator[h5py.File]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        UserError: if it is truncated, no HDF5, of another kind, of a newer version or damaged inside.
+        UserError: if it is truncated, no HDF5, of another kind, of a newer version, damaged inside, held by a program
+            that writes to it, or does not hold its data itself.
     """
-    path = Path(path)
-    file = _open(path, kind)
-    with file:
-        _check_format(file, path, kind, version)
+    with open_regular(path) as file, about(path), plain_hdf5(file, f"a {kind}") as found:
         try:
-            yield file
-        except (KeyError, ValueError, TypeError, RuntimeError, OSError) as error:
-            found = error.args[0] if error.args else type(error).__name__
-            raise UserError(f"{path} is damaged and cannot be read as a {kind}: {found}") from error
+            _check_format(found, kind, version)
+            yield found
+        except UserError:
+            raise
+        except HDF5_ERRORS as error:
+            words = str(error.args[0] if error.args else type(error).__name__)[:200]
+            raise UserError(f"is damaged and cannot be read as a {kind}: {words}") from error
 
 
-def _open(path: Path, kind: str) -> h5py.File:
-    if path.is_dir():
-        raise UserError(f"{path} is a folder, not a {kind} file")
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
-    with path.open("rb") as plain:
-        start, size = plain.read(len(SIGNATURE)), path.stat().st_size
-    if start != SIGNATURE:
-        found = f"starts with {start!r}" if start else "is empty"
-        raise UserError(f"{path} is not a {kind} file: expected HDF5, but it {found}")
-    _check_digest(path, size)
-    try:
-        # No lock is needed: files are replaced whole, never changed in place.
-        return h5py.File(path, "r", locking=False)
-    except (OSError, RuntimeError) as error:
-        stored = re.search(r"stored_eof = (\d+)", str(error))
-        # HDF5 knows the length of its own part.
-        whole = int(stored[1]) + len(TRAILER) + DIGEST_BYTES if stored else 0
-        found = f"{size} of its {whole} bytes are there" if stored else f"{size} bytes, {error}"
-        raise UserError(f"{path} is a truncated or damaged HDF5 file: {found}") from error
-
-
-def _check_digest(path: Path, size: int) -> None:
-    """Refuses a file whose content is not what was written; one that was cut, or is not ours, has no digest."""
-    length = size - len(TRAILER) - DIGEST_BYTES
-    with path.open("rb") as plain:
-        plain.seek(max(length, 0))
-        if plain.read(len(TRAILER)) != TRAILER:
-            return
-        expected, digest = plain.read(), hashlib.sha256()
-        plain.seek(0)
-        while length > 0 and (part := plain.read(min(length, 2**20))):
-            digest.update(part)
-            length -= len(part)
-    if digest.digest() != expected:
-        raise UserError(f"{path} is damaged: its content is not what was written (the digest at its end differs)")
-
-
-def _check_format(file: h5py.File, path: Path, kind: str, version: int) -> None:
-    try:
-        found, number = file.attrs.get("format"), file.attrs.get("format_version")
-    except (OSError, RuntimeError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged: its attributes cannot be read: {error}") from error
+def _check_format(file: h5py.File, kind: str, version: int) -> None:
+    found, number = _attribute(file, "format"), _attribute(file, "format_version")
     if not isinstance(found, str) or found != kind:
-        holds = ", ".join(list(file)[:4]) or "nothing"
-        what = f"a {found}" if isinstance(found, str) else f"a file without our format mark, holding {holds}"
-        raise UserError(f"{path} is not a {kind} file: found {what}")
+        holds = ", ".join(name[:40] for name in list(file)[:4]) or "nothing"
+        what = f"a {found[:80]}" if isinstance(found, str) else f"a file without our format mark, holding {holds}"
+        raise UserError(f"is not a {kind} file: found {what}")
     if not isinstance(number, np.integer | int):
-        raise UserError(f"{path} is damaged: its format_version is {number!r}")
+        raise UserError(f"is damaged: its format_version is {str(number)[:80]}")
     if number > version:
         raise UserError(
-            f"{path} has {kind} format version {number}, newer than version {version}, the newest that "
+            f"has {kind} format version {number}, newer than version {version}, the newest that "
             "this basinscope reads; update basinscope"
         )

@@ -32,7 +32,7 @@ _ARRAYS = (
 
 
 def is_audit_file(path: str | Path) -> bool:
-    """Whether a file is an HDF5 file that says it holds an audit; anything unreadable is none.
+    """Whether a file is an HDF5 file that says it holds an audit.
 
     Args:
         path: the file.

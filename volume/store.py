@@ -30,7 +30,7 @@ _MEASURED = ("cost_noise", "fall", "fall_distance")
 
 
 def is_volume_file(path: str | Path) -> bool:
-    """Whether a file is an HDF5 file that says it holds a volume study; anything unreadable is none.
+    """Whether a file is an HDF5 file that says it holds a volume study.
 
     Args:
         path: the file.

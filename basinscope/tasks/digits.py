@@ -5,7 +5,6 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Literal, get_args
 
-import h5py
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +12,8 @@ from spectra.checkpoint import Checkpoint, load_into
 from spectra.costs import cross_entropy
 from spectra.errors import UserError
 from spectra.landscape import Landscape
+from spectra.plain_hdf5 import HDF5_ERRORS, plain_hdf5
+from spectra.regular_file import about, open_regular
 
 Split = Literal["train", "heldout", "all"]
 
@@ -91,15 +92,19 @@ def load_digits(split: Split = "train", *, path: Path | None = None) -> tuple[Te
     if split not in get_args(Split):
         raise UserError(f"split must be 'train', 'heldout' or 'all', got {split!r}")
     path = data_folder() / "digits.h5" if path is None else path
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(
             f"{path} does not exist: make it with 'python data/train.py', or set BASINSCOPE_DATA "
             "to the folder that holds digits.h5"
         )
     names = ("train", "heldout") if split == "all" else (split,)
-    with h5py.File(path, "r") as file:
-        inputs = [torch.from_numpy(file[name]["inputs"][()]) for name in names]
-        targets = [torch.from_numpy(file[name]["targets"][()]) for name in names]
+    # Data of basinscope without a digest; a trial in another process would take longer than most runs on it.
+    with open_regular(path) as content, about(path), plain_hdf5(content, trial=False) as file:
+        try:
+            inputs = [torch.from_numpy(file[name]["inputs"][()]) for name in names]
+            targets = [torch.from_numpy(file[name]["targets"][()]) for name in names]
+        except HDF5_ERRORS as error:
+            raise UserError(f"does not hold the digits ({error}): make it with 'python data/train.py'") from error
     return torch.cat(inputs).to(torch.float32), torch.cat(targets).to(torch.int64)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,12 @@ from numpy.typing import NDArray
 
 from basinscope.tasks.image_set import ImageSet, checked_set
 from spectra.errors import UserError
+from spectra.regular_file import open_regular
+
+# Unpacked bytes that are read at most: so many, and so many a byte of the file.
+_SPARE, _RATIO = 2**28, 100
+# What numpy makes of damaged archives; lack of memory too, where a part states a shape that it does not have.
+_DAMAGE = (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error, NotImplementedError, SyntaxError)
 
 
 def read_archive(path: Path, channels: int) -> ImageSet:
@@ -34,14 +41,23 @@ def read_archive(path: Path, channels: int) -> ImageSet:
     (2, 1, 8, 8)
     """
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        _check_size(path)
+        with open_regular(path) as file, np.load(file, allow_pickle=False) as archive:
             missing = [name for name in ("images", "labels") if name not in archive.files]
             if missing:
                 raise UserError(f"it holds {', '.join(archive.files) or 'nothing'}, but no {' and no '.join(missing)}")
             images, labels = archive["images"], archive["labels"]
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise UserError(f"{path} cannot be read as an npz archive of images and labels: {error}") from None
     return checked_set(path, _channels_first(path, images, channels), labels)
+
+
+def _check_size(path: Path) -> None:
+    """Refuses parts that unpack to far more than images do."""
+    with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        size, unpacked = path.stat().st_size, sum(part.file_size for part in archive.infolist())
+    if unpacked > _SPARE + _RATIO * size:
+        raise UserError(f"its {size:,} bytes unpack to {unpacked:,}, more than images do")
 
 
 def _channels_first(path: Path, images: NDArray[Any], channels: int) -> NDArray[Any]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from basinscope.tasks.image_pickle import read_pickled
 from basinscope.tasks.image_set import ImageSet, checked_set
 from spectra.errors import UserError
+from spectra.inert_pickle import read_pickle
+from spectra.regular_file import about, read_whole
 
 SPLITS = ("train", "test")
 _CLASSES = 10
@@ -20,6 +22,8 @@ _SHAPE = (3, 32, 32)
 _PIXELS = 3 * 32 * 32
 # A record of a binary batch is a label in one byte and the pixels, red plane first, row by row.
 _RECORD = 1 + _PIXELS
+# Bytes of a batch; the published ones have 31 million.
+_MOST = 2**30
 _PATTERN = re.compile(r"(data_batch_(?P<number>\d+)|test_batch)(?P<binary>\.bin)?")
 
 
@@ -112,7 +116,7 @@ def _read_batch(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 
 def _binary(path: Path) -> tuple[NDArray[np.uint8], list[int]]:
-    content = np.frombuffer(path.read_bytes(), dtype=np.uint8)
+    content = np.frombuffer(read_whole(path, _MOST, "a batch of CIFAR-10"), dtype=np.uint8)
     if len(content) == 0 or len(content) % _RECORD:
         raise UserError(
             f"{path} is truncated or no binary batch of CIFAR-10: its {len(content):,} bytes are not whole records of "
@@ -123,7 +127,9 @@ def _binary(path: Path) -> tuple[NDArray[np.uint8], list[int]]:
 
 
 def _python(path: Path) -> tuple[NDArray[np.uint8], list[int]]:
-    content = read_pickled(path)
+    whole = read_whole(path, _MOST, "a batch of CIFAR-10")
+    with about(path):
+        content = read_pickle(BytesIO(whole), len(whole))
     pixels, labels = _entry(path, content, "data"), _entry(path, content, "labels")
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (_PIXELS,):
         raise UserError(

@@ -80,7 +80,7 @@ def _classifier(checkpoint: Checkpoint, model: Path | None, timm: str | None) ->
     if timm is not None:
         return load_timm(timm, checkpoint)
     if model is not None:
-        classifier = load_classifier(model, weights=False)
+        classifier = load_classifier(model, filled_from=checkpoint)
         load_into(checkpoint, classifier.model)
         return classifier
     if not is_model_folder(checkpoint.path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -91,7 +92,12 @@ def _read(path: Path, channels: int, size: tuple[int, int] | None, resample: str
     """(channels, height, width), bytes."""
     from PIL import Image
 
-    with foreign(f"{path} cannot be read as an image: Pillow"), Image.open(path) as image:
+    # Pillow warns of pictures whose size nobody meant; here that is an error.
+    with (
+        warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
+        foreign(f"{path} cannot be read as an image: Pillow"),
+        Image.open(path) as image,
+    ):
         image.load()
         mode = _mode(path, image, channels)
         pixels = np.asarray(image.convert(mode))

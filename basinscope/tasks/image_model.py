@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from basinscope.tasks.declared_model import Weights, check_folder, check_kinds, examined, no_larger_than
 from basinscope.tasks.image_preparation import Preparation, read_preparation
 from basinscope.tasks.pretrained import check_weights, import_transformers, in_a_sentence, quiet
+from spectra.checkpoint import Checkpoint
 from spectra.checkpoint_folder import is_model_folder
 from spectra.errors import UserError
 from spectra.randomness import preserved_random_state
@@ -40,12 +42,12 @@ class Classifier:
     notes: tuple[str, ...] = ()
 
 
-def load_classifier(home: Path, *, weights: bool = True) -> Classifier:
+def load_classifier(home: Path, *, filled_from: Checkpoint | None = None) -> Classifier:
     """A classifier of transformers, from this machine's files alone.
 
     Args:
         home: folder with config.json, weights, and preferably preprocessor_config.json.
-        weights: whether to read the weights too; else they are drawn at random, to be filled from elsewhere.
+        filled_from: what the weights are filled from afterwards, and drawn at random here; None reads the folder's.
 
     Returns:
         The classifier, in float32.
@@ -56,7 +58,7 @@ def load_classifier(home: Path, *, weights: bool = True) -> Classifier:
     """
     if not is_model_folder(home):
         raise UserError(f"{home} is no folder of a model: expected one with a config.json")
-    model = _loaded(home) if weights else _drawn(home)
+    model = _loaded(home) if filled_from is None else _drawn(home, filled_from)
     config = model.config
     if config.num_labels < 2:
         raise UserError(
@@ -81,21 +83,33 @@ def _transformers(home: Path) -> Any:
 
 
 def _loaded(home: Path) -> Any:
-    transformers = _transformers(home)
-    with quiet(), in_a_sentence(home, "model"):
+    transformers, weights = _transformers(home), examined(home)
+    with quiet(), in_a_sentence(home, "model"), no_larger_than(weights):
         # An absolute path, which is never taken for a name on a hub.
         model, found = transformers.AutoModelForImageClassification.from_pretrained(
-            str(home.resolve()), local_files_only=True, dtype=torch.float32, output_loading_info=True
+            str(home.resolve()),
+            local_files_only=True,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            output_loading_info=True,
         )
     check_weights(home, found)
+    check_kinds(weights, model)
     return model
 
 
-def _drawn(home: Path) -> Any:
+def _drawn(home: Path, checkpoint: Checkpoint) -> Any:
     transformers = _transformers(home)
-    with quiet(), in_a_sentence(home, "model"), preserved_random_state():
-        config = transformers.AutoConfig.from_pretrained(str(home.resolve()), local_files_only=True)
-        return transformers.AutoModelForImageClassification.from_config(config, dtype=torch.float32)
+    check_folder(home)
+    tensors = checkpoint.parameters.values()
+    weights = Weights(home, {}, len(tensors), sum(one.numel() * one.itemsize for one in tensors))
+    with quiet(), in_a_sentence(home, "model"), preserved_random_state(), no_larger_than(weights):
+        config = transformers.AutoConfig.from_pretrained(
+            str(home.resolve()), local_files_only=True, trust_remote_code=False
+        )
+        return transformers.AutoModelForImageClassification.from_config(
+            config, trust_remote_code=False, dtype=torch.float32
+        )
 
 
 def _pair(size: Any) -> tuple[int, int] | None:

@@ -11,6 +11,7 @@ from basinscope.tasks.image_cifar import is_cifar_folder, read_cifar_batch, read
 from basinscope.tasks.image_folder import read_class_folders
 from basinscope.tasks.image_set import ImageSet
 from spectra.errors import UserError
+from spectra.regular_file import check_regular
 
 _CIFAR_CHANNELS = 3
 
@@ -42,6 +43,8 @@ def read_images(
     Raises:
         UserError: if there is nothing that can be read, or it is not what is wanted.
     """
+    if not path.is_dir():
+        check_regular(path)
     cifar = path.is_dir() and is_cifar_folder(path)
     if split is not None and not cifar:
         raise UserError(f"split={split} is for a folder of CIFAR-10 batches, and {path} is none")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from basinscope.tasks.image_model import Classifier
@@ -26,6 +27,8 @@ def load_timm(name: str, checkpoint: Checkpoint) -> Classifier:
     Raises:
         UserError: in a sentence, if timm does not import or has no such model, or the checkpoint does not fit it.
     """
+    if not re.fullmatch(r"[\w.]+", name):
+        raise UserError(f"timm={name!r:.80} is no name of timm's own: names of a hub or a folder are never followed")
     timm = _timm(name)
     with foreign(f"timm cannot make the model {name!r}: it"), preserved_random_state():
         stated = timm.create_model(name, pretrained=False).pretrained_cfg

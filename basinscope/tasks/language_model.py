@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from basinscope.tasks.declared_model import check_folder, check_kinds, examined, no_larger_than
 from basinscope.tasks.pretrained import check_weights, import_transformers, in_a_sentence, quiet
 from spectra.errors import UserError
 
@@ -43,12 +44,13 @@ def load_language_model(path: Path, dtype: str = "float32") -> nn.Module:
     source, extra = _source(path)
     if extra:
         extra["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    kind = DTYPES.get(dtype, dtype)
-    with quiet(), in_a_sentence(path, "model"):
+    kind, weights = DTYPES.get(dtype, dtype), examined(path)
+    with quiet(), in_a_sentence(path, "model"), no_larger_than(weights):
         model, found = transformers.AutoModelForCausalLM.from_pretrained(
-            source, local_files_only=True, dtype=kind, output_loading_info=True, **extra
+            source, local_files_only=True, trust_remote_code=False, dtype=kind, output_loading_info=True, **extra
         )
     check_weights(path, found)
+    check_kinds(weights, model)
     _check_tied(path, model)
     # The outputs alone are wanted; keys and values kept for a next token would be dead weight in every graph.
     model.config.use_cache = False
@@ -74,8 +76,14 @@ def load_tokenizer(path: Path) -> Any:
         raise UserError(
             f"{path} has no tokenizer (tokenizer.json or the like): give one as causal-lm:tokenizer=FOLDER,text=..."
         )
+    if extra:
+        examined(path)
+    else:
+        check_folder(path)
     with quiet(), in_a_sentence(path, "tokenizer"):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, local_files_only=True, **extra)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            source, local_files_only=True, trust_remote_code=False, **extra
+        )
     if not len(tokenizer):
         raise UserError(f"the tokenizer in {path} knows no tokens")
     return tokenizer

@@ -13,7 +13,10 @@ from torch import Tensor
 from spectra.batches import Batch
 from spectra.costs import cross_entropy
 from spectra.errors import UserError
+from spectra.regular_file import read_whole
 
+# Bytes; a model sees some thousand tokens of it.
+_MOST = 2**30
 # The fewest tokens of which one is predicted from another.
 SHORTEST = 2
 _BLANK_LINES = re.compile(r"\n\s*\n")
@@ -79,7 +82,7 @@ def read_text(path: Path) -> str:
     if path.is_dir():
         raise UserError(f"text {path} is a folder: name a text file")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_whole(path, _MOST, "a text").decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"text {path} is not UTF-8: byte {error.start} is {error.object[error.start]:#04x}") from None
     if not text.strip():

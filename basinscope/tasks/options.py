@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import types
 from collections.abc import Callable
@@ -40,6 +41,23 @@ def split_options(typed: str) -> tuple[str, str]:
         return "", typed
     found = _TYPED.fullmatch(typed)
     return (found["name"], found["options"]) if found else (typed, "")
+
+
+def task_files(typed: str | None) -> list[Path]:
+    r"""Files and folders that a task is made of: its own file, and what its options name.
+
+    Args:
+        typed: as for ``split_options``; None for no task.
+
+    Returns:
+        Those that exist.
+
+    >>> task_files("mine.py:task:text=nowhere.txt,images=/,length=8")
+    [PosixPath('/')]
+    """
+    name, options = split_options(typed or "")
+    values = [part.replace(r"\,", ",").partition("=")[2] for part in re.split(r"(?<!\\),", options)]
+    return [Path(word) for word in (name.rpartition(":")[0], *values) if word and os.path.exists(word)]
 
 
 def read_options(name: str, function: Callable[..., Any], text: str) -> dict[str, Any]:

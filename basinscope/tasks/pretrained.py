@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
@@ -45,14 +46,17 @@ def quiet() -> Iterator[None]:
     from transformers.utils import logging
 
     switch: Any = logging  # not annotated
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    level, bars, given = logging.get_verbosity(), logging.is_progress_bar_enabled(), sys.stdin
     switch.set_verbosity_error()
     switch.disable_progress_bar()
+    # Whatever it may want to ask, nobody answers.
+    sys.stdin = io.StringIO()
     try:
         # The bar of dequantising heeds no switch.
         with redirect_stderr(io.StringIO()):
             yield
     finally:
+        sys.stdin = given
         logging.set_verbosity(level)
         if bars:
             switch.enable_progress_bar()
@@ -67,6 +71,11 @@ def in_a_sentence(path: Path, what: str) -> Iterator[None]:
     except ForeignError as failure:
         error = failure.__cause__ or failure
         reason = " ".join(str(error).split()).partition(". ")[0][:300]
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"{path} needs code of its own for the {what} (auto_map in its config), which basinscope never runs: "
+                "give --task a function of yours that builds the model"
+            ) from error
         if "ignore_mismatched_sizes" in reason:
             reason = "a parameter has another shape in the weights than in the config"
         raise UserError(f"{path}: transformers cannot read the {what} ({type(error).__name__}: {reason})") from error

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from basinscope.choices import nearest
 from basinscope.tasks.options import read_options, split_options
 from spectra.errors import UserError, UserTypeError, foreign
+from spectra.regular_file import check_regular
 
 if TYPE_CHECKING:
     from spectra.checkpoint import Checkpoint
@@ -152,8 +153,9 @@ def _module_by_name(place: str, name: str) -> ModuleType:
 
 
 def _module_from_file(path: Path) -> ModuleType:
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"task file {path} does not exist")
+    check_regular(path)
     whole = path.resolve()
     name = f"task_{whole.stem}_{hashlib.sha256(str(whole).encode()).hexdigest()[:8]}"
     specification = importlib.util.spec_from_file_location(name, whole)

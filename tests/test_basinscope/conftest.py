@@ -1,4 +1,5 @@
 import importlib.util
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -40,3 +41,37 @@ def spectrum(checkpoint: Path) -> Callable[..., int]:
         return main([*words, *map(str, options)])
 
     return run
+
+
+def run(*words: str | Path) -> int:
+    return main([str(word) for word in words])
+
+
+@pytest.fixture(scope="session")
+def shelf(tmp_path_factory: pytest.TempPathFactory, tiny: ModuleType) -> Path:
+    """A folder with every kind of file that a command reads."""
+    folder = tmp_path_factory.mktemp("shelf")
+    torch.manual_seed(0)
+    for name in ("model.pt", "start.pt"):
+        torch.save({"model": tiny.network().state_dict()}, folder / name)
+    shutil.copy(TASK_FILE, folder / "task.py")
+    model, task = folder / "model.pt", ("--task", f"{folder / 'task.py'}:tiny")
+    spectrum = ("spectrum", model, *task, "--strategy", "double-backward")
+    assert run(*spectrum, "--engine", "dense", "--output", folder / "spectrum.h5", "--plot", folder / "plot.png") == 0
+    volume = ("volume", model, *task, "--method", "ellipsoid-slice", "--directions", "2")
+    assert run(*volume, "--output", folder / "volume.h5") == 0
+    bridge = ("bridge", model, *task, "--cutoff", "0.001", "--chains", "4", "--draws", "8", "--warm-up", "1")
+    assert run(*bridge, "--budget", "1", "--output", folder / "bridge.h5") == 0
+    compare = ("compare", model, *task, "--measures", "parameter-norm")
+    assert run(*compare, "--output", folder / "comparison.h5", "--report", folder / "page.html") == 0
+    known = ("--known", "--cases", "ball-2", "--estimators", "star-domain", "--repeats", "2", "--directions", "2")
+    assert run("audit", *known, "--no-facts", "--output", folder / "audit.h5") == 0
+    return folder
+
+
+@pytest.fixture
+def desk(shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """A copy of it for one test."""
+    shutil.copytree(shelf, tmp_path / "desk")
+    capsys.readouterr()
+    return tmp_path / "desk"

@@ -183,7 +183,7 @@ def test_damaged_bytes_inside_are_refused(tmp_path):
     content = bytearray(path.read_bytes())
     content[content.index(b"\x80\x02") + 5] ^= 0xFF
     path.write_bytes(content)
-    assert_refused(path, "is truncated or damaged")
+    assert_refused(path, "is damaged: the checksum of its part data.pkl is not that of its bytes")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -102,16 +103,17 @@ def test_the_same_layouts_in_a_training_checkpoint_of_one_file(tmp_path: Path) -
 
 
 def test_an_order_that_cannot_be_told_is_refused(tmp_path: Path) -> None:
-    """By name the scale decays, by dimension the matrix called bias; the state has no moments that would tell."""
+    """By name the scale decays, by dimension the matrix called bias; the one that has moments tells nothing."""
 
-    class Two(nn.Module):
+    class Three(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.bias = nn.Parameter(torch.ones(2, 1))
             self.scale = nn.Parameter(torch.ones(2))
+            self.weight = nn.Parameter(torch.ones(3, 1))
 
-    model, state = Two(), {"step": torch.tensor(1.0)}
-    optimizer = {"state": {0: state, 1: state}, "param_groups": [{"params": [0]}, {"params": [1]}]}
+    model, moments = Three(), dict.fromkeys(("exp_avg", "exp_avg_sq"), torch.zeros(3, 1))
+    optimizer = {"state": {1: moments}, "param_groups": [{"params": [0, 1]}, {"params": [2]}]}
     torch.save({"model": model.state_dict(), "optimizer": optimizer}, tmp_path / "model.pt")
     with pytest.raises(ValueError, match="in an order that cannot be told"):
         adam_moments(read_checkpoint(tmp_path / "model.pt"), model)
@@ -150,10 +152,15 @@ def test_weights_are_read_only_when_they_are_asked_for(tmp_path: Path) -> None:
 
 
 def test_an_optimizer_file_with_code_in_it_is_not_run(tmp_path: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "ran"),)
+
     path = save_folder(tmp_path / "run", Block())
-    torch.save({"state": {0: print}, "param_groups": []}, path / "optimizer.pt")
-    with pytest.raises(ValueError, match=r"contains pickled code \(print\); basinscope never runs it"):
+    torch.save({"state": {0: Payload()}, "param_groups": []}, path / "optimizer.pt")
+    with pytest.raises(ValueError, match=r"contains pickled code \(\w+\.mkdir\); basinscope never runs it"):
         adam_moments(read_checkpoint(path), Block())
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_folder_without_a_config(tmp_path: Path) -> None:

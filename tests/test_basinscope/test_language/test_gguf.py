@@ -173,3 +173,16 @@ def test_without_the_packages_for_it(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "accelerate" else known(name))
     assert main(["spectrum", str(path), "--task", f"text={path.parent / 'text.txt'}"]) == 2
     assert "task causal-lm needs accelerate for" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stated", [10_000_000, 2**31, 200])
+def test_more_layers_than_tensors(
+    model: tuple[Path, dict[str, NDArray[np.uint8]]], stated: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, _ = model
+    (path.parent / "text.txt").write_text(TEXT)
+    content = path.read_bytes()
+    place = content.index(b"llama.block_count") + len(b"llama.block_count") + 4
+    path.write_bytes(content[:place] + struct.pack("<I", stated) + content[place + 4 :])
+    assert main(["spectrum", str(path), "--task", f"causal-lm:text={path.parent / 'text.txt'},length=8"]) == 2
+    assert f"states {stated:,} layers (llama.block_count), more than its" in capsys.readouterr().err

@@ -1,0 +1,121 @@
+"""The right to write a file: one run at a time has it, and what a killed run had of it is free again at once."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from spectra.errors import UserError
+
+# Bytes of a file's name that go into the names of the files beside it, which are longer; file systems take 255.
+_LONGEST = 100
+_POLL = 0.01
+
+
+class _Right:
+    """What this process knows of a file's right: the system's locks do not tell one thread from another."""
+
+    def __init__(self) -> None:
+        self.thread, self.depth = threading.RLock(), 0
+
+
+_RIGHTS: dict[Path, _Right] = {}
+_GUARD = threading.Lock()
+
+
+def hidden_name(path: Path, ending: str) -> Path:
+    """A hidden file beside a file, for what belongs to it.
+
+    Args:
+        path: the file.
+        ending: of the hidden file's name.
+
+    Returns:
+        Its path; a long name is represented by its digest.
+
+    >>> hidden_name(Path("out/s.h5"), "lock")
+    PosixPath('out/.s.h5.lock')
+    """
+    name = os.fsencode(path.name)
+    short = path.name if len(name) <= _LONGEST else hashlib.sha256(name).hexdigest()[:32]
+    return path.with_name(f".{short}.{ending}")
+
+
+@contextmanager
+def writing_rights(path: str | Path, *, patience: float = 0.0) -> Iterator[None]:
+    """Hold the right to write a file, so that no other run writes it meanwhile; readers are not held up.
+
+    A thread that holds it may ask for it again.
+
+    Args:
+        path: the file; it need not exist, but its folder must. A symbolic link stands for the file it points to.
+        patience: seconds to wait for another writer.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        UserError: if another run holds it.
+        OSError: if nothing can be written beside the file.
+    """
+    target = Path(os.path.realpath(path))
+    with _GUARD:
+        right = _RIGHTS.setdefault(target, _Right())
+    if not right.thread.acquire(timeout=patience):
+        _refuse(path, "another thread of this program")
+    try:
+        with contextlib.nullcontext() if right.depth else _file_lock(path, hidden_name(target, "lock"), patience):
+            right.depth += 1
+            try:
+                yield
+            finally:
+                right.depth -= 1
+    finally:
+        right.thread.release()
+
+
+@contextmanager
+def _file_lock(path: str | Path, lock: Path, patience: float) -> Iterator[None]:
+    """The lock between processes: a hidden file, which the system unlocks when its holder dies."""
+    until = time.monotonic() + patience
+    while (descriptor := _locked(lock)) is None:
+        if time.monotonic() >= until:
+            with contextlib.suppress(OSError):
+                _refuse(path, f"another run (process {lock.read_text(encoding='ascii')[:20] or 'unknown'})")
+            _refuse(path, "another run")
+        time.sleep(_POLL)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            lock.unlink()
+        os.close(descriptor)
+
+
+def _locked(lock: Path) -> int | None:
+    """A descriptor of the locked file; None if another process has it."""
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Whoever had it may have removed the file between the opening and the lock.
+        if os.path.samestat(os.fstat(descriptor), os.stat(lock)):
+            os.pwrite(descriptor, str(os.getpid()).encode("ascii"), 0)
+            return descriptor
+    except (BlockingIOError, PermissionError, FileNotFoundError):
+        pass
+    except OSError:
+        return descriptor  # a file system without locks, or without room for a few bytes
+    os.close(descriptor)
+    return None
+
+
+def _refuse(path: str | Path, by: str) -> NoReturn:
+    raise UserError(f"{path} is being written by {by}: wait until that has ended, or choose another file")
