@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from basinscope.summary_table import with_error
+from spectra.interval import RULE, with_error
 from volume.audit import AuditRow
 from volume.audit_case import TRACE, VOLUME
 from volume.audit_report import AuditReport
@@ -29,9 +29,9 @@ _COLUMNS = (
 )
 _NONE = "–"
 _CAPTION = (
-    "nats, traces in % of the truth; ± one standard error over repeats; ! a bias beyond what 3 of them are in many "
-    "repeats. covers: repeats whose own 95 % interval holds the truth. for 1 nat: directions for an rms error of "
-    "1 nat, ~ extrapolated as if log terms were normal. A curvature product counts as 2 gradients."
+    f"nats, traces in % of the truth; {RULE}; ! a bias beyond what 3 standard errors are in many repeats. covers: "
+    "repeats whose own 95 % interval holds the truth. for 1 nat: directions for an rms error of 1 nat, ~ extrapolated "
+    "as if log terms were normal. A curvature product counts as 2 gradients."
 )
 
 
@@ -88,7 +88,7 @@ def _heading(name: str, rows: list[AuditRow]) -> Text:
             return text.append("truth of each quantity exact")
         return text.append("no truth is known: spread and mutual differences only")
     # A hundredth of a nat is read by nobody where the truth is a closed form.
-    value = with_error(truth.value, truth.error) if truth.error > 0.005 else f"{truth.value:.2f}"
+    value = with_error(truth.value, truth.half_width) if truth.half_width > 0.005 else f"{truth.value:.2f}"
     return text.append(f"true log volume {value} nat ({truth.how})")
 
 
@@ -117,8 +117,8 @@ def _cells(row: AuditRow) -> tuple[str, ...]:
 def _figure(figure: Figure, scale: float) -> str:
     if not math.isfinite(figure.value):
         return _NONE
-    error = figure.error * scale
-    return with_error(figure.value * scale, error) if error > 1e-4 else f"{figure.value * scale:.4f}"
+    half = figure.half_width * scale
+    return with_error(figure.value * scale, half) if half > 1e-4 else f"{figure.value * scale:.4f}"
 
 
 def _short(value: float) -> str:

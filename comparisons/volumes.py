@@ -20,6 +20,9 @@ from volume.preconditioners import adam_curvature
 from volume.priors import GaussianPrior
 from volume.study import VolumeSettings
 
+# Under this name the strategy of the basin's curvature is kept.
+BASIN = "basin"
+
 
 class CountedCosts(ManyCosts):
     """Costs at many points, which counts them."""
@@ -68,7 +71,7 @@ def method_result(evidence: Evidence, method: str) -> MethodResult:
 
     def build(tally: Tally) -> MethodResult:
         stored = evidence.stored_study
-        if stored is not None and method in stored.results:
+        if stored is not None and method in stored.results and not stored.results[method].failure:
             return stored.results[method]
         landscape = basin_landscape(evidence)
         landscape.many_costs = CountedCosts(landscape, tally)
@@ -84,7 +87,11 @@ def method_result(evidence: Evidence, method: str) -> MethodResult:
             seed=evidence.settings.seed,
         )
         prior = GaussianPrior.from_parameters_rms(landscape.theta)
-        return VolumeEstimator(landscape, settings, prior, moments=moments).run(method)
+        known = evidence.strategies.get(BASIN, "")
+        estimator = VolumeEstimator(landscape, settings, prior, moments=moments, strategy=known)
+        found = estimator.run(method)
+        evidence.keep_strategy(BASIN, estimator)
+        return found
 
     return evidence.item(method, build)
 

@@ -79,7 +79,9 @@ def _panel(axes: Axes, name: str, rows: list[AuditRow]) -> None:
         return
     axes.axvline(0.0, color=VERMILLION, linewidth=1.6, zorder=0)
     if truth.error > 0.0:
-        axes.axvspan(-1.96 * truth.error, 1.96 * truth.error, color=VERMILLION, alpha=0.2, linewidth=0.0)
+        half = truth.half_width
+        axes.axvspan(-half, half, color=VERMILLION, alpha=0.2, linewidth=0.0, label="95 % interval of the truth")
+        axes.legend(fontsize=7)
     axes.set_xscale("symlog", linthresh=_LINEAR)
     _decades(axes, max(float(np.abs(row.values - centre).max()) for row in rows))
     axes.set_xlabel("log volume less the truth (nat)", fontsize=8)

@@ -23,10 +23,12 @@ class CutoffSweep:
     Attributes:
         cutoffs: (q,) T, unit of the cost, ascending.
         results: by method, one result a cutoff; the directions of a sampled method are the same at all of them.
+        failures: by method, why it has none, a sentence.
     """
 
     cutoffs: Array
     results: Mapping[str, tuple[MethodResult, ...]] = field(default_factory=dict)
+    failures: Mapping[str, str] = field(default_factory=dict)
 
     def log_volumes(self, method: str) -> Array:
         """(q,) log-volumes, nats."""
@@ -35,6 +37,10 @@ class CutoffSweep:
     def half_widths(self, method: str) -> Array:
         """(q,) halves of the 95 % intervals, nats."""
         return np.array([result.half_width for result in self.results[method]])
+
+    def intervals(self, method: str) -> Array:
+        """(q, 2) ends of the 95 % intervals, nats."""
+        return np.array([result.known.interval() for result in self.results[method]]).reshape(-1, 2)
 
     def slopes(self, method: str) -> Array:
         """(q,) ``d log V / d log T``, dimensionless: n/2 where the cost is quadratic and the measure Lebesgue's.

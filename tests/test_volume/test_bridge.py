@@ -15,7 +15,8 @@ import torch
 
 from spectra.landscape import Landscape
 from spectra.many_gradients import ManyGradients
-from volume.bridge import LEAST_OVERLAP, bridge_volume
+from volume.acceptance_ratio import LEAST_OVERLAP
+from volume.bridge import bridge_volume
 from volume.bridge_result import BridgeResult
 from volume.bridge_settings import BridgeSettings
 from volume.bridge_store import read_bridge, refuse_other, write_bridge
