@@ -15,8 +15,8 @@ from comparisons.registry import REGISTRY
 
 _KEY = (
     "positive: flatter checkpoints have the smaller target; intervals of 95 % by bootstrap over configurations (seeds "
-    "drawn together; over checkpoints where configurations are few); p by permutation of the same, corrected for the "
-    "number of measures by Holm's method"
+    "drawn together; over checkpoints where configurations are few), no shorter than so few pairs allow; p by "
+    "permutation of the same, corrected for the number of measures by Holm's method"
 )
 
 
@@ -40,9 +40,9 @@ def ranking_table(rankings: Sequence[Ranking], against: str) -> Group:
         table.add_row(
             titles.get(row.measure, row.measure),
             f"{row.tau:+.2f}",
-            _ends(row.tau_interval),
+            ends(row.tau_interval),
             f"{row.rho:+.2f}",
-            _ends(row.rho_interval),
+            ends(row.rho_interval),
             f"{row.p_holm:.2g}",
             str(row.checkpoints),
         )
@@ -50,5 +50,13 @@ def ranking_table(rankings: Sequence[Ranking], against: str) -> Group:
     return Group(Padding(heading, (1, 0, 0, 0)), table, Text(_KEY, style="dim"))
 
 
-def _ends(interval: tuple[float, float]) -> str:
-    return "–" if math.isnan(interval[0]) else f"{interval[0]:+.2f} to {interval[1]:+.2f}"
+def ends(interval: tuple[float, float]) -> str:
+    """An interval of a correlation.
+
+    Args:
+        interval: its ends.
+
+    Returns:
+        The text.
+    """
+    return "unknown" if math.isnan(interval[0]) else f"{interval[0]:+.2f} to {interval[1]:+.2f}"

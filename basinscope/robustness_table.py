@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from basinscope.ranking_table import ends
 from comparisons.findings import Findings
 from comparisons.registry import REGISTRY
 from comparisons.sign_errors import SignErrors
@@ -47,7 +48,7 @@ def robustness_table(found: Findings) -> Group:
             row = rows.get(ranking.measure)
             mark = " !" if row is not None and row.reversed else ""
             cells.append("–" if row is None else f"{row.tau:+.2f}{mark}")
-            cells.append("–" if row is None else "{:+.2f} to {:+.2f}".format(*row.tau_interval))
+            cells.append("–" if row is None else ends(row.tau_interval))
         if signs:
             cells += _wrong(errors.get(ranking.measure))
         table.add_row(titles.get(ranking.measure, ranking.measure), *cells)
