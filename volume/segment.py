@@ -126,14 +126,19 @@ def segment_volume(
     _check(training, validation, cutoff, standard_deviation, k)
     values, vectors = torch.linalg.eigh(training.to_dense().double())
     level = 10.0 * training.size * torch.finfo(training.dtype).eps if tolerance is None else tolerance
-    mapped = _mapped(values.cpu().numpy(), negative, level, f"training {training.name}")
+    values = values.cpu()
+    rounding = level * float(values.abs().max())
+    mapped = _mapped(values.numpy(), negative, rounding, f"training {training.name}")
     across = numerical_rank(mapped, tolerance=level, name=f"training {training.name}")
     counted = np.flatnonzero(mapped > across.threshold)
     null = np.flatnonzero(mapped <= across.threshold)
     inner = _restricted(validation, vectors.T[torch.as_tensor(null, device=vectors.device)])
     within = 10.0 * max(len(null), 1) * torch.finfo(validation.dtype).eps
-    # Rounding below zero is zero.
-    inner = np.maximum(_mapped(inner, negative, within, f"validation {validation.name}"), 0.0)
+    if not validation.definite:
+        # What the validation set does not see is rounding of the whole, not of itself.
+        own = within * float(np.abs(inner).max(initial=0.0))
+        inner = _mapped(inner, negative, max(own, rounding), f"validation {validation.name}")
+    inner = np.maximum(inner, 0.0)
     along = numerical_rank(inner, tolerance=within, name=f"validation {validation.name}")
     shift = 0.0 if standard_deviation is None else k / standard_deviation**2
     # What the validation set does not see is rounding there, and is taken as zero.
@@ -165,10 +170,10 @@ def _check(
         raise UserError(f"k must be non-negative and finite, got {k:g}")
 
 
-def _mapped(values: Array, negative: str, level: float, name: str) -> Array:
+def _mapped(values: Array, negative: str, rounding: float, name: str) -> Array:
     """Eigenvalues after the rule for negative ones; those within rounding of zero are below no rule."""
     rule = negative_rule(negative)
-    below = int((values < -level * np.abs(values).max(initial=0.0)).sum())
+    below = int((values < -rounding).sum())
     if negative == "raise" and below:
         raise IndefiniteError(
             f"the {name} is not positive semidefinite: {below:,} of {len(values):,} eigenvalues are negative (the "
