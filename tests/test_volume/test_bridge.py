@@ -28,8 +28,9 @@ from volume.bridge_settings import BridgeSettings
 from volume.bridge_store import read_bridge, refuse_other, write_bridge
 from volume.exact import log_gaussian_ball, log_power_ball
 from volume.hamiltonian import SMALLEST_SHARE, StepSize
-from volume.ladder import reached
+from volume.ladder import goal, reached
 from volume.priors import GaussianPrior, UniformPrior
+from volume.rung import RungState
 from volume.saddlepoint import QuadraticForm, log_distribution
 
 SIGMAS = 6.5
@@ -379,6 +380,6 @@ def test_masses_and_slopes_stay_possible() -> None:
 
 
 def test_costs_below_the_checkpoints_own_are_refused() -> None:
-    cost = landscape(lambda x: (x - 1.0).square().sum(-1), torch.zeros(4).double())
-    with pytest.raises(ValueError, match="it is no minimum of this cost, and no cooling leads to the cutoff"):
-        bridge_volume(cost, GaussianPrior(1.0), BridgeSettings(cutoffs=(0.05,), origin="prior", draws=20, seed=0))
+    with pytest.raises(ValueError, match="it is no minimum of this cost, and no cooling leads to the cutoff 0.5"):
+        goal(RungState(2.0, 0.0), np.full((4, 2), -1.0), 0.5)
+    assert goal(RungState(2.0, 0.0), np.full((4, 2), 1.0), 0.5).inverse_temperature == pytest.approx(4.0)
