@@ -233,6 +233,8 @@ def _meaning(density: SpectralDensity, resolved: Estimate, floor: float, converg
         what = "are more than rounding explains: try --dtype float64" if far else "are rounding"
         seen = f"those seen, down to {lowest:.3g}, {what}"
         return f"a {operator_title(density.operator)} matrix has no negative eigenvalue: {seen}"
+    if math.isinf(floor):
+        return "one Lanczos step tells no signs: more steps"
     if lowest >= -floor:
         return f"no eigenvalue is resolvably below zero: those seen are within {floor:.2g} of it"
     low, high = resolved.interval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
@@ -97,7 +98,8 @@ def _figure_rows(summary: Summary) -> Iterator[tuple[str, str, str]]:
     lowest, highest = spectrum.density.support
     yield "support of the nodes", f"from {lowest:.4g} to {highest:.4g}", curvature
     if summary.resolution > 0.0:
-        yield "resolution near zero", f"{summary.resolution:.2g}", curvature
+        known = math.isfinite(summary.resolution)
+        yield "resolution near zero", f"{summary.resolution:.2g}" if known else "none: one step", curvature
     yield "below zero", summary.negative.meaning, ""
 
 

@@ -95,18 +95,22 @@ def _rows(study: VolumeStudy, columns: Sequence[int]) -> Table:
 def _cells(result: MethodResult) -> tuple[str, ...]:
     if result.failure:
         return (result.method, *[_NONE] * (len(_COLUMNS) - 1))
-    first = (result.method, result.kind, log_volume_cell(result), f"{result.log10_volume:.6g}")
+    first = (result.method, result.kind, log_volume_cell(result), _six(result.log10_volume))
     bound, sampled = result.lower_bound, result.sampled
     if sampled is None or bound is None:
         derived, dimension = (_number(result.figures, name) for name in ("derived_k", "effective_dimension"))
         return (*first, _NONE, _NONE, _NONE, _NONE, derived, dimension)
     evaluations = f"{sampled.evaluations.mean():.3g}"
     share, effective = f"{sampled.largest_share:.0%}", f"{sampled.effective_samples:.3g}"
-    return (*first, f"{bound:.6g}", share, effective, evaluations, _NONE, _NONE)
+    return (*first, _six(bound), share, effective, evaluations, _NONE, _NONE)
+
+
+def _six(value: float) -> str:
+    return f"{value:.6g}" if math.isfinite(value) else with_error(value, 0.0)
 
 
 def _number(figures: Mapping[str, float], name: str) -> str:
-    return f"{figures[name]:.3g}" if name in figures else _NONE
+    return f"{figures[name]:.3g}" if math.isfinite(figures.get(name, math.nan)) else _NONE
 
 
 def _caption(study: VolumeStudy) -> Padding:

@@ -116,5 +116,6 @@ class Chains:
 
 
 def _number(function: Callable[..., Any], draws: Array, method: str) -> float:
-    """One of arviz's diagnostics of draws (chains, draws)."""
-    return float(function(draws, method=method))
+    """One of arviz's diagnostics of draws (chains, draws); nan where all draws are the same."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return float(function(draws, method=method))

@@ -94,8 +94,9 @@ def _with_error(value: float, half: float) -> str:
         return with_error(value, half)
     if not math.isfinite(half):
         return f"{value:.4g} ± ?"
-    if half < 1e-5 * abs(value):
-        return f"{value:.5g}"
+    if half <= 1e-5 * abs(value):
+        # Without the sign of a zero.
+        return f"{value + 0.0:.5g}"
     largest = max(abs(value), half)
     exponent = math.floor(math.log10(largest)) if largest > 0.0 else 0
     plain = -3 <= exponent < 6

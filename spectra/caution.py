@@ -135,7 +135,9 @@ def for_shift(density: SpectralDensity, shift: float, negative: str) -> tuple[st
     if lowest >= 0.0:
         resolution = max(resolution, -outer)  # as far below zero as the lowest node may belong
     distance = shift + min(lowest, 0.0)
-    if 0.0 < distance < resolution:
+    if math.isinf(resolution):
+        found.append("one Lanczos step resolves nothing near the shift: more steps")
+    elif 0.0 < distance < resolution:
         found.append(
             f"shift {shift:.3g} leaves {distance:.3g} to the lowest eigenvalue, below the quadrature's resolution "
             f"{resolution:.3g} there: more steps, or a larger shift"

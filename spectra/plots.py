@@ -138,7 +138,9 @@ def _density_panel(axes: Axes, spectrum: Spectrum, view: SmoothedDensity, unit: 
         shade: dict[str, Any] = {"color": VERMILLION, "alpha": 0.45}
         shade["label"] = _below_zero(density, resolution)
         axes.fill_between(x, floor / 10, np.maximum(counts, floor / 10), where=x <= 0.0, **shade)
-    if resolution > 0.0:
+    if np.isinf(resolution):
+        axes.plot([], [], " ", label="one Lanczos step has no resolution")
+    elif resolution > 0.0:
         label = f"resolution near zero: ± {resolution:.2g}"
         axes.axvspan(-resolution, resolution, color=GREY, alpha=0.2, linewidth=0, label=label)
     _eigenvalue_ticks(axes, spectrum)
@@ -171,7 +173,7 @@ def _has_negative(density: SpectralDensity) -> bool:
 def _below_zero(density: SpectralDensity, resolution: float) -> str:
     below = density.mass_below(0.0).value
     words = f"below zero: {below:,.0f} of {density.size:,}"
-    if resolution == 0.0:
+    if resolution == 0.0 or np.isinf(resolution):
         return f"{words} ({100 * below / density.size:.2g} %)"
     return f"{words}, {density.mass_below(-resolution).value:,.0f} beyond the resolution"
 
@@ -216,7 +218,8 @@ def _rank_panel(axes: Axes, spectrum: Spectrum, unit: str) -> None:
                 elinewidth=1,
                 label=f"{name}, bar: residual norm",
             )
-    axes.set_yscale("log")
+    if np.any(values != 0.0):
+        axes.set_yscale("log")
     axes.set_xlabel("rank by magnitude")
     axes.set_ylabel(f"|λ| ({unit})")
     axes.set_title(f"{len(values)} {_known(spectrum)} eigenvalues", fontsize=10)
@@ -249,7 +252,10 @@ def _tail_panel(axes: Axes, spectrum: Spectrum, view: SmoothedDensity, unit: str
     axes.set_ylabel("eigenvalues at or beyond λ")
     band = f"\n{_over_probes(density)}" if several else ""
     axes.set_title(f"number of eigenvalues at least as far from zero{band}", fontsize=10)
-    axes.legend(loc="upper right", fontsize=8)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="upper right", fontsize=8)
+    else:
+        axes.text(0.5, 0.5, "none differs from zero", ha="center", transform=axes.transAxes, fontsize=9)
 
 
 def _ended(values: Array, side: str) -> Array:

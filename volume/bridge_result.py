@@ -246,7 +246,9 @@ class BridgeResult:
 
         def each(function: Callable[..., float], name: str) -> Array:
             arrays = (getattr(rung, name) for rung in self.rungs[1:])
-            return np.array([float(function(a, chain_axis=1, draw_axis=0)) for a in arrays])
+            # Of draws that are all the same there is none: nan.
+            with np.errstate(invalid="ignore", divide="ignore"):
+                return np.array([float(function(a, chain_axis=1, draw_axis=0)) for a in arrays])
 
         return Diagnostics(
             rhat_cost=each(array_stats.rhat, "costs"),

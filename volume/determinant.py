@@ -9,6 +9,7 @@ from spectra.caution import IndefiniteError
 from spectra.density import SpectralDensity
 from spectra.errors import UserError
 from spectra.estimate import Estimate, difference
+from spectra.interval import short
 from spectra.operator_title import operator_title
 from volume.quadratic_mass import QuadraticMass
 from volume.radial import log_ball_volume
@@ -44,7 +45,7 @@ class DeterminantVolume:
     def verdict(self) -> str:
         """One sentence: the volume with its errors, the shift it rests on, and what speaks against it."""
         low, high = self.log_volume.interval()
-        derived = f", derived k {self.derived_k:.3g}" if self.derived_k is not None else ""
+        derived = f", derived k {short(self.derived_k)}" if self.derived_k is not None else ""
         doubt = "; ".join(self.log_volume.cautions) or "nothing speaks against it"
         return (
             f"log volume {self.log_volume.value:.6g} nats (95 % interval {low:.6g} to {high:.6g}) at cutoff "

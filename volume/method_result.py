@@ -141,6 +141,10 @@ def _of_sample(sampled: VolumeEstimate) -> list[str]:
     return [*words, *sampled.cautions]
 
 
+def _derived(k: float) -> str:
+    return f"{k:.3g}" if math.isfinite(k) else "none"
+
+
 def _corrected(result: MethodResult) -> list[str]:
     k = result.figures.get("k")
     return [] if k is None else [f"the volume where the cost plus k/2 |x|^2 / s^2, k = {k:.3g}, is below the cutoff"]
@@ -153,7 +157,7 @@ def _of_determinant(result: MethodResult) -> list[str]:
     if k is not None and derived is not None:
         ratio = k / derived if derived > 0.0 else math.inf
         if not 1.0 / _TELL_RATIO < ratio < _TELL_RATIO:
-            told = f"k = {k:.3g} was chosen, the prior's mass derives {derived:.3g} at this cutoff"
+            told = f"k = {k:.3g} was chosen, the prior's mass derives {_derived(derived)} at this cutoff"
             dimension = result.figures.get("effective_dimension")
             if dimension is not None:
                 told += f": the shift, not the curvature, decides all but {dimension:.3g} dimensions"

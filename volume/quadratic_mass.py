@@ -68,7 +68,7 @@ class QuadraticMass:
         doubt = "; ".join(self.log_mass.cautions) or "nothing speaks against it"
         return (
             f"log mass {self.log_mass.value:.6g} nats (95 % interval {low:.6g} to {high:.6g}) at cutoff "
-            f"{self.cutoff:g}, derived k {self.derived_k:.3g}: {doubt}"
+            f"{self.cutoff:g}, derived k {short(self.derived_k)}: {doubt}"
         )
 
 
