@@ -117,8 +117,10 @@ def _cells(row: AuditRow) -> tuple[str, ...]:
 def _figure(figure: Figure, scale: float) -> str:
     if not math.isfinite(figure.value):
         return _NONE
-    half = figure.half_width * scale
-    return with_error(figure.value * scale, half) if half > 1e-4 else f"{figure.value * scale:.4f}"
+    value, half = figure.value * scale, figure.half_width * scale
+    if half > 1e-4:
+        return with_error(value, half)
+    return f"{value:.4f}" if abs(value) >= 5e-5 else "0"
 
 
 def _short(value: float) -> str:
