@@ -204,7 +204,7 @@ def _checkpoint(request: AuditRequest, path: Path, strategy: str) -> tuple[tuple
         landscape=landscape,
         moments=_moments(checkpoint, landscape),
     )
-    unit = getattr(landscape.cost_function, "unit", "")
+    unit = getattr(landscape.cost_function, "unit", "cost")
     made = f"{_effort(request)}, cutoff {request.cutoff:g} {unit}, prior {prior.name}"
     notes = (made,) if truth is not None else (made, UNKNOWN)
     return (case,), AuditReport(_empty(request), (), path.name, request.command, notes, strategy)

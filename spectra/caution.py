@@ -90,7 +90,7 @@ def refuse_determinant(density: SpectralDensity, shift: float) -> NoReturn:
     """Refuses a shift inside the negative eigenvalues."""
     raise IndefiniteError(
         f"the {operator_title(density.operator)} plus {shift:.3g} is not positive definite: "
-        f"{_mass(density, -shift)} lie at or below {-shift:.3g} (smallest node {density.support[0]:.3g}), so its "
+        f"{_mass(density, -shift)} lie at or below {0.0 - shift:.3g} (smallest node {density.support[0]:.3g}), so its "
         "log-determinant does not exist",
         _shift_or_rule(density),
         needed=-density.support[0],
@@ -119,7 +119,7 @@ def for_shift(density: SpectralDensity, shift: float, negative: str) -> tuple[st
         rule = "" if negative == "raise" else f"; they were taken by the rule '{negative}'"
         found.append(
             f"shift {shift:.3g} is inside the negative eigenvalues: {_mass(density, -shift)} lie at or below "
-            f"{-shift:.3g} (smallest node {lowest:.3g}){rule}"
+            f"{0.0 - shift:.3g} (smallest node {lowest:.3g}){rule}"
         )
     elif negative != "raise" and lowest < 0.0:
         found.append(f"{_mass(density, 0.0)} are negative and were taken by the rule '{negative}'")
