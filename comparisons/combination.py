@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from comparisons.flatness import Reading
+from comparisons.flatness import Reading, reading_of
 from spectra.errors import UserError
 from spectra.estimate import Estimate
 
@@ -29,8 +29,8 @@ def combined(
         highest: largest one.
 
     Returns:
-        The reading; truncation errors are carried one by one and added. An error is unknown (inf) where the function
-        has no value without a probe, or within a truncation error.
+        The reading, its value in the range; truncation errors are carried one by one and added. An error is unknown
+        (inf) where the function has no value without a probe, or within a truncation error.
 
     Raises:
         UserError: if the numbers of probes differ.
@@ -50,16 +50,16 @@ def combined(
             truncation += abs(_at(function, moved) - centre)
     cautions = tuple(dict.fromkeys(text for one in estimates for text in one.cautions))
     samples = counts.pop() if counts else 0
-    return Reading(
+    found = Estimate(
         value=centre,
         standard_error=_jackknife(function, estimates, samples),
-        cautions=cautions,
-        details=details or {},
         truncation_error=truncation if math.isfinite(truncation) else math.inf,
-        samples=samples,
+        cautions=cautions,
+        freedom=samples - 1.0 if samples else math.inf,
         lowest=lowest,
         highest=highest,
     )
+    return reading_of(found.possible(), details=details)
 
 
 def ratio(part: float, whole: float) -> float:

@@ -45,7 +45,7 @@ class Reading:
     cautions: tuple[str, ...] = ()
     details: Mapping[str, float] = field(default_factory=dict)
     truncation_error: float = 0.0
-    samples: int = 0
+    samples: float = 0.0
     traces: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     lowest: float = -math.inf
     highest: float = math.inf
@@ -91,7 +91,7 @@ def reading_of(estimate: Estimate, *, details: Mapping[str, float] | None = None
         details=details or {},
         truncation_error=estimate.truncation_error,
         # As many samples as have these degrees of freedom; an error without any is unknown.
-        samples=0 if math.isinf(estimate.degrees) else int(estimate.degrees) + 1,
+        samples=0.0 if math.isinf(estimate.degrees) else estimate.degrees + 1.0,
         lowest=estimate.lowest,
         highest=estimate.highest,
     )

@@ -187,7 +187,7 @@ def _outcome(numbers: dict[str, float], remarks: Any, details: Any, traces: dict
         tuple(remarks["cautions"]),
         details,
         numbers["truncation_error"],
-        int(numbers["samples"]),
+        float(numbers["samples"]),
         traces,
         numbers.get("lowest", -math.inf),
         numbers.get("highest", math.inf),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from torch import Tensor
 
 from comparisons.evidence import Evidence
-from comparisons.flatness import Measure, Reading
+from comparisons.flatness import Measure, Reading, reading_of
 from comparisons.work import Tally
 from spectra.checkpoint import AdamMoments, adam_moments
 from spectra.costs import CrossEntropy, kl_from_anchor
@@ -143,13 +144,10 @@ def ellipsoid_slice(evidence: Evidence) -> Reading:
 def _reading(result: MethodResult) -> Reading:
     assert result.sampled is not None
     details = {"bits": -result.log_volume / math.log(2.0), "largest share": result.sampled.largest_share}
-    return Reading(
-        value=result.log_volume,
-        # The bootstrap's error means nothing where few directions carry the sum.
-        standard_error=result.sampled.standard_error if result.trusted else math.inf,
-        cautions=() if result.trusted else (result.verdict,),
-        details=details,
-    )
+    if result.trusted:
+        return reading_of(result.known, details=details)
+    # The bootstrap's error means nothing where few directions carry the sum.
+    return replace(reading_of(result.known, details=details), standard_error=math.inf, cautions=(result.verdict,))
 
 
 MEASURES = (

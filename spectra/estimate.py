@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spectra.errors import UserError
-from spectra.interval import LEVEL, ends, half_width, joint_freedom
+from spectra.interval import LEVEL, ends, half_width, joint_freedom, short
 
 Array = NDArray[np.float64]
+# A value this far outside of its range, relative to one, is inside it but for rounding.
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +82,27 @@ class Estimate:
         (2.0, 2.0)
         """
         return ends(self.value, self.half_width(level), self.lowest, self.highest)
+
+    def possible(self) -> Estimate:
+        """The estimate, or, where its value is none that the quantity can have, the nearest one with a caution.
+
+        Returns:
+            The estimate with a value in its range; the way to it is one more error that more probes do not reduce.
+
+        >>> found = Estimate(0.2, 0.5, lowest=1.0).possible()
+        >>> found.value, found.cautions
+        (1.0, ('the estimate of 0.2 is below 1, the least possible, which stands in its place',))
+        """
+        nearest = min(max(self.value, self.lowest), self.highest)
+        if math.isnan(self.value) or nearest == self.value:
+            return self
+        kind = "below {}, the least" if nearest > self.value else "above {}, the most"
+        told = (
+            f"the estimate of {short(self.value)} is {kind.format(short(nearest))} possible, which stands in its place"
+        )
+        moved = abs(nearest - self.value)
+        cautions = self.cautions if moved <= ROUNDING * max(1.0, abs(nearest)) else (*self.cautions, told)
+        return replace(self, value=nearest, truncation_error=self.truncation_error + moved, cautions=cautions)
 
     def transform(self, function: Callable[[float], float], derivative: Callable[[float], float]) -> Estimate:
         """The estimate of ``function(value)``, its errors carried to first order (delta method); it is monotone."""

@@ -72,7 +72,7 @@ class MethodResult:
         found = self.estimate if self.sampled is None else self.sampled.estimate
         assert found is not None
         # The logarithm of a probability is not positive.
-        return replace(found, highest=0.0) if self.kind == "mass" else found
+        return replace(found, highest=0.0).possible() if self.kind == "mass" else found
 
     @property
     def log_volume(self) -> float:
@@ -108,14 +108,14 @@ class MethodResult:
     @property
     def lower_bound(self) -> float | None:
         """Bound at 95 % confidence of a sampled method, nats; None for a determinant."""
-        return None if self.sampled is None else self.sampled.lower_bound(0.95)
+        return None if self.sampled is None else min(self.sampled.lower_bound(0.95), self.known.highest)
 
     @property
     def trusted(self) -> bool:
         """Whether the number is an estimate with an error, and not merely a bound."""
         if self.sampled is not None:
             return self.sampled.effective_samples >= 30 and math.isfinite(self.sampled.log_volume)
-        return self.estimate is not None and self.estimate.trusted
+        return self.estimate is not None and self.known.trusted
 
     @property
     def verdict(self) -> str:
@@ -124,7 +124,7 @@ class MethodResult:
             return f"no value: {self.failure}"
         if self.sampled is None:
             return "; ".join(_of_determinant(self))
-        return "; ".join([*_of_sample(self.sampled), *_corrected(self)])
+        return "; ".join([*_of_sample(self.sampled), *self.known.cautions, *_corrected(self)])
 
 
 def _of_sample(sampled: VolumeEstimate) -> list[str]:
@@ -138,7 +138,7 @@ def _of_sample(sampled: VolumeEstimate) -> list[str]:
     largest = float(sampled.radial_error[int(sampled.log_terms.argmax())])
     if largest > _TELL_RADIAL:
         words.append(f"the crossing of the largest term may be off by {largest:.2g} nats")
-    return [*words, *sampled.cautions]
+    return words
 
 
 def _derived(k: float) -> str:
@@ -151,8 +151,7 @@ def _corrected(result: MethodResult) -> list[str]:
 
 
 def _of_determinant(result: MethodResult) -> list[str]:
-    assert result.estimate is not None
-    words = list(result.estimate.cautions)
+    words = list(result.known.cautions)
     k, derived = result.figures.get("k"), result.figures.get("derived_k")
     if k is not None and derived is not None:
         ratio = k / derived if derived > 0.0 else math.inf

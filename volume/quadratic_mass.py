@@ -141,7 +141,7 @@ def quadratic_mass(
 
 def _estimate(value: float, pseudo: Array, truncation: float, cautions: tuple[str, ...]) -> Estimate:
     if len(pseudo) == 0:
-        return Estimate(value, 0.0, truncation, cautions=cautions, highest=0.0)
+        return Estimate(value, 0.0, truncation, cautions=cautions, highest=0.0).possible()
     # The logarithm of a probability.
     estimate = replace(from_samples(pseudo, truncation_error=truncation, cautions=cautions), highest=0.0)
     if truncation > max(_TELL_TRUNCATION, 3.0 * estimate.standard_error):
@@ -150,7 +150,7 @@ def _estimate(value: float, pseudo: Array, truncation: float, cautions: tuple[st
         )
         estimate = replace(estimate, cautions=(*estimate.cautions, advice))
     # The jackknife's value would be the mean of the pseudo-values; the plain one is kept, and is its like.
-    return replace(estimate, value=value)
+    return replace(estimate, value=value).possible()
 
 
 @dataclass(frozen=True, eq=False)
