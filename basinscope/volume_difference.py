@@ -117,7 +117,7 @@ def _of_rays(one: MethodResult, two: MethodResult, seeded: bool) -> tuple[Estima
     cautions: tuple[str, ...] = ()
     if not (one.trusted and two.trusted):
         cautions = ("few directions carry one of the volumes or both: a difference of lower bounds is no bound",)
-    value = left.log_volume - right.log_volume
+    value = one.log_volume - two.log_volume
     paired = seeded and left.size == right.size and len(left.log_terms) == len(right.log_terms)
     if paired and math.isfinite(value):
         freedom = min(one.known.degrees, two.known.degrees)

@@ -19,6 +19,7 @@ from comparisons.rank_correlation import kendall, spearman
 from comparisons.resampling import kendalls_of, multiplicities, spearmans_of
 from comparisons.targets import target_values
 from spectra.errors import UserError
+from spectra.interval import LEVEL
 
 Array = NDArray[np.float64]
 LEAST = 4
@@ -153,9 +154,11 @@ def ends_of(drawn: Array, tau: float, wholes: int, scale: Callable[[float], floa
     known = drawn[np.isfinite(drawn)]
     if len(known) == 0:
         return math.nan, math.nan
-    low, high = (float(end) for end in np.percentile(known, [2.5, 97.5]))
+    low, high = (float(end) for end in np.quantile(known, [0.5 - LEVEL / 2.0, 0.5 + LEVEL / 2.0]))
     pairs = wholes * (wholes - 1) / 2.0
-    discordant, concordant = (float(stats.gamma.ppf(0.975, (1.0 - s * tau) / 2.0 * pairs + 1.0)) for s in (1.0, -1.0))
+    discordant, concordant = (
+        float(stats.gamma.ppf(0.5 + LEVEL / 2.0, (1.0 - s * tau) / 2.0 * pairs + 1.0)) for s in (1.0, -1.0)
+    )
     least, most = max(1.0 - 2.0 * discordant / pairs, -1.0), min(2.0 * concordant / pairs - 1.0, 1.0)
     return min(low, scale(least)), max(high, scale(most))
 

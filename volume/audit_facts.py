@@ -13,7 +13,7 @@ from scipy.special import logsumexp
 from scipy.stats import linregress
 from torch import Tensor
 
-from spectra.interval import half_width
+from spectra.interval import half_width, with_error
 from volume.audit_statistics import FACTORS, Figure, mean_of, overestimates
 from volume.cost_surface import ClosedFormCost
 from volume.exact import log_ellipsoid
@@ -155,7 +155,7 @@ def slope_in_cutoff(seed: int = 0) -> Fact:
     claimed = len(_MILD) / 2.0
     fits = abs(line.slope - claimed) < ERRORS * line.stderr + 1e-3 * claimed
     half = half_width(float(line.stderr), len(cutoffs) - 2)
-    measured = f"n = 200, T = 1e-5 to 1e-2: slope {line.slope:.4f} ± {half:.1g}, n/2 = {claimed:g}"
+    measured = f"n = 200, T = 1e-5 to 1e-2: slope {with_error(float(line.slope), half)}, n/2 = {claimed:g}"
     claim = "log V against log T has slope n/2 for a quadratic"
     return Fact("e", claim, measured, HOLDS if fits else "fails", float(line.slope), float(line.stderr))
 
@@ -173,7 +173,7 @@ def zero_eigenvalue(seed: int = 0) -> Fact:
         growths.append(float(line.slope))
         errors.append(float(line.stderr))
         half = half_width(float(line.stderr), len(counts) - 2)
-        lines.append(f"{line.slope:.2f} ± {half:.2f}")
+        lines.append(with_error(float(line.slope), half))
     bias = mean_of(_means(shifted, 4) - log_ellipsoid(flat + shift, _CUTOFF))
     grows = growths[0] > ERRORS * errors[0] and growths[1] < 0.25 * growths[0] and bias.value < -ERRORS * bias.error
     measured = (
@@ -229,4 +229,4 @@ def _means(terms: Array, count: int) -> Array:
 
 
 def _pm(figure: Figure) -> str:
-    return f"{figure.value:.3f} ± {figure.half_width:.3f}"
+    return with_error(figure.value, figure.half_width)

@@ -90,4 +90,5 @@ def _rungs(axes: Axes, result: BridgeResult) -> None:
     axes.axhline(LARGEST_RHAT, color=GREY, linestyle="--", linewidth=1.0)
     axes.set_xlabel("rung")
     axes.set_ylabel("R-hat")
-    axes.legend(fontsize=8)
+    # Above the panel: inside it would hide some of the many points.
+    axes.legend(fontsize=8, ncols=2, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2, frameon=False)
