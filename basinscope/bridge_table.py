@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,7 +14,7 @@ from rich.text import Text
 
 from basinscope.summary import finite
 from spectra.estimate import Estimate, independent
-from spectra.interval import RULE, half_width, short, with_ends, with_error
+from spectra.interval import RULE, half_width, with_ends, with_error
 from volume.bridge_cautions import bridge_cautions
 from volume.bridge_plots import ORIGIN, bridge_figure
 from volume.bridge_result import BridgeResult, BridgeVolume
@@ -188,34 +188,13 @@ def _answers(result: BridgeResult, unit: str) -> Padding:
 
 
 def _curve(result: BridgeResult, unit: str) -> Padding:
-    curve = result.curve(SHOWN)
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", title_justify="left")
-    table.add_column("across cutoffs", no_wrap=True)
-    for volume in curve:
-        table.add_column(f"{volume.cutoff:.3g}", justify="right", no_wrap=True)
-    table.add_row("log V (nat)", *(_rounded(volume) for volume in curve))
-    _add_errors(table, [volume.mass for volume in curve])
-    table.add_row("slope", *(f"{volume.slope:.3g}" for volume in curve))
-    _add_errors(table, [volume.rise for volume in curve])
-    return Padding(Group(table, Text(f"cutoffs in {unit}", style="dim")), (0, 0, 1, 0))
-
-
-def _add_errors(table: Table, found: Sequence[Estimate]) -> None:
-    """Half widths, or both ends where some interval is cut to what is possible."""
-    halves, intervals = [one.half_width() for one in found], [one.interval() for one in found]
-    whole = [(one.value - half, one.value + half) for one, half in zip(found, halves, strict=True)]
-    if intervals == whole:
-        table.add_row("its ±", *(f"{half:.2g}" for half in halves))
-        return
-    for name, place in (("95 % from", 0), ("to", 1)):
-        table.add_row(name, *(short(ends[place]) for ends in intervals))
-
-
-def _rounded(volume: BridgeVolume) -> str:
-    """A log-volume to the first digit of its error, whole nats at most."""
-    half = volume.mass.half_width()
-    places = min(max(-math.floor(math.log10(half)), 0), 3) if half > 0.0 else 3
-    return f"{volume.log_volume + 0.0:,.{places}f}"
+    table = Table(box=None, padding=(0, 3, 0, 0), header_style="bold")
+    for title in (f"across cutoffs ({unit})", "log V (nat)", "slope"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for volume in result.curve(SHOWN):
+        masses, slopes = volume.mass.interval(), volume.rise.interval()
+        table.add_row(f"{volume.cutoff:.3g}", with_ends(volume.log_volume, masses), with_ends(volume.slope, slopes))
+    return Padding(table, (0, 0, 1, 0))
 
 
 def _checks(result: BridgeResult) -> Table:
@@ -229,7 +208,7 @@ def _checks(result: BridgeResult) -> Table:
 
 def _check_rows(result: BridgeResult) -> Iterator[tuple[str, str]]:
     def shown(value: float, error: float) -> str:
-        return with_error(value + 0.0, half_width(error, result.freedom))
+        return with_error(value, half_width(error, result.freedom))
 
     links = shown(float(result.log_normalisers[0][-1]), result.links_error)
     yield "log Z of the last rung", f"{links} nat by neighbours' acceptance ratios"

@@ -192,6 +192,8 @@ def with_error(value: float, half: float) -> str:
 
     >>> with_error(1234.5678, 0.0234), with_error(3.2e-7, 1.2e-9), with_error(2.0, 0.0)
     ('1234.568 ± 0.023', '(3.200 ± 0.012)e-07', '2')
+    >>> with_error(-0.004, 0.56), with_error(-0.0, 0.0)
+    ('0.00 ± 0.56', '0')
     >>> with_error(math.nan, 1.0), with_error(2.0, math.inf), with_error(-math.inf, 0.0)
     ('unknown', '2 ± unknown', '-infinite')
     """
@@ -200,13 +202,14 @@ def with_error(value: float, half: float) -> str:
     if math.isinf(value):
         return "infinite" if value > 0.0 else "-infinite"
     if not math.isfinite(half):
-        return f"{value:.4g} ± unknown"
+        return f"{value + 0.0:.4g} ± unknown"
     largest = max(abs(value), half)
     if half == 0.0 or half < 1e-9 * largest:
-        return f"{value:.7g}"
+        return f"{value + 0.0:.7g}"
     exponent = math.floor(math.log10(largest))
     plain = -3 <= exponent < 6
     scale = 1.0 if plain else 10.0**exponent
     decimals = max(0, 1 - math.floor(math.log10(half / scale)))
-    text = f"{value / scale:.{decimals}f} ± {half / scale:.{decimals}f}"
+    # Added to zero, a minus that rounding leaves alone goes away.
+    text = f"{round(value / scale, decimals) + 0.0:.{decimals}f} ± {half / scale:.{decimals}f}"
     return text if plain else f"({text})e{exponent:+03d}"
