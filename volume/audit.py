@@ -31,6 +31,8 @@ Array = NDArray[np.float64]
 Progress = Callable[[int, int, str], None]
 # Level of an interval of 3 standard errors of a normal: a bias outside of it is one.
 _BEYOND = math.erf(3.0 / math.sqrt(2.0))
+# Of products in float32, relative to the truth.
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +106,7 @@ class AuditRow:
             return Share(0, 0)
         told = [reading for reading in self.readings if reading.has_interval]
         # A closed form is exact to rounding, and an interval of width zero may miss it by that.
-        slack = truth.error + 1e-9 * max(1.0, abs(truth.value))
+        slack = truth.error + _ROUNDING * max(1.0, abs(truth.value))
         return Share(sum(reading.covers(truth.value, slack) for reading in told), len(told))
 
     @property
@@ -167,7 +169,7 @@ class AuditRow:
         if truth is None or not len(self.values):
             return False
         error = half_width(self.bias.error, self.bias.freedom, level=_BEYOND)
-        return abs(self.bias.value) > error + 1e-9 * max(1.0, abs(truth.value))
+        return abs(self.bias.value) > error + _ROUNDING * max(1.0, abs(truth.value))
 
     @property
     def _sampled(self) -> list[AuditReading]:
