@@ -34,8 +34,8 @@ def robustness_table(found: Findings) -> Group:
     held = [(given, {one.measure: one for one in rows}) for given, rows in found.partials]
     errors = {one.measure: one.sign_errors for one in found.standings}
     signs = any(one is not None for one in errors.values())
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("measure", no_wrap=True)
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("measure")
     heads = [title for given, _ in held for title in (f"given {given}", "95 %")]
     for title in [*heads, *(("sign error", "worst") if signs else ())]:
         least = len("+0.00 to +0.00") if title == "95 %" else min(len(title), 12)
