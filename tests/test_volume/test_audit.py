@@ -2,6 +2,7 @@
 
 import math
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -266,6 +267,24 @@ def test_stored_and_read_is_the_same(table: AuditTable, tmp_path) -> None:
 
     assert audit([BALL], {"mine": never}, repeats=12, earlier=kept).rows == kept.rows
     assert not calls
+
+
+def test_a_file_from_before_freedom_and_strategy_were_recorded_opens(table: AuditTable, tmp_path) -> None:
+    path, removed = tmp_path / "audit.h5", []
+    write_report(path, AuditReport(table, (), "a test", "command", ()))
+
+    def remove(_: str, group: h5py.Group) -> None:
+        for name in {"strategy", "truth_freedom"} & set(group.attrs):
+            del group.attrs[name]
+            removed.append(name)
+
+    with h5py.File(path, "r+") as file:
+        remove("", file)
+        file.visititems(remove)
+    assert set(removed) == {"strategy", "truth_freedom"}
+    again = read_report(path)
+    assert again.strategy == ""
+    assert all(row.truth is None or math.isinf(row.truth.freedom) for row in again.table.rows)
 
 
 def test_the_figure_has_a_panel_a_case_and_the_truth(table: AuditTable) -> None:
