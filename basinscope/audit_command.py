@@ -182,4 +182,5 @@ def show_report(report: AuditReport, as_json: bool, files: dict[str, str]) -> No
     from basinscope.audit_table import report_table
     from basinscope.summary_table import page
 
-    page().print(report_table(report, files))
+    console = page()
+    console.print(report_table(report, files, console.width))

@@ -8,6 +8,7 @@ from typing import Any
 
 from basinscope.summary import finite
 from volume.audit import AuditRow
+from volume.audit_case import Truth
 from volume.audit_report import AuditReport
 from volume.audit_statistics import FACTORS, Figure, Share
 
@@ -47,7 +48,7 @@ def _row(row: AuditRow) -> dict[str, Any]:
         "size": row.size,
         "estimator": row.estimator,
         "quantity": row.quantity,
-        "truth": None if row.truth is None else asdict(row.truth),
+        "truth": None if row.truth is None else _truth(row.truth),
         "values": [finite(reading.value) for reading in row.readings],
         "infinite": row.infinite,
         "biased": row.biased,
@@ -79,8 +80,14 @@ def _row(row: AuditRow) -> dict[str, Any]:
     }
 
 
+def _truth(truth: Truth) -> dict[str, Any]:
+    found = {"value": truth.value, "error": truth.error, "how": truth.how}
+    return {**found, "half_width95": finite(truth.half_width)}
+
+
 def _figure(figure: Figure) -> dict[str, float | None]:
-    return {"value": finite(figure.value), "standard_error": finite(figure.error)}
+    names = {"value": figure.value, "standard_error": figure.error, "half_width95": figure.half_width}
+    return {name: finite(value) for name, value in names.items()}
 
 
 def _share(share: Share) -> dict[str, Any]:

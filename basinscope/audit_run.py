@@ -108,7 +108,10 @@ def run_audit(request: AuditRequest, progress: Report) -> AuditReport:
     earlier = _earlier(request)
     if "OMP_NUM_THREADS" not in os.environ and request.checkpoint is None:
         torch.set_num_threads(1)
-    cases, report = _known(request) if request.checkpoint is None else _checkpoint(request, request.checkpoint)
+    if request.checkpoint is None:
+        cases, report = _known(request)
+    else:
+        cases, report = _checkpoint(request, request.checkpoint, "" if earlier is None else earlier.strategy)
     if earlier is not None and (earlier.title, earlier.notes[:1]) != (report.title, report.notes[:1]):
         raise UserError(f"{request.output} is an audit of {earlier.title} made otherwise; choose another --output")
     every = estimators(**request.effort)
@@ -183,7 +186,7 @@ def _eigenvalues(path: Path) -> Array:
     return np.repeat(density.deflation.nodes, counts)
 
 
-def _checkpoint(request: AuditRequest, path: Path) -> tuple[tuple[AuditCase, ...], AuditReport]:
+def _checkpoint(request: AuditRequest, path: Path, strategy: str) -> tuple[tuple[AuditCase, ...], AuditReport]:
     truth = _given_truth(request.truth)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
@@ -194,10 +197,14 @@ def _checkpoint(request: AuditRequest, path: Path) -> tuple[tuple[AuditCase, ...
     if landscape.size < SMALL and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
     prior = parse_prior(request.prior, landscape.theta, layout=landscape.parameters, metadata=checkpoint.metadata)
-    operator = make_operator(landscape, SpectrumSettings(operator=curvature_name(landscape)))
+    asked = SpectrumSettings(operator=curvature_name(landscape), strategy=strategy or "auto")
+    operator = make_operator(landscape, asked)
+    # The first product chooses the strategy, which all rows, the bridge and whatever goes on share.
+    operator.matvec(landscape.theta)
+    strategy = str(getattr(operator, "strategy", ""))
     if request.truth in BRIDGES:
         target = BRIDGES[request.truth]
-        truth = bridge_truth(landscape, prior, request.cutoff, target=target, seed=request.seed)
+        truth = bridge_truth(landscape, prior, request.cutoff, target=target, seed=request.seed, strategy=strategy)
     elif request.truth is not None and truth is None:
         truth = _stored_truth(request.truth, checkpoint.sha256, landscape, prior.name, request.cutoff)
     case = AuditCase(
@@ -211,11 +218,11 @@ def _checkpoint(request: AuditRequest, path: Path) -> tuple[tuple[AuditCase, ...
         landscape=landscape,
         moments=_moments(checkpoint, landscape),
     )
-    unit = getattr(landscape.cost_function, "unit", "")
+    unit = getattr(landscape.cost_function, "unit", "cost")
     made = f"{_effort(request)}, cutoff {request.cutoff:g} {unit}, prior {prior.name}"
     beside = (truth is None, UNKNOWN), (UNCHECKED in checkpoint.integrity, f"checkpoint: {checkpoint.integrity}")
     notes = (made, *(words for holds, words in beside if holds))
-    return (case,), AuditReport(_empty(request), (), path.name, request.command, notes)
+    return (case,), AuditReport(_empty(request), (), path.name, request.command, notes, strategy)
 
 
 def _moments(checkpoint: Checkpoint, landscape: Landscape) -> AdamMoments | None:

@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from basinscope.summary_table import with_error
+from spectra.interval import RULE, with_error
 from volume.audit import AuditRow
 from volume.audit_case import TRACE, VOLUME
 from volume.audit_report import AuditReport
@@ -27,20 +27,23 @@ _COLUMNS = (
     "gradient\nevals",
     "cost\nevals",
 )
+# Narrower pages get the columns in two tables: what an estimator says, and what it takes.
+_WIDE, _SPLIT = 100, 4
 _NONE = "–"
 _CAPTION = (
-    "nats, traces in % of the truth; ± one standard error over repeats; ! a bias beyond what 3 of them are in many "
-    "repeats. covers: repeats whose own 95 % interval holds the truth. for 1 nat: directions for an rms error of "
-    "1 nat, ~ extrapolated as if log terms were normal. A curvature product counts as 2 gradients."
+    f"nats, traces in % of the truth; {RULE}; ! a bias beyond what 3 standard errors are in many repeats. covers: "
+    "repeats whose own 95 % interval holds the truth. for 1 nat: directions for an rms error of 1 nat, ~ extrapolated "
+    "as if log terms were normal. A curvature product counts as 2 gradients."
 )
 
 
-def report_table(report: AuditReport, files: Mapping[str, str]) -> Group:
-    """An audit laid out for a terminal of 100 columns.
+def report_table(report: AuditReport, files: Mapping[str, str], width: int = _WIDE) -> Group:
+    """An audit laid out for a terminal.
 
     Args:
         report: the audit.
         files: where results were written, by kind.
+        width: of the page, in characters.
 
     Returns:
         Something that a rich console prints.
@@ -49,7 +52,7 @@ def report_table(report: AuditReport, files: Mapping[str, str]) -> Group:
     parts: list[RenderableType] = [Text(f"Audit of {report.title}, {repeats} repeats a row", style="bold")]
     for name in dict.fromkeys(row.case for row in report.table.rows):
         rows = [row for row in report.table.rows if row.case == name]
-        parts += _case(name, rows)
+        parts += _case(name, rows, width)
     parts.append(Padding(Text(_CAPTION, style="dim"), (1, 0, 0, 0)))
     parts.append(_markov(report))
     if report.facts:
@@ -59,25 +62,29 @@ def report_table(report: AuditReport, files: Mapping[str, str]) -> Group:
     return Group(*parts)
 
 
-def _case(name: str, rows: list[AuditRow]) -> list[RenderableType]:
+def _case(name: str, rows: list[AuditRow], width: int) -> list[RenderableType]:
     applied = [row for row in rows if row.readings]
     parts: list[RenderableType] = [Padding(_heading(name, rows), (1, 0, 0, 0))]
     if applied:
-        known = any(row.truth is not None for row in applied)
-        table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
-        table.add_column("estimator", no_wrap=True)
-        for title in _COLUMNS if known else ("mean", *_COLUMNS[1:]):
-            table.add_column(title, justify="right", no_wrap=True)
-        for row in applied:
-            style = "yellow" if row.biased else ""
-            table.add_row(row.estimator, *_cells(row), style=style)
-        parts.append(table)
+        slices = (slice(None),) if width >= _WIDE else (slice(_SPLIT), slice(_SPLIT, None))
+        parts += [_table(applied, part) for part in slices]
     reasons = Counter(row.skipped for row in rows if row.skipped)
     if reasons:
         # Their names are in the JSON; here they would bury what applies.
         words = "; ".join(f"{count} as {reason}" for reason, count in reasons.items())
         parts.append(Text(f"{reasons.total()} do not apply: {words}", style="dim"))
     return parts
+
+
+def _table(rows: list[AuditRow], part: slice) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("estimator", no_wrap=True)
+    first = _COLUMNS[0] if any(row.truth is not None for row in rows) else "mean"
+    for title in (first, *_COLUMNS[1:])[part]:
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(row.estimator, *_cells(row)[part], style="yellow" if row.biased else "")
+    return table
 
 
 def _heading(name: str, rows: list[AuditRow]) -> Text:
@@ -88,7 +95,7 @@ def _heading(name: str, rows: list[AuditRow]) -> Text:
             return text.append("truth of each quantity exact")
         return text.append("no truth is known: spread and mutual differences only")
     # A hundredth of a nat is read by nobody where the truth is a closed form.
-    value = with_error(truth.value, truth.error) if truth.error > 0.005 else f"{truth.value:.2f}"
+    value = with_error(truth.value, truth.half_width) if truth.half_width > 0.005 else f"{truth.value:.2f}"
     return text.append(f"true log volume {value} nat ({truth.how})")
 
 
@@ -117,8 +124,10 @@ def _cells(row: AuditRow) -> tuple[str, ...]:
 def _figure(figure: Figure, scale: float) -> str:
     if not math.isfinite(figure.value):
         return _NONE
-    error = figure.error * scale
-    return with_error(figure.value * scale, error) if error > 1e-4 else f"{figure.value * scale:.4f}"
+    value, half = figure.value * scale, figure.half_width * scale
+    if half > 1e-4:
+        return with_error(value, half)
+    return f"{value:.4f}" if abs(value) >= 5e-5 else f"{value:.1g}" if abs(value) >= 1e-6 else "0"
 
 
 def _short(value: float) -> str:

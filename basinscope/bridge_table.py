@@ -11,10 +11,10 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
-from scipy.special import stdtrit
 
 from basinscope.summary import finite
-from basinscope.summary_table import with_error
+from spectra.estimate import Estimate, independent
+from spectra.interval import RULE, half_width, with_ends, with_error
 from volume.bridge_cautions import bridge_cautions
 from volume.bridge_plots import ORIGIN, bridge_figure
 from volume.bridge_result import BridgeResult, BridgeVolume
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 SHOWN, STORED = 9, 60
 # What two bridges have to share for their difference to be of the estimate alone.
 _OF = ("checkpoint", "task", "cost", "prior")
-_CAPTION = "± is half of a 95 % interval, from the spread of independent chains"
 
 
 class OtherBridge(NamedTuple):
@@ -172,11 +171,6 @@ def _partial(result: BridgeResult) -> BridgeResult | None:
     return result.so_far if len(free) > 1 else None
 
 
-def _half(result: BridgeResult, error: float) -> float:
-    """Half of a 95 % interval; a jackknife over m chains has m - 1 degrees of freedom."""
-    return float(stdtrit(result.rungs[1].chains - 1, 0.975)) * error
-
-
 def _answers(result: BridgeResult, unit: str) -> Padding:
     table = Table(box=None, padding=(0, 3, 0, 0), header_style="bold")
     for title in (f"cutoff T ({unit})", "log V (nat)", "log10 V", "bits", "slope d log V / d log T", "draws below"):
@@ -184,33 +178,23 @@ def _answers(result: BridgeResult, unit: str) -> Padding:
     for volume in result.volumes:
         table.add_row(
             f"{volume.cutoff:g}",
-            with_error(volume.log_volume, _half(result, volume.standard_error)),
+            with_ends(volume.log_volume, volume.mass.interval()),
             f"{volume.log_volume / math.log(10.0):,.1f}",
             f"{-volume.log_volume / math.log(2.0):,.0f}",
-            with_error(volume.slope, _half(result, volume.slope_error)),
+            with_ends(volume.slope, volume.rise.interval()),
             f"{volume.share_below:.0%}",
         )
-    return Padding(Group(table, Text(_CAPTION, style="dim")), (1, 0, 1, 0))
+    return Padding(Group(table, Text(RULE, style="dim")), (1, 0, 1, 0))
 
 
 def _curve(result: BridgeResult, unit: str) -> Padding:
-    curve = result.curve(SHOWN)
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", title_justify="left")
-    table.add_column("across cutoffs", no_wrap=True)
-    for volume in curve:
-        table.add_column(f"{volume.cutoff:.3g}", justify="right", no_wrap=True)
-    table.add_row("log V (nat)", *(_rounded(result, volume) for volume in curve))
-    table.add_row("its ±", *(f"{_half(result, volume.standard_error):.2g}" for volume in curve))
-    table.add_row("slope", *(f"{volume.slope:.3g}" for volume in curve))
-    table.add_row("its ±", *(f"{_half(result, volume.slope_error):.2g}" for volume in curve))
-    return Padding(Group(table, Text(f"cutoffs in {unit}", style="dim")), (0, 0, 1, 0))
-
-
-def _rounded(result: BridgeResult, volume: BridgeVolume) -> str:
-    """A log-volume to the first digit of its error, whole nats at most."""
-    half = _half(result, volume.standard_error)
-    places = min(max(-math.floor(math.log10(half)), 0), 3) if half > 0.0 else 3
-    return f"{volume.log_volume + 0.0:,.{places}f}"
+    table = Table(box=None, padding=(0, 3, 0, 0), header_style="bold")
+    for title in (f"across cutoffs ({unit})", "log V (nat)", "slope"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for volume in result.curve(SHOWN):
+        masses, slopes = volume.mass.interval(), volume.rise.interval()
+        table.add_row(f"{volume.cutoff:.3g}", with_ends(volume.log_volume, masses), with_ends(volume.slope, slopes))
+    return Padding(table, (0, 0, 1, 0))
 
 
 def _checks(result: BridgeResult) -> Table:
@@ -223,46 +207,64 @@ def _checks(result: BridgeResult) -> Table:
 
 
 def _check_rows(result: BridgeResult) -> Iterator[tuple[str, str]]:
-    links = with_error(float(result.log_normalisers[0][-1]) + 0.0, result.links_error)
-    yield "log Z of the last rung", f"{links} nat by neighbours' acceptance ratios (± one standard error here)"
+    def shown(value: float, error: float) -> str:
+        return with_error(value, half_width(error, result.freedom))
+
+    links = shown(float(result.log_normalisers[0][-1]), result.links_error)
+    yield "log Z of the last rung", f"{links} nat by neighbours' acceptance ratios"
     if (check := result.integrated) is not None:
-        yield "", f"{with_error(check.log_normaliser, check.standard_error)} nat by thermodynamic integration"
+        yield "", f"{shown(check.log_normaliser, check.standard_error)} nat by thermodynamic integration"
     if result.multistate is not None:
-        yield "", f"{with_error(*result.multistate)} nat by pymbar over all rungs"
+        # pymbar takes the draws for independent: its error is not the chains' spread.
+        value, error = result.multistate
+        yield "", f"{with_error(value, half_width(error, math.inf))} nat by pymbar over all rungs"
     found = result.diagnostics
-    yield "largest R-hat", f"{found.largest_rhat:.3f} over cost and distance of {len(result.rungs) - 1} rungs"
+    yield (
+        "largest R-hat",
+        f"{_known(found.largest_rhat, '.3f')} over cost and distance of {len(result.rungs) - 1} rungs",
+    )
     of = f"of {result.rungs[1].costs.size} draws"
-    yield "least effective sample", f"{found.least_effective:.0f} {of}"
+    yield "least effective sample", f"{_known(found.least_effective, '.0f')} {of}"
     yield "least overlap of neighbours", f"{min(link.overlap for link in result.links):.3f} of 1"
     if result.drift is not None:
-        yield "second half less first", f"{with_error(*result.drift)} nat of log V by halves of the draws"
+        yield "second half less first", f"{shown(*result.drift)} nat of log V by halves of the draws"
     yield "diverged trajectories", f"{result.diverged}, all rejected"
 
 
-def _volume_json(volume: BridgeVolume) -> dict[str, float | None]:
+def _known(value: float, form: str) -> str:
+    return format(value, form) if math.isfinite(value) else "unknown"
+
+
+def _volume_json(volume: BridgeVolume) -> dict[str, Any]:
     names = ("cutoff", "log_volume", "standard_error", "slope", "slope_error", "share_below")
-    return {name: finite(getattr(volume, name)) for name in names}
+    intervals = {"interval95": volume.mass.interval(), "slope_interval95": volume.rise.interval()}
+    return {name: finite(getattr(volume, name)) for name in names} | {
+        name: [finite(end) for end in ends] for name, ends in intervals.items()
+    }
 
 
 def _against(result: BridgeResult, source: Mapping[str, str], other: OtherBridge) -> dict[str, Any]:
     """The differences as plain values."""
     differences = [
-        {"cutoff": cutoff, "difference": finite(value), "standard_error": finite(error)}
-        for cutoff, value, error in _differences(result, other)
+        {
+            "cutoff": cutoff,
+            "difference": finite(found.value),
+            "standard_error": finite(found.standard_error),
+            "interval95": [finite(end) for end in found.interval()],
+        }
+        for cutoff, found in _differences(result, other)
     ]
     return {"against": other.name, "unlike": _unlike(result, source, other), "differences": differences}
 
 
-def _differences(result: BridgeResult, other: OtherBridge) -> Iterator[tuple[float, float, float]]:
-    """Cutoffs that both reach, the difference there and its standard error; the chains are independent."""
+def _differences(result: BridgeResult, other: OtherBridge) -> Iterator[tuple[float, Estimate]]:
+    """Cutoffs that both reach, and the difference there; the chains are independent."""
     reached = other.result.so_far
     asked = [one for one in result.settings.cutoffs if result.reaches(one)]
     for volume in (*result.curve(SHOWN), *map(result.volume, asked)):
         if not reached.reaches(volume.cutoff):
             continue
-        theirs = reached.volume(volume.cutoff)
-        error = math.hypot(volume.standard_error, theirs.standard_error)
-        yield volume.cutoff, volume.log_volume - theirs.log_volume, error
+        yield volume.cutoff, independent(volume.mass, reached.volume(volume.cutoff).mass)
 
 
 def _unlike(result: BridgeResult, source: Mapping[str, str], other: OtherBridge) -> dict[str, list[str]]:
@@ -276,8 +278,9 @@ def _difference(result: BridgeResult, source: Mapping[str, str], other: OtherBri
     table = Table(box=None, padding=(0, 3, 0, 0), header_style="bold")
     for title in (f"cutoff T ({unit})", f"log V less that of {other.name} (nat)", "in standard errors"):
         table.add_column(title)
-    for cutoff, value, error in _differences(result, other):
-        table.add_row(f"{cutoff:.3g}", with_error(value, _half(result, error)), f"{value / error:+.1f}")
+    for cutoff, found in _differences(result, other):
+        errors = f"{found.value / found.standard_error:+.1f}" if found.standard_error > 0.0 else "–"
+        table.add_row(f"{cutoff:.3g}", with_ends(found.value, found.interval()), errors)
     unlike = [f"{name} {a} here and {b} there" for name, (a, b) in _unlike(result, source, other).items()]
     words = f"they are not of the same: {'; '.join(unlike)}" if unlike else "both are of the same"
     return Padding(Group(table, Text(words, style="yellow" if unlike else "dim")), (1, 0, 1, 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -36,6 +37,7 @@ def make_evidence(
     initial: Path | None = None,
     reuse: tuple[Path, ...] = (),
     command: str = "",
+    strategies: Mapping[str, str] | None = None,
 ) -> tuple[Evidence, Provenance]:
     """Reads a checkpoint and what belongs to it.
 
@@ -47,6 +49,7 @@ def make_evidence(
         initial: checkpoint of the initialisation; None looks for step 0 of the same run beside the checkpoint.
         reuse: files of spectra and volumes.
         command: the command line, for the record.
+        strategies: how products of each curvature are computed, as an earlier result has it.
 
     Returns:
         The evidence, nothing of it computed yet, and what it is of.
@@ -62,7 +65,8 @@ def make_evidence(
     beside = held_out_task or HELD_OUT.get(name)
     held_out = None if beside is None else spread(make_landscape(beside, checkpoint), ranks)
     start, note = _initial(initial, path, checkpoint, name, landscape)
-    evidence = Evidence(landscape, held_out=held_out, checkpoint=checkpoint, initial=start, settings=settings)
+    known = {"held_out": held_out, "checkpoint": checkpoint, "initial": start, "strategies": strategies}
+    evidence = Evidence(landscape, settings=settings, **known)  # type: ignore[arg-type]
     notes = [note, *(reused(evidence, file, checkpoint) for file in reuse)]
     evidence.notes = tuple(text for text in notes if text)
     cost = landscape.cost_function
@@ -189,4 +193,4 @@ def _reused_volume(evidence: Evidence, file: Path, checkpoint: Checkpoint) -> st
     if reason:
         return f"{file.name} was not reused: {reason}"
     evidence.stored_study = study
-    return f"{', '.join(study.results)} reused from {file.name}"
+    return f"{', '.join(name for name, one in study.results.items() if not one.failure)} reused from {file.name}"

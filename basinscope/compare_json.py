@@ -78,6 +78,7 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
     return {
         "value": finite(reading.value),
         "half_width95": finite(reading.half_width),
+        "interval95": [finite(end) for end in reading.interval],
         "standard_error": finite(reading.standard_error),
         "truncation_error": finite(reading.truncation_error),
         "trusted": reading.trusted,

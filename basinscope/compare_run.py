@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from spectra.errors import UserError, out_of_memory
 from spectra.parallel import LostRankError, current_ranks
 from spectra.provenance import Provenance
 
+Strategies = Mapping[str, Mapping[str, str]]
 # What a user's file or task may be at fault for; anything else is a mistake of ours.
 EXPECTED = (UserError, OSError, MemoryError)
 
@@ -88,7 +89,7 @@ def run_compare(request: CompareRequest, progress: Report) -> Comparison:
     """
     if request.jobs != 1 and current_ranks() is not None:
         raise UserError("--jobs starts processes of its own, which ranks have already: leave it out under torchrun")
-    known = _known(request)
+    known, strategies = _known(request)
     waiting = [path for path in request.checkpoints if str(path) not in known]
 
     def comparison() -> Comparison:
@@ -98,7 +99,7 @@ def run_compare(request: CompareRequest, progress: Report) -> Comparison:
         return Comparison(request.settings, request.measures, rows)
 
     try:
-        for examined in _examined(request, waiting, progress):
+        for examined in _examined(request, waiting, strategies, progress):
             known[examined.provenance.checkpoint] = examined
             if request.output is not None and writes_files():
                 write_comparison(request.output, comparison(), traces=request.traces)
@@ -119,29 +120,35 @@ def _left(request: CompareRequest) -> str:
     return f"the checkpoints that were done are saved in {request.output}; go on with the same command and --resume"
 
 
-def _examined(request: CompareRequest, waiting: list[Path], progress: Report) -> Iterator[Examined]:
+def _examined(
+    request: CompareRequest, waiting: list[Path], strategies: Strategies, progress: Report
+) -> Iterator[Examined]:
     if request.jobs == 1 or len(waiting) < 2:
         for place, path in enumerate(waiting):
 
             def tell(done: int, total: int, what: str, place: int = place, path: Path = path) -> None:
                 progress(place * total + done, len(waiting) * total, f"{path.stem}: {what}")
 
-            yield examine_file(request, path, tell)
+            yield examine_file(request, path, strategies.get(str(path)), tell)
         return
     # Spawned, not forked: torch's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(request.jobs, len(waiting)), mp_context=context) as pool:
-        for done, future in enumerate(as_completed([pool.submit(examine_file, request, path) for path in waiting])):
+        started = [pool.submit(examine_file, request, path, strategies.get(str(path))) for path in waiting]
+        for done, future in enumerate(as_completed(started)):
             yield future.result()
             progress(done + 1, len(waiting), "checkpoints")
 
 
-def examine_file(request: CompareRequest, path: Path, progress: Report | None = None) -> Examined:
+def examine_file(
+    request: CompareRequest, path: Path, strategies: Mapping[str, str] | None = None, progress: Report | None = None
+) -> Examined:
     """Examine one checkpoint; what fails is said in the result.
 
     Args:
         request: what was asked for.
         path: the checkpoint.
+        strategies: how products of each curvature are computed, as an earlier result of it has it.
         progress: called with measures done, all measures and the name of the next.
 
     Returns:
@@ -151,7 +158,7 @@ def examine_file(request: CompareRequest, path: Path, progress: Report | None = 
         Exception: if anything but the user's files, task or memory is at fault, or this is one of several ranks.
     """
     try:
-        return _examine(request, path, progress)
+        return _examine(request, path, strategies, progress)
     except Exception as error:
         # On several ranks a failure may be one rank's alone, and then the others wait for it: it ends the run.
         if current_ranks() is None and (isinstance(error, EXPECTED) or out_of_memory(error)):
@@ -159,15 +166,19 @@ def examine_file(request: CompareRequest, path: Path, progress: Report | None = 
         raise
 
 
-def _examine(request: CompareRequest, path: Path, progress: Report | None) -> Examined:
-    evidence, provenance = _evidence(request, path, request.reuse)
+def _examine(
+    request: CompareRequest, path: Path, strategies: Mapping[str, str] | None, progress: Report | None
+) -> Examined:
+    evidence, provenance = _evidence(request, path, request.reuse, strategies)
     provenance = common(provenance, "; ".join(evidence.notes))
     if evidence.landscape.size < SMALL and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
     return examine(evidence, measures_of(request.measures), provenance, progress=progress)
 
 
-def _evidence(request: CompareRequest, path: Path, reuse: tuple[Path, ...]) -> tuple[Evidence, Provenance]:
+def _evidence(
+    request: CompareRequest, path: Path, reuse: tuple[Path, ...], strategies: Mapping[str, str] | None = None
+) -> tuple[Evidence, Provenance]:
     return make_evidence(
         path,
         request.settings,
@@ -176,6 +187,7 @@ def _evidence(request: CompareRequest, path: Path, reuse: tuple[Path, ...]) -> t
         initial=request.initial,
         reuse=reuse,
         command=request.command,
+        strategies=strategies,
     )
 
 
@@ -209,11 +221,12 @@ def run_invariance(request: CompareRequest, progress: Report) -> InvarianceTable
     )
 
 
-def _known(request: CompareRequest) -> dict[str, Examined]:
+def _known(request: CompareRequest) -> tuple[dict[str, Examined], Strategies]:
+    """Stored checkpoints that are as asked for, and the strategies of all that are stored."""
     output = to_continue(request.output, resume=request.resume)
     if output is None:
         agreed(STORED, "nothing")
-        return {}
+        return {}, {}
     stored = read_comparison(output)
     agreed(STORED, f"{', '.join(one.provenance.checkpoint for one in stored.done)} with {', '.join(stored.measures)}")
     before, now = asdict(stored.settings), asdict(request.settings)
@@ -223,7 +236,8 @@ def _known(request: CompareRequest) -> dict[str, Examined]:
         raise UserError(
             f"{output} was made with {name} {before[name]}, not {now[name]}: it cannot be continued with it"
         )
-    return {one.provenance.checkpoint: one for one in stored.done if _fits(one, request)}
+    strategies = {one.provenance.checkpoint: one.strategies for one in stored.done}
+    return {one.provenance.checkpoint: one for one in stored.done if _fits(one, request)}, strategies
 
 
 def _fits(one: Examined, request: CompareRequest) -> bool:

@@ -13,13 +13,14 @@ from rich.text import Text
 from comparisons.comparison import Comparison
 from comparisons.extensive import incomparable
 from comparisons.tables import Row, remarks, rows, short_names
+from spectra.interval import RULE
 
 # Characters of the columns that every part has, and the least of one checkpoint's.
 _FIXED, _LEAST = 48, 19
 _KEY = (
-    "± is half of the 95 % interval, ! marks a number with a caution beneath; flat: the direction that counts as "
-    "flatter; inv.: unchanged under rescaling of layers (L) or nodes (N) of a ReLU network, permutation of hidden "
-    "units (P), the parameters' scale (S); cost: gradients that the measure needs alone (measures share most of them)"
+    f"{RULE}; ! marks a number with a caution beneath; flat: the direction that counts as flatter; inv.: unchanged "
+    "under rescaling of layers (L) or nodes (N) of a ReLU network, permutation of hidden units (P), the parameters' "
+    "scale (S); cost: gradients that the measure needs alone (measures share most of them)"
 )
 
 

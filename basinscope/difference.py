@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from basinscope.summary import Summary, json_estimate, summarise
-from basinscope.summary_table import with_error
 from spectra.errors import UserError
-from spectra.estimate import Estimate, difference
+from spectra.estimate import Estimate, difference, independent
+from spectra.interval import RULE, with_ends
 from spectra.store import StoredSpectrum
 
 
@@ -67,34 +66,6 @@ def compare(
     return Difference(not obstacle, reason, rows)
 
 
-def independent(first: Estimate, second: Estimate) -> Estimate:
-    """``first - second`` for independent estimates: their standard errors add in squares.
-
-    The samples, which carry the degrees of freedom, are those of the side that has fewer, moved to the
-    difference: a cautious choice next to Welch's.
-
-    Args:
-        first: one estimate.
-        second: the other.
-
-    Returns:
-        The estimate of the difference.
-
-    >>> independent(Estimate(3.0, 3.0), Estimate(1.0, 4.0)).standard_error
-    5.0
-    """
-    value = first.value - second.value
-    sampled = [side for side in (first, second) if len(side.samples)]
-    fewer = min(sampled, key=lambda side: len(side.samples)) if sampled else first
-    return Estimate(
-        value,
-        math.hypot(first.standard_error, second.standard_error),
-        first.truncation_error + second.truncation_error,
-        fewer.samples - fewer.value + value,
-        tuple(dict.fromkeys(first.cautions + second.cautions)),
-    )
-
-
 def difference_table(result: Difference, first: Path, second: Path) -> Group:
     """A difference laid out for a terminal.
 
@@ -115,7 +86,7 @@ def difference_table(result: Difference, first: Path, second: Path) -> Group:
         for caution in row[2].cautions if row[2] is not None else ():
             cautions.setdefault(caution, []).append(name)
     parts: list[RenderableType] = [Text(f"{first} minus {second}", style="bold"), table]
-    parts.append(Text(f"± is half of the 95 % interval; {result.reason}", style="dim"))
+    parts.append(Text(f"{RULE}; {result.reason}", style="dim"))
     parts += [Text(f"caution: {', '.join(names)}: {text}", style="yellow") for text, names in cautions.items()]
     return Group(*parts)
 
@@ -146,8 +117,7 @@ def difference_json(result: Difference, first: Path, second: Path) -> dict[str, 
 def _cell(estimate: Estimate | None) -> str:
     if estimate is None:
         return "undefined"
-    low, high = estimate.interval(0.95)
-    return with_error(estimate.value, (high - low) / 2.0)
+    return with_ends(estimate.value, estimate.interval())
 
 
 def _quantities(summary: Summary) -> dict[str, Estimate | None]:

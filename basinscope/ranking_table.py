@@ -14,9 +14,9 @@ from comparisons.rankings import Ranking
 from comparisons.registry import REGISTRY
 
 _KEY = (
-    "positive: flatter checkpoints have the smaller target; intervals of 95 % by bootstrap over configurations (seeds "
-    "drawn together; over checkpoints where configurations are few); p by permutation of the same, corrected for the "
-    "number of measures by Holm's method"
+    "tau: Kendall's, rho: Spearman's; positive: flatter checkpoints have the smaller target; intervals of 95 % by "
+    "bootstrap over configurations (seeds drawn together; over checkpoints where configurations are few), no shorter "
+    "than so few pairs allow; p by permutation of the same, corrected for the number of measures by Holm's method"
 )
 
 
@@ -31,18 +31,18 @@ def ranking_table(rankings: Sequence[Ranking], against: str) -> Group:
         Something that a rich console prints.
     """
     titles = {measure.name: measure.title for measure in REGISTRY}
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for title in ("measure", "Kendall tau", "95 %", "Spearman", "95 %", "p (Holm)", "count"):
-        # Numbers stay whole on a narrow page; names give way.
-        least = {"measure": None, "95 %": len("+0.00 to +0.00")}.get(title, len(title))
-        table.add_column(title, justify="left" if title == "measure" else "right", no_wrap=True, min_width=least)
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    # Numbers stay whole on a narrow page; names give way.
+    table.add_column("measure")
+    for title in ("tau", "95 %", "rho", "95 %", "p (Holm)", "count"):
+        table.add_column(title, justify="right", no_wrap=True)
     for row in sorted(rankings, key=lambda one: -abs(one.tau)):
         table.add_row(
             titles.get(row.measure, row.measure),
             f"{row.tau:+.2f}",
-            _ends(row.tau_interval),
+            ends(row.tau_interval),
             f"{row.rho:+.2f}",
-            _ends(row.rho_interval),
+            ends(row.rho_interval),
             f"{row.p_holm:.2g}",
             str(row.checkpoints),
         )
@@ -50,5 +50,13 @@ def ranking_table(rankings: Sequence[Ranking], against: str) -> Group:
     return Group(Padding(heading, (1, 0, 0, 0)), table, Text(_KEY, style="dim"))
 
 
-def _ends(interval: tuple[float, float]) -> str:
-    return "–" if math.isnan(interval[0]) else f"{interval[0]:+.2f} to {interval[1]:+.2f}"
+def ends(interval: tuple[float, float]) -> str:
+    """An interval of a correlation.
+
+    Args:
+        interval: its ends.
+
+    Returns:
+        The text.
+    """
+    return "unknown" if math.isnan(interval[0]) else f"{interval[0]:+.2f} to {interval[1]:+.2f}"

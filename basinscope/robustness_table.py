@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from basinscope.ranking_table import ends
 from comparisons.findings import Findings
 from comparisons.registry import REGISTRY
 from comparisons.sign_errors import SignErrors
@@ -33,8 +34,8 @@ def robustness_table(found: Findings) -> Group:
     held = [(given, {one.measure: one for one in rows}) for given, rows in found.partials]
     errors = {one.measure: one.sign_errors for one in found.standings}
     signs = any(one is not None for one in errors.values())
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("measure", no_wrap=True)
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("measure")
     heads = [title for given, _ in held for title in (f"given {given}", "95 %")]
     for title in [*heads, *(("sign error", "worst") if signs else ())]:
         least = len("+0.00 to +0.00") if title == "95 %" else min(len(title), 12)
@@ -47,7 +48,7 @@ def robustness_table(found: Findings) -> Group:
             row = rows.get(ranking.measure)
             mark = " !" if row is not None and row.reversed else ""
             cells.append("–" if row is None else f"{row.tau:+.2f}{mark}")
-            cells.append("–" if row is None else "{:+.2f} to {:+.2f}".format(*row.tau_interval))
+            cells.append("–" if row is None else ends(row.tau_interval))
         if signs:
             cells += _wrong(errors.get(ranking.measure))
         table.add_row(titles.get(ranking.measure, ranking.measure), *cells)

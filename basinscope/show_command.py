@@ -68,6 +68,7 @@ def show(
 
 
 def _show_volume(file: Path, against: Path | None, as_json: bool) -> None:
+    from basinscope.volume_difference import volume_differences
     from basinscope.volume_report import show_study
     from volume.store import is_volume_file, read_study
 
@@ -75,7 +76,7 @@ def _show_volume(file: Path, against: Path | None, as_json: bool) -> None:
     if against is not None:
         if not is_volume_file(against):
             raise UserError(f"{file} holds a volume, so --against must be a volume file too; {against} is none")
-        others = [(against, read_study(against))]
+        others = [(against, volume_differences(read_study(file), read_study(against)))]
     show_study(read_study(file), as_json, {}, others)
 
 

@@ -45,7 +45,7 @@ ShiftOption = Annotated[
     typer.Option(
         "--shift",
         help="c of log det(H + cI), unit of the eigenvalues; repeatable.",
-        show_default="1e-1, 1e-2 and 1e-3 of the largest eigenvalue",
+        show_default="three parts of the largest eigenvalue at which both sums exist",
     ),
 ]
 NegativeOption = Annotated[

@@ -12,11 +12,13 @@ from spectra.caution import negative_rule
 from spectra.density import SpectralDensity
 from spectra.errors import UserError
 from spectra.estimate import Estimate
+from spectra.interval import short
 from spectra.operator_title import operator_title
 from spectra.store import StoredSpectrum
 
-# Shifts by default, as fractions of the largest eigenvalue.
-FRACTIONS = (1e-1, 1e-2, 1e-3)
+# Shifts by default, as parts of the largest eigenvalue: the smallest three above what is negative.
+PARTS = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)
+SHIFTS = 3
 
 # What rounding may add to an eigenvalue, in units of machine epsilon times the largest one: a few operations
 # on vectors of norm one, each rounded once.
@@ -42,6 +44,11 @@ class AtShift:
     undefined: str
     effective_dimension: Estimate | None
     effective_undefined: str = ""
+
+    @property
+    def defined(self) -> bool:
+        """Whether all of them exist."""
+        return self.logdet is not None and self.effective_dimension is not None
 
 
 @dataclass(frozen=True)
@@ -89,9 +96,20 @@ class Summary:
 
     @property
     def undefined(self) -> list[str]:
-        """Why numbers do not exist: each sentence once."""
-        reasons = (reason for at in self.shifts for reason in (at.undefined, at.effective_undefined))
-        return [reason for reason in dict.fromkeys(reasons) if reason]
+        """Why numbers do not exist: one sentence for all shifts at which a sum does not, that of the largest shift."""
+        found = []
+        for name, reasons in (
+            ("", [(at.shift, at.undefined) for at in self.shifts]),
+            (
+                "effective dimension ",
+                [(at.shift, "" if at.undefined else at.effective_undefined) for at in self.shifts],
+            ),
+        ):
+            without = sorted((one for one in reasons if one[1]), reverse=True)
+            if without:
+                shifts = ", ".join(f"{shift:.3g}" for shift, _ in without)
+                found.append(f"{name}undefined at {shifts}: {without[0][1]}")
+        return found
 
     @property
     def cautions(self) -> dict[str, list[str]]:
@@ -114,10 +132,10 @@ def summarise(stored: StoredSpectrum, *, shifts: Sequence[float] = (), rule: str
 
     Args:
         stored: the spectrum and where it comes from.
-        shifts: c of log-determinants and effective dimensions, unit of the eigenvalues; default a tenth, a
-            hundredth and a thousandth of the largest eigenvalue.
-        rule: what log-determinants do with negative eigenvalues: ``raise`` (they are then undefined where
-            these reach beyond the shift), ``clip`` or ``abs``.
+        shifts: c of log-determinants and effective dimensions, unit of the eigenvalues; default three of ten's powers
+            times the largest eigenvalue, from a thousandth of it on, at which both are defined.
+        rule: what they do with negative eigenvalues: ``raise`` (they are then undefined where these reach beyond the
+            shift), ``clip`` or ``abs``.
 
     Returns:
         The summary.
@@ -126,8 +144,7 @@ def summarise(stored: StoredSpectrum, *, shifts: Sequence[float] = (), rule: str
         UserError: if a shift is not positive and finite, or the rule is unknown.
     """
     density = stored.spectrum.density
-    largest = max(abs(end) for end in density.support)
-    asked = tuple(shifts) or tuple(fraction * largest for fraction in FRACTIONS if largest > 0.0)
+    asked = tuple(shifts) or default_shifts(density, rule)
     return Summary(
         stored=stored,
         rule=rule,
@@ -138,6 +155,25 @@ def summarise(stored: StoredSpectrum, *, shifts: Sequence[float] = (), rule: str
         resolution=density.resolution(0.0),
         traces={name: layer.trace() for name, layer in stored.spectrum.layers.items()},
     )
+
+
+def default_shifts(density: SpectralDensity, rule: str) -> tuple[float, ...]:
+    """Shifts at which log-determinants and effective dimensions exist, the largest first; none of a zero matrix.
+
+    Args:
+        density: the eigenvalue density.
+        rule: for negative eigenvalues.
+
+    Returns:
+        The shifts, unit of the eigenvalues.
+
+    >>> default_shifts(SpectralDensity.from_eigenvalues(np.array([-0.005, 1.0])), "raise")
+    (1.0, 0.1, 0.01)
+    """
+    negative_rule(rule)
+    shifts = (part * density.magnitude for part in PARTS)
+    possible = [shift for shift in shifts if shift > 0.0 and at_shift(density, shift, rule).defined]
+    return tuple(sorted(possible[:SHIFTS], reverse=True))
 
 
 def at_shift(density: SpectralDensity, shift: float, rule: str) -> AtShift:
@@ -160,7 +196,7 @@ def at_shift(density: SpectralDensity, shift: float, rule: str) -> AtShift:
     negative_rule(rule)
     if not 0.0 < shift < math.inf:
         raise UserError(f"shift must be positive and finite, got {shift}")
-    effective, pole = _unless_undefined(lambda: density.effective_dimension(shift))
+    effective, pole = _unless_undefined(lambda: density.effective_dimension(shift, negative=rule))
     logdet, reason = _unless_undefined(lambda: density.logdet(shift, negative=rule))
     relative = None if logdet is None else density.logdet(shift, negative=rule, relative=True)
     return AtShift(shift, logdet, relative, reason, effective, pole)
@@ -197,17 +233,15 @@ def _meaning(density: SpectralDensity, resolved: Estimate, floor: float, converg
         what = "are more than rounding explains: try --dtype float64" if far else "are rounding"
         seen = f"those seen, down to {lowest:.3g}, {what}"
         return f"a {operator_title(density.operator)} matrix has no negative eigenvalue: {seen}"
+    if math.isinf(floor):
+        return "one Lanczos step tells no signs: more steps"
     if lowest >= -floor:
         return f"no eigenvalue is resolvably below zero: those seen are within {floor:.2g} of it"
-    low, high = resolved.interval(0.95)
-    share = 100.0 * resolved.value / density.size
-    if resolved.exact:
-        count = f"{resolved.value:.7g} of {density.size} eigenvalues ({share:.2g} %) lie"
-    else:
-        interval = f"{low:.3g} to {high:.3g}" if math.isfinite(low) else "unknown"
-        count = (
-            f"about {resolved.value:.3g} (95 % interval {interval}) of {density.size} eigenvalues ({share:.2g} %) lie"
-        )
+    low, high = resolved.interval()
+    count, of = short(resolved.value), f"{density.size:,} eigenvalues ({100.0 * resolved.value / density.size:.2g} %)"
+    if not resolved.exact:
+        count = f"about {count} (95 % interval {short(low)} to {short(high)})"
+    count = f"{count} of {of} lie"
     against = f", {100.0 * abs(lowest) / highest:.2g} % of the largest" if highest > 0.0 else ""
     seen = f"{count} below {-floor:.2g}, the lowest node at {lowest:.3g}{against}: "
     if low > 0.0 or converged:
@@ -231,7 +265,7 @@ def json_estimate(estimate: Estimate) -> dict[str, object]:
         "value": finite(estimate.value),
         "standard_error": finite(estimate.standard_error),
         "truncation_error": finite(estimate.truncation_error),
-        "interval95": [finite(end) for end in estimate.interval(0.95)],
+        "interval95": [finite(end) for end in estimate.interval()],
         "cautions": list(estimate.cautions),
     }
 

@@ -50,7 +50,7 @@ def summary_json(summary: Summary, files: Mapping[str, str]) -> dict[str, Any]:
         "resolution": finite(summary.resolution),
         "negative": {
             "count": json_estimate(negative.count),
-            "floor": negative.floor,
+            "floor": finite(negative.floor),
             "count_below_floor": json_estimate(negative.resolved),
             "lowest": negative.lowest,
             "meaning": negative.meaning,

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from basinscope.summary import Summary
 from spectra.estimate import Estimate
+from spectra.interval import RULE, with_ends
 from spectra.operator_title import operator_title
 
 # What a table is laid out for where nobody says how wide the page is.
@@ -40,7 +41,7 @@ def summary_table(summary: Summary, files: Mapping[str, str], said: Collection[s
     parts: list[RenderableType] = [_heading(summary), _figures(summary), _sums(summary)]
     if summary.traces:
         parts.append(_layers(summary))
-    parts += [Text(f"undefined: {reason}", style="yellow") for reason in summary.undefined]
+    parts += [Text(reason, style="yellow") for reason in summary.undefined]
     for caution, names in summary.cautions.items():
         parts.append(Text(f"! {', '.join(names)}: {caution}", style="yellow"))
     parts += [Text(f"note: {note}", style="dim") for note in summary.stored.spectrum.notes if note not in said]
@@ -48,36 +49,8 @@ def summary_table(summary: Summary, files: Mapping[str, str], said: Collection[s
     return Group(*parts)
 
 
-def with_error(value: float, half: float) -> str:
-    """A value with half of its interval, both to the digits that the interval supports.
-
-    Args:
-        value: the value.
-        half: half of an interval around it; 0 for an exact value, inf for an unknown error.
-
-    Returns:
-        Text such as ``12.34 ± 0.56``.
-
-    >>> with_error(1234.5678, 0.0234), with_error(3.2e-7, 1.2e-9), with_error(2.0, 0.0)
-    ('1234.568 ± 0.023', '(3.200 ± 0.012)e-07', '2')
-    """
-    if not (math.isfinite(value) and math.isfinite(half)):
-        return f"{value:.4g} ± unknown"
-    largest = max(abs(value), half)
-    if half == 0.0 or half < 1e-9 * largest:
-        return f"{value:.7g}"
-    exponent = math.floor(math.log10(largest))
-    plain = -3 <= exponent < 6
-    scale = 1.0 if plain else 10.0**exponent
-    decimals = max(0, 1 - math.floor(math.log10(half / scale)))
-    text = f"{value / scale:.{decimals}f} ± {half / scale:.{decimals}f}"
-    return text if plain else f"({text})e{exponent:+03d}"
-
-
 def _interval(estimate: Estimate) -> str:
-    low, high = estimate.interval(0.95)
-    mark = "" if estimate.trusted else " !"
-    return with_error(estimate.value, (high - low) / 2.0) + mark
+    return with_ends(estimate.value, estimate.interval()) + ("" if estimate.trusted else " !")
 
 
 def _heading(summary: Summary) -> RenderableType:
@@ -125,7 +98,8 @@ def _figure_rows(summary: Summary) -> Iterator[tuple[str, str, str]]:
     lowest, highest = spectrum.density.support
     yield "support of the nodes", f"from {lowest:.4g} to {highest:.4g}", curvature
     if summary.resolution > 0.0:
-        yield "resolution near zero", f"{summary.resolution:.2g}", curvature
+        known = math.isfinite(summary.resolution)
+        yield "resolution near zero", f"{summary.resolution:.2g}" if known else "none: one step", curvature
     yield "below zero", summary.negative.meaning, ""
 
 
@@ -144,7 +118,7 @@ def _sums(summary: Summary) -> Padding:
         shown = ("undefined" if estimate is None else _interval(estimate) for estimate in sums)
         table.add_row(f"{at.shift:.4g}", *shown)
     exact = summary.stored.spectrum.density.exact
-    about = "" if exact else "± is half of the 95 % interval over probes, widened by the quadrature's error"
+    about = "" if exact else RULE
     rule = "" if summary.rule == "raise" else f"; negative eigenvalues by the rule '{summary.rule}'"
     caption = Text((about + rule).lstrip("; "), style="dim")
     return Padding(Group(table, caption) if caption else table, (1, 0, 1, 0))

@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from basinscope.summary import finite
-from basinscope.summary_table import with_error
 from volume.method_result import MethodResult
 from volume.sweep import CutoffSweep
 
@@ -33,7 +32,7 @@ def sweep_table(sweep: CutoffSweep, unit: str) -> Group:
         halves, slopes = sweep.half_effective_dimensions(method), sweep.slopes(method)
         for cutoff, result, slope, half in zip(sweep.cutoffs, results, slopes, halves, strict=True):
             share = "–" if result.sampled is None else f"{result.sampled.largest_share:.0%}"
-            table.add_row(f"{cutoff:.3g}", _value(result), _number(slope), _number(half), share)
+            table.add_row(f"{cutoff:.3g}", log_volume_cell(result), _number(slope), _number(half), share)
         parts += [Text(f"{method}, {results[0].kind} across cutoffs", style="bold"), table]
     words = (
         "slope is d log V / d log T: n/2 for a quadratic under Lebesgue measure; N_eff / 2 is the curvature's share of "
@@ -60,6 +59,7 @@ def sweep_json(sweep: CutoffSweep) -> dict[str, Any]:
             "kind": results[0].kind,
             "log_volume": plain(sweep.log_volumes(method)),
             "half_width95": plain(sweep.half_widths(method)),
+            "interval95": [plain(ends) for ends in sweep.intervals(method)],
             "slope": plain(sweep.slopes(method)),
             "half_effective_dimension": plain(sweep.half_effective_dimensions(method)),
             "trusted": [result.trusted for result in results],
@@ -70,11 +70,16 @@ def sweep_json(sweep: CutoffSweep) -> dict[str, Any]:
     return {"cutoffs": plain(sweep.cutoffs), "methods": methods}
 
 
-def _value(result: MethodResult) -> str:
-    value = result.log_volume
-    if math.isinf(value) or (result.sampled is not None and not result.trusted):
-        return f"{value:.1f} !"
-    return with_error(value, result.half_width) + ("" if result.trusted else " !")
+def log_volume_cell(result: MethodResult) -> str:
+    """A log-volume with its error, marked if it is not to be read alone.
+
+    Args:
+        result: of one method.
+
+    Returns:
+        Text of a cell.
+    """
+    return result.text + ("" if result.trusted else " !")
 
 
 def _number(value: float) -> str:

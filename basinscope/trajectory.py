@@ -17,10 +17,11 @@ from basinscope.failures import sentence
 from basinscope.progress import Report
 from basinscope.request import reserved_for
 from basinscope.summary import finite
+from basinscope.sweep_table import log_volume_cell
 from basinscope.volume_run import VolumeRequest, run_volume
-from basinscope.volume_table import log_volume_cell
 from spectra.checkpoint_folder import is_model_folder
 from spectra.errors import UserError, out_of_memory
+from spectra.interval import RULE
 from volume.study import VolumeStudy
 
 ENDINGS = (".pt", ".pth", ".safetensors")
@@ -153,6 +154,19 @@ def run_trajectory(request: VolumeRequest, place: Path, progress: Report) -> lis
     return done
 
 
+def methods_of(points: Sequence[TrajectoryPoint]) -> list[str]:
+    """Methods with a value at some checkpoint, in the order of the first studies.
+
+    Args:
+        points: the checkpoints with their volumes.
+
+    Returns:
+        Their names.
+    """
+    studies = [point.study for point in points if point.study is not None]
+    return list(dict.fromkeys(name for one in studies for name, result in one.results.items() if not result.failure))
+
+
 def trajectory_table(points: Sequence[TrajectoryPoint]) -> Group:
     """A trajectory laid out for a terminal.
 
@@ -162,25 +176,38 @@ def trajectory_table(points: Sequence[TrajectoryPoint]) -> Group:
     Returns:
         Something that a rich console prints.
     """
-    methods = list(dict.fromkeys(name for point in points if point.study for name in point.study.results))
+    methods = methods_of(points)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for title in ("checkpoint", "step", *(f"{method} (nat)" for method in methods)):
         table.add_column(title, justify="left" if title == "checkpoint" else "right", no_wrap=True)
     for point in points:
         cells = []
         for method in methods:
-            known = point.study is not None and method in point.study.results
-            cells.append(log_volume_cell(point.study.results[method]) if known and point.study else "–")
+            result = None if point.study is None else point.study.results.get(method)
+            cells.append("–" if result is None or result.failure else log_volume_cell(result))
         table.add_row(point.checkpoint.name, "–" if point.step is None else f"{point.step:,}", *cells)
     parts: list[RenderableType] = [Text("log-volumes along the trajectory", style="bold"), table]
-    words = "± is half of the 95 % interval; ! marks a number that is a bound or carries a caution"
-    parts.append(Text(f"{words}; probes and directions have the same seeds at all checkpoints", style="dim"))
-    measures = {r.measure for p in points if p.study for r in p.study.results.values() if r.kind == "mass"}
+    words = "! marks a number that is a bound or carries a caution"
+    parts.append(Text(f"{RULE}; {words}; probes and directions have the same seeds at all checkpoints", style="dim"))
+    results = [r for p in points if p.study for r in p.study.results.values() if not r.failure]
+    measures = {r.measure for r in results if r.kind == "mass"}
     if len(measures) > 1:
         words = "the prior's width is each checkpoint's own, so masses are of different priors: use --prior init"
         parts.append(Text(f"! {words} or gaussian:S for one prior", style="yellow"))
     failed = [f"! {point.checkpoint.name} failed: {point.failure}" for point in points if point.failure]
-    return Group(*parts, *(Text(words, style="yellow") for words in failed))
+    return Group(*parts, *(Text(words, style="yellow") for words in (*failed, *_without(points))))
+
+
+def _without(points: Sequence[TrajectoryPoint]) -> list[str]:
+    """A line for each method that has no value at some checkpoints, with the first one's reason."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for point in points:
+        for method, why in ({} if point.study is None else point.study.failures).items():
+            found.setdefault(method, []).append((point.checkpoint.name, why))
+    return [
+        f"! {method} has no value at {', '.join(name for name, _ in where)}: {where[0][1]}"
+        for method, where in found.items()
+    ]
 
 
 def trajectory_json(points: Sequence[TrajectoryPoint], files: dict[str, str]) -> dict[str, Any]:
@@ -200,8 +227,10 @@ def trajectory_json(points: Sequence[TrajectoryPoint], files: dict[str, str]) ->
             method: {
                 "log_volume": finite(result.log_volume),
                 "half_width95": finite(result.half_width),
+                "interval95": [finite(end) for end in result.known.interval()],
                 "trusted": result.trusted,
                 "measure": result.measure,
+                "failure": result.failure or None,
             }
             for method, result in results.items()
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,11 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from basinscope.trajectory import TrajectoryPoint
+from basinscope.trajectory import TrajectoryPoint, methods_of
 from spectra.errors import UserError
+from spectra.interval import bars, interval_label
 from spectra.plots import BLUE, GREEN, ORANGE, SKY, VERMILLION
 
 _COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, SKY)
+LEVEL_WORDS = interval_label("probes or directions")
 _MARKERS = ("o", "s", "D", "^", "v")
 
 
@@ -30,7 +33,7 @@ def trajectory_figure(points: Sequence[TrajectoryPoint]) -> Figure:
         UserError: if no checkpoint has a volume.
     """
     done = [point for point in points if point.study is not None]
-    methods = list(dict.fromkeys(name for point in done if point.study for name in point.study.results))
+    methods = methods_of(points)
     if not methods:
         raise UserError("no checkpoint of the trajectory has a volume: nothing to draw")
     figure = Figure(figsize=(8.0, 1.2 + 2.6 * len(methods)), layout="constrained")
@@ -45,28 +48,38 @@ def trajectory_figure(points: Sequence[TrajectoryPoint]) -> Figure:
     )
     grid = np.atleast_1d(figure.subplots(len(methods), 1, sharex=True))
     for axes, method in zip(grid, methods, strict=True):
-        _panel(axes, done, method)
+        _panel(axes, points, method)
     grid[-1].set_xlabel("training step (linear up to 1, logarithmic beyond)")
     return figure
 
 
-def _panel(axes: Axes, points: list[TrajectoryPoint], method: str) -> None:
+def _panel(axes: Axes, points: Sequence[TrajectoryPoint], method: str) -> None:
     runs = list(dict.fromkeys(point.run for point in points))
-    bound = False
+    bound, hollow, missing = False, False, []
     for number, run in enumerate(runs):
         rows = []
         for place, point in enumerate(one for one in points if one.run == run):
             result = None if point.study is None else point.study.results.get(method)
-            if result is not None and np.isfinite(result.log_volume):
-                half = result.half_width if result.trusted and np.isfinite(result.half_width) else 0.0
-                bound |= result.sampled is not None and not result.trusted
-                rows.append((place if point.step is None else point.step, result.log_volume, half))
+            if result is None or not np.isfinite(result.log_volume):
+                missing.append(point.checkpoint.name)
+                continue
+            bound |= result.sampled is not None and not result.trusted
+            # A bound has no error: the bootstrap's means nothing where few directions carry the sum.
+            sure = result.sampled is None or result.trusted
+            low, high = result.known.interval() if sure else (result.log_volume, result.log_volume)
+            rows.append((place if point.step is None else point.step, result.log_volume, low, high, result.trusted))
         if rows:
-            steps, values, halves = np.array(sorted(rows)).T
+            steps, values, low, high, trusted = np.array(sorted(rows)).T
+            reach, known = bars(values, zip(low, high, strict=True))
             colour, marker = _COLOURS[number % 5], _MARKERS[number // 5 % 5]
-            axes.errorbar(steps, values, halves, color=colour, marker=marker, ms=4, capsize=2, label=run)
+            axes.errorbar(steps, values, reach, color=colour, marker=marker, ms=4, capsize=2, label=run)
+            open_ones = (trusted == 0.0) | ~known
+            hollow |= bool(open_ones.any())
+            axes.plot(steps[open_ones], values[open_ones], marker, color=colour, mfc="white", ms=4, zorder=3)
     axes.set_xscale("symlog", linthresh=1.0)
-    axes.set_title(f"{method}{', lower bounds' if bound else ''}", fontsize=10)
+    words = [LEVEL_WORDS] + ["lower bounds"] * bound + ["hollow: a caution, or an unknown error"] * hollow
+    words += [f"without a value: {', '.join(missing)}"] if missing else []
+    axes.set_title("\n".join(textwrap.wrap(f"{method}; {'; '.join(words)}", 100)), fontsize=9)
     axes.set_ylabel("log V (nat)")
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8, ncols=2 if len(runs) > 4 else 1)

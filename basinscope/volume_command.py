@@ -41,6 +41,7 @@ METHODS = (
 )
 PRECONDITIONERS = ("identity", "diagonal", "hesscale", "adam-second", "adam-first", "low-rank", "full")
 NEGATIVE_RULES = ("raise", "clip", "abs")
+OPERATORS = ("hessian", "gauss-newton", "fisher", "empirical-fisher")
 PRIORS = ("gaussian", "init", "uniform", "ball", "lebesgue")
 COSTS = ("kl", "task")
 EXPONENT = 0.5
@@ -105,6 +106,14 @@ def volume(
     probes: Annotated[int, typer.Option(help="Of the curvature's spectrum.", rich_help_panel=_ESTIMATE)] = 8,
     steps: Annotated[int, typer.Option(help="Lanczos steps a probe.", rich_help_panel=_ESTIMATE)] = 64,
     seed: Annotated[int, typer.Option(help="The one seed of all randomness.", rich_help_panel=_ESTIMATE)] = 0,
+    operator: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Curvature of determinants and preconditioners: {', '.join(OPERATORS)}.",
+            show_default="fisher of kl, gauss-newton of likelihoods, else hessian",
+            rich_help_panel=_ESTIMATE,
+        ),
+    ] = None,
     negative: Annotated[
         str,
         typer.Option(help=f"Rule for negative eigenvalues: {', '.join(NEGATIVE_RULES)}.", rich_help_panel=_ESTIMATE),
@@ -181,6 +190,7 @@ def volume(
         "k": k,
         "sweep_cutoff": sweep_cutoff,
         "rank_tolerance": rank_tolerance,
+        "operator": operator or "",
     }
     _check_words(settings, preconditioner, cost)
     if dtype is not None:
@@ -234,6 +244,8 @@ def _check_words(settings: dict[str, Any], preconditioner: str | None, cost: str
             f"{settings['prior']!r}{nearest(kind, PRIORS)}"
         )
     one_of("--negative", settings["negative"], NEGATIVE_RULES)
+    if settings["operator"]:
+        one_of("--operator", settings["operator"], OPERATORS)
     if preconditioner is not None:
         one_of("--preconditioner", preconditioner, PRECONDITIONERS)
     if cost is not None:

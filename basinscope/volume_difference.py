@@ -12,11 +12,10 @@ from rich.table import Table
 from rich.text import Text
 from scipy.special import logsumexp
 
-from basinscope.difference import independent
 from basinscope.summary import finite
-from basinscope.summary_table import with_error
 from spectra.errors import UserError
-from spectra.estimate import Estimate, difference
+from spectra.estimate import Estimate, difference, independent
+from spectra.interval import RULE, with_ends
 from volume.method_result import MethodResult
 from volume.result import BOOTSTRAPS, VolumeEstimate
 from volume.study import VolumeStudy
@@ -43,8 +42,7 @@ class VolumeDifference:
     @property
     def half_width(self) -> float:
         """Half of the 95 % interval, nats."""
-        low, high = self.estimate.interval(0.95)
-        return (high - low) / 2.0
+        return self.estimate.half_width()
 
     @property
     def statement(self) -> str:
@@ -75,11 +73,10 @@ def volume_differences(first: VolumeStudy, second: VolumeStudy) -> tuple[VolumeD
     if first.settings.cutoff != second.settings.cutoff:
         cutoffs = f"{first.settings.cutoff:g} and {second.settings.cutoff:g}"
         raise UserError(f"volumes to compare must share their cutoff, got {cutoffs}")
-    common = [method for method in first.results if method in second.results]
+    methods = [[name for name, one in study.results.items() if not one.failure] for study in (first, second)]
+    common = [method for method in methods[0] if method in methods[1]]
     if not common:
-        raise UserError(
-            f"volumes to compare must share a method, got {', '.join(first.results)} and {', '.join(second.results)}"
-        )
+        raise UserError(f"volumes to compare must share a method, got {' and '.join(map(', '.join, methods))}")
     return tuple(_difference(first, second, method) for method in common)
 
 
@@ -120,13 +117,13 @@ def _of_rays(one: MethodResult, two: MethodResult, seeded: bool) -> tuple[Estima
     cautions: tuple[str, ...] = ()
     if not (one.trusted and two.trusted):
         cautions = ("few directions carry one of the volumes or both: a difference of lower bounds is no bound",)
-    value = left.log_volume - right.log_volume
+    value = one.log_volume - two.log_volume
     paired = seeded and left.size == right.size and len(left.log_terms) == len(right.log_terms)
     if paired and math.isfinite(value):
-        error = _paired_error(left, right)
-        return Estimate(value, error, cautions=cautions), "paired by common directions, by bootstrap"
-    error = math.hypot(left.standard_error, right.standard_error)
-    return Estimate(value, error, cautions=cautions), "taken as independent: the directions differ"
+        freedom = min(one.known.degrees, two.known.degrees)
+        found = Estimate(value, _paired_error(left, right), cautions=cautions, freedom=freedom)
+        return found, "paired by common directions, by bootstrap"
+    return replace(independent(one.known, two.known), cautions=cautions), "taken as independent: the directions differ"
 
 
 def _paired_error(left: VolumeEstimate, right: VolumeEstimate) -> float:
@@ -152,11 +149,12 @@ def volume_difference_table(found: tuple[VolumeDifference, ...], first: str, sec
         table.add_column(title, justify="left" if title == "method" else "right")
     for row in found:
         value, half = row.estimate.value, row.half_width
-        text = with_error(value, half) if math.isfinite(half) and half > 0.0 else f"{value:.2f}"
+        text = with_ends(value, row.estimate.interval()) if half > 0.0 else f"{value:.2f}"
         table.add_row(
             row.method, f"{row.first:.2f}", f"{row.second:.2f}", text + (" !" if row.estimate.cautions else "")
         )
     parts: list[RenderableType] = [Text(f"log-volume of {first} minus that of {second}", style="bold"), table]
+    parts.append(Text(RULE, style="dim"))
     parts += [Text(f"{row.method}: {row.statement} ({row.reason})") for row in found]
     return Group(*parts)
 

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from rich.text import Text
+
 from basinscope.announcement import announce
+from basinscope.failures import sentence
 from basinscope.outputs import TASK
 from basinscope.progress import Report
 from basinscope.ranks import writes_files
@@ -23,15 +26,24 @@ from basinscope.trajectory import (
     trajectory_table,
 )
 from basinscope.trajectory_plot import trajectory_figure
-from basinscope.volume_difference import volume_difference_json, volume_difference_table, volume_differences
+from basinscope.volume_difference import (
+    VolumeDifference,
+    volume_difference_json,
+    volume_difference_table,
+    volume_differences,
+)
 from basinscope.volume_json import study_json
 from basinscope.volume_progress import volume_progress
 from basinscope.volume_run import VolumeRequest, run_volume
 from basinscope.volume_table import study_table
+from spectra.errors import UserError
 from spectra.plots import save_figure
 from volume.figures import study_figure
 from volume.store import is_volume_file, read_study
 from volume.study import VolumeStudy
+
+# The differences to another study, or why there are none.
+Compared = tuple[VolumeDifference, ...] | str
 
 
 def report_volume(request: VolumeRequest, as_json: bool, against: Sequence[Path] = ()) -> None:
@@ -50,7 +62,7 @@ def report_volume(request: VolumeRequest, as_json: bool, against: Sequence[Path]
 def _report_volume(request: VolumeRequest, as_json: bool, against: Sequence[Path]) -> None:
     with volume_progress() as report:
         study = run_volume(request, report, announce)
-        others = [(path, _other(request, path, report)) for path in against]
+        others = [(path, _compared(study, request, path, report)) for path in against]
     files = {} if request.output is None else {"volume": str(request.output)}
     try:
         if request.plot is not None:
@@ -59,6 +71,14 @@ def _report_volume(request: VolumeRequest, as_json: bool, against: Sequence[Path
             files["figure"] = str(request.plot)
     finally:  # a figure that fails does not cost the numbers
         show_study(study, as_json, files, others)
+
+
+def _compared(study: VolumeStudy, request: VolumeRequest, path: Path, report: Report) -> Compared:
+    """The differences to another study; what stands in their way costs the study itself nothing."""
+    try:
+        return volume_differences(study, _other(request, path, report))
+    except (UserError, OSError, MemoryError) as error:
+        return sentence(error)
 
 
 def _other(request: VolumeRequest, path: Path, report: Report) -> VolumeStudy:
@@ -86,6 +106,9 @@ def report_trajectory(request: VolumeRequest, as_json: bool) -> None:
     Args:
         request: what was asked for; its checkpoint is the folder, or a pattern in one.
         as_json: print one JSON object instead of a table.
+
+    Raises:
+        UserError: if no checkpoint has a volume.
     """
     figure = replace(request, output=None, resume=False, overwrite=request.overwrite or request.resume)
     results = trajectory_outputs(request.output, trajectory_files(request.checkpoint)).values()
@@ -109,12 +132,15 @@ def _report_trajectory(request: VolumeRequest, as_json: bool) -> None:
 def _show_trajectory(points: Sequence[TrajectoryPoint], files: dict[str, str], as_json: bool) -> None:
     if as_json:
         print(json.dumps(trajectory_json(points, files), allow_nan=False))
-        return
-    page().print(trajectory_table(points), *(f"{kind} written to {path}" for kind, path in files.items()), sep="\n")
+    else:
+        lines = (f"{kind} written to {path}" for kind, path in files.items())
+        page().print(trajectory_table(points), *lines, sep="\n")
+    if not any(point.study for point in points):
+        raise UserError(f"no checkpoint of the trajectory has a volume; the first: {points[0].failure}")
 
 
 def show_study(
-    study: VolumeStudy, as_json: bool, files: dict[str, str], others: Sequence[tuple[Path, VolumeStudy]] = ()
+    study: VolumeStudy, as_json: bool, files: dict[str, str], others: Sequence[tuple[Path, Compared]] = ()
 ) -> None:
     """Print a study on stdout.
 
@@ -122,15 +148,22 @@ def show_study(
         study: the study.
         as_json: print one JSON object instead of a table.
         files: where results were written, by kind.
-        others: studies to compare with, and their files.
+        others: files to compare with, and the differences to each, or why there are none.
     """
     name = Path(study.provenance.checkpoint).name
-    found = [(other.name, volume_differences(study, one)) for other, one in others]
     if as_json:
-        against = [volume_difference_json(rows, name, other) for other, rows in found]
+        against = [
+            {"first": name, "second": other.name, "failure": rows}
+            if isinstance(rows, str)
+            else volume_difference_json(rows, name, other.name)
+            for other, rows in others
+        ]
         print(json.dumps({**study_json(study, files), "against": against}, allow_nan=False))
         return
     console = page()
     console.print(study_table(study, files, console.width))
-    for other, rows in found:
-        console.print("", volume_difference_table(rows, name, other), sep="\n")
+    for other, rows in others:
+        if isinstance(rows, str):
+            console.print("", Text(f"! no difference to {other.name}: {rows}", style="yellow"), sep="\n")
+        else:
+            console.print("", volume_difference_table(rows, name, other.name), sep="\n")

@@ -26,7 +26,7 @@ from basinscope.volume_announcement import volume_lines
 from basinscope.volume_resumption import check_landscape, check_settings
 from spectra.checkpoint import AdamMoments, Checkpoint, adam_moments, read_checkpoint
 from spectra.costs import CrossEntropy, KLFromAnchor, cost_name, kl_from_anchor
-from spectra.errors import UserError
+from spectra.errors import UserError, out_of_memory
 from spectra.landscape import Landscape
 from spectra.parallel import LostRankError, current_ranks
 from spectra.parallel_landscape import spread
@@ -34,7 +34,7 @@ from spectra.provenance import Provenance
 from spectra.spectrum import SpectrumSettings
 from volume.curvature_density import curvature_name
 from volume.descent import Descent, descent
-from volume.estimator import VolumeEstimator
+from volume.estimator import VolumeEstimator, refuse_without_volume
 from volume.method_result import SAMPLED, SEGMENT, MethodResult
 from volume.noise import above_noise, cost_noise, noise_caution
 from volume.preconditioners import adam_curvature
@@ -128,30 +128,69 @@ class _Work:
     def run(self) -> VolumeStudy:
         try:
             for method in self.study.settings.methods:
-                self.keep(self.estimator.run(method, self.study.results.get(method), self.keep))
+                self.method(method)
+            refuse_without_volume(self.study.results)
             if self.study.settings.sweep_cutoff:
                 self.sweep(parse_sweep(self.study.settings.sweep_cutoff))
+            self.write()
         except KeyboardInterrupt:
             raise Interrupted(self.state()) from None
         except LostRankError as error:
             raise LostRankError(f"{error}; {self.state()}") from error
         return self.study
 
+    def method(self, method: str) -> None:
+        """One method's result, or why it has none: the others go on."""
+        try:
+            self.keep(self.estimator.run(method, self.study.results.get(method), self.keep))
+        except (UserError, MemoryError, RuntimeError) as error:
+            failed = self.estimator.failed(method, self.expected(method, error))
+            begun = self.study.results.get(method)
+            if begun is not None and begun.sampled is not None:
+                # The directions that are done stay.
+                told = f"{method} ended after {len(begun.sampled.log_terms):,} directions: {failed.failure}"
+                self.study = replace(self.study, cautions=tuple(dict.fromkeys((*self.study.cautions, told))))
+            else:
+                self.study = replace(self.study, results={**self.study.results, method: failed})
+
+    def expected(self, method: str, error: Exception) -> Exception:
+        """The error, if it is one that costs no more than the method; on several ranks it may be one rank's alone."""
+        shared = current_ranks() is None or method not in SAMPLED
+        if shared and (isinstance(error, UserError | MemoryError) or out_of_memory(error)):
+            return error
+        raise error
+
     def keep(self, result: MethodResult) -> None:
-        known = self.study.results
-        self.write(results={**known, result.method: result})
+        found = {**self.study.results, result.method: result}
+        order = dict.fromkeys([*(name for name in self.study.settings.methods if name in found), *found])
+        self.write(results={name: found[name] for name in order})
 
     def sweep(self, cutoffs: NDArray[np.float64]) -> None:
-        """Each method at each cutoff, kept after each block too."""
+        """Each method that has a volume at each cutoff, kept after each block too."""
+        kept = self.study.sweep or CutoffSweep(cutoffs)
+        # What failed before is tried again.
+        self.study = replace(self.study, sweep=replace(kept, failures={}))
         for method in self.study.settings.methods:
+            like = self.study.results[method]
+            if like.failure:
+                continue
 
             def keep(results: tuple[MethodResult, ...], method: str = method) -> None:
-                done = {} if self.study.sweep is None else self.study.sweep.results
-                self.write(sweep=CutoffSweep(cutoffs, {**done, method: results}))
+                self.write(sweep=replace(self.swept, results={**self.swept.results, method: results}))
 
-            known = () if self.study.sweep is None else self.study.sweep.results.get(method, ())
-            like = self.study.results[method]
-            keep(self.estimator.sweep(method, cutoffs, earlier=known, like=like, on_block=keep))
+            try:
+                known = self.swept.results.get(method, ())
+                keep(self.estimator.sweep(method, cutoffs, earlier=known, like=like, on_block=keep))
+            except (UserError, MemoryError, RuntimeError) as error:
+                why = self.estimator.failed(method, self.expected(method, error)).failure
+                swept = replace(self.swept, failures={**self.swept.failures, method: why})
+                self.study = replace(self.study, sweep=swept)
+
+    @property
+    def swept(self) -> CutoffSweep:
+        """What is done of the sweep."""
+        assert self.study.sweep is not None
+        return self.study.sweep
 
     def write(self, **changed: Any) -> None:
         """Change the study, and its file."""
@@ -193,12 +232,14 @@ def _continued(output: Path, typed: str, earlier: VolumeStudy, study: VolumeStud
     check_landscape(output, earlier, study)
     command = "\n".join(dict.fromkeys([*earlier.provenance.command.splitlines(), typed]))
     kept = _kept_settings(earlier, study.settings)
+    # What failed is tried again.
+    results = {name: one for name, one in earlier.results.items() if not (one.failure and name in kept.methods)}
     return replace(
         study,
         settings=kept,
-        results=earlier.results,
+        results=results,
         sweep=earlier.sweep,
-        strategy=earlier.strategy,
+        strategy=earlier.strategy if earlier.operator == study.operator else "",
         provenance=replace(earlier.provenance, command=command),
     )
 
@@ -312,11 +353,11 @@ def _study(
         settings=settings,
         provenance=provenance,
         size=landscape.size,
-        samples=landscape.total_weight,
+        samples=landscape.samples,
         data_sha256=landscape.batches.sha256,
         cost=landscape.anchor_cost,
         gradient_norm=below.gradient_norm,
-        operator=curvature_name(landscape),
+        operator=settings.operator or curvature_name(landscape),
         notes=landscape.notes,
         cost_noise=noise,
         fall=below.fall,

@@ -11,8 +11,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from basinscope.summary_table import with_error
-from basinscope.sweep_table import sweep_table
+from basinscope.sweep_table import log_volume_cell, sweep_table
+from spectra.interval import RULE, half_width, with_error
 from volume.method_result import SEGMENT, MethodResult
 from volume.preconditioners import EXPONENT
 from volume.study import VolumeStudy
@@ -32,8 +32,6 @@ _COLUMNS = (
 _NONE = "–"
 # Narrower pages get two tables: what the volume is, and what it rests on.
 _WIDE, _SPLIT = 108, 5
-# Errors below this are not shown: nobody reads a log-volume to more.
-_SHOWN = 0.005
 
 
 def study_table(study: VolumeStudy, files: Mapping[str, str], width: int = _WIDE) -> Group:
@@ -53,6 +51,8 @@ def study_table(study: VolumeStudy, files: Mapping[str, str], width: int = _WIDE
         parts.append(Text.assemble((method, "bold"), (f": {result.verdict}", style)))
     if study.sweep is not None:
         parts += [Text(), sweep_table(study.sweep, study.provenance.cost_unit)]
+        failures = study.sweep.failures.items()
+        parts += [Text(f"{method} across cutoffs: no value: {why}", style="yellow") for method, why in failures]
     parts += [Text(f"! {caution}", style="yellow") for caution in study.cautions]
     parts += [Text(f"note: {note}", style="dim") for note in study.notes]
     if not study.complete:
@@ -71,7 +71,7 @@ def _heading(study: VolumeStudy) -> RenderableType:
 
 def _prior(study: VolumeStudy) -> str:
     """The prior with its numbers, where a result knows them."""
-    known = [result.measure for result in study.results.values() if result.measure != "lebesgue"]
+    known = [one.measure for one in study.results.values() if one.measure != "lebesgue" and not one.failure]
     return known[0] if known else study.settings.prior
 
 
@@ -93,42 +93,29 @@ def _rows(study: VolumeStudy, columns: Sequence[int]) -> Table:
 
 
 def _cells(result: MethodResult) -> tuple[str, ...]:
-    first = (result.method, result.kind, log_volume_cell(result), f"{result.log10_volume:.6g}")
+    if result.failure:
+        return (result.method, *[_NONE] * (len(_COLUMNS) - 1))
+    first = (result.method, result.kind, log_volume_cell(result), _six(result.log10_volume))
     bound, sampled = result.lower_bound, result.sampled
     if sampled is None or bound is None:
         derived, dimension = (_number(result.figures, name) for name in ("derived_k", "effective_dimension"))
         return (*first, _NONE, _NONE, _NONE, _NONE, derived, dimension)
     evaluations = f"{sampled.evaluations.mean():.3g}"
     share, effective = f"{sampled.largest_share:.0%}", f"{sampled.effective_samples:.3g}"
-    return (*first, f"{bound:.6g}", share, effective, evaluations, _NONE, _NONE)
+    return (*first, _six(bound), share, effective, evaluations, _NONE, _NONE)
 
 
-def log_volume_cell(result: MethodResult) -> str:
-    """A log-volume with its error, marked if it is not to be read alone.
-
-    Args:
-        result: of one method.
-
-    Returns:
-        Text of a cell.
-    """
-    value, half = result.log_volume, result.half_width
-    if math.isinf(value):
-        return f"{value} !"
-    if result.sampled is not None and not result.trusted:
-        # The bootstrap's error means nothing where few directions carry the sum.
-        return f"{value:.1f} !"
-    text = f"{value:.2f}" if half < _SHOWN else with_error(value, half)
-    return text if result.trusted else f"{text} !"
+def _six(value: float) -> str:
+    return f"{value:.6g}" if math.isfinite(value) else with_error(value, 0.0)
 
 
 def _number(figures: Mapping[str, float], name: str) -> str:
-    return f"{figures[name]:.3g}" if name in figures else _NONE
+    return f"{figures[name]:.3g}" if math.isfinite(figures.get(name, math.nan)) else _NONE
 
 
 def _caption(study: VolumeStudy) -> Padding:
-    words = "± is half of the 95 % interval; ! marks a number that is not to be read alone: its verdict is beneath"
-    kinds = {result.kind for result in study.results.values()}
+    words = f"{RULE}; ! marks a number that is not to be read alone: its verdict is beneath"
+    kinds = {result.kind for result in study.results.values() if not result.failure}
     if len(kinds) > 1:
         words += "; a mass is a probability under the prior, a volume is Lebesgue's: the two do not compare"
     samplers = [result for result in study.results.values() if result.sampled is not None]
@@ -149,7 +136,8 @@ def _bits(study: VolumeStudy) -> list[str]:
     for result, bits in masses:
         figures = result.figures
         if "data_bits" in figures:
-            half = 2.0 * figures["data_bits_error"]
+            # Files from before it was recorded do not say how many draws are independent.
+            half = half_width(figures["data_bits_error"], figures.get("data_bits_freedom", math.inf))
             # Where one direction carries all, the spread along it is no error of the average over the basin.
             data = with_error(figures["data_bits"], half) if result.trusted else f"{figures['data_bits']:.4g} !"
             lines.append(
@@ -162,7 +150,7 @@ def _bits(study: VolumeStudy) -> list[str]:
 
 def _segment(study: VolumeStudy) -> list[str]:
     """What a basin segment is made of."""
-    if SEGMENT not in study.results:
+    if SEGMENT not in study.results or study.results[SEGMENT].failure:
         return []
     found = study.results[SEGMENT].figures
     return [

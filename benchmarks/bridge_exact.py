@@ -148,7 +148,7 @@ def main() -> None:
     start = time.perf_counter()
     volume = bridge_volume(known.landscape, known.prior, BridgeSettings((known.cutoff,), seed=0)).volumes[0]
     lines.append(
-        f"\nn = 1,000, spectrum of digits: {volume.log_volume:.2f} +- {volume.standard_error:.2f} nats "
+        f"\nn = 1,000, spectrum of digits: {volume.log_volume:.2f} ± {volume.mass.half_width():.2f} nats "
         f"for {exact:.2f}, in {time.perf_counter() - start:.0f} s on one thread."
     )
     text = "\n".join(lines)

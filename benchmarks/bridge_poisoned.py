@@ -125,8 +125,8 @@ def curves(found: dict[str, BridgeResult]) -> None:
 
 
 def cell(volume: BridgeVolume | None) -> str:
-    """Log mass and its standard error."""
-    return "not reached" if volume is None else f"{volume.log_volume:,.1f} ± {volume.standard_error:.1f}"
+    """Log mass with half of its 95 % interval."""
+    return "not reached" if volume is None else f"{volume.log_volume:,.1f} ± {volume.mass.half_width():.1f}"
 
 
 if __name__ == "__main__":

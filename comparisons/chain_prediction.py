@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from comparisons.sharpness_result import positive
+from spectra.caution import for_shift
 from spectra.density import SpectralDensity
 from spectra.errors import UserError
 from spectra.estimate import Estimate
@@ -152,4 +153,6 @@ def _bias(value: float, plain: float, step: float, limit: float) -> tuple[str, .
 
 
 def _half(density: SpectralDensity, inverse_temperature: float, localisation: float) -> Estimate:
-    return half_effective_dimension(density, inverse_temperature=inverse_temperature, localisation=localisation)
+    """Half the effective dimension; no dimension, but what chains say, where bound negative curvature outweighs."""
+    shift = localisation / inverse_temperature
+    return density.integrate(lambda x: 0.5 * x / (x + shift), cautions=for_shift(density, shift, "raise"))

@@ -89,6 +89,12 @@ class Chains:
         return float(np.std(self.kept, ddof=1) / np.sqrt(self.effective_samples))
 
     @property
+    def freedom(self) -> float:
+        """Degrees of freedom of the standard error."""
+        chains = self.kept.shape[0]
+        return chains - 1.0 if chains >= 4 else max(self.effective_samples - 1.0, 0.0) if self._enough else 0.0
+
+    @property
     def mean_acceptance(self) -> float:
         """Mean acceptance probability over the checks; nan without any."""
         found = self.acceptance[np.isfinite(self.acceptance)]
@@ -110,5 +116,6 @@ class Chains:
 
 
 def _number(function: Callable[..., Any], draws: Array, method: str) -> float:
-    """One of arviz's diagnostics of draws (chains, draws)."""
-    return float(function(draws, method=method))
+    """One of arviz's diagnostics of draws (chains, draws); nan where all draws are the same."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return float(function(draws, method=method))

@@ -7,13 +7,17 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from comparisons.flatness import Reading
+from comparisons.flatness import Reading, reading_of
 from spectra.errors import UserError
 from spectra.estimate import Estimate
 
 
 def combined(
-    function: Callable[..., float], *estimates: Estimate, details: Mapping[str, float] | None = None
+    function: Callable[..., float],
+    *estimates: Estimate,
+    details: Mapping[str, float] | None = None,
+    lowest: float = -math.inf,
+    highest: float = math.inf,
 ) -> Reading:
     """``function(values)`` with the jackknife's error over the probes that the estimates share.
 
@@ -21,9 +25,12 @@ def combined(
         function: of as many numbers as there are estimates; smooth near their values.
         *estimates: from common probes, or exact.
         details: further numbers by name.
+        lowest: least value that the combination can have.
+        highest: largest one.
 
     Returns:
-        The reading; truncation errors are carried one by one and added.
+        The reading, its value in the range; truncation errors are carried one by one and added. An error is unknown
+        (inf) where the function has no value without a probe, or within a truncation error.
 
     Raises:
         UserError: if the numbers of probes differ.
@@ -40,17 +47,39 @@ def combined(
     for place, one in enumerate(estimates):
         if one.truncation_error > 0.0:
             moved = [value + (one.truncation_error if i == place else 0.0) for i, value in enumerate(values)]
-            truncation += abs(function(*moved) - centre)
+            truncation += abs(_at(function, moved) - centre)
     cautions = tuple(dict.fromkeys(text for one in estimates for text in one.cautions))
     samples = counts.pop() if counts else 0
-    return Reading(
+    found = Estimate(
         value=centre,
         standard_error=_jackknife(function, estimates, samples),
+        truncation_error=truncation if math.isfinite(truncation) else math.inf,
         cautions=cautions,
-        details=details or {},
-        truncation_error=truncation,
-        samples=samples,
+        freedom=samples - 1.0 if samples else math.inf,
+        lowest=lowest,
+        highest=highest,
     )
+    return reading_of(found.possible(), details=details)
+
+
+def ratio(part: float, whole: float) -> float:
+    """``part / whole``; nan where the whole is zero, as that of some probes may be.
+
+    Args:
+        part: the numerator.
+        whole: the denominator.
+
+    Returns:
+        The quotient.
+
+    >>> ratio(1.0, 4.0), ratio(1.0, 0.0)
+    (0.25, nan)
+    """
+    return part / whole if whole != 0.0 else math.nan
+
+
+def _at(function: Callable[..., float], values: list[float]) -> float:
+    return function(*values) if all(map(math.isfinite, values)) else math.nan
 
 
 def _jackknife(function: Callable[..., float], estimates: tuple[Estimate, ...], samples: int) -> float:
@@ -63,4 +92,5 @@ def _jackknife(function: Callable[..., float], estimates: tuple[Estimate, ...], 
         for one in estimates
     ]
     left_out = np.array([function(*(float(x) for x in column)) for column in zip(*rows, strict=True)])
-    return float(np.sqrt((samples - 1) / samples * np.square(left_out - left_out.mean()).sum()))
+    error = float(np.sqrt((samples - 1) / samples * np.square(left_out - left_out.mean()).sum()))
+    return error if math.isfinite(error) else math.inf

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from comparisons.combination import combined
+from comparisons.combination import combined, ratio
 from comparisons.curvature_evidence import (
     hessian_density,
     hessian_spectrum,
@@ -71,7 +71,7 @@ def _largest(evidence: Evidence) -> Estimate:
         high,
         truncation_error=outer - high,
         cautions=("the largest eigenvalue has not converged: more Lanczos steps",)
-        if outer - high > 0.01 * high
+        if outer - high > 0.01 * abs(high)
         else (),
     )
 
@@ -103,7 +103,7 @@ def largest_over_trace(evidence: Evidence) -> Reading:
     trace = hessian_density(evidence).trace()
     if trace.value <= 0.0:
         raise UserError(f"the trace is {trace.value:.3g}, not positive: a share of it has no meaning")
-    return combined(lambda top, whole: top / whole, _largest(evidence), trace)
+    return combined(ratio, _largest(evidence), trace)
 
 
 def first_over_fifth(evidence: Evidence) -> Reading:
@@ -116,15 +116,18 @@ def first_over_fifth(evidence: Evidence) -> Reading:
         The reading; its error from the residuals.
 
     Raises:
-        UserError: if five eigenvalues have not converged.
+        UserError: if five eigenvalues have not converged, or the fifth is zero to rounding.
     """
     spectrum = hessian_spectrum(evidence)
     if len(spectrum.eigenvalues) < FIFTH:
         found = len(spectrum.eigenvalues)
         raise UserError(f"five converged eigenvalues are needed and {found} are there: use more probes or steps")
     values, errors = np.abs(spectrum.eigenvalues), spectrum.residuals
+    if values[FIFTH - 1] <= max(spectrum.density.rounding, float(errors[FIFTH - 1])):
+        rank = int((values[:FIFTH] > spectrum.density.rounding).sum())
+        raise UserError(f"the fifth eigenvalue is zero to rounding ({rank} of the first five are not): no ratio to it")
     ends = [Estimate(float(values[i]), truncation_error=float(errors[i])) for i in (0, FIFTH - 1)]
-    return combined(lambda first, fifth: first / fifth, *ends)
+    return combined(ratio, *ends, lowest=1.0)
 
 
 def smallest_over_largest(evidence: Evidence) -> Reading:
@@ -135,11 +138,16 @@ def smallest_over_largest(evidence: Evidence) -> Reading:
 
     Returns:
         The reading.
+
+    Raises:
+        UserError: if no eigenvalue is positive.
     """
-    density = hessian_density(evidence)
+    density, top = hessian_density(evidence), _largest(evidence)
+    if top.value <= 0.0:
+        raise UserError(f"the largest eigenvalue is {top.value:.3g}, not positive: a share of it has no meaning")
     low, outer = density.support[0], density.outer_support[0]
     least = Estimate(low, truncation_error=0.0 if density.exact else low - outer)
-    return combined(lambda bottom, top: max(-bottom, 0.0) / top, least, _largest(evidence))
+    return combined(lambda bottom, top: ratio(max(-bottom, 0.0), top), least, top, lowest=0.0)
 
 
 def negative_mass(evidence: Evidence) -> Reading:
@@ -157,9 +165,8 @@ def negative_mass(evidence: Evidence) -> Reading:
     density = hessian_density(evidence)
     below = density.integrate(lambda x: np.maximum(-x, 0.0))
     count = density.mass_below(0.0).value
-    return combined(
-        lambda part, whole: part / whole, below, _positive(density.integrate(np.abs)), details={"count": count}
-    )
+    whole = _positive(density.integrate(np.abs))
+    return combined(ratio, below, whole, details={"count": count}, lowest=0.0, highest=1.0)
 
 
 def _positive(estimate: Estimate) -> Estimate:

@@ -39,7 +39,8 @@ def spectrum_settings(evidence: Evidence, operator: str) -> SpectrumSettings:
         products = max(asked.budget // 2, 2 * LEAST_STEPS)
         steps = min(steps, max(products // 2, LEAST_STEPS))
         probes = max(2, products // steps)
-    return SpectrumSettings(operator=operator, probes=probes, steps=steps, seed=asked.seed)
+    strategy = evidence.strategy(operator)
+    return SpectrumSettings(operator=operator, probes=probes, steps=steps, seed=asked.seed, strategy=strategy)
 
 
 def hessian_spectrum(evidence: Evidence) -> Spectrum:
@@ -78,7 +79,9 @@ def _spectrum(evidence: Evidence, operator: str) -> Spectrum:
             tally.products = done
 
         tally.gradients += 1
-        return compute_spectrum(evidence.landscape, settings, progress=count)
+        found = compute_spectrum(evidence.landscape, settings, progress=count)
+        evidence.keep_strategy(operator, found)
+        return found
 
     return evidence.item(f"{operator}-spectrum", build)
 
@@ -130,6 +133,7 @@ def layer_traces(evidence: Evidence) -> dict[str, Estimate]:
             for layer, place in places.items():
                 samples[layer].append(forms[:, place].sum(1).numpy())
         tally.products += count
+        evidence.keep_strategy("hessian", operator)
         return {layer: from_samples(np.concatenate(found)) for layer, found in samples.items()}
 
     return evidence.item("layer-traces", build)
@@ -168,6 +172,7 @@ def basin_mass(evidence: Evidence) -> QuadraticMass:
         steps = min(2 * evidence.settings.steps, density.size)
         operator = gauss_newton_operator(evidence)
         anchor: AnchorMeasure = anchor_measure(operator, evidence.landscape.theta.to(operator.dtype), steps)
+        evidence.keep_strategy("gauss-newton", operator)
         tally.products += steps
         width, cutoff = prior_width(evidence), evidence.settings.cutoff
         return quadratic_mass(density, anchor, cutoff, standard_deviation=width)[0]

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from comparisons.combination import combined
+from comparisons.combination import combined, ratio
 from comparisons.curvature_evidence import basin_mass, gauss_newton_density, prior_width
 from comparisons.evidence import Evidence
 from comparisons.flatness import Measure, Reading, reading_of
@@ -71,7 +71,7 @@ def effective_dimension(evidence: Evidence) -> Reading:
     Returns:
         The reading.
     """
-    shift = 1.0 / (evidence.landscape.total_weight * prior_width(evidence) ** 2)
+    shift = 1.0 / (evidence.landscape.samples * prior_width(evidence) ** 2)
     return reading_of(gauss_newton_density(evidence).effective_dimension(shift), details={"shift": shift})
 
 
@@ -88,7 +88,11 @@ def participation_ratio(evidence: Evidence) -> Reading:
         UserError: if the matrix is zero.
     """
     density = gauss_newton_density(evidence)
-    return combined(lambda first, second: first**2 / second, density.trace(), _positive(density.moment(2)))
+    size = float(density.size)
+    first, second = density.trace(), _positive(density.moment(2))
+    # Between one and the rank, of a matrix without negative eigenvalues.
+    lowest = 1.0 if density.semidefinite else 0.0
+    return combined(lambda a, b: ratio(a**2, b), first, second, lowest=lowest, highest=size)
 
 
 def effective_rank(evidence: Evidence) -> Reading:
@@ -106,11 +110,11 @@ def effective_rank(evidence: Evidence) -> Reading:
     density = gauss_newton_density(evidence)
 
     def rank(whole: float, entropy: float) -> float:
-        return whole * math.exp(-entropy / whole)
+        return whole * math.exp(-entropy / whole) if whole > 0.0 else math.nan
 
     # With t = tr G: -sum p log p = log t - (sum l log l) / t.
     entropy = density.integrate(lambda x: np.where(x > 0.0, x * np.log(np.where(x > 0.0, x, 1.0)), 0.0))
-    return combined(rank, _positive(density.trace()), entropy)
+    return combined(rank, _positive(density.trace()), entropy, lowest=1.0, highest=float(density.size))
 
 
 def _positive(estimate: Estimate) -> Estimate:

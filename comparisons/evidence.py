@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -69,6 +69,8 @@ class Evidence:
         initial: (n,) the parameters at initialisation, or None.
         settings: what decides the numbers.
         notes: sentences on what was reused, and what was not and why.
+        strategies: how products of each curvature are computed, by its name: what the first of them chose by time, and
+            all others, and whoever goes on, take again.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Evidence:
         checkpoint: Checkpoint | None = None,
         initial: Tensor | None = None,
         settings: EvidenceSettings | None = None,
+        strategies: Mapping[str, str] | None = None,
     ) -> None:
         """Computes nothing yet.
 
@@ -91,6 +94,7 @@ class Evidence:
         self.initial = None if initial is None else initial.to(landscape.theta)
         self.settings = settings or EvidenceSettings()
         self.notes: tuple[str, ...] = ()
+        self.strategies = dict(strategies or {})
         self.stored_spectra: dict[str, Spectrum] = {}
         self.stored_study: VolumeStudy | None = None
         self._items: dict[str, Any] = {}
@@ -163,6 +167,16 @@ class Evidence:
         for name in sorted(opened.parts):
             work = work + self._work[name]
         return found, work
+
+    def strategy(self, curvature: str) -> str:
+        """How products of a curvature are to be computed; ``auto`` as long as that is open."""
+        return self.strategies.get(curvature, "auto")
+
+    def keep_strategy(self, curvature: str, operator: object) -> None:
+        """Notes what an operator that has computed products, or a result of it, says of its strategy."""
+        found = str(getattr(operator, "strategy", ""))
+        if found not in ("", "auto"):
+            self.strategies.setdefault(curvature, found)
 
     @property
     def work(self) -> dict[str, Work]:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from spectra.errors import UserError
 from spectra.estimate import Estimate
+from spectra.interval import ends, half_width
 
 if TYPE_CHECKING:
     from comparisons.evidence import Evidence
@@ -36,6 +36,8 @@ class Reading:
         truncation_error: error that more samples do not reduce (Lanczos steps).
         samples: how many independent samples the standard error is of; 0 if many.
         traces: whole series by name, such as the cost of each chain at each step (chains, steps).
+        lowest: least value that the measure can have; intervals are cut there.
+        highest: largest one.
     """
 
     value: float
@@ -43,20 +45,25 @@ class Reading:
     cautions: tuple[str, ...] = ()
     details: Mapping[str, float] = field(default_factory=dict)
     truncation_error: float = 0.0
-    samples: int = 0
+    samples: float = 0.0
     traces: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    lowest: float = -math.inf
+    highest: float = math.inf
 
     @property
     def half_width(self) -> float:
-        """Half of the 95 % interval: Student t over samples, and the truncation error.
+        """Half of the 95 % interval, before it is cut to the range.
 
         >>> round(Reading(1.0, standard_error=1.0, samples=2).half_width, 3)
         12.706
         """
-        if self.standard_error == 0.0:
-            return self.truncation_error
-        quantile = stats.norm.ppf(0.975) if self.samples == 0 else stats.t.ppf(0.975, max(self.samples - 1, 1))
-        return float(quantile) * self.standard_error + self.truncation_error
+        freedom = self.samples - 1.0 if self.samples else math.inf
+        return half_width(self.standard_error, freedom, truncation_error=self.truncation_error)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval by the one rule of ``spectra.interval``."""
+        return ends(self.value, self.half_width, self.lowest, self.highest)
 
     @property
     def trusted(self) -> bool:
@@ -83,7 +90,10 @@ def reading_of(estimate: Estimate, *, details: Mapping[str, float] | None = None
         cautions=estimate.cautions,
         details=details or {},
         truncation_error=estimate.truncation_error,
-        samples=len(estimate.samples),
+        # As many samples as have these degrees of freedom; an error without any is unknown.
+        samples=0.0 if math.isinf(estimate.degrees) else estimate.degrees + 1.0,
+        lowest=estimate.lowest,
+        highest=estimate.highest,
     )
 
 

@@ -43,6 +43,11 @@ class SampleGradients:
         return float(self.weights @ self.deviations / self.weights.sum())
 
     @property
+    def count(self) -> int:
+        """How many rows the standard error is of; 0 where it is none."""
+        return 0 if self.whole else len(self.deviations)
+
+    @property
     def standard_error(self) -> float:
         """Standard error of ``trace`` where only some of the rows were looked at, else 0."""
         if self.whole:
@@ -80,7 +85,8 @@ def sample_gradients(evidence: Evidence) -> SampleGradients:
         The scatter.
 
     Raises:
-        UserError: if the landscape is in train mode, where rows of a batch may depend on each other.
+        UserError: if the landscape is in train mode, where rows of a batch may depend on each other, or all rows
+            looked at have no weight.
     """
 
     def build(tally: Tally) -> SampleGradients:
@@ -102,9 +108,10 @@ def sample_gradients(evidence: Evidence) -> SampleGradients:
                 if weight > 0.0
             ]
 
-        deviations, weights = (
-            np.array(side) for side in zip(*landscape.evaluation.inside(parts, scatter), strict=True)
-        )
+        found = landscape.evaluation.inside(parts, scatter)
+        if not found:
+            raise UserError("none of the rows looked at has a weight above zero: there are no gradients to compare")
+        deviations, weights = (np.array(side) for side in zip(*found, strict=True))
         tally.gradients += 1.0 / stride
         square = float(mean.square().sum())
         return SampleGradients(square, deviations, weights, stride == 1)
@@ -141,7 +148,7 @@ def margins(evidence: Evidence) -> Array:
         (samples,), unit of the outputs; samples to ignore are left out.
 
     Raises:
-        UserError: if the cost is no cross-entropy with classes.
+        UserError: if the cost is no cross-entropy with classes, or there is one class alone.
     """
 
     def build(tally: Tally) -> Array:
@@ -158,6 +165,8 @@ def margins(evidence: Evidence) -> Array:
                     raise UserError("margins need classes as targets, got probabilities")
                 outputs = landscape.evaluation(tensors, batch.inputs)
                 rows, classes = likelihood.rows(outputs, batch.targets).double(), targets.reshape(-1).long()
+                if rows.shape[-1] < 2:
+                    raise UserError("margins need two classes at least, got one")
                 kept = classes != cost.ignore_index
                 found.append(_margins(rows[kept], classes[kept]))
         tally.evaluations += 1

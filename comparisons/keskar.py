@@ -65,7 +65,7 @@ def keskar_sharpness(
         The sharpness; ``samples`` has what each start found, the first of them being the paper's value.
 
     Raises:
-        UserError: if a setting is out of range.
+        UserError: if a setting is out of range, or the cost is -1 or less.
 
     Reference:
         Keskar et al., On large-batch training for deep learning, 2017.
@@ -79,6 +79,10 @@ def keskar_sharpness(
     """
     positive(epsilon=epsilon)
     counted(iterations=iterations, starts=starts)
+    if not 1.0 + landscape.anchor_cost > 0.0:
+        raise UserError(
+            f"the measure divides by 1 plus the cost, which must be positive; it is {landscape.anchor_cost:g}"
+        )
     if subspace is not None and not 1 <= subspace <= landscape.size:
         raise UserError(f"subspace must lie between 1 and the number of parameters {landscape.size}, got {subspace}")
     box = _whole(landscape, epsilon) if subspace is None else _subspace(landscape, epsilon, subspace, seed)

@@ -32,7 +32,7 @@ def inverse_temperature(evidence: Evidence) -> float:
     Raises:
         UserError: if there are not more than two samples.
     """
-    samples = evidence.landscape.total_weight
+    samples = evidence.landscape.samples
     if samples <= 2.0:
         raise UserError(f"the inverse temperature n / log n needs more than two samples, got {samples:g}")
     return samples / math.log(samples)

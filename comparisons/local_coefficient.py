@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
 from torch import Tensor
 
 from comparisons.chain_prediction import SHARE_OF_LIMIT, ChainPrediction, predict_chains
@@ -14,7 +13,8 @@ from comparisons.chains import Chains
 from comparisons.sgld import ChainSettings, sample_chains
 from spectra.density import SpectralDensity
 from spectra.errors import UserError
-from spectra.estimate import Estimate
+from spectra.estimate import Estimate, independent
+from spectra.interval import quantile
 from spectra.landscape import Landscape
 from volume.descent import Descent, descent
 
@@ -147,7 +147,7 @@ def _drifts(chains: Chains) -> bool:
     freedom = chains.kept.shape[0] - 1
     if freedom < 1 or error == 0.0:
         return False
-    surprising = abs(change) / error > float(stats.t.ppf(1.0 - DRIFT_LEVEL / 2.0, freedom))
+    surprising = abs(change) / error > quantile(freedom, 1.0 - DRIFT_LEVEL)
     return surprising and abs(change) > 0.05 * abs(chains.mean_rise)
 
 
@@ -162,7 +162,7 @@ def _estimate(chains: Chains) -> Estimate:
     if chains.kept.size == 0:
         return Estimate(math.nan, math.inf)
     samples = nb * chains.chain_means
-    return Estimate(float(np.mean(samples)), nb * chains.standard_error, samples=samples)
+    return Estimate(float(np.mean(samples)), nb * chains.standard_error, samples=samples, freedom=chains.freedom)
 
 
 def widely_applicable_criterion(landscape: Landscape, chains: Chains) -> Estimate:
@@ -181,11 +181,12 @@ def widely_applicable_criterion(landscape: Landscape, chains: Chains) -> Estimat
     Reference:
         Watanabe, A widely applicable Bayesian information criterion, 2013.
     """
-    n = landscape.total_weight
+    n = landscape.samples
     asked = n / math.log(n) if n > 1.0 else math.nan
     if not math.isclose(chains.inverse_temperature, asked, rel_tol=1e-6):
         raise UserError(f"inverse_temperature must be n / log n = {asked:.6g}, got {chains.inverse_temperature:.6g}")
-    return Estimate(n * (landscape.anchor_cost + chains.mean_rise), n * chains.standard_error)
+    value, error = n * (landscape.anchor_cost + chains.mean_rise), n * chains.standard_error
+    return Estimate(value, error, freedom=chains.freedom)
 
 
 def two_temperature_coefficient(first: Chains, second: Chains) -> Estimate:
@@ -207,5 +208,5 @@ def two_temperature_coefficient(first: Chains, second: Chains) -> Estimate:
     gap = 1.0 / first.inverse_temperature - 1.0 / second.inverse_temperature
     if gap == 0.0:
         raise UserError(f"two inverse temperatures must differ, got {first.inverse_temperature:.6g} twice")
-    error = math.hypot(first.standard_error, second.standard_error) / abs(gap)
-    return Estimate((first.mean_rise - second.mean_rise) / gap, error)
+    warm, cool = (Estimate(one.mean_rise, one.standard_error, freedom=one.freedom) for one in (first, second))
+    return independent(warm, cool).transform(lambda x: x / gap, lambda _: 1.0 / gap)

@@ -143,7 +143,7 @@ def fisher_rao_norm(evidence: Evidence) -> Reading:
     Returns:
         The reading.
     """
-    return Reading(_form(evidence, "fisher-rao", lambda: gauss_newton_operator(evidence)))
+    return Reading(_form(evidence, "fisher-rao", lambda: gauss_newton_operator(evidence)), lowest=0.0)
 
 
 def empirical_fisher_rao_norm(evidence: Evidence) -> Reading:
@@ -155,7 +155,10 @@ def empirical_fisher_rao_norm(evidence: Evidence) -> Reading:
     Returns:
         The reading.
     """
-    return Reading(_form(evidence, "empirical-fisher-rao", lambda: Fisher(evidence.landscape, kind="empirical")))
+    # One product: by the core, as timing others would cost more.
+    landscape = evidence.landscape
+    core = lambda: Fisher(landscape, kind="empirical", strategy="double-vjp")  # noqa: E731
+    return Reading(_form(evidence, "empirical-fisher-rao", core), lowest=0.0)
 
 
 def _form(evidence: Evidence, name: str, operator: Callable[[], SymmetricOperator]) -> float:
@@ -164,7 +167,10 @@ def _form(evidence: Evidence, name: str, operator: Callable[[], SymmetricOperato
         matrix = operator()
         theta = evidence.landscape.theta.to(matrix.dtype)
         tally.products += 1
-        return float(theta.double() @ matrix.matvec(theta).double())
+        found = float(theta.double() @ matrix.matvec(theta).double())
+        if name == "fisher-rao":
+            evidence.keep_strategy("gauss-newton", matrix)
+        return found
 
     return evidence.item(name, build)
 
@@ -191,7 +197,7 @@ def gradient_variance(evidence: Evidence) -> Reading:
         The reading, with an error where only some samples were differentiated.
     """
     found = sample_gradients(evidence)
-    return Reading(found.trace, found.standard_error)
+    return Reading(found.trace, found.standard_error, samples=found.count, lowest=0.0)
 
 
 def gradient_noise_scale(evidence: Evidence) -> Reading:
@@ -211,7 +217,8 @@ def gradient_noise_scale(evidence: Evidence) -> Reading:
     rounding = float(torch.finfo(evidence.landscape.dtype).eps) ** 2 * found.trace
     if found.square_norm <= rounding:
         raise UserError("the gradient is zero to rounding, so the noise has no scale beside it")
-    return Reading(found.trace / found.square_norm, found.standard_error / found.square_norm)
+    error = found.standard_error / found.square_norm
+    return Reading(found.trace / found.square_norm, error, samples=found.count, lowest=0.0)
 
 
 _PERMUTATION = frozenset({"permutation"})

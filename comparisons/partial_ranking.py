@@ -32,7 +32,7 @@ class PartialRanking:
         given: name of the column.
         checkpoints: how many have all three values.
         tau: Kendall's partial tau.
-        tau_interval: 95 % percentile bootstrap over configurations.
+        tau_interval: 95 % bootstrap over configurations, as of ``comparisons.rankings``.
         rho: Spearman's coefficient of what regression on the column's ranks leaves.
         reversed: whether the intervals of plain and partial tau exclude 0 on opposite sides (Simpson's paradox).
     """
@@ -84,25 +84,28 @@ def partial_rankings(
         known = np.isfinite(values) & np.isfinite(target) & np.isfinite(held)
         if known.sum() < LEAST:
             continue
-        counts = multiplicities(
-            groups([alike[known]], int(known.sum())), BOOTSTRAPS, np.random.default_rng([seed, STREAM, place])
-        )
-        one = _partial(measure.name, given, values[known], target[known], held[known], counts)
+        wholes = groups([alike[known]], int(known.sum()))
+        counts = multiplicities(wholes, BOOTSTRAPS, np.random.default_rng([seed, STREAM, place]))
+        columns = values[known], target[known], held[known]
+        one = _partial(measure.name, given, columns, counts, int(wholes.max()) + 1)
         if np.isfinite(one.tau):
             found.append(one)
     return tuple(found)
 
 
-def _partial(name: str, given: str, x: Array, y: Array, z: Array, counts: Array) -> PartialRanking:
+def _partial(name: str, given: str, columns: tuple[Array, Array, Array], counts: Array, wholes: int) -> PartialRanking:
+    x, y, z = columns
     pairs = ((x, y), (x, z), (y, z))
+    tau = partial(*(kendall(one, two) for one, two in pairs))
     plain = kendalls_of(x, y, counts)
     drawn = partial(plain, *(kendalls_of(one, two, counts) for one, two in pairs[1:]))
-    before, after = ends_of(plain), ends_of(drawn)
+    before = ends_of(plain, kendall(x, y), wholes)
+    after = ends_of(drawn, tau, wholes) if np.isfinite(tau) else (np.nan, np.nan)
     return PartialRanking(
         measure=name,
         given=given,
         checkpoints=len(x),
-        tau=partial(*(kendall(one, two) for one, two in pairs)),
+        tau=tau,
         tau_interval=after,
         rho=partial(*(spearman(one, two) for one, two in pairs)),
         reversed=before[1] < 0.0 < after[0] or after[1] < 0.0 < before[0],

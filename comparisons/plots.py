@@ -15,9 +15,12 @@ from comparisons.flatness import Measure
 from comparisons.registry import REGISTRY
 from comparisons.tables import short_names
 from spectra.errors import UserError
-from spectra.plots import BLUE, ORANGE
+from spectra.interval import bars, interval_label
+from spectra.plots import BLUE, GREY, ORANGE
 
 COLUMNS = 4
+# Checkpoints without a value that a panel names; of more it says how many.
+NAMED = 4
 # Values that span more than this factor get a logarithmic axis.
 DECADES = 30.0
 
@@ -25,7 +28,8 @@ DECADES = 30.0
 def comparison_figure(comparison: Comparison) -> Figure:
     """The figure of a comparison, against the generalisation gap where every checkpoint has one.
 
-    Bars are 95 % intervals; hollow points carry a caution.
+    Bars are 95 % intervals; hollow points carry a caution, squares have an unknown error, and checkpoints without a
+    value are named.
 
     Args:
         comparison: at least one checkpoint done.
@@ -57,6 +61,8 @@ def comparison_figure(comparison: Comparison) -> Figure:
         else:
             axes.set_xticks(range(len(names)), names, rotation=20, ha="right")
         axes.tick_params(labelsize=7)
+    key = f"{interval_label('samples')}, widened by truncation; hollow: a caution; square: its error is unknown"
+    figure.supxlabel(key, fontsize=8)
     return figure
 
 
@@ -65,16 +71,22 @@ def _any(comparison: Comparison, name: str) -> bool:
 
 
 def _panel(axes: Axes, comparison: Comparison, measure: Measure, places: list[float]) -> None:
-    values = []
-    for place, one in zip(places, comparison.done, strict=True):
+    values, missing = [], []
+    for place, name, one in zip(places, short_names(comparison)[0], comparison.done, strict=True):
         outcome = one.outcomes.get(measure.name)
         if outcome is None or outcome.reading is None or not math.isfinite(outcome.reading.value):
+            missing.append(name)
             continue
         reading = outcome.reading
-        half = reading.half_width if math.isfinite(reading.half_width) else 0.0
+        reach, known = bars([reading.value], [reading.interval])
         colour, face = (BLUE, BLUE) if reading.trusted else (ORANGE, "none")
-        axes.errorbar(place, reading.value, yerr=half, fmt="o", color=colour, mfc=face, ms=5, capsize=2, lw=1)
+        marker = "o" if known.all() else "s"
+        axes.errorbar(place, reading.value, yerr=reach, fmt=marker, color=colour, mfc=face, ms=5, capsize=2, lw=1)
         values.append(reading.value)
+    if missing:
+        named = ", ".join(missing) if len(missing) <= NAMED else f"{len(missing)} of {len(places)}"
+        words = "\n".join(textwrap.wrap(f"no value: {named}", 40))
+        axes.text(0.02, 0.02, words, transform=axes.transAxes, fontsize=6, color=GREY)
     spread = np.array(values)
     if (spread > 0.0).all() and spread.max() > DECADES * spread.min():
         axes.set_yscale("log")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -38,7 +39,9 @@ def ranking_figure(rankings: Sequence[Ranking], against: str) -> Figure:
             axes.plot([low, high], [place, place], color=BLUE if sure else GREY, lw=1.2)
         axes.plot(one.tau, place, "o", ms=5, color=BLUE if sure else GREY, mfc=BLUE if sure else "white")
     axes.axvline(0.0, color="black", lw=0.8)
-    axes.set_yticks(range(len(ordered)), [titles.get(one.measure, one.measure) for one in ordered], fontsize=7)
+    names = [titles.get(one.measure, one.measure) for one in ordered]
+    unknown = ["" if math.isfinite(one.tau_interval[0]) else " (interval unknown)" for one in ordered]
+    axes.set_yticks(range(len(ordered)), [a + b for a, b in zip(names, unknown, strict=True)], fontsize=7)
     axes.set_ylim(-0.7, len(ordered) - 0.3)
     axes.set_xlim(-1.05, 1.05)
     axes.grid(axis="x", color="0.9")
@@ -75,6 +78,10 @@ def agreement_figure(found: Agreement) -> Figure:
             edges = [start - 0.5, end - 0.5, end - 0.5, start - 0.5, start - 0.5]
             axes.plot(edges, [edges[0], edges[0], edges[1], edges[1], edges[0]], color="black", lw=1.0)
         start = end
+    if found.left_out:
+        missing = ", ".join(titles.get(name, name) for name in found.left_out)
+        words = "\n".join(textwrap.wrap(f"without rank, not drawn: {missing}", 30 + 2 * len(names)))
+        figure.supxlabel(words, fontsize=6)
     bar = figure.colorbar(image, ax=axes, shrink=0.6)
     bar.set_label("Kendall's tau between measures, each turned so that smaller is flatter", fontsize=7)
     bar.ax.tick_params(labelsize=7)

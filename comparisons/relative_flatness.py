@@ -56,7 +56,8 @@ def relative_flatness(
     name = _weight(landscape, layer)
     weight = landscape.parameters.unflatten(landscape.theta)[name].to(landscape.dtype)
     spread, constant = _spread(landscape, name) if normalised else (torch.ones_like(weight[0]), 0)
-    operator = Hessian(landscape.restricted((name,)))
+    # The core: no number may depend on what a stopwatch would choose.
+    operator = Hessian(landscape.restricted((name,)), strategy="double-backward")
     scaled = weight * spread
     rows = _exact(scaled) if probes is None else _random(scaled, probes, seed)
     forms = []
@@ -105,6 +106,8 @@ def _spread(landscape: Landscape, name: str) -> tuple[Tensor, int]:
         landscape.outputs()
     finally:
         handle.remove()
+    if count == 0:
+        raise UserError(f"the layer of {name} is not called by the model, so its inputs have no standard deviations")
     mean = total / count
     variance = (square / count - mean.square()).clamp_min(0.0)
     # Of a constant input the difference of squares leaves rounding.

@@ -19,6 +19,7 @@ from comparisons.report_words import summary_sentences
 from comparisons.standings import Standing
 from comparisons.tables import Row, remarks, rows, short_names
 from spectra.atomic_file import replace_file
+from spectra.interval import RULE
 
 # Up to this many checkpoints a measure has a row, beyond it a checkpoint has one.
 FEW = 6
@@ -138,12 +139,13 @@ def _measures(comparison: Comparison) -> str:
             scores = [number(value, ".4g") for value in (one.cost, one.gap, one.error_gap)]
             body.append([Cell(name, name), *scores, *cells])
     key = (
-        f"Value ± half of its 95 % interval; ! marks a caution (hover). Arrows: the direction that counts as flatter. "
-        f"A click on a heading sorts.{f' All checkpoints are of {shared}.' if shared else ''}"
+        f"{RULE}. ! marks a caution (hover). Arrows: the direction that counts as flatter. A click on a heading sorts."
+        f"{f' All checkpoints are of {shared}.' if shared else ''}"
     )
     figure = ""
     if any(one.outcomes for one in comparison.done):
-        caption = "Each measure of each checkpoint, bars are 95 % intervals; hollow points carry a caution."
+        caption = "Each measure of each checkpoint, bars are 95 % intervals; hollow points carry a caution, squares "
+        caption += "have an unknown error."
         figure = folded("Figure: a panel for each measure", picture(comparison_figure(comparison), caption))
     return paragraph(key, "key") + table("values", head, body) + figure
 

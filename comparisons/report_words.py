@@ -68,7 +68,7 @@ def _two(comparison: Comparison) -> list[str]:
         if one is None or two is None or not (math.isfinite(one.value) and math.isfinite(two.value)):
             continue
         known += 1
-        if abs(one.value - two.value) > one.half_width + two.half_width:
+        if one.interval[1] < two.interval[0] or two.interval[1] < one.interval[0]:
             votes[(one.value < two.value) != (measure.flatter == "smaller")] += 1
     first = f"By {votes[0]} of {known} measures {names[0]} is flatter, by {votes[1]} {names[1]}"
     return [f"{first}; by {known - sum(votes)} their 95 % intervals overlap."]

@@ -68,9 +68,9 @@ class ChainSettings:
         """With the inverse temperature of the landscape's number of samples, and a batch size within it."""
         nb = self.inverse_temperature
         if nb is None:
-            if landscape.total_weight <= 1.0:
+            if landscape.samples <= 1.0:
                 raise UserError("inverse_temperature must be given: n / log n needs more than one sample")
-            nb = landscape.total_weight / float(np.log(landscape.total_weight))
+            nb = landscape.samples / float(np.log(landscape.samples))
         return replace(self, inverse_temperature=nb)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from comparisons.average_case import average_case
-from comparisons.curvature_evidence import gauss_newton_density
+from comparisons.curvature_evidence import gauss_newton_density, prior_width
 from comparisons.evidence import Evidence
 from comparisons.flatness import EVERY_INVARIANCE, Measure, Reading, reading_of
 from comparisons.keskar import keskar_sharpness
@@ -104,11 +104,9 @@ def window_entropy(evidence: Evidence) -> Reading:
     Returns:
         The reading, with the integral over the window alone and the cost at the checkpoint left out.
     """
-    landscape, settings = evidence.landscape, evidence.settings
-    stiffness = settings.k / float(landscape.theta.double().square().mean())
-    found = local_entropy(
-        gauss_newton_density(evidence), stiffness=stiffness, inverse_temperature=landscape.total_weight
-    )
+    landscape = evidence.landscape
+    stiffness = evidence.settings.k / prior_width(evidence) ** 2
+    found = local_entropy(gauss_newton_density(evidence), stiffness=stiffness, inverse_temperature=landscape.samples)
     window = local_entropy_window(landscape.size, stiffness)
     return reading_of(found.transform(lambda x: x - window, lambda _: 1.0))
 

@@ -22,7 +22,6 @@ from spectra.store_file import add_array, add_dimension, has_format, hdf5_image,
 FORMAT = "basinscope comparison"
 FORMAT_VERSION = 1
 
-_READING = ("value", "standard_error", "truncation_error", "samples")
 _WORK = ("evaluations", "gradients", "products", "seconds")
 # Of checkpoints; files from before the error rates have costs alone.
 _SCORES = {"cost": "cost", "held_out_cost": "cost", "error": "1", "held_out_error": "1"}
@@ -32,6 +31,8 @@ _NUMBERS = (
     ("standard_error", "standard error over samples", "see measure_unit"),
     ("truncation_error", "error that more samples do not reduce", "see measure_unit"),
     ("samples", "independent samples behind the standard error, 0 if many", "1"),
+    ("lowest", "least value that the measure can have", "see measure_unit"),
+    ("highest", "largest value that the measure can have", "see measure_unit"),
     ("evaluations", "forward passes that the measure needs alone", "1"),
     ("gradients", "gradients that the measure needs alone", "1"),
     ("products", "curvature products that the measure needs alone", "1"),
@@ -110,7 +111,8 @@ def read_comparison(path: str | Path) -> Comparison:
     """
     with opened(path, FORMAT, FORMAT_VERSION) as file:
         measures = tuple(_texts(file["measure_name"]))
-        numbers = {name: file[name][()] for name, _, _ in _NUMBERS}
+        # Files from before ranges were recorded do not have them.
+        numbers = {name: file[name][()] for name, _, _ in _NUMBERS if name in file}
         remarks, details = (file[name].asstr()[()] for name in ("remarks", "details"))
         commands = _texts(file["command_line"]) if "command_line" in file else []
         checkpoints = []
@@ -185,8 +187,10 @@ def _outcome(numbers: dict[str, float], remarks: Any, details: Any, traces: dict
         tuple(remarks["cautions"]),
         details,
         numbers["truncation_error"],
-        int(numbers["samples"]),
+        float(numbers["samples"]),
         traces,
+        numbers.get("lowest", -math.inf),
+        numbers.get("highest", math.inf),
     )
     return Outcome(reading, work)
 
@@ -200,6 +204,7 @@ def _described(one: Examined, commands: list[str]) -> dict[str, Any]:
         "data_sha256": one.data_sha256,
         "hyperparameters": dict(one.hyperparameters),
         "work": asdict(one.work),
+        "strategies": dict(one.strategies),
         "notes": list(one.notes),
         "failure": one.failure,
     }
@@ -221,6 +226,7 @@ def _examined(
         hyperparameters=found["hyperparameters"],
         outcomes=cells,
         work=Work(**found["work"]),
+        strategies=found.get("strategies", {}),
         notes=tuple(found["notes"]),
         failure=found["failure"],
         **scores,

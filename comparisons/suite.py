@@ -45,16 +45,17 @@ def examine(
     return Examined(
         provenance=provenance,
         size=landscape.size,
-        samples=landscape.total_weight,
+        samples=landscape.samples,
         data_sha256=landscape.batches.sha256,
         cost=landscape.cost(),
         held_out_cost=math.nan if held_out is None else held_out.cost(),
         error=error_rate(landscape),
         held_out_error=math.nan if held_out is None else error_rate(held_out),
-        held_out_samples=0.0 if held_out is None else held_out.total_weight,
+        held_out_samples=0.0 if held_out is None else held_out.samples,
         hyperparameters={} if evidence.checkpoint is None else hyperparameters(evidence.checkpoint),
         outcomes=outcomes,
         work=sum(evidence.work.values(), Work()),
+        strategies=dict(evidence.strategies),
         notes=(*evidence.notes, *landscape.notes),
     )
 

@@ -14,6 +14,7 @@ from comparisons.comparison import Comparison, Outcome
 from comparisons.flatness import INVARIANCES, Measure
 from comparisons.registry import REGISTRY
 from spectra.errors import UserError
+from spectra.interval import short, with_error
 
 FORMATS = ("md", "csv", "latex")
 NONE = "–"
@@ -30,7 +31,7 @@ class Row:
         flat: an arrow, the direction in which checkpoints count as flatter.
         invariances: letters of those under which it does not change.
         gradients: what it costs alone at the dearest checkpoint, in gradients.
-        cells: one a checkpoint, value and half of the 95 % interval; ``!`` marks a caution.
+        cells: one a checkpoint, value and 95 % interval; ``!`` marks a caution.
     """
 
     measure: Measure
@@ -81,14 +82,21 @@ def cell(outcome: Outcome | None) -> str:
         return NONE
     reading = outcome.reading
     mark = "" if reading.trusted else " !"
-    return f"{_with_error(reading.value, reading.half_width)}{mark}"
+    low, high = reading.interval
+    half = reading.half_width
+    if math.isfinite(half) and (low > reading.value - half or high < reading.value + half):
+        return f"{short(reading.value)} ({short(low)} to {short(high)}){mark}"
+    return f"{_with_error(reading.value, half)}{mark}"
 
 
 def _with_error(value: float, half: float) -> str:
-    if not (math.isfinite(value) and math.isfinite(half)):
+    if not math.isfinite(value):
+        return with_error(value, half)
+    if not math.isfinite(half):
         return f"{value:.4g} ± ?"
-    if half < 1e-5 * abs(value):
-        return f"{value:.5g}"
+    if half <= 1e-5 * abs(value):
+        # Without the sign of a zero.
+        return f"{value + 0.0:.5g}"
     largest = max(abs(value), half)
     exponent = math.floor(math.log10(largest)) if largest > 0.0 else 0
     plain = -3 <= exponent < 6
@@ -159,7 +167,7 @@ def plain_table(comparison: Comparison, kind: str) -> str:
 
     Args:
         comparison: some checkpoints.
-        kind: ``md``, ``csv`` (values, half widths and seconds at full precision) or ``latex``.
+        kind: ``md``, ``csv`` (values, intervals and seconds at full precision) or ``latex``.
 
     Returns:
         The text.
@@ -199,7 +207,8 @@ def _csv(comparison: Comparison) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
-        ["checkpoint", "measure", "unit", "flatter", "value", "half_width95", "gradients", "seconds", "remark"]
+        ["checkpoint", "measure", "unit", "flatter", "value", "half_width95", "low95", "high95"]
+        + ["gradients", "seconds", "remark"]
     )
     for one in comparison.done:
         for row in rows(comparison):
@@ -207,7 +216,9 @@ def _csv(comparison: Comparison) -> str:
             if outcome is None:
                 continue
             reading = outcome.reading
-            numbers = ["", ""] if reading is None else [repr(reading.value), repr(reading.half_width)]
+            numbers = [""] * 4
+            if reading is not None:
+                numbers = [repr(number) for number in (reading.value, reading.half_width, *reading.interval)]
             remark = outcome.failure if reading is None else "; ".join(reading.cautions)
             spent = [f"{outcome.work.in_gradients:.4g}", f"{outcome.work.seconds:.4g}"]
             where, what = one.provenance.checkpoint, row.measure

@@ -95,4 +95,4 @@ def _ratio(exponents: Array, rises: Array) -> Estimate:
         return Estimate(value, math.inf, cautions=tuple(cautions))
     spread = (weights * rises).sum(1) - value * carried
     error = math.sqrt(count / (count - 1.0) * float(np.square(spread).sum()))
-    return Estimate(value, error, cautions=tuple(cautions))
+    return Estimate(value, error, cautions=tuple(cautions), freedom=max(effective - 1.0, 0.0))

@@ -108,4 +108,4 @@ def _weighted(values: Array, log_weights: Array, effective: float) -> Estimate:
         return Estimate(value, float("inf"), samples=values, cautions=cautions)
     left_out = (value - weights * values) / (1.0 - weights)
     error = float(np.sqrt((count - 1) / count * np.square(left_out - left_out.mean()).sum()))
-    return Estimate(value, error, samples=values, cautions=cautions)
+    return Estimate(value, error, samples=values, cautions=cautions, freedom=max(effective - 1.0, 0.0))

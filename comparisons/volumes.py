@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from torch import Tensor
 
 from comparisons.evidence import Evidence
-from comparisons.flatness import Measure, Reading
+from comparisons.flatness import Measure, Reading, reading_of
 from comparisons.work import Tally
 from spectra.adam_state import DamagedStateError
 from spectra.checkpoint import AdamMoments, adam_moments
@@ -20,6 +21,9 @@ from volume.method_result import MethodResult
 from volume.preconditioners import adam_curvature
 from volume.priors import GaussianPrior
 from volume.study import VolumeSettings
+
+# Under this name the strategy of the basin's curvature is kept.
+BASIN = "basin"
 
 
 class CountedCosts(ManyCosts):
@@ -69,7 +73,7 @@ def method_result(evidence: Evidence, method: str) -> MethodResult:
 
     def build(tally: Tally) -> MethodResult:
         stored = evidence.stored_study
-        if stored is not None and method in stored.results:
+        if stored is not None and method in stored.results and not stored.results[method].failure:
             return stored.results[method]
         landscape = basin_landscape(evidence)
         landscape.many_costs = CountedCosts(landscape, tally)
@@ -85,7 +89,11 @@ def method_result(evidence: Evidence, method: str) -> MethodResult:
             seed=evidence.settings.seed,
         )
         prior = GaussianPrior.from_parameters_rms(landscape.theta)
-        return VolumeEstimator(landscape, settings, prior, moments=moments).run(method)
+        known = evidence.strategies.get(BASIN, "")
+        estimator = VolumeEstimator(landscape, settings, prior, moments=moments, strategy=known)
+        found = estimator.run(method)
+        evidence.keep_strategy(BASIN, estimator)
+        return found
 
     return evidence.item(method, build)
 
@@ -139,13 +147,10 @@ def ellipsoid_slice(evidence: Evidence) -> Reading:
 def _reading(result: MethodResult) -> Reading:
     assert result.sampled is not None
     details = {"bits": -result.log_volume / math.log(2.0), "largest share": result.sampled.largest_share}
-    return Reading(
-        value=result.log_volume,
-        # The bootstrap's error means nothing where few directions carry the sum.
-        standard_error=result.sampled.standard_error if result.trusted else math.inf,
-        cautions=() if result.trusted else (result.verdict,),
-        details=details,
-    )
+    if result.trusted:
+        return reading_of(result.known, details=details)
+    # The bootstrap's error means nothing where few directions carry the sum.
+    return replace(reading_of(result.known, details=details), standard_error=math.inf, cautions=(result.verdict,))
 
 
 MEASURES = (

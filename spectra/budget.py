@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
+import torch
 
 from spectra.deflation import krylov_space
 from spectra.density import SpectralDensity
@@ -83,7 +83,8 @@ def integrate_within(
         probes = draw_probes(operator.size, count, first=first, **options)  # type: ignore[arg-type]
         return lanczos(operator, space.complement(probes), steps).tridiagonal
 
-    pilots = SpectralDensity(operator.size, runs(0, PILOTS, max_steps), space.deflation(), operator.name)
+    epsilon = torch.finfo(operator.dtype).eps
+    pilots = SpectralDensity(operator.size, runs(0, PILOTS, max_steps), space.deflation(), operator.name, epsilon)
     steps, count = _best_split(pilots, function, left - PILOTS * max_steps)
     short = pilots.runs if steps == max_steps else leading(pilots.runs, steps)
     density = replace(pilots, runs=short.joined(runs(PILOTS, count, steps)) if count else short)
@@ -100,7 +101,7 @@ def _two_levels(density: SpectralDensity, pilots: SpectralDensity, function: Fun
         _means(pilots.runs, pilots.runs.steps, function) - _means(pilots.runs, density.runs.steps, function)
     )
     # The correction's own uncertainty, at 95 %, counts as truncation error beside that of the long runs.
-    doubt = float(stats.t.ppf(0.975, PILOTS - 1) * np.std(gained, ddof=1) / np.sqrt(PILOTS))
+    doubt = from_samples(gained).half_width()
     samples = density.deflation.integrate(function) + density.complement * _means(
         density.runs, density.runs.steps, function
     )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spectra.errors import UserError
+from spectra.interval import short
 from spectra.operator_title import operator_title
 
 if TYPE_CHECKING:
@@ -21,6 +23,20 @@ _RULES: dict[str, Callable[[Array], Array]] = {
     "clip": lambda x: np.maximum(x, 0.0),
     "abs": np.abs,
 }
+
+
+class IndefiniteError(UserError):
+    """What was asked for does not exist because of negative eigenvalues.
+
+    Attributes:
+        fact: the message without its advice, for callers who know more of what can be done.
+        needed: a shift from which on it exists; inf where no shift helps.
+    """
+
+    def __init__(self, fact: str, advice: str, *, needed: float = math.inf) -> None:
+        """Takes the fact and what may be done about it."""
+        super().__init__(f"{fact}; {advice}")
+        self.fact, self.needed = fact, needed
 
 
 def negative_rule(name: str) -> Callable[[Array], Array]:
@@ -46,27 +62,44 @@ def negative_rule(name: str) -> Callable[[Array], Array]:
 def _mass(density: SpectralDensity, threshold: float) -> str:
     count = density.mass_below(np.nextafter(threshold, np.inf))
     if count.exact:
-        return f"{count.value:.0f} of {density.size} eigenvalues"
-    low, high = (min(max(end, 0.0), float(density.size)) for end in count.interval())
-    return f"about {count.value:.3g} ({low:.3g} to {high:.3g}) of {density.size} eigenvalues"
+        return f"{count.value:,.0f} of {density.size:,} eigenvalues"
+    low, high = count.interval()
+    return f"about {short(count.value)} ({short(low)} to {short(high)}) of {density.size:,} eigenvalues"
 
 
-def pole_inside(density: SpectralDensity, shift: float) -> str:
-    """The sentence for an effective dimension whose pole lies inside the spectrum."""
-    return (
-        f"shift {shift:.3g} is inside the negative eigenvalues: {_mass(density, -shift)} lie at or below {-shift:.3g} "
-        f"(smallest node {density.support[0]:.3g}), so the effective dimension has no meaning there"
+def refuse_pole(density: SpectralDensity, shift: float) -> NoReturn:
+    """Refuses an effective dimension whose pole lies inside the spectrum."""
+    raise IndefiniteError(
+        f"shift {shift:.3g} is inside the negative eigenvalues: {_mass(density, -shift)} lie at or below "
+        f"{0.0 - shift:.3g} (smallest node {density.support[0]:.3g}), so the effective dimension has no meaning there",
+        _shift_or_rule(density),
+        needed=-density.support[0],
     )
 
 
-def not_positive_definite(density: SpectralDensity, shift: float) -> str:
-    """The sentence for a shift inside the negative eigenvalues."""
-    return (
+def refuse_dimension(density: SpectralDensity, shift: float, taken: float, made: float) -> NoReturn:
+    """Refuses a sum that is no count of dimensions, because negative eigenvalues outweigh the others."""
+    raise IndefiniteError(
+        f"the effective dimension at shift {shift:.3g} would be below zero: {_mass(density, 0.0)} are negative and "
+        f"take {short(taken)} away from the {short(made)} of the others",
+        "use a larger shift, or state a rule for negative eigenvalues (clip or abs)",
+    )
+
+
+def refuse_determinant(density: SpectralDensity, shift: float) -> NoReturn:
+    """Refuses a shift inside the negative eigenvalues."""
+    raise IndefiniteError(
         f"the {operator_title(density.operator)} plus {shift:.3g} is not positive definite: "
-        f"{_mass(density, -shift)} lie at or below {-shift:.3g} (smallest node {density.support[0]:.3g}), so its "
-        f"log-determinant does not exist; use a shift above {-density.support[0]:.3g}, or "
-        "state a rule for negative eigenvalues (clip or abs)"
+        f"{_mass(density, -shift)} lie at or below {0.0 - shift:.3g} (smallest node {density.support[0]:.3g}), so its "
+        "log-determinant does not exist",
+        _shift_or_rule(density),
+        needed=-density.support[0],
     )
+
+
+def _shift_or_rule(density: SpectralDensity) -> str:
+    rule = "state a rule for negative eigenvalues (clip or abs)"
+    return f"use a shift above {-density.support[0]:.3g}, or {rule}"
 
 
 def for_shift(density: SpectralDensity, shift: float, negative: str) -> tuple[str, ...]:
@@ -86,7 +119,7 @@ def for_shift(density: SpectralDensity, shift: float, negative: str) -> tuple[st
         rule = "" if negative == "raise" else f"; they were taken by the rule '{negative}'"
         found.append(
             f"shift {shift:.3g} is inside the negative eigenvalues: {_mass(density, -shift)} lie at or below "
-            f"{-shift:.3g} (smallest node {lowest:.3g}){rule}"
+            f"{0.0 - shift:.3g} (smallest node {lowest:.3g}){rule}"
         )
     elif negative != "raise" and lowest < 0.0:
         found.append(f"{_mass(density, 0.0)} are negative and were taken by the rule '{negative}'")
@@ -102,7 +135,9 @@ def for_shift(density: SpectralDensity, shift: float, negative: str) -> tuple[st
     if lowest >= 0.0:
         resolution = max(resolution, -outer)  # as far below zero as the lowest node may belong
     distance = shift + min(lowest, 0.0)
-    if 0.0 < distance < resolution:
+    if math.isinf(resolution):
+        found.append("one Lanczos step resolves nothing near the shift: more steps")
+    elif 0.0 < distance < resolution:
         found.append(
             f"shift {shift:.3g} leaves {distance:.3g} to the lowest eigenvalue, below the quadrature's resolution "
             f"{resolution:.3g} there: more steps, or a larger shift"

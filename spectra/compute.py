@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
+from spectra.curvature import Curvature
 from spectra.deflation import KrylovSpace
 from spectra.dense import dense_spectrum
 from spectra.density import SpectralDensity
@@ -113,17 +115,30 @@ class _Run:
         return self._density(operator, plan, start, report, "spectrum")
 
     def layers(self, spectrum: Spectrum) -> Spectrum:
-        """The same for each layer's diagonal block."""
-        operator = make_operator(self.landscape, self.settings)
+        """The same for each layer's diagonal block, its products computed as those of the whole, or of the first."""
         known: Mapping[str, SpectralDensity] = self.resume.layers if self.resume is not None else {}
+        stored: Mapping[str, str] = self.resume.layer_strategies if self.resume is not None else {}
+        strategy = spectrum.strategy or next(iter(stored.values()), self.settings.strategy)
         for layer, names in self.landscape.parameters.layers().items():
-            block = operator.restricted(names)
+            block, notes = self._block(names, layer, stored.get(layer, strategy))
             plan = plan_route(block, _layer_settings(block, self.settings))
 
+            spectrum = replace(spectrum, notes=tuple(dict.fromkeys(spectrum.notes + notes)))
+
             def report(
-                density: SpectralDensity, _: tuple[Array, Array], layer: str = layer, base: Spectrum = spectrum
+                density: SpectralDensity,
+                _: tuple[Array, Array],
+                layer: str = layer,
+                base: Spectrum = spectrum,
+                block: SymmetricOperator = block,
             ) -> Spectrum:
-                partial = replace(base, layers={**base.layers, layer: density}, products=self.done)
+                used = {layer: _used(block)} if _used(block) else {}
+                partial = replace(
+                    base,
+                    layers={**base.layers, layer: density},
+                    layer_strategies={**base.layer_strategies, **used},
+                    products=self.done,
+                )
                 if self.on_block is not None:
                     self.on_block(partial)
                 return partial
@@ -136,7 +151,25 @@ class _Run:
                 self._tell(plan.products, layer)
                 continue
             spectrum = self._density(block, plan, found, report, layer)
+            strategy = strategy if strategy != "auto" else _used(block) or strategy
         return spectrum
+
+    def _block(self, names: tuple[str, ...], layer: str, strategy: str) -> tuple[SymmetricOperator, tuple[str, ...]]:
+        """A layer's block by a strategy, or by the core where that fails on it, and a sentence that says so."""
+        settings = replace(self.settings, strategy=strategy)
+        block = make_operator(self.landscape, settings).restricted(names)
+        if strategy == "auto" or not isinstance(block, Curvature):
+            return block, ()
+        core = block.strategies()[0].name
+        try:
+            # The first product tries it.
+            block.matvec(torch.zeros(block.size, dtype=block.dtype, device=block.device))
+        except UserError as error:
+            if strategy == core:
+                raise
+            block = make_operator(self.landscape, replace(settings, strategy=core)).restricted(names)
+            return block, (f"{layer or '(root)'} by {core}: {error}",)
+        return block, ()
 
     def _count_layers(self, operator: SymmetricOperator) -> None:
         for names in self.landscape.parameters.layers().values():
@@ -154,6 +187,7 @@ class _Run:
         nothing = (np.empty(0), np.empty(0))
         if plan.route in ("dense", "gram"):
             density = dense_spectrum(operator) if plan.route == "dense" else gram_spectrum(_sandwich(operator))
+            density = replace(density, epsilon=torch.finfo(operator.dtype).eps)
             self._tell(plan.products, what)
             values = density.deflation.nodes[np.argsort(-np.abs(density.deflation.nodes), kind="stable")][:32]
             return report(density, (values, np.zeros(len(values))))
@@ -197,7 +231,8 @@ class _Run:
         steps = min(self.settings.steps, operator.size)
         nodes, weights = pyhessian_density(self.landscape, self.settings.probes, steps, seed=self.settings.seed)
         self._tell(self.settings.probes * steps, "PyHessian")
-        return SpectralDensity(operator.size, from_rules(nodes, weights), operator=operator.name)
+        epsilon = torch.finfo(operator.dtype).eps
+        return SpectralDensity(operator.size, from_rules(nodes, weights), operator=operator.name, epsilon=epsilon)
 
     def _spectrum(
         self, operator: SymmetricOperator, plan: Plan, density: SpectralDensity, ritz: tuple[Array, Array]
@@ -213,13 +248,14 @@ class _Run:
             notes=tuple(dict.fromkeys((*plan.notes, *operator.notes))),
             cost=facts[0],
             gradient_norm=facts[1],
-            samples=landscape.total_weight,
+            samples=landscape.samples,
             parameters=tuple((n, tuple(s)) for n, s in zip(layout.names, layout.shapes, strict=True)),
             data_sha256=landscape.batches.sha256,
             products=self.done,
             eigenvalues=ritz[0],
             residuals=ritz[1],
             layers=self.resume.layers if self.resume is not None else {},
+            layer_strategies=self.resume.layer_strategies if self.resume is not None else {},
         )
 
     def _facts(self) -> tuple[float, float]:
@@ -232,6 +268,12 @@ class _Run:
         self.done += count
         if self.progress is not None:
             self.progress(self.done, self.total, what)
+
+
+def _used(block: SymmetricOperator) -> str:
+    """The strategy of a block that has computed products; empty if it has none, or computed none."""
+    found = str(getattr(block, "strategy", ""))
+    return "" if found == "auto" else found
 
 
 def _layer_settings(block: SymmetricOperator, settings: SpectrumSettings) -> SpectrumSettings:

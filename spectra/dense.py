@@ -36,4 +36,5 @@ def dense_spectrum(operator: SymmetricOperator) -> SpectralDensity:
             f"a product with the {operator.name} is not finite; the cost's curvature overflows or is undefined"
         )
     values = torch.linalg.eigvalsh(matrix.double())
-    return SpectralDensity.from_eigenvalues(values.cpu().numpy(), operator=operator.name)
+    epsilon = torch.finfo(operator.dtype).eps
+    return SpectralDensity.from_eigenvalues(values.cpu().numpy(), operator=operator.name, epsilon=epsilon)

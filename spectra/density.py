@@ -12,14 +12,20 @@ from numpy.typing import NDArray
 from spectra import caution
 from spectra.errors import UserError
 from spectra.estimate import Estimate, from_samples
-from spectra.integration import Deflation, Function, probe_means
-from spectra.quadrature import Tridiagonal, logarithm_error_bound, no_runs
+from spectra.integration import Deflation, Function, moved_by, probe_means
+from spectra.quadrature import BREAKDOWN_ROUNDINGS, Tridiagonal, logarithm_error_bound, no_runs
 from spectra.smoothing import CumulativeDensity, SmoothedDensity, cumulative, smooth
 
 Array = NDArray[np.float64]
 
 
 _NOTHING = Deflation(np.empty(0), np.empty(0), 0)
+# Matrices that have no negative eigenvalue, under a cost that is convex in the outputs, but by rounding.
+SEMIDEFINITE = ("gauss-newton", "fisher", "sampled-fisher", "empirical-fisher")
+# Ten times the epsilon of float32: eigenvalues nearer to zero, against the largest, have no sign.
+ROUNDING = 1e-6
+# Of an effective dimension: what negative eigenvalues may take away unsaid.
+_TAKEN = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,16 +40,24 @@ class SpectralDensity:
         runs: the Lanczos coefficients of the probes (in the complement of the deflated space).
         deflation: the part known without probes.
         operator: name of the curvature, for messages.
+        epsilon: machine epsilon of the products; 0 for eigenvalues that are known.
     """
 
     size: int
     runs: Tridiagonal
     deflation: Deflation = _NOTHING
     operator: str = "hessian"
+    epsilon: float = 0.0
 
     @classmethod
     def from_eigenvalues(
-        cls, eigenvalues: Array, size: int | None = None, operator: str = "hessian", *, rest: float = 0.0
+        cls,
+        eigenvalues: Array,
+        size: int | None = None,
+        operator: str = "hessian",
+        *,
+        rest: float = 0.0,
+        epsilon: float = 0.0,
     ) -> SpectralDensity:
         """The exact density of known eigenvalues, padded with zeros up to ``size``.
 
@@ -52,6 +66,7 @@ class SpectralDensity:
             size: number of parameters; those beyond k have the eigenvalue ``rest``. Default k.
             operator: name of the curvature.
             rest: the eigenvalue of the others.
+            epsilon: machine epsilon of what they were computed from; 0 if they are known.
 
         Returns:
             A density without statistical or truncation error.
@@ -70,7 +85,7 @@ class SpectralDensity:
         if size > len(values):
             values, weights = np.append(values, rest), np.append(weights, float(size - len(values)))
         order = np.argsort(values, kind="stable")
-        return cls(size, no_runs(), Deflation(values[order], weights[order], size), operator)
+        return cls(size, no_runs(), Deflation(values[order], weights[order], size), operator, epsilon)
 
     @property
     def exact(self) -> bool:
@@ -121,6 +136,16 @@ class SpectralDensity:
         """Largest absolute node, the scale against which shifts are judged."""
         return max(abs(self.support[0]), abs(self.support[1]))
 
+    @property
+    def semidefinite(self) -> bool:
+        """Whether it is of a matrix without negative eigenvalues, and none is seen beyond rounding."""
+        return self.operator in SEMIDEFINITE and self.support[0] >= -ROUNDING * self.magnitude
+
+    @property
+    def rounding(self) -> float:
+        """Distance below which rounding of the products makes eigenvalues one, and invariant what is not."""
+        return BREAKDOWN_ROUNDINGS * self.epsilon * self.magnitude
+
     def measure(self) -> tuple[Array, Array]:
         """All nodes ascending with their masses, averaged over probes; the masses sum to ``size``."""
         parts = [(self.deflation.nodes, self.deflation.weights)]
@@ -133,7 +158,15 @@ class SpectralDensity:
         order = np.argsort(nodes, kind="stable")
         return nodes[order], masses[order]
 
-    def integrate(self, function: Function, *, cautions: tuple[str, ...] = (), bound: float | None = None) -> Estimate:
+    def integrate(
+        self,
+        function: Function,
+        *,
+        cautions: tuple[str, ...] = (),
+        bound: float | None = None,
+        lowest: float = -math.inf,
+        highest: float = math.inf,
+    ) -> Estimate:
         """``tr f(H)`` with its statistical and its truncation error.
 
         Args:
@@ -141,6 +174,8 @@ class SpectralDensity:
             cautions: sentences to attach to the estimate.
             bound: a known bound on the quadrature's error per unit of mass; the smaller of it and
                 the difference between all steps and half of them is reported.
+            lowest: least value that the sum can have; its interval is cut there.
+            highest: largest one.
 
         Returns:
             The estimate, in the unit of f.
@@ -149,22 +184,26 @@ class SpectralDensity:
         5.0
         """
         known = self.deflation.integrate(function)
-        truncation = self.deflation.truncation(function)
+        # Rounding moves nodes, but leaves the sums that the rule has exactly.
+        rounding = 0.0 if self.complement == 0 or bound == 0.0 else self.rounding
+        truncation = self.deflation.truncation(function, rounding)
         if self.runs.probes == 0:
-            return Estimate(known, 0.0, truncation, cautions=cautions)
+            return Estimate(known, 0.0, truncation, cautions=cautions, lowest=lowest, highest=highest)
         samples = probe_means(self._rule, function)
-        change = self._change(function, samples)
-        if bound is not None:
-            change = min(change, bound)
-        if math.isinf(change):
-            cautions = (*cautions, "one Lanczos step says nothing of its own error; use at least two")
+        if np.all(self.runs.lengths < self.runs.steps):
+            # Every run found a subspace that is invariant to rounding.
+            change = moved_by(lambda f: float(probe_means(self._rule, f).mean()), function, rounding)
+        else:
+            change = self._change(function, samples)
+            change = change if bound is None else min(change, bound)
+            if math.isinf(change):
+                cautions = (*cautions, "one Lanczos step says nothing of its own error; use at least two")
         truncation += self.complement * change
-        return from_samples(known + self.complement * samples, truncation_error=truncation, cautions=cautions)
+        found = from_samples(known + self.complement * samples, truncation_error=truncation, cautions=cautions)
+        return replace(found, lowest=lowest, highest=highest)
 
     def _change(self, function: Function, samples: Array) -> float:
         """By how much all steps differ from half of them, per unit of mass; inf if there is nothing to halve."""
-        if np.all(self.runs.lengths < self.runs.steps):
-            return 0.0  # every run found an invariant subspace, on which its rule is exact
         if self.runs.steps == 1:
             return math.inf if self.size > 1 else 0.0
         return abs(float(np.mean(samples - probe_means(self._coarse_rule, function))))
@@ -177,7 +216,9 @@ class SpectralDensity:
         """``tr H^order``; exact quadrature for ``order < 2 * steps``."""
         if order < 0:
             raise UserError(f"order must be non-negative, got {order}")
-        return self.integrate(lambda x: x**order, bound=0.0 if order < 2 * self.runs.steps else None)
+        positive = order % 2 == 0 or self.semidefinite
+        bound = 0.0 if order < 2 * self.runs.steps else None
+        return self.integrate(lambda x: x**order, bound=bound, lowest=0.0 if positive else -math.inf)
 
     def frobenius_norm(self) -> Estimate:
         """``|H|_F = sqrt(tr H^2)``, the error carried by the delta method."""
@@ -210,34 +251,52 @@ class SpectralDensity:
             raise UserError(f"shift must be finite{' and positive' if relative else ''}, got {shift}")
         indefinite = self.support[0] + shift <= 0.0
         if indefinite and negative == "raise":
-            raise UserError(caution.not_positive_definite(self, shift))
+            caution.refuse_determinant(self, shift)
         offset = math.log(shift) if relative else 0.0
         smooth = negative == "raise" or self.support[0] >= 0.0
         bound = logarithm_error_bound(*self.outer_support, shift, self.runs.steps) if smooth else None
+        nonnegative = negative != "raise" or self.semidefinite
         return self.integrate(
             lambda x: np.log(rule(x) + shift) - offset,
             cautions=caution.for_shift(self, shift, negative),
             bound=bound,
+            lowest=self.size * (math.log(shift) - offset) if nonnegative and shift > 0.0 else -math.inf,
         )
 
-    def effective_dimension(self, shift: float) -> Estimate:
-        """MacKay's effective dimension ``sum_i l_i / (l_i + shift)``, dimensionless.
+    def effective_dimension(self, shift: float, *, negative: str = "raise") -> Estimate:
+        """MacKay's effective dimension ``sum_i l_i / (l_i + shift)``, from 0 to n.
 
         Args:
             shift: unit of the eigenvalues, positive. For a Hessian of the mean cost over N samples with
                 prior precision a, ``shift = a / N``.
+            negative: what to do with negative eigenvalues, as for ``logdet``.
 
         Returns:
-            The estimate.
+            The estimate. Its cautions say if negative eigenvalues, which count below zero, take much away.
 
         Raises:
-            UserError: if ``shift`` is not positive and finite, or its pole at ``-shift`` lies inside the spectrum.
+            UserError: if ``shift`` is not positive and finite, or under ``raise`` its pole at ``-shift`` lies inside
+                the spectrum, or negative eigenvalues take away more than the others make.
+
+        >>> SpectralDensity.from_eigenvalues(np.array([1.0, 3.0])).effective_dimension(1.0).value
+        1.25
         """
+        rule = caution.negative_rule(negative)
         if not (math.isfinite(shift) and shift > 0.0):
             raise UserError(f"shift must be positive and finite, got {shift}")
-        if self.support[0] <= -shift:
-            raise UserError(caution.pole_inside(self, shift))
-        return self.integrate(lambda x: x / (x + shift), cautions=caution.for_shift(self, shift, "raise"))
+        if negative == "raise" and self.support[0] <= -shift:
+            caution.refuse_pole(self, shift)
+        cautions, limits = caution.for_shift(self, shift, negative), {"lowest": 0.0, "highest": float(self.size)}
+        found = self.integrate(lambda x: rule(x) / (rule(x) + shift), cautions=cautions, **limits)
+        if negative != "raise" or self.support[0] >= 0.0:
+            return found
+        taken = -self.integrate(lambda x: np.minimum(x, 0.0) / (x + shift)).value
+        if found.value < 0.0:
+            caution.refuse_dimension(self, shift, taken, found.value + taken)
+        if taken > _TAKEN * found.value:
+            words = f"negative eigenvalues take {taken:.3g} away from the {found.value + taken:.3g} of the others"
+            found = replace(found, cautions=(*cautions, words))
+        return found
 
     def mass_below(self, threshold: float = 0.0) -> Estimate:
         """Number of eigenvalues below ``threshold``.
@@ -251,7 +310,8 @@ class SpectralDensity:
         Returns:
             The estimate of a count.
         """
-        return self.integrate(lambda x: (x < threshold).astype(np.float64))
+        step = lambda x: (x < threshold).astype(np.float64)  # noqa: E731
+        return self.integrate(step, lowest=0.0, highest=float(self.size))
 
     def resolution(self, at: float = 0.0) -> float:
         """Distance between the neighbouring nodes around ``at``: detail below it is not seen.
@@ -261,14 +321,14 @@ class SpectralDensity:
 
         Returns:
             The median over probes; outside of a probe's nodes the gap between its last two, or the distance to them
-            if larger. Zero for an exact spectrum, inf for a single step.
+            if larger. What rounding leaves for an exact spectrum, inf for a single step.
         """
         if self.runs.probes == 0 or self.complement == 0:
-            return 0.0
+            return self.rounding
         gaps = []
         for row, length in zip(self.nodes, self.runs.lengths, strict=True):
             if length < self.runs.steps:
-                return 0.0
+                return self.rounding
             if len(row) == 1:
                 return math.inf
             position = int(np.searchsorted(row, at))
@@ -276,7 +336,7 @@ class SpectralDensity:
             # Beyond a probe's nodes what is seen is no finer than between its last two.
             end = row[1] - row[0] if position == 0 else row[-1] - row[-2]
             gaps.append(row[position] - row[position - 1] if inside else max(end, float(np.min(np.abs(row - at)))))
-        return float(np.median(gaps))
+        return max(float(np.median(gaps)), self.rounding)
 
     def smooth(
         self,

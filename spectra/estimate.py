@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from spectra.errors import UserError
+from spectra.interval import LEVEL, ends, half_width, joint_freedom, short
 
 Array = NDArray[np.float64]
+# A value this far outside of its range, relative to one, is inside it but for rounding.
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +29,10 @@ class Estimate:
             steps), which more probes do not reduce.
         samples: (probes,) what each probe alone says of the quantity; empty for an exact value.
         cautions: sentences on why the value is not to be trusted; empty if nothing speaks against it.
+        freedom: degrees of freedom of the standard error; None for one fewer than there are samples, or, without
+            samples, for an error that is known well.
+        lowest: least value that the quantity can have; intervals are cut there.
+        highest: largest one.
     """
 
     value: float
@@ -33,6 +40,9 @@ class Estimate:
     truncation_error: float = 0.0
     samples: Array = field(default_factory=lambda: np.empty(0))
     cautions: tuple[str, ...] = ()
+    freedom: float | None = None
+    lowest: float = -math.inf
+    highest: float = math.inf
 
     @property
     def trusted(self) -> bool:
@@ -41,11 +51,22 @@ class Estimate:
 
     @property
     def exact(self) -> bool:
-        """Whether the value carries neither statistical nor quadrature error."""
-        return self.standard_error == 0.0 and self.truncation_error == 0.0
+        """Whether the value carries no error but rounding: samples that happen to agree do not make it exact."""
+        return self.standard_error == 0.0 and self.truncation_error == 0.0 and len(self.samples) == 0
 
-    def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Confidence interval: Student t over probes, widened by the truncation error.
+    @property
+    def degrees(self) -> float:
+        """Degrees of freedom of the standard error."""
+        if self.freedom is not None:
+            return self.freedom
+        return len(self.samples) - 1.0 if len(self.samples) else math.inf
+
+    def half_width(self, level: float = LEVEL) -> float:
+        """Half of the confidence interval, before it is cut to the range."""
+        return half_width(self.standard_error, self.degrees, truncation_error=self.truncation_error, level=level)
+
+    def interval(self, level: float = LEVEL) -> tuple[float, float]:
+        """Confidence interval by the one rule of ``spectra.interval``, cut to the range of the quantity.
 
         Args:
             level: coverage aimed at, in (0, 1).
@@ -60,24 +81,43 @@ class Estimate:
         >>> exact.interval()
         (2.0, 2.0)
         """
-        if not 0.0 < level < 1.0:
-            raise UserError(f"level must lie in (0, 1), got {level}")
-        half = self.truncation_error
-        if self.standard_error > 0.0:
-            freedom = max(len(self.samples) - 1, 1)
-            half += float(stats.t.ppf(0.5 + level / 2.0, freedom)) * self.standard_error
-        return self.value - half, self.value + half
+        return ends(self.value, self.half_width(level), self.lowest, self.highest)
+
+    def possible(self) -> Estimate:
+        """The estimate, or, where its value is none that the quantity can have, the nearest one with a caution.
+
+        Returns:
+            The estimate with a value in its range; the way to it is one more error that more probes do not reduce.
+
+        >>> found = Estimate(0.2, 0.5, lowest=1.0).possible()
+        >>> found.value, found.cautions
+        (1.0, ('the estimate of 0.2 is below 1, the least possible, which stands in its place',))
+        """
+        nearest = min(max(self.value, self.lowest), self.highest)
+        if math.isnan(self.value) or nearest == self.value:
+            return self
+        kind = "below {}, the least" if nearest > self.value else "above {}, the most"
+        told = (
+            f"the estimate of {short(self.value)} is {kind.format(short(nearest))} possible, which stands in its place"
+        )
+        moved = abs(nearest - self.value)
+        cautions = self.cautions if moved <= ROUNDING * max(1.0, abs(nearest)) else (*self.cautions, told)
+        return replace(self, value=nearest, truncation_error=self.truncation_error + moved, cautions=cautions)
 
     def transform(self, function: Callable[[float], float], derivative: Callable[[float], float]) -> Estimate:
-        """The estimate of ``function(value)``, its errors carried to first order (delta method)."""
+        """The estimate of ``function(value)``, its errors carried to first order (delta method); it is monotone."""
         slope = abs(derivative(self.value))
         centre = function(self.value)
+        lowest, highest = sorted(function(end) for end in (self.lowest, self.highest))
         return Estimate(
             value=centre,
             standard_error=slope * self.standard_error,
             truncation_error=slope * self.truncation_error,
             samples=centre + derivative(self.value) * (self.samples - self.value),
             cautions=self.cautions,
+            freedom=self.freedom,
+            lowest=lowest,
+            highest=highest,
         )
 
 
@@ -126,22 +166,43 @@ def difference(first: Estimate, second: Estimate) -> Estimate:
     >>> difference(Estimate(3.0), Estimate(1.0)).value
     2.0
     """
-    truncation = first.truncation_error + second.truncation_error
-    cautions = tuple(dict.fromkeys(first.cautions + second.cautions))
     if len(first.samples) == 0 or len(second.samples) == 0:
-        error = float(np.hypot(first.standard_error, second.standard_error))
-        samples = first.samples - second.value if len(first.samples) else first.value - second.samples
-        return Estimate(first.value - second.value, error, truncation, samples, cautions)
+        return independent(first, second)
     if len(first.samples) != len(second.samples):
         raise UserError(
             "common probes are needed for a difference: expected the same number in both, got "
             f"{len(first.samples)} and {len(second.samples)}"
         )
-    paired = from_samples(first.samples - second.samples)
+    paired, apart = from_samples(first.samples - second.samples), independent(first, second)
+    return replace(
+        apart,
+        standard_error=paired.standard_error,
+        samples=paired.samples,
+        cautions=tuple(dict.fromkeys(apart.cautions + paired.cautions)),
+        freedom=None,
+    )
+
+
+def independent(first: Estimate, second: Estimate) -> Estimate:
+    """``first - second`` for independent estimates: their standard errors add in squares.
+
+    Args:
+        first: one estimate.
+        second: the other.
+
+    Returns:
+        The estimate of the difference, without samples.
+
+    >>> independent(Estimate(3.0, 3.0), Estimate(1.0, 4.0)).standard_error
+    5.0
+    """
+    sides = (first, second)
     return Estimate(
         first.value - second.value,
-        paired.standard_error,
-        truncation,
-        paired.samples,
-        tuple(dict.fromkeys(cautions + paired.cautions)),
+        math.hypot(first.standard_error, second.standard_error),
+        first.truncation_error + second.truncation_error,
+        cautions=tuple(dict.fromkeys(first.cautions + second.cautions)),
+        freedom=joint_freedom((side.standard_error, side.degrees) for side in sides),
+        lowest=first.lowest - second.highest,
+        highest=first.highest - second.lowest,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -58,6 +59,30 @@ def probe_means(rule: tuple[Array, Array], function: Function) -> Array:
     return np.array([weighted_sum(nodes, weights, function) for nodes, weights in zip(*rule, strict=True)])
 
 
+def moved_by(integral: Callable[[Function], float], function: Function, rounding: float) -> float:
+    """By how much an integral changes where all nodes are moved by rounding, to either side.
+
+    Args:
+        integral: of a function.
+        function: elementwise.
+        rounding: how far the nodes may be off.
+
+    Returns:
+        The larger change; inf where the function is not finite so near to a node.
+
+    >>> moved_by(lambda f: float(f(np.array([1.0]))[0]), np.square, 0.5)
+    1.25
+    """
+    if rounding == 0.0:
+        return 0.0
+    try:
+        ends = [integral(lambda x, by=sign * rounding: function(x + by)) for sign in (-1.0, 1.0)]  # type: ignore[misc]
+    except UserError:
+        return math.inf
+    middle = integral(function)
+    return max(abs(end - middle) for end in ends)
+
+
 @dataclass(frozen=True, eq=False)
 class Deflation:
     """The part of the spectrum that is known without probes: ``tr Q^T f(H) Q`` for a basis Q.
@@ -80,8 +105,8 @@ class Deflation:
         """``sum_j weight_j f(node_j)``."""
         return weighted_sum(self.nodes, self.weights, function)
 
-    def truncation(self, function: Function) -> float:
-        """Difference to the coarse rule, 0 where the part is exact."""
+    def truncation(self, function: Function, rounding: float = 0.0) -> float:
+        """Difference to the coarse rule; where the part is exact, what nodes that are off by ``rounding`` change."""
         if len(self.coarse_nodes) == 0:
-            return 0.0
+            return moved_by(self.integrate, function, rounding)
         return abs(self.integrate(function) - weighted_sum(self.coarse_nodes, self.coarse_weights, function))

@@ -11,11 +11,9 @@ from torch import Tensor
 from spectra.errors import UserError
 from spectra.operators import SymmetricOperator
 from spectra.parallel_rows import Rows, rows_of
-from spectra.quadrature import Tridiagonal
+from spectra.quadrature import BREAKDOWN_ROUNDINGS, Tridiagonal
 
 REORTHOGONALISE = ("full", "none")
-# An invariant subspace is found when the remainder is this many roundings of the operator's scale.
-BREAKDOWN_ROUNDINGS = 10.0
 _COLUMNS = 2**20
 
 

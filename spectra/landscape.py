@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -141,6 +141,16 @@ class Landscape(OneProcess):
     def dtype(self) -> torch.dtype:
         """Dtype of theta."""
         return self.theta.dtype
+
+    @cached_property
+    def samples(self) -> float:
+        """Number of samples whose weight is not zero."""
+        count, tensors = 0.0, self.parameters.unflatten(self.theta)
+        with torch.no_grad():
+            for batch in self.iterate():
+                costs, weights = self.sample_costs(self.evaluation(tensors, batch.inputs), batch)
+                count += len(costs) if weights is None else int((weights > 0).sum())
+        return count
 
     @property
     def likelihood(self) -> Likelihood | None:

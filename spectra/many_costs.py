@@ -24,11 +24,25 @@ SMALLEST_CHUNK = 4
 LARGEST_VMAPPED = 10**6
 
 
+def beside(theta: Tensor) -> Tensor:
+    """Two vectors near the anchor, on which two ways to evaluate are compared, the same whatever is asked for first.
+
+    Args:
+        theta: (n,) the anchor.
+
+    Returns:
+        (2, n), off the anchor, where a gradient may be nothing but rounding.
+    """
+    aside = 0.01 * (theta.abs() + 0.1)
+    return torch.stack([theta + aside, theta - aside])
+
+
 class ManyCosts:
     """Sums of the samples' costs at rows of thetas, in float64.
 
-    The vmapped way is tried once, on two vectors, and used if it agrees with the loop to rounding. Time does not
-    decide: the last bit of a cost, and so of a resumed run, must not depend on how busy the machine is.
+    The vmapped way is tried once, on two vectors beside the anchor, and then used for two vectors or more if it agrees
+    with the loop to rounding. Neither time nor what was asked for first decides: the last bit of a cost, and so of a
+    resumed run, must depend on nothing but the vectors.
 
     Attributes:
         vmapped: whether it is used; None as long as nobody asked.
@@ -43,12 +57,14 @@ class ManyCosts:
     def __call__(self, thetas: Tensor) -> Tensor:
         """Cost sums (k,) over all samples, float64, penalty left out."""
         thetas = thetas.to(self._landscape.theta)
-        if self.vmapped is None and len(thetas) > 1:
-            self.vmapped = self._decide(thetas[:2])
+        several = len(thetas) > 1
+        if self.vmapped is None and several:
+            self.vmapped = self._decide(beside(self._landscape.theta))
+        vmapped = self.vmapped and several
         totals = torch.zeros(len(thetas), dtype=torch.float64, device=thetas.device)
         with torch.no_grad():
             for batch in self._landscape.share():
-                totals += self._vmapped(thetas, batch) if self.vmapped else self._looped(thetas, batch)
+                totals += self._vmapped(thetas, batch) if vmapped else self._looped(thetas, batch)
         return totals
 
     def _looped(self, thetas: Tensor, batch: Batch) -> Tensor:

@@ -14,25 +14,20 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
-from scipy import stats
 
 from spectra.atomic_file import replace_file
-from spectra.density import SpectralDensity
-from spectra.estimate import Estimate
+from spectra.density import ROUNDING, SEMIDEFINITE, SpectralDensity
+from spectra.interval import bars, interval_label, quantile
 from spectra.operator_title import operator_title
 from spectra.quadrature import Array
 from spectra.smoothing import SmoothedDensity
-from spectra.spectrum import OPERATORS, Spectrum
+from spectra.spectrum import Spectrum
 from spectra.store import StoredSpectrum
 
 # Okabe and Ito, Color universal design, 2008.
 BLUE, ORANGE, VERMILLION, GREEN, SKY, GREY = "#0072B2", "#E69F00", "#D55E00", "#009E73", "#56B4E9", "#7F7F7F"
 PURPLE = "#CC79A7"
 MOST_LAYERS = 30
-SEMIDEFINITE = tuple(name for name in OPERATORS if name != "hessian")
-# Ten times the epsilon of float32: eigenvalues nearer to zero, against the largest, have no sign.
-ROUNDING = 1e-6
-LEVEL = 0.95
 # Of the counts of eigenvalues in a figure: less than one is a matter of chance.
 LEAST = 0.3
 # Of the density panel: how far a legend in its corner reaches, and the height of each of its lines.
@@ -135,15 +130,17 @@ def _density_panel(axes: Axes, spectrum: Spectrum, view: SmoothedDensity, unit: 
     floor = 0.04 / view.width
     axes.plot(x, np.maximum(counts, floor / 10), color=BLUE, label=estimator_name(spectrum))
     if density.runs.probes > 1:
-        half = _quantile(density.runs.probes) * view.standard_error * size
+        half = quantile(density.runs.probes - 1) * view.standard_error * size
         low, high = (np.maximum(counts + sign * half, floor / 10) for sign in (-1, 1))
-        axes.fill_between(x, low, high, color=SKY, alpha=0.4, linewidth=0, label="95 % band over probes")
+        axes.fill_between(x, low, high, color=SKY, alpha=0.4, linewidth=0, label=_over_probes(density))
     resolution = density.resolution(0.0)
     if _has_negative(density):
         shade: dict[str, Any] = {"color": VERMILLION, "alpha": 0.45}
         shade["label"] = _below_zero(density, resolution)
         axes.fill_between(x, floor / 10, np.maximum(counts, floor / 10), where=x <= 0.0, **shade)
-    if resolution > 0.0:
+    if np.isinf(resolution):
+        axes.plot([], [], " ", label="one Lanczos step has no resolution")
+    elif resolution > 0.0:
         label = f"resolution near zero: ± {resolution:.2g}"
         axes.axvspan(-resolution, resolution, color=GREY, alpha=0.2, linewidth=0, label=label)
     _eigenvalue_ticks(axes, spectrum)
@@ -176,14 +173,13 @@ def _has_negative(density: SpectralDensity) -> bool:
 def _below_zero(density: SpectralDensity, resolution: float) -> str:
     below = density.mass_below(0.0).value
     words = f"below zero: {below:,.0f} of {density.size:,}"
-    if resolution == 0.0:
+    if resolution == 0.0 or np.isinf(resolution):
         return f"{words} ({100 * below / density.size:.2g} %)"
     return f"{words}, {density.mass_below(-resolution).value:,.0f} beyond the resolution"
 
 
-def _quantile(probes: int) -> float:
-    """Half width of the 95 % interval in standard errors, Student t over probes."""
-    return float(stats.t.ppf(0.5 + LEVEL / 2.0, probes - 1))
+def _over_probes(density: SpectralDensity) -> str:
+    return interval_label(f"{density.runs.probes} probes")
 
 
 def _eigenvalue_ticks(axes: Axes, spectrum: Spectrum) -> None:
@@ -222,7 +218,8 @@ def _rank_panel(axes: Axes, spectrum: Spectrum, unit: str) -> None:
                 elinewidth=1,
                 label=f"{name}, bar: residual norm",
             )
-    axes.set_yscale("log")
+    if np.any(values != 0.0):
+        axes.set_yscale("log")
     axes.set_xlabel("rank by magnitude")
     axes.set_ylabel(f"|λ| ({unit})")
     axes.set_title(f"{len(values)} {_known(spectrum)} eigenvalues", fontsize=10)
@@ -234,7 +231,8 @@ def _tail_panel(axes: Axes, spectrum: Spectrum, view: SmoothedDensity, unit: str
     density = spectrum.density
     cumulative = density.cumulative()
     nodes, fraction = cumulative.nodes, cumulative.fraction
-    share = _quantile(density.runs.probes) * cumulative.standard_error if density.runs.probes > 1 else 0.0 * nodes
+    several = density.runs.probes > 1
+    share = quantile(density.runs.probes - 1) * cumulative.standard_error if several else 0.0 * nodes
     above, error = np.append(1.0, 1.0 - fraction[:-1]), np.append(0.0, share[:-1])
     sides = [(nodes > 0.0, above, error, BLUE, "positive", "pre")]
     if _has_negative(density):
@@ -245,16 +243,19 @@ def _tail_panel(axes: Axes, spectrum: Spectrum, view: SmoothedDensity, unit: str
             x = np.concatenate([ends[:1], nodes[chosen], ends[1:]])
             y, half = (density.size * _ended(values[chosen], name) for values in (counts, errors))
             axes.step(x, np.maximum(y, LEAST / 10), where=where, color=colour, label=name)  # type: ignore[arg-type]
-            if density.runs.probes > 1:
-                low, high = (np.maximum(y + sign * half, LEAST / 10) for sign in (-1, 1))
+            if several:
+                low, high = (np.clip(y + sign * half, LEAST / 10, density.size) for sign in (-1, 1))
                 axes.fill_between(x, low, high, step=where, color=colour, alpha=0.25, linewidth=0)  # type: ignore[arg-type]
     _eigenvalue_axis(axes, view, unit)
     axes.set_yscale("log")
     axes.set_ylim(LEAST, 3.0 * density.size)
     axes.set_ylabel("eigenvalues at or beyond λ")
-    band = ", with a 95 % band over probes" if density.runs.probes > 1 else ""
+    band = f"\n{_over_probes(density)}" if several else ""
     axes.set_title(f"number of eigenvalues at least as far from zero{band}", fontsize=10)
-    axes.legend(loc="upper right", fontsize=8)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="upper right", fontsize=8)
+    else:
+        axes.text(0.5, 0.5, "none differs from zero", ha="center", transform=axes.transAxes, fontsize=9)
 
 
 def _ended(values: Array, side: str) -> Array:
@@ -269,12 +270,14 @@ def _layer_panel(axes: Axes, spectrum: Spectrum, unit: str) -> None:
     shown = [name for name in traces if name in shown]
     rows = np.arange(len(shown))
     values = np.array([traces[name].value for name in shown])
-    halves = np.array([_half(traces[name]) for name in shown])
+    reach, known = bars(values, [traces[name].interval() for name in shown])
     largest = np.array([spectrum.layers[name].support[1] for name in shown])
-    label = "trace, bar: 95 % interval"
-    axes.errorbar(values, rows, xerr=halves, fmt="o", color=BLUE, markersize=4, capsize=2, label=label)
+    label = f"trace, {_over_probes(spectrum.density)}" if spectrum.density.runs.probes > 1 else "trace"
+    axes.errorbar(values, rows, xerr=reach, fmt="o", color=BLUE, markersize=4, capsize=2, label=label)
+    if not known.all():
+        axes.plot(values[~known], rows[~known], "o", color=BLUE, mfc="white", markersize=4, label="its error unknown")
     axes.plot(largest, rows, "D", color=ORANGE, markersize=4, label="largest node")
-    ends = np.concatenate([values - halves, largest])
+    ends = np.concatenate([values - reach[0], largest])
     if np.all(ends > 0.0) and ends.max() > 30.0 * ends.min():
         axes.set_xscale("log")
     else:
@@ -285,9 +288,3 @@ def _layer_panel(axes: Axes, spectrum: Spectrum, unit: str) -> None:
     more = f", {len(shown)} largest of {len(traces)}" if len(shown) < len(traces) else ""
     axes.set_title(f"layers{more}", fontsize=10)
     axes.legend(fontsize=8)
-
-
-def _half(estimate: Estimate) -> float:
-    low, high = estimate.interval(LEVEL)
-    half = (high - low) / 2.0
-    return half if np.isfinite(half) else 0.0

@@ -12,6 +12,8 @@ from scipy.linalg import eigh_tridiagonal
 from spectra.errors import UserError
 
 Array = NDArray[np.float64]
+# An invariant subspace is found when the remainder is this many roundings of the operator's scale.
+BREAKDOWN_ROUNDINGS = 10.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -120,7 +120,7 @@ def _gram_plan(operator: SymmetricOperator, settings: SpectrumSettings, sampled:
 
 def _few_samples(operator: JacobianSandwich) -> bool:
     """Whether counting the rows, which costs a forward pass, can be worth it."""
-    return operator.landscape.total_weight <= EXACT_ROWS
+    return operator.landscape.samples <= EXACT_ROWS
 
 
 def _dense_plan(operator: SymmetricOperator, settings: SpectrumSettings, sampled: Plan | None) -> Plan | None:

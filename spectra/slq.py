@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from spectra.deflation import KrylovSpace, krylov_space
@@ -57,7 +58,8 @@ def empty_density(
     operator: SymmetricOperator, settings: SpectrumSettings, space: KrylovSpace | None
 ) -> SpectralDensity:
     """The density before its first probe: what the Krylov space alone says."""
-    density = SpectralDensity(operator.size, no_runs(min(settings.steps, operator.size)), operator=operator.name)
+    runs, epsilon = no_runs(min(settings.steps, operator.size)), torch.finfo(operator.dtype).eps
+    density = SpectralDensity(operator.size, runs, operator=operator.name, epsilon=epsilon)
     return density if space is None else replace(density, deflation=space.deflation())
 
 

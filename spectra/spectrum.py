@@ -99,13 +99,14 @@ class Spectrum:
         notes: sentences on choices made and things stepped back from.
         cost: the cost at the anchor, in its unit.
         gradient_norm: norm of its gradient there: how stationary the anchor is.
-        samples: number of samples (total weight) of the data.
+        samples: of the data, those whose weight is not zero.
         parameters: names and shapes of the parameters differentiated.
         data_sha256: digest of the data as iterated.
         products: operator-vector products spent.
         eigenvalues: (k,) largest eigenvalues by magnitude that converged, descending in magnitude.
         residuals: (k,) their residual norms ``|H q - l q|``.
         layers: densities of the layers' diagonal blocks, by layer name; empty unless asked for.
+        layer_strategies: how their products were computed, by layer name (fixed when a run is resumed).
     """
 
     density: SpectralDensity
@@ -122,6 +123,7 @@ class Spectrum:
     eigenvalues: Array = field(default_factory=lambda: np.empty(0))
     residuals: Array = field(default_factory=lambda: np.empty(0))
     layers: Mapping[str, SpectralDensity] = field(default_factory=dict)
+    layer_strategies: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:

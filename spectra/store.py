@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 import h5py
+import numpy as np
 
 from spectra.atomic_file import replace_file
 from spectra.density import SpectralDensity
@@ -73,7 +74,7 @@ def write_spectrum(path: str | Path, spectrum: Spectrum, provenance: Provenance)
         for name, density in spectrum.layers.items():
             # A slash would nest groups, and a group needs a name.
             group = layers.create_group(quote(name, safe=" ") or "%")
-            group.attrs["name"] = name
+            group.attrs["name"], group.attrs["strategy"] = name, spectrum.layer_strategies.get(name, "")
             _write_density(group, density)
 
     replace_file(path, hdf5_image(fill))
@@ -94,17 +95,20 @@ def read_spectrum(path: str | Path) -> StoredSpectrum:
     """
     with opened(path, FORMAT, FORMAT_VERSION) as file:
         attributes = dict(file.attrs)
+        provenance = read_provenance(attributes)
+        epsilon = float(np.finfo(provenance.dtype).eps) if provenance.dtype in ("float32", "float64") else 0.0
         spectrum = Spectrum(
-            density=_read_density(file),
+            density=_read_density(file, epsilon),
             settings=SpectrumSettings(**_read_fields(SpectrumSettings, attributes, "setting_")),
             notes=read_texts(attributes["notes"]),
             parameters=_read_parameters(attributes),
             eigenvalues=file["eigenvalues"][()],
             residuals=file["residuals"][()],
-            layers=_read_layers(file["layers"]),
+            layers=_read_layers(file["layers"], epsilon),
+            layer_strategies=_read_layer_strategies(file["layers"]),
             **{name: plain(attributes[name]) for name in _PLAIN},
         )
-        return StoredSpectrum(spectrum, read_provenance(attributes))
+        return StoredSpectrum(spectrum, provenance)
 
 
 def _write_description(file: h5py.File, spectrum: Spectrum) -> None:
@@ -167,7 +171,7 @@ def _array(density: SpectralDensity, name: str) -> Any:
     return getattr(density if name in ("nodes", "weights") else density.runs, name)
 
 
-def _read_density(group: h5py.Group) -> SpectralDensity:
+def _read_density(group: h5py.Group, epsilon: float) -> SpectralDensity:
     read = {name: group[name][()] for name, *_ in _ARRAYS if name not in ("nodes", "weights")}
     deflation = Deflation(
         nodes=read["deflation_nodes"],
@@ -177,12 +181,18 @@ def _read_density(group: h5py.Group) -> SpectralDensity:
         coarse_weights=read["deflation_coarse_weights"],
     )
     runs = Tridiagonal(read["diagonal"], read["off_diagonal"], read["lengths"])
-    return SpectralDensity(int(group.attrs["size"]), runs, deflation, str(group.attrs["operator"]))
+    return SpectralDensity(int(group.attrs["size"]), runs, deflation, str(group.attrs["operator"]), epsilon)
 
 
-def _read_layers(layers: h5py.Group) -> dict[str, SpectralDensity]:
+def _read_layers(layers: h5py.Group, epsilon: float) -> dict[str, SpectralDensity]:
     groups = [layers[key] for key in layers]
-    return {str(group.attrs["name"]): _read_density(group) for group in groups}
+    return {str(group.attrs["name"]): _read_density(group, epsilon) for group in groups}
+
+
+def _read_layer_strategies(layers: h5py.Group) -> dict[str, str]:
+    # Files from before it was recorded do not have it.
+    found = {str(layers[key].attrs["name"]): str(layers[key].attrs.get("strategy", "")) for key in layers}
+    return {name: strategy for name, strategy in found.items() if strategy}
 
 
 def _write_eigenpairs(file: h5py.File, spectrum: Spectrum) -> None:

@@ -16,6 +16,8 @@ from spectra.parallel_rows import orthonormal_rows
 from spectra.probes import draw_probes
 
 Progress = Callable[[int], None] | None
+# Columns of a sketch this many roundings below its largest are rounding, and no range.
+_SKETCH_ROUNDINGS = 1e2
 
 
 def hutchinson(
@@ -43,7 +45,8 @@ def hutchinson(
     >>> hutchinson(MatrixOperator(torch.diag(torch.tensor([1.0, 2.0]))), 4).value
     3.0
     """
-    return from_samples(_quadratic_forms(operator, products, seed, kind, block)[0])
+    forms, _, lengths = _quadratic_forms(operator, products, seed, kind, block)
+    return from_samples(forms, truncation_error=_rounding(operator) * float(lengths.mean()))
 
 
 def squared_frobenius_norm(
@@ -61,15 +64,17 @@ def squared_frobenius_norm(
     Returns:
         The estimate with its standard error.
     """
-    return from_samples(_quadratic_forms(operator, products, seed, kind, block)[1])
+    _, squares, _ = _quadratic_forms(operator, products, seed, kind, block)
+    return from_samples(squares, truncation_error=_rounding(operator) * float(squares.mean()))
 
 
 def _quadratic_forms(
     operator: SymmetricOperator, products: int, seed: int, kind: str, block: int
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """``z^T H z``, ``|H z|^2`` and ``|z| |H z|`` of each probe z."""
     if products < 1:
         raise UserError(f"products must be at least 1, got {products}")
-    first, second = [], []
+    first, second, third = [], [], []
     for start in range(0, products, block):
         count = min(block, products - start)
         probes = draw_probes(
@@ -78,7 +83,42 @@ def _quadratic_forms(
         images = operator.matmat(probes)
         first.append(dots(probes, images).cpu().numpy())
         second.append(dots(images, images).cpu().numpy())
-    return np.concatenate(first), np.concatenate(second)
+        third.append(_lengths(probes, images).cpu().numpy())
+    return np.concatenate(first), np.concatenate(second), np.concatenate(third)
+
+
+def _rounding(operator: SymmetricOperator) -> float:
+    """Relative error of a dot product; without it samples that agree would pass for an exact trace."""
+    return float(torch.finfo(operator.dtype).eps)
+
+
+def _lengths(rows: Tensor, images: Tensor) -> Tensor:
+    """``|v| |H v|`` of rows v (k, n), float64 (k,): what the rounding of ``v^T H v`` is relative to."""
+    return (dots(rows, rows) * dots(images, images)).sqrt()
+
+
+def _basis_error(operator: SymmetricOperator, basis: Tensor, images: Tensor) -> float:
+    """Rounding of ``tr Q^T H Q``, and what it is off by because Q is not orthonormal to the last digit."""
+    rounded = _rounding(operator) * float(_lengths(basis, images).sum())
+    defect = basis @ basis.T - torch.eye(len(basis), dtype=basis.dtype, device=basis.device)
+    return rounded + float(defect.double().norm() * (images @ basis.T).double().norm())
+
+
+def _split(operator: SymmetricOperator, basis: Tensor, count: int, seed: int) -> Estimate:
+    """The trace on a basis, plus that on its complement by so many probes that know nothing of the basis."""
+    images = operator.matmat(basis)
+    known, error = float(dots(basis, images).sum()), _basis_error(operator, basis, images)
+    left = operator.size - len(basis)
+    if left == 0:
+        return Estimate(known, truncation_error=error)
+    probes = draw_probes(operator.size, count, seed=seed, kind="gaussian", dtype=operator.dtype, device=operator.device)
+    for _ in range(2):
+        probes = probes - (probes @ basis.T) @ basis
+    images, squares = operator.matmat(probes), dots(probes, probes)
+    # On the sphere of the complement: the norm of the probe carries no information.
+    ratios = dots(probes, images) / squares
+    error += _rounding(operator) * left * float((_lengths(probes, images) / squares).mean())
+    return from_samples(known + left * ratios.cpu().numpy(), truncation_error=error)
 
 
 def hutch_plus_plus(operator: SymmetricOperator, products: int, *, seed: int = 0) -> Estimate:
@@ -105,20 +145,17 @@ def hutch_plus_plus(operator: SymmetricOperator, products: int, *, seed: int = 0
     if products < 6:
         raise UserError(f"products must be at least 6, got {products}")
     sketch = min(products // 3, operator.size)
-    options = {"seed": seed, "dtype": operator.dtype, "device": operator.device}
-    rows = draw_probes(operator.size, sketch, stream="sketch", kind="gaussian", **options)  # type: ignore[arg-type]
+    rows = draw_probes(
+        operator.size,
+        sketch,
+        seed=seed,
+        stream="sketch",
+        kind="gaussian",
+        dtype=operator.dtype,
+        device=operator.device,
+    )
     basis, _ = orthonormal_rows(operator.matmat(rows))
-    known = float(dots(basis, operator.matmat(basis)).sum())
-    count = products - 2 * sketch
-    probes = draw_probes(operator.size, count, kind="gaussian", **options)  # type: ignore[arg-type]
-    for _ in range(2):
-        probes = probes - (probes @ basis.T) @ basis
-    left = operator.size - sketch
-    if left == 0:
-        return Estimate(known)
-    # On the sphere of the complement: the norm of the probe carries no information.
-    ratios = dots(probes, operator.matmat(probes)) / dots(probes, probes)
-    return from_samples(known + left * ratios.cpu().numpy())
+    return _split(operator, basis, products - 2 * sketch, seed)
 
 
 def xtrace(operator: SymmetricOperator, products: int, *, seed: int = 0) -> Estimate:
@@ -135,7 +172,8 @@ def xtrace(operator: SymmetricOperator, products: int, *, seed: int = 0) -> Esti
 
     Returns:
         The estimate. Its samples are exchangeable but not independent; their spread estimates the error (section 4
-        of the reference). Exact where the range is found to be smaller than the sketch.
+        of the reference). Where the range is smaller than the sketch, to rounding, no probe tests the others: the
+        products that are left go into probes of the range's complement, for a tail below rounding adds up.
 
     Raises:
         UserError: for fewer than 4 products, or more than 2 n.
@@ -153,16 +191,23 @@ def xtrace(operator: SymmetricOperator, products: int, *, seed: int = 0) -> Esti
     probes = draw_probes(
         operator.size, count, seed=seed, kind="sphere", stream="sketch", dtype=operator.dtype, device=operator.device
     )
-    basis, factor = orthonormal_rows(operator.matmat(probes))
-    projected = _host(operator.matmat(basis) @ basis.T)
+    sketch = operator.matmat(probes)
+    basis, factor = orthonormal_rows(sketch)
+    # rows = factor^T basis: the right singular vectors of factor^T make the basis of what is not rounding.
+    _, values, mixing = torch.linalg.svd(factor.T)
+    found = int((values > _SKETCH_ROUNDINGS * _rounding(operator) * values[0]).sum())
+    if found < count:
+        # Two probes at least are left to tell of the error.
+        rank = min(found, max(count - 2, 1))
+        return _split(operator, mixing[:rank] @ basis, count - rank, seed)
+    images = operator.matmat(basis)
+    projected = _host(images @ basis.T)
     projected = (projected + projected.T) / 2.0
     whole = float(np.trace(projected))
-    triangle = _host(factor)
-    size = np.abs(np.diag(triangle))
-    if size.min() <= 1e2 * torch.finfo(operator.dtype).eps * size.max():
-        return Estimate(whole)
-    components = _host(basis @ probes.T)
-    return from_samples(_leave_one_out(projected, triangle, components, operator.size, whole))
+    samples = _leave_one_out(projected, _host(factor), _host(basis @ probes.T), operator.size, whole)
+    # The basis makes both parts of a sample.
+    error = 2.0 * _basis_error(operator, basis, images) + _rounding(operator) * float(_lengths(probes, sketch).mean())
+    return from_samples(samples, truncation_error=error)
 
 
 def _leave_one_out(

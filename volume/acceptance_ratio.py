@@ -16,6 +16,9 @@ from scipy.special import expit
 from spectra.errors import UserError
 from volume.rung import IMPOSSIBLE, Array
 
+# Of neighbours, below which a ratio is not to be trusted and another rung is put between them. pymbar asks for 0.03 of
+# an element of its overlap matrix, which is 1/2 where two ensembles are the same; this overlap is 1 there.
+LEAST_OVERLAP = 2 * 0.03
 # Mean acceptance of Bennett's ratio below which a link rests on next to nothing.
 _NO_OVERLAP = 1e-6
 
@@ -29,7 +32,7 @@ class Link:
         without: (chains,) the same without each chain in turn.
         standard_error: for independent draws, nats; chains that move slowly have a larger one.
         overlap: of the two ensembles, 0 to 1: mean over both of ``2 p_here p_next`` scaled to one where they are the
-            same; below 0.03 the ratio is not to be trusted (pymbar's rule for its overlap matrix).
+            same; below ``LEAST_OVERLAP`` the ratio is not to be trusted.
     """
 
     log_ratio: float

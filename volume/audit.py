@@ -9,11 +9,11 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from spectra.errors import UserError
+from spectra.interval import half_width
 from volume.audit_case import VOLUME, AuditCase, Truth
-from volume.audit_reading import AuditReading, Estimator, NotApplicable
+from volume.audit_reading import AuditReading, Estimator
 from volume.audit_statistics import (
     Directions,
     Figure,
@@ -29,6 +29,10 @@ from volume.audit_statistics import (
 
 Array = NDArray[np.float64]
 Progress = Callable[[int, int, str], None]
+# Level of an interval of 3 standard errors of a normal: a bias outside of it is one.
+_BEYOND = math.erf(3.0 / math.sqrt(2.0))
+# Of products in float32, relative to the truth.
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +86,7 @@ class AuditRow:
         """Mean less the truth."""
         if self.truth is None:
             return Figure(math.nan, math.nan)
-        return bias_of(self.values, self.truth.value, self.truth.error)
+        return bias_of(self.values, self.truth)
 
     @property
     def spread(self) -> Figure:
@@ -102,7 +106,7 @@ class AuditRow:
             return Share(0, 0)
         told = [reading for reading in self.readings if reading.has_interval]
         # A closed form is exact to rounding, and an interval of width zero may miss it by that.
-        slack = truth.error + 1e-9 * max(1.0, abs(truth.value))
+        slack = truth.error + _ROUNDING * max(1.0, abs(truth.value))
         return Share(sum(reading.covers(truth.value, slack) for reading in told), len(told))
 
     @property
@@ -127,12 +131,12 @@ class AuditRow:
     def jensen_predicted(self) -> Figure:
         """Variance over repeats over 2: the bias of a normal logarithm of an unbiased estimate."""
         spread = self.spread
-        return Figure(spread.value**2 / 2.0, spread.value * spread.error)
+        return Figure(spread.value**2 / 2.0, spread.value * spread.error, spread.freedom)
 
     @property
     def jensen_seen(self) -> Figure:
         """Truth less mean: the gap itself."""
-        return Figure(-self.bias.value, self.bias.error)
+        return Figure(-self.bias.value, self.bias.error, self.bias.freedom)
 
     @property
     def gradients(self) -> float:
@@ -164,9 +168,8 @@ class AuditRow:
         truth = self.truth
         if truth is None or not len(self.values):
             return False
-        error = self.bias.error if math.isfinite(self.bias.error) else 0.0
-        times = float(stats.t.ppf(stats.norm.cdf(3.0), max(len(self.values) - 1, 1)))
-        return abs(self.bias.value) > times * error + 1e-9 * max(1.0, abs(truth.value))
+        error = half_width(self.bias.error, self.bias.freedom, level=_BEYOND)
+        return abs(self.bias.value) > error + _ROUNDING * max(1.0, abs(truth.value))
 
     @property
     def _sampled(self) -> list[AuditReading]:
@@ -269,8 +272,8 @@ def audit(
 def _row(case: AuditCase, name: str, estimator: Estimator, seeds: range) -> AuditRow:
     try:
         readings = tuple(estimator(case, seed) for seed in seeds)
-    except NotApplicable as reason:
-        return AuditRow(case.name, case.size, name, skipped=str(reason))
+    except UserError as reason:  # it does not apply, or fails here: the others go on
+        return AuditRow(case.name, case.size, name, skipped=" ".join(str(reason).split()))
     quantities = {reading.quantity for reading in readings}
     if len(quantities) > 1:
         raise UserError(f"the estimator {name} must keep to one quantity, got {', '.join(sorted(quantities))}")

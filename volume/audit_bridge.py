@@ -29,11 +29,12 @@ def bridge(*, chains: int = 16, draws: int = 100, target: str = "sublevel") -> E
         if case.landscape is None:
             raise NotApplicable("the bridge needs gradients of a torch model")
         settings = BridgeSettings((case.cutoff,), target=target, chains=chains, draws=draws, seed=seed)
-        found = bridge_volume(case.landscape, case.prior, settings)
+        found = bridge_volume(case.landscape, case.prior, settings, strategy=case.strategy)
         volume = found.volume(case.cutoff)
         return AuditReading(
             volume.log_volume,
             volume.standard_error,
+            freedom=volume.freedom,
             gradients=float(found.gradient_evaluations),
             evaluations=float(found.cost_evaluations),
         )
@@ -42,7 +43,7 @@ def bridge(*, chains: int = 16, draws: int = 100, target: str = "sublevel") -> E
 
 
 def bridge_truth(
-    landscape: Landscape, prior: Prior, cutoff: float, *, target: str = "sublevel", seed: int = 0
+    landscape: Landscape, prior: Prior, cutoff: float, *, target: str = "sublevel", seed: int = 0, strategy: str = ""
 ) -> Truth:
     """The log-volume by a bridge, as the truth of a checkpoint.
 
@@ -52,11 +53,13 @@ def bridge_truth(
         cutoff: T.
         target: ``sublevel``, or ``star`` for what star-domain estimators estimate.
         seed: of the bridge.
+        strategy: how products with the curvature are computed; empty times the candidates.
 
     Returns:
         The truth, its error the bridge's own.
     """
-    return truth_of(bridge_volume(landscape, prior, BridgeSettings((cutoff,), target=target, seed=seed)), cutoff)
+    settings = BridgeSettings((cutoff,), target=target, seed=seed)
+    return truth_of(bridge_volume(landscape, prior, settings, strategy=strategy), cutoff)
 
 
 def truth_of(result: BridgeResult, cutoff: float) -> Truth:
@@ -70,4 +73,4 @@ def truth_of(result: BridgeResult, cutoff: float) -> Truth:
         The truth.
     """
     volume = result.volume(cutoff)
-    return Truth(volume.log_volume, volume.standard_error, f"bridge, {result.settings.target}")
+    return Truth(volume.log_volume, volume.standard_error, f"bridge, {result.settings.target}", volume.freedom)

@@ -13,6 +13,7 @@ from torch import Tensor
 from spectra.checkpoint import AdamMoments
 from spectra.eigenpairs import Eigenpairs, top_eigenpairs
 from spectra.errors import UserError
+from spectra.interval import half_width
 from spectra.landscape import Landscape
 from spectra.operators import SymmetricOperator
 from volume.anchor import AnchorMeasure, anchor_measure
@@ -39,15 +40,22 @@ class Truth:
         value: in the unit of its quantity.
         error: standard error of the value, or a bound on its error; 0 for a closed form.
         how: where it comes from, in words.
+        freedom: degrees of freedom of the error; inf for one that is known well, and for a bound.
     """
 
     value: float
     error: float
     how: str
+    freedom: float = math.inf
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.value) and math.isfinite(self.error) and self.error >= 0.0):
             raise UserError(f"a truth must be finite, its error not negative; got {self.value:g} with {self.error:g}")
+
+    @property
+    def half_width(self) -> float:
+        """Half of its 95 % interval."""
+        return half_width(self.error, self.freedom)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +90,12 @@ class AuditCase:
     def size(self) -> int:
         """Number of parameters n."""
         return self.surface.size
+
+    @property
+    def strategy(self) -> str:
+        """How products with the curvature are computed; empty as long as that is open."""
+        found = str(getattr(self.operator, "strategy", ""))
+        return "" if found == "auto" else found
 
     @property
     def log_density_at_anchor(self) -> float:

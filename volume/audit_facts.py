@@ -13,6 +13,7 @@ from scipy.special import logsumexp
 from scipy.stats import linregress
 from torch import Tensor
 
+from spectra.interval import half_width, with_error
 from volume.audit_statistics import FACTORS, Figure, mean_of, overestimates
 from volume.cost_surface import ClosedFormCost
 from volume.exact import log_ellipsoid
@@ -34,7 +35,7 @@ class Fact:
     Attributes:
         letter: a to g.
         claim: in words.
-        measured: in words, with its error.
+        measured: in words, with half of its 95 % interval.
         verdict: ``holds``, or what does.
         value: the number measured.
         error: its standard error; nan for a share.
@@ -138,7 +139,7 @@ def variances(seed: int = 0) -> Fact:
     second = float(terms.var(ddof=1)) / (n**2 / (2.0 * (n + 2)) * relative)
     fits = abs(first - 1.0) < ERRORS * error + 0.02 and abs(second - 1.0) < ERRORS * error + 0.02
     measured = (
-        f"n = 200, over what is claimed: {first:.3f} ± {error:.3f}; with n^2 {second:.3f} ± {error:.3f}, "
+        f"n = 200, over what is claimed: {_pm(Figure(first, error))}; with n^2 {_pm(Figure(second, error))}, "
         f"with n^3 {second / n:.4f}"
     )
     claim = "Var[uAu] = 2 Var(l)/(n+2); Var[-(n/2) log uAu] = n^3/(2(n+2)) Var(l)/mean^2"
@@ -153,7 +154,8 @@ def slope_in_cutoff(seed: int = 0) -> Fact:
     line = linregress(np.log(cutoffs), values)
     claimed = len(_MILD) / 2.0
     fits = abs(line.slope - claimed) < ERRORS * line.stderr + 1e-3 * claimed
-    measured = f"n = 200, T = 1e-5 to 1e-2: slope {line.slope:.4f} ± {line.stderr:.1g}, n/2 = {claimed:g}"
+    half = half_width(float(line.stderr), len(cutoffs) - 2)
+    measured = f"n = 200, T = 1e-5 to 1e-2: slope {with_error(float(line.slope), half)}, n/2 = {claimed:g}"
     claim = "log V against log T has slope n/2 for a quadratic"
     return Fact("e", claim, measured, HOLDS if fits else "fails", float(line.slope), float(line.stderr))
 
@@ -164,17 +166,19 @@ def zero_eigenvalue(seed: int = 0) -> Fact:
     counts = np.array([16, 64, 256, 1024])
     plain = _terms(flat, 8192, seed)
     shifted = _terms(flat, 8192, seed, correction=shift)
-    growths, errors = [], []
+    growths, errors, lines = [], [], []
     for terms in (plain, shifted):
         medians = [float(np.median(_means(terms, int(count)))) for count in counts]
         line = linregress(np.log(counts), medians)
         growths.append(float(line.slope))
         errors.append(float(line.stderr))
+        half = half_width(float(line.stderr), len(counts) - 2)
+        lines.append(with_error(float(line.slope), half))
     bias = mean_of(_means(shifted, 4) - log_ellipsoid(flat + shift, _CUTOFF))
     grows = growths[0] > ERRORS * errors[0] and growths[1] < 0.25 * growths[0] and bias.value < -ERRORS * bias.error
     measured = (
-        f"n = 3: median grows by {growths[0]:.2f} ± {errors[0]:.2f} nat a nat of directions (theory 1/2), shifted "
-        f"{growths[1]:.2f} ± {errors[1]:.2f}; its bias at 4 directions {_pm(bias)} nat"
+        f"n = 3: median grows by {lines[0]} nat a nat of directions (theory 1/2), shifted {lines[1]}; its bias at 4 "
+        f"directions {_pm(bias)} nat"
     )
     claim = "a zero eigenvalue: the median grows without bound; the shift c cures that, not the bias"
     return Fact("f", claim, measured, HOLDS if grows else "fails", growths[0], errors[0])
@@ -193,8 +197,8 @@ def trace_tracked(seed: int = 0) -> Fact:
         found.append(float(logsumexp(terms)) - math.log(len(terms)) - log_ellipsoid(values, _CUTOFF))
     line = linregress(predicted, found)
     measured = (
-        f"12 spectra, n = 200, one volume: 8 directions against -(n/2) log(tr/n): slope {line.slope:.3f} ± "
-        f"{line.stderr:.3f}, R^2 {line.rvalue**2:.3f}; the truth's slope is 0"
+        f"12 spectra, n = 200, one volume: 8 directions against -(n/2) log(tr/n): slope "
+        f"{_pm(Figure(line.slope, line.stderr, len(found) - 2))}, R^2 {line.rvalue**2:.3f}; the truth's slope is 0"
     )
     holds = line.rvalue**2 > 0.9 and line.slope > 0.5
     return Fact(
@@ -225,4 +229,4 @@ def _means(terms: Array, count: int) -> Array:
 
 
 def _pm(figure: Figure) -> str:
-    return f"{figure.value:.3f} ± {figure.error:.3f}"
+    return with_error(figure.value, figure.half_width)

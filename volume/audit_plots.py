@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -29,6 +30,7 @@ _COLOURS = (
 def audit_figure(table: AuditTable) -> Figure:
     """The figure of an audit: a panel a case, a line of dots an estimator of its log-volume, a dot a repeat.
 
+    How many estimates are infinite stands at an estimator's name; estimators of other quantities are named beneath.
     The axis is the log-volume less its truth (linear within one nat, logarithmic beyond), so that estimates one nat
     and a thousand nats off are both seen; without a truth it is the log-volume itself.
 
@@ -41,9 +43,9 @@ def audit_figure(table: AuditTable) -> Figure:
     Raises:
         UserError: if there is no estimate of a log-volume to draw.
     """
-    rows = [row for row in table.applied if row.quantity == VOLUME and len(row.values)]
+    rows = [row for row in table.applied if row.quantity == VOLUME]
     panels = {name: [row for row in rows if row.case == name] for name in dict.fromkeys(row.case for row in rows)}
-    if not panels:
+    if not any(len(row.values) for row in rows):
         raise UserError("the audit holds no estimate of a log-volume: nothing to draw")
     # Panels of like height side by side.
     panels = dict(sorted(panels.items(), key=lambda panel: len(panel[1])))
@@ -53,6 +55,10 @@ def audit_figure(table: AuditTable) -> Figure:
     figure = Figure(figsize=(6.6 * columns, sum(heights) + 0.5), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(f"Estimates of log volume, {table.repeats} repeats each; the line is the truth", fontsize=12)
+    others = dict.fromkeys(row.estimator for row in table.applied if row.quantity != VOLUME)
+    if others:
+        words = f"no log-volumes, in the table alone: {', '.join(others)}"
+        figure.supxlabel(textwrap.fill(words, 85 * columns, break_on_hyphens=False), fontsize=8)
     grid = figure.add_gridspec(len(pairs), columns, height_ratios=heights)
     for place, pair in enumerate(pairs):
         for column, (name, part) in enumerate(pair):
@@ -66,10 +72,11 @@ def _panel(axes: Axes, name: str, rows: list[AuditRow]) -> None:
     for place, row in enumerate(rows):
         shift = row.values - centre
         colour = next((colour for start, colour in _COLOURS if row.estimator.startswith(start)), GREY)
-        jitter = np.linspace(-0.28, 0.28, len(shift)) if len(shift) > 1 else np.zeros(1)
+        jitter = np.linspace(-0.28, 0.28, len(shift)) if len(shift) > 1 else np.zeros(len(shift))
         axes.plot(shift, place + jitter, "o", color=colour, markersize=3.2, alpha=0.55, markeredgewidth=0.0)
-        axes.plot(float(shift.mean()), place, "|", color=colour, markersize=13, markeredgewidth=2.2)
-    axes.set_yticks(range(len(rows)), [row.estimator for row in rows], fontsize=8)
+        if len(shift):
+            axes.plot(float(shift.mean()), place, "|", color=colour, markersize=13, markeredgewidth=2.2)
+    axes.set_yticks(range(len(rows)), [_named(row) for row in rows], fontsize=8)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="x", color=GREY, alpha=0.25, linewidth=0.6)
     axes.tick_params(axis="x", labelsize=8)
@@ -79,11 +86,18 @@ def _panel(axes: Axes, name: str, rows: list[AuditRow]) -> None:
         return
     axes.axvline(0.0, color=VERMILLION, linewidth=1.6, zorder=0)
     if truth.error > 0.0:
-        axes.axvspan(-1.96 * truth.error, 1.96 * truth.error, color=VERMILLION, alpha=0.2, linewidth=0.0)
+        half = truth.half_width
+        axes.axvspan(-half, half, color=VERMILLION, alpha=0.2, linewidth=0.0, label="95 % interval of the truth")
+        axes.legend(fontsize=7)
     axes.set_xscale("symlog", linthresh=_LINEAR)
-    _decades(axes, max(float(np.abs(row.values - centre).max()) for row in rows))
+    _decades(axes, float(np.abs(np.concatenate([row.values for row in rows]) - centre).max(initial=0.0)))
     axes.set_xlabel("log volume less the truth (nat)", fontsize=8)
     axes.set_title(f"{name}, n = {rows[0].size:,}: true log volume {truth.value:,.2f} nat", fontsize=9)
+
+
+def _named(row: AuditRow) -> str:
+    """An estimator with how many of its estimates no axis can hold."""
+    return f"{row.estimator} ({row.infinite} infinite)" if row.infinite else row.estimator
 
 
 def _decades(axes: Axes, farthest: float) -> None:

@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spectra.errors import UserError
+from spectra.interval import ends, half_width
 from volume.audit_case import QUANTITIES, VOLUME, AuditCase
 
 Array = NDArray[np.float64]
-# Half of a 95 % interval of a normal, in standard errors.
-_NORMAL = 1.959963984540054
 # A product with the curvature counts as so many gradients (measured: 1.2 to 2.8, see the design's table).
 PRODUCT_GRADIENTS = 2.0
 
@@ -38,6 +37,7 @@ class AuditReading:
         log_terms: (k,) what each direction alone says, nats, if it is a mean over directions; else empty.
         effective_samples: how many of them carry the estimate; nan where there are none.
         consistent: whether more directions would bring it to the truth, or to something else.
+        freedom: degrees of freedom of the standard error; inf for one that is known well.
 
     >>> AuditReading(1.0, 0.5).covers(1.9), AuditReading(1.0, 0.5).covers(2.1)
     (True, False)
@@ -53,13 +53,15 @@ class AuditReading:
     log_terms: Array = field(default_factory=lambda: np.empty(0))
     effective_samples: float = math.nan
     consistent: bool = True
+    freedom: float = math.inf
 
     def __post_init__(self) -> None:
         if self.quantity not in QUANTITIES:
             raise UserError(f"quantity must be one of {', '.join(QUANTITIES)}; got {self.quantity!r}")
         if math.isnan(self.low) and math.isnan(self.high) and math.isfinite(self.standard_error):
-            object.__setattr__(self, "low", self.value - _NORMAL * self.standard_error)
-            object.__setattr__(self, "high", self.value + _NORMAL * self.standard_error)
+            low, high = ends(self.value, half_width(self.standard_error, self.freedom))
+            object.__setattr__(self, "low", low)
+            object.__setattr__(self, "high", high)
 
     @property
     def has_interval(self) -> bool:

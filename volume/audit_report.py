@@ -18,6 +18,7 @@ class AuditReport:
         title: what was audited.
         command: the command line.
         notes: sentences on choices made.
+        strategy: how products with a checkpoint's curvature were computed; kept on resuming.
     """
 
     table: AuditTable
@@ -25,3 +26,4 @@ class AuditReport:
     title: str = "estimators on known cases"
     command: str = ""
     notes: tuple[str, ...] = ()
+    strategy: str = ""

@@ -93,10 +93,11 @@ def _settings(case: AuditCase, seed: int, directions: int) -> StarDomainSettings
 def _reading(
     found: VolumeEstimate, evaluations: int, gradients: float, offset: float = 0.0, consistent: bool = True
 ) -> AuditReading:
-    error = found.standard_error
+    estimate = found.estimate
     return AuditReading(
         found.log_volume + offset,
-        error if math.isfinite(error) else math.nan,
+        estimate.standard_error if math.isfinite(estimate.half_width()) else math.nan,
+        freedom=estimate.degrees,
         gradients=gradients,
         evaluations=float(evaluations),
         log_terms=found.log_terms + offset,
@@ -148,6 +149,8 @@ def _hesscale(case: AuditCase) -> Build:
 def _low_rank(case: AuditCase) -> Build:
     curvature_of(case)
     largest = float(abs(case.pairs.values).max())
+    if not largest > 0.0:
+        raise NotApplicable("the curvature is zero")
     return lambda eps: low_rank_preconditioner(case.pairs, case.size, eps * largest)
 
 

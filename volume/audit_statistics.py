@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 from scipy.stats import binomtest
 
+from spectra.interval import half_width, joint_freedom
+from volume.audit_case import Truth
+
 Array = NDArray[np.float64]
 # Markov's inequality is held against overestimates by these factors.
 FACTORS = (2.0, 10.0)
@@ -25,10 +28,17 @@ class Figure:
     Attributes:
         value: the number.
         error: its standard error.
+        freedom: degrees of freedom of that error.
     """
 
     value: float
     error: float
+    freedom: float = math.inf
+
+    @property
+    def half_width(self) -> float:
+        """Half of its 95 % interval."""
+        return half_width(self.error, self.freedom)
 
 
 @dataclass(frozen=True)
@@ -75,28 +85,28 @@ def mean_of(values: Array) -> Figure:
         The figure.
 
     >>> mean_of(np.array([1.0, 3.0]))
-    Figure(value=2.0, error=1.0)
+    Figure(value=2.0, error=1.0, freedom=1)
     """
     count = len(values)
     if count == 0:
         return Figure(math.nan, math.nan)
     error = float(np.std(values, ddof=1)) / math.sqrt(count) if count > 1 else math.nan
-    return Figure(float(np.mean(values)), error)
+    return Figure(float(np.mean(values)), error, count - 1)
 
 
-def bias_of(values: Array, truth: float, truth_error: float) -> Figure:
+def bias_of(values: Array, truth: Truth) -> Figure:
     """The mean less the truth; the truth's own error is part of the error.
 
     Args:
         values: (r,) repeats.
         truth: what they should be.
-        truth_error: its standard error.
 
     Returns:
         The figure.
     """
     mean = mean_of(values)
-    return Figure(mean.value - truth, math.hypot(mean.error, truth_error))
+    freedom = joint_freedom([(mean.error, mean.freedom), (truth.error, truth.freedom)])
+    return Figure(mean.value - truth.value, math.hypot(mean.error, truth.error), freedom)
 
 
 def spread_of(values: Array) -> Figure:
@@ -116,7 +126,7 @@ def spread_of(values: Array) -> Figure:
     if square == 0.0:
         return Figure(0.0, 0.0)
     fourth = max(float((gap**4).mean()) - square**2, 0.0)
-    return Figure(math.sqrt(square), math.sqrt(fourth / (4.0 * square * count)))
+    return Figure(math.sqrt(square), math.sqrt(fourth / (4.0 * square * count)), count - 1)
 
 
 def rms_of(values: Array, truth: float) -> Figure:
@@ -130,11 +140,11 @@ def rms_of(values: Array, truth: float) -> Figure:
         The figure.
 
     >>> rms_of(np.array([3.0, -3.0]), 0.0)
-    Figure(value=3.0, error=0.0)
+    Figure(value=3.0, error=0.0, freedom=1)
     """
     squares = mean_of((values - truth) ** 2)
     root = math.sqrt(squares.value) if squares.value >= 0.0 else math.nan
-    return Figure(root, 0.5 * squares.error / root if root > 0.0 else squares.error)
+    return Figure(root, 0.5 * squares.error / root if root > 0.0 else squares.error, squares.freedom)
 
 
 def overestimates(values: Array, truth: float, factors: Sequence[float] = FACTORS) -> tuple[Share, ...]:

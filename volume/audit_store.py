@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def write_report(path: str | Path, report: AuditReport) -> None:
     def fill(file: h5py.File) -> None:
         file.attrs["format"], file.attrs["format_version"] = FORMAT, FORMAT_VERSION
         file.attrs["title"], file.attrs["command"] = report.title, report.command
-        file.attrs["notes"] = texts(report.notes)
+        file.attrs["notes"], file.attrs["strategy"] = texts(report.notes), report.strategy
         file.attrs["repeats"], file.attrs["seed"] = report.table.repeats, report.table.seed
         file.attrs["facts"] = texts(tuple(json.dumps(asdict(fact)) for fact in report.facts))
         for number, row in enumerate(report.table.rows):
@@ -87,6 +88,8 @@ def read_report(path: str | Path) -> AuditReport:
             str(file.attrs["title"]),
             str(file.attrs["command"]),
             read_texts(file.attrs["notes"]),
+            # Files from before it was recorded do not have it.
+            str(file.attrs.get("strategy", "")),
         )
 
 
@@ -117,7 +120,9 @@ def _read_row(group: h5py.Group) -> AuditRow:
     truth = None
     if "truth_value" in attributes:
         error = float(attributes["truth_error"])
-        truth = Truth(float(attributes["truth_value"]), error, str(attributes["truth_how"]))
+        # Files from before it was recorded do not have it.
+        freedom = float(attributes.get("truth_freedom", math.inf))
+        truth = Truth(float(attributes["truth_value"]), error, str(attributes["truth_how"]), freedom)
     readings = []
     if "repeat" in group:
         columns = {name: group[name][()] for name, _ in _ARRAYS}

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from spectra.errors import UserError
 from spectra.landscape import Landscape
-from volume.acceptance_ratio import overlap
+from volume.acceptance_ratio import LEAST_OVERLAP, overlap
 from volume.bridge_cost import BridgeCost, Evaluations, SublevelCost
 from volume.bridge_curvature import inverse_temperature, leading_curvature, no_curvature
 from volume.bridge_result import BridgeResult
@@ -31,8 +31,6 @@ from volume.rung_sampler import MOST_RUNGS, Progress, RungSampler
 from volume.star_cost import StarCost
 
 OnRung = Callable[[BridgeResult], None]
-# Of neighbours; those that share less get another rung between them.
-LEAST_OVERLAP = 0.05
 
 
 def bridge_volume(
@@ -42,6 +40,7 @@ def bridge_volume(
     *,
     curvature: LeadingCurvature | None = None,
     resume: BridgeResult | None = None,
+    strategy: str = "",
     on_rung: OnRung | None = None,
     progress: Progress | None = None,
 ) -> BridgeResult:
@@ -53,7 +52,8 @@ def bridge_volume(
         settings: cutoffs, target and precision.
         curvature: of the quadratic model, in standard deviations of the prior; computed if not given. A ladder from
             the prior needs none.
-        resume: an earlier result of the same settings; its rungs are kept.
+        resume: an earlier result of the same settings; its rungs are kept, and its strategy is taken again.
+        strategy: how products with the curvature are computed; empty times the candidates.
         on_rung: called with the result so far after each rung, to store it.
         progress: called with the work done, all work and what is being done.
 
@@ -81,7 +81,8 @@ def bridge_volume(
         if progress is not None:
             progress(0, 1, "bridge: curvature at the anchor")
         name = curvature_name(landscape)
-        curvature = leading_curvature(landscape, prior, name, settings.pairs, seed=settings.seed)
+        strategy = strategy if resume is None else resume.strategy
+        curvature = leading_curvature(landscape, prior, name, settings.pairs, seed=settings.seed, strategy=strategy)
     return _Bridge(cost, curvature, settings, on_rung, progress).run(resume)
 
 
@@ -101,6 +102,7 @@ class _Bridge:
         first = 0.0 if from_prior else inverse_temperature(curvature, cost.anchor, max(settings.cutoffs))
         carrier = Carrier(cost, QuadraticEnsemble(curvature, cost.anchor, first, 0.0), moves=not from_prior)
         self.sampler = RungSampler(carrier, settings, progress)
+        self.strategy = curvature.strategy
         self.passes: list[list[Rung]] = []
 
     def run(self, resume: BridgeResult | None) -> BridgeResult:
@@ -134,7 +136,8 @@ class _Bridge:
             rung = self.sampler.sample(number, rungs, first)
             if first is None and len(rungs) > 1 and overlap(rungs[-1].onward, rung.backward) < LEAST_OVERLAP:
                 # It is given up, and the one half way is next.
-                rung = self.sampler.nearer(rungs.pop())
+                rung = self.sampler.nearer(number, rungs)
+                rungs.pop()
         spent, gradients, costs = self.cost.spent, rung.gradient_evaluations, rung.cost_evaluations
         rungs.append(
             replace(
@@ -154,4 +157,5 @@ class _Bridge:
             log_start=start.log_normaliser,
             passes=tuple(tuple(rungs) for rungs in self.passes),
             ended=ended,
+            strategy=self.strategy,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,7 +26,13 @@ TRACE_PRODUCTS = 64
 
 
 def leading_curvature(
-    landscape: Landscape, prior: Prior, name: str, pairs: int | None = None, *, seed: int = 0
+    landscape: Landscape,
+    prior: Prior,
+    name: str,
+    pairs: int | None = None,
+    *,
+    seed: int = 0,
+    strategy: str = "",
 ) -> LeadingCurvature:
     """Eigenpairs of a landscape's curvature at its anchor, in standard deviations of the prior.
 
@@ -36,15 +44,18 @@ def leading_curvature(
         name: of the curvature, as ``spectra.routes.make_operator`` knows it.
         pairs: how many; None takes all up to 6,000 parameters, else 400.
         seed: of the Krylov space and the trace's probes.
+        strategy: how products are computed, as an earlier result names it; empty times the candidates.
 
     Returns:
-        The curvature.
+        The curvature, which names the strategy.
     """
-    operator = make_operator(landscape, SpectrumSettings(operator=name, seed=seed))
+    operator = make_operator(landscape, SpectrumSettings(operator=name, seed=seed, strategy=strategy or "auto"))
     scaled = ScaledOperator(operator, prior.scale(landscape.size).to(landscape.device))
     if pairs is None and landscape.size <= LARGEST_DENSE:
-        return dense_curvature(scaled.to_dense())
-    return _top(scaled, min(pairs or PAIRS, landscape.size), seed)
+        found = dense_curvature(scaled.to_dense())
+    else:
+        found = _top(scaled, min(pairs or PAIRS, landscape.size), seed)
+    return replace(found, strategy=str(getattr(operator, "strategy", "")))
 
 
 def dense_curvature(matrix: Tensor) -> LeadingCurvature:

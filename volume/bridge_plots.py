@@ -9,14 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from spectra.estimate import Estimate
+from spectra.interval import bars, interval_label, with_ends
 from spectra.plots import BLUE, GREY, ORANGE, VERMILLION
 from volume.bridge_cautions import LARGEST_RHAT
-from volume.bridge_result import BridgeResult, BridgeVolume
+from volume.bridge_result import BridgeResult
 
 # What a ladder begins at, in words.
 ORIGIN = {"prior": "the prior", "quadratic": "the checkpoint's quadratic model"}
-# Half of a 95 % interval of a normal, in standard errors.
-_NORMAL = 1.959963984540054
 
 
 def bridge_figure(result: BridgeResult, *, checkpoint: str = "", unit: str = "cost") -> Figure:
@@ -28,7 +28,7 @@ def bridge_figure(result: BridgeResult, *, checkpoint: str = "", unit: str = "co
         unit: of the cost.
 
     Returns:
-        Three panels: log-volume across cutoffs with its 95 % band, the slope likewise, R-hat of every rung.
+        Three panels: log-volume across cutoffs with its 95 % intervals, the slope likewise, R-hat of every rung.
 
     Raises:
         UserError: if the bridge is not complete.
@@ -45,14 +45,15 @@ def bridge_figure(result: BridgeResult, *, checkpoint: str = "", unit: str = "co
     above, middle, beneath = figure.subplots(3, 1, height_ratios=(3, 3, 2))
     middle.sharex(above)
     cutoffs = np.array([volume.cutoff for volume in curve])
-    _band(above, cutoffs, curve, "log_volume", "standard_error")
-    _band(middle, cutoffs, curve, "slope", "slope_error")
+    rule = interval_label(f"{result.freedom + 1:.0f} chains")
+    _band(above, cutoffs, [volume.mass for volume in curve], rule)
+    _band(middle, cutoffs, [volume.rise for volume in curve], rule)
     for volume in result.volumes:
-        half = _NORMAL * volume.standard_error
-        label = f"T = {volume.cutoff:g}: {volume.log_volume:,.1f} ± {half:.1f} nat"
-        above.errorbar([volume.cutoff], [volume.log_volume], [half], fmt="o", color=VERMILLION, label=label, ms=5)
+        _point(above, volume.cutoff, volume.mass, "nat")
+        _point(middle, volume.cutoff, volume.rise, "")
     above.set_ylabel("log V (nat)")
     above.legend(fontsize=8)
+    middle.legend(fontsize=8)
     middle.set_ylabel("slope d log V / d log T\n(learning coefficient by volume)")
     middle.set_xlabel(f"cutoff T ({unit})")
     middle.set_xscale("log")
@@ -62,19 +63,32 @@ def bridge_figure(result: BridgeResult, *, checkpoint: str = "", unit: str = "co
     return figure
 
 
-def _band(axes: Axes, cutoffs: np.ndarray, curve: tuple[BridgeVolume, ...], name: str, error: str) -> None:
-    values = np.array([getattr(volume, name) for volume in curve])
-    half = _NORMAL * np.array([getattr(volume, error) for volume in curve])
-    axes.plot(cutoffs, values, color=BLUE, linewidth=1.6)
-    axes.fill_between(cutoffs, values - half, values + half, color=BLUE, alpha=0.25, linewidth=0)
+def _band(axes: Axes, cutoffs: np.ndarray, curve: list[Estimate], rule: str) -> None:
+    low, high = np.array([one.interval() for one in curve]).reshape(-1, 2).T
+    axes.plot(cutoffs, [one.value for one in curve], color=BLUE, linewidth=1.6)
+    axes.fill_between(cutoffs, low, high, color=BLUE, alpha=0.25, linewidth=0, label=rule)
+
+
+def _point(axes: Axes, cutoff: float, found: Estimate, unit: str) -> None:
+    """One of the cutoffs asked for, its numbers in the legend; hollow where its error is unknown."""
+    reach, known = bars([found.value], [found.interval()])
+    label = f"T = {cutoff:g}: {with_ends(found.value, found.interval())} {unit}".rstrip()
+    face = VERMILLION if known.all() else "white"
+    axes.errorbar([cutoff], [found.value], reach, fmt="o", color=VERMILLION, mfc=face, label=label, ms=5)
 
 
 def _rungs(axes: Axes, result: BridgeResult) -> None:
     numbers = np.arange(1, len(result.rungs))
     found = result.diagnostics
-    axes.plot(numbers, found.rhat_cost, "o", color=BLUE, ms=4, label="R-hat of the cost")
-    axes.plot(numbers, found.rhat_square, "s", color=ORANGE, ms=4, label="R-hat of the distance")
+    for name, values, marker, colour in (
+        ("cost", found.rhat_cost, "o", BLUE),
+        ("distance", found.rhat_square, "s", ORANGE),
+    ):
+        missing = [str(number) for number in numbers[~np.isfinite(values)]]
+        beside = f" (not known at rung {', '.join(missing)})" if missing else ""
+        axes.plot(numbers, values, marker, color=colour, ms=4, label=f"R-hat of the {name}{beside}")
     axes.axhline(LARGEST_RHAT, color=GREY, linestyle="--", linewidth=1.0)
     axes.set_xlabel("rung")
     axes.set_ylabel("R-hat")
-    axes.legend(fontsize=8)
+    # Above the panel: inside it would hide some of the many points.
+    axes.legend(fontsize=8, ncols=2, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2, frameon=False)

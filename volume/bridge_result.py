@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from spectra.errors import UserError
+from spectra.estimate import Estimate
 from volume.acceptance_ratio import Link, link
 from volume.bridge_settings import BridgeSettings
 from volume.ladder import LEAST_BELOW
@@ -33,6 +34,7 @@ class BridgeVolume:
         slope: ``d log V / d log T``, the local learning coefficient by volume.
         slope_error: its standard error.
         share_below: of the ensemble's draws, those that cost less than the cutoff.
+        freedom: degrees of freedom of both errors: chains less one.
     """
 
     cutoff: float
@@ -41,6 +43,17 @@ class BridgeVolume:
     slope: float
     slope_error: float
     share_below: float
+    freedom: float
+
+    @property
+    def mass(self) -> Estimate:
+        """The log-volume with its error; the logarithm of a probability is not positive."""
+        return Estimate(self.log_volume, self.standard_error, freedom=self.freedom, highest=0.0)
+
+    @property
+    def rise(self) -> Estimate:
+        """The slope with its error; a volume does not fall with its cutoff."""
+        return Estimate(self.slope, self.slope_error, freedom=self.freedom, lowest=0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +93,7 @@ class BridgeResult:
         log_start: log normaliser of the exactly known start, nats.
         passes: for each pass its rungs, independent draws of the start first.
         ended: what ended it: ``standard error``, ``budget`` or ``passes``; empty while it runs.
+        strategy: how products with the quadratic model's curvature were computed; kept on resuming.
     """
 
     settings: BridgeSettings
@@ -87,11 +101,17 @@ class BridgeResult:
     log_start: float
     passes: tuple[tuple[Rung, ...], ...]
     ended: str = ""
+    strategy: str = ""
 
     @property
     def complete(self) -> bool:
         """Whether a whole ladder is there, so that there is an answer."""
         return any(rungs and rungs[-1].passage is None for rungs in self.passes)
+
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom of an error from the spread of the chains."""
+        return self.rungs[0].chains - 1.0
 
     @property
     def rung_count(self) -> int:
@@ -181,6 +201,7 @@ class BridgeResult:
             # Without one chain there may be no draw below the window.
             slope_error=jackknife(rises / (2.0 * window)) if np.isfinite(rises).all() else math.inf,
             share_below=float((costs < cutoff).mean()),
+            freedom=self.freedom,
         )
 
     def curve(self, count: int = 60) -> tuple[BridgeVolume, ...]:
@@ -225,7 +246,9 @@ class BridgeResult:
 
         def each(function: Callable[..., float], name: str) -> Array:
             arrays = (getattr(rung, name) for rung in self.rungs[1:])
-            return np.array([float(function(a, chain_axis=1, draw_axis=0)) for a in arrays])
+            # Of draws that are all the same there is none: nan.
+            with np.errstate(invalid="ignore", divide="ignore"):
+                return np.array([float(function(a, chain_axis=1, draw_axis=0)) for a in arrays])
 
         return Diagnostics(
             rhat_cost=each(array_stats.rhat, "costs"),

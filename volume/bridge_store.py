@@ -36,6 +36,8 @@ _NUMBERS = ("step_size", "acceptance", "leaps", "gradient_evaluations", "cost_ev
 _NEAR = "near"
 _PASSAGE = ("here", "there", "departure", "arrival")
 _PLAIN = ("size", "log_start", "ended")
+# Files from before it was recorded do not have it.
+_STRATEGY = "strategy"
 
 
 def write_bridge(path: str | Path, result: BridgeResult, source: Mapping[str, str]) -> None:
@@ -59,13 +61,14 @@ def write_bridge(path: str | Path, result: BridgeResult, source: Mapping[str, st
             file.attrs[f"source_{name}"] = value
         for name, value in result.settings.as_dict().items():
             file.attrs[f"setting_{name}"] = value
-        for name in _PLAIN:
+        for name in (*_PLAIN, _STRATEGY):
             file.attrs[name] = getattr(result, name)
         for number, rungs in enumerate(result.passes):
             group = file.create_group(f"pass_{number:03d}")
             for position, rung in enumerate(rungs):
-                # Only an unfinished pass goes on, from its last rung's points.
-                goes_on = position == len(rungs) - 1 and rung.passage is not None
+                # Only an unfinished pass goes on: from its last rung's points, or, where that turns out to be too far
+                # from the next, from those of the rung before.
+                goes_on = position >= len(rungs) - 2 and rungs[-1].passage is not None
                 _write_rung(group.create_group(f"rung_{position:03d}"), rung, goes_on)
 
     replace_file(path, hdf5_image(fill))
@@ -94,6 +97,7 @@ def read_bridge(path: str | Path) -> tuple[BridgeResult, dict[str, str]]:
         result = BridgeResult(
             settings=_read_settings(attributes),
             passes=passes,
+            strategy=str(attributes.get(_STRATEGY, "")),
             **{name: plain(attributes[name]) for name in _PLAIN},
         )
     prefix = "source_"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -83,7 +84,7 @@ def curvature_density(
         return dense_spectrum(operator)
     if plan.route == "gram":
         assert isinstance(operator, JacobianSandwich)
-        return gram_spectrum(operator)
+        return replace(gram_spectrum(operator), epsilon=torch.finfo(operator.dtype).eps)
     space = deflated_space(operator, settings, plan, stream, tell)
     density = empty_density(operator, settings, space)
     while density.runs.probes < settings.probes:

@@ -97,7 +97,10 @@ class ParaboloidBreak:
                 f"{self.cutoffs[0]:.3g}: the median cost is {self.medians[0]:.3g} times what the {self.curvature} says"
             )
         low, high = self.interval()
-        return f"{within} up to the cutoff {self.cutoff:.3g} (95 % interval {low:.3g} to {high:.3g}; looked at {ends})"
+        least = f"{low:.3g}" if low > 0.0 else "below all"
+        most = f"{high:.3g}" if math.isfinite(high) else "beyond all"
+        known = f"95 % interval by bootstrap over the draws: {least} to {most}"
+        return f"{within} up to the cutoff {self.cutoff:.3g} ({known}; looked at {ends})"
 
 
 def _crossing(cutoffs: Array, medians: Array, tolerance: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from torch import Tensor
 from spectra.costs import CrossEntropy, MeanSquaredError, cost_name
 from spectra.density import SpectralDensity
 from spectra.errors import UserError
-from spectra.estimate import Estimate
+from spectra.estimate import Estimate, independent
 from spectra.landscape import Landscape
 from volume.anchor import AnchorMeasure
 from volume.basin_points import BasinPoints, basin_points
@@ -72,15 +72,14 @@ class DescriptionLength:
         if data is None:
             return found
         coded = {"data_bits": data.value, "data_bits_error": data.standard_error, "coded_samples": self.samples}
+        coded["data_bits_freedom"] = data.degrees
         return found | coded | {"anchor_data_bits": self.anchor_data_bits, "data_draws": float(self.draws)}
 
     @property
     def bits(self) -> Estimate:
         """The whole length, bits; of the parameters alone without data."""
-        first, second = self.parameter_bits, self.data_bits or Estimate(0.0)
-        error = math.hypot(first.standard_error, second.standard_error)
-        truncation = first.truncation_error + second.truncation_error
-        return Estimate(first.value + second.value, error, truncation, cautions=self.cautions)
+        minus = Estimate(0.0) if self.data_bits is None else self.data_bits.transform(lambda x: -x, lambda _: -1.0)
+        return replace(independent(self.parameter_bits, minus), cautions=self.cautions)
 
 
 def description_length(
@@ -154,11 +153,11 @@ def description_length(
 
     return DescriptionLength(
         posterior=posterior,
-        parameter_bits=_bootstrap(kl_bits, len(square)),
+        parameter_bits=_bootstrap(kl_bits, len(square), estimate.estimate.degrees),
         data_bits=None if data is None else _data_bits(points, data, draws),
         anchor_data_bits=math.nan if data is None else float(_code_bits(data, landscape.theta.unsqueeze(0))[0]),
-        mean_square=_bootstrap(lambda picked: _mean(points, square, picked), len(square)),
-        samples=0.0 if data is None else data.total_weight,
+        mean_square=_bootstrap(lambda picked: _mean(points, square, picked), len(square), estimate.estimate.degrees),
+        samples=0.0 if data is None else data.samples,
         draws=0 if data is None else draws,
         cautions=_cautions(points),
     )
@@ -170,26 +169,27 @@ def _mean(points: BasinPoints, values: Array, picked: Picks) -> Array:
     return averages
 
 
-def _bootstrap(statistic: Callable[[Picks], Array], count: int) -> Estimate:
+def _bootstrap(statistic: Callable[[Picks], Array], count: int, freedom: float) -> Estimate:
     """A statistic of the directions, its standard error by resampling them."""
     value = float(statistic(np.arange(count)[None])[0])
     if count < 2:
         return Estimate(value, math.inf)
     picks = np.random.default_rng(0).integers(0, count, (BOOTSTRAPS, count))
-    return Estimate(value, float(np.std(statistic(picks), ddof=1)))
+    return Estimate(value, float(np.std(statistic(picks), ddof=1)), freedom=freedom)
 
 
 def _code_bits(data: Landscape, thetas: Tensor) -> Array:
-    """Code length of the data at rows of thetas, bits: the sum of its costs over the samples, penalty left out."""
-    found: Array = data.many_costs(thetas).cpu().numpy() / _LN2
+    """Code length of the data at rows of thetas, bits: its mean cost times its samples, penalty left out."""
+    found: Array = data.many_costs(thetas).cpu().numpy() * (data.samples / data.total_weight / _LN2)
     return found
 
 
 def _data_bits(points: BasinPoints, data: Landscape, draws: int) -> Estimate:
     """The mean over draws; draws on one direction are no independent evidence of what the others would say."""
     found = np.concatenate([_code_bits(data, part) for part, _ in points.draws(draws)])
-    independent = min(float(draws), 1.0 / float((points.shares() ** 2).sum()))
-    return Estimate(float(found.mean()), float(found.std(ddof=1)) / math.sqrt(independent))
+    effective = min(float(draws), 1.0 / float((points.shares() ** 2).sum()))
+    error = float(found.std(ddof=1)) / math.sqrt(effective)
+    return Estimate(float(found.mean()), error, freedom=max(effective - 1.0, 0.0))
 
 
 def _check_data(data: Landscape, size: int, draws: int) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from spectra.caution import negative_rule
+from spectra.caution import IndefiniteError
 from spectra.density import SpectralDensity
 from spectra.errors import UserError
 from spectra.estimate import Estimate, difference
+from spectra.interval import short
 from spectra.operator_title import operator_title
 from volume.quadratic_mass import QuadraticMass
 from volume.radial import log_ball_volume
@@ -25,7 +26,8 @@ class DeterminantVolume:
         k: the primer's number; 0 for the plain ellipsoid.
         weight_decay: wd, for a penalty ``1/2 wd |theta|^2`` that the curvature does not hold yet.
         shift: wd + c, unit of the curvature.
-        effective_dimension: ``N_eff`` at that shift; None for the plain ellipsoid.
+        effective_dimension: ``N_eff`` at that shift; None for the plain ellipsoid, and where negative eigenvalues
+            outweigh the others.
         derived_k: the k that the Gaussian mass at this cutoff derives, to be read beside the chosen one; None if no
             mass was at hand.
     """
@@ -43,7 +45,7 @@ class DeterminantVolume:
     def verdict(self) -> str:
         """One sentence: the volume with its errors, the shift it rests on, and what speaks against it."""
         low, high = self.log_volume.interval()
-        derived = f", derived k {self.derived_k:.3g}" if self.derived_k is not None else ""
+        derived = f", derived k {short(self.derived_k)}" if self.derived_k is not None else ""
         doubt = "; ".join(self.log_volume.cautions) or "nothing speaks against it"
         return (
             f"log volume {self.log_volume.value:.6g} nats (95 % interval {low:.6g} to {high:.6g}) at cutoff "
@@ -151,7 +153,6 @@ def _volume(
     if not (math.isfinite(cutoff) and cutoff > 0.0):
         raise UserError(f"cutoff must be positive and finite, got {cutoff:g}")
     determinant = density.logdet(shift, negative=negative)
-    rule = negative_rule(negative)
     n = density.size
     constant = n / 2.0 * math.log(2.0 * cutoff) + log_ball_volume(n) + log_scale
     return DeterminantVolume(
@@ -161,9 +162,19 @@ def _volume(
         k=k,
         weight_decay=weight_decay,
         shift=shift,
-        effective_dimension=density.integrate(lambda x: rule(x) / (rule(x) + shift)) if shift > 0.0 else None,
+        effective_dimension=_effective(density, shift, negative),
         derived_k=None if mass is None else mass.derived_k,
     )
+
+
+def _effective(density: SpectralDensity, shift: float, negative: str) -> Estimate | None:
+    """The effective dimension at a shift; None where there is none."""
+    if shift <= 0.0:
+        return None
+    try:
+        return density.effective_dimension(shift, negative=negative)
+    except IndefiniteError:
+        return None  # the log-determinant exists all the same
 
 
 def volume_difference(first: DeterminantVolume, second: DeterminantVolume) -> Estimate:

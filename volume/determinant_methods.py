@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spectra.caution import IndefiniteError
 from spectra.density import SpectralDensity
 from volume.anchor import AnchorMeasure
 from volume.descent import TELL
@@ -50,13 +51,19 @@ def determinant_results(
         One result a cutoff.
 
     Raises:
-        UserError: if the curvature does not allow the method, in a sentence.
+        IndefiniteError: if negative eigenvalues are in the way of the method.
+        UserError: if something else is, in a sentence.
     """
     rule: dict[str, Any] = {"negative": settings.negative, "log_scale": log_scale}
     masses: Sequence[Any] = [None] * len(cutoffs)
     if measure is not None and (method == "quadratic-mass" or settings.k > 0.0):
         options: dict[str, Any] = {"standard_deviation": standard_deviation, "negative": settings.negative}
-        masses = quadratic_mass(density, measure, cutoffs, **options)
+        try:
+            masses = quadratic_mass(density, measure, cutoffs, **options)
+        except IndefiniteError:
+            # A shifted determinant may exist where the mass does not; it then has no derived k beside it.
+            if method == "quadratic-mass":
+                raise
     if method == "quadratic-mass":
         found = [from_mass(mass, prior) for mass in masses]
     elif settings.k == 0.0:

@@ -137,7 +137,7 @@ def _low_rank(
     pairs = top_eigenpairs(operator, count, block=block, seed=seed)
     largest = float(abs(pairs.values).max())
     if not largest > 0.0:
-        raise UserError("the low-rank preconditioner needs a curvature that is not zero")
+        raise UserError("the low-rank preconditioner needs a curvature that is not zero; use identity")
     return lambda eps: low_rank_preconditioner(pairs, size, eps * largest, exponent=exponent)
 
 

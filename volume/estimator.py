@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from spectra.caution import IndefiniteError
 from spectra.checkpoint import AdamMoments
 from spectra.density import SpectralDensity
-from spectra.errors import UserError
+from spectra.errors import FAST_PATH_FAILURES, UserError
 from spectra.landscape import Landscape
 from spectra.operators import SymmetricOperator
 from spectra.routes import make_operator
@@ -88,13 +89,15 @@ class VolumeEstimator:
 
         Raises:
             UserError: if quadratic-mass is asked for under a prior that is not Gaussian, shifted-determinant under
-                one without a width, the landscape does not allow the preconditioner, or the anchor lies outside of
-                the prior.
+                one without a width, the landscape does not allow the operator or the preconditioner, or the anchor lies
+                outside of the prior.
         """
         self.landscape, self.settings, self.prior = landscape, settings, prior
         self._moments, self._strategy, self._memory, self._tell = moments, strategy, memory, progress
         self._fall, self._noise, self._data, self._training = fall, noise, data, training
-        self.operator_name = curvature_name(landscape)
+        self.operator_name = settings.operator or curvature_name(landscape)
+        if settings.operator:
+            self.operator  # noqa: B018  # refuses one that the cost does not have
         if "quadratic-mass" in settings.methods and not isinstance(prior, GaussianPrior):
             raise UserError(f"quadratic-mass needs a gaussian prior, got {prior.name}")
         shifted = [name for name in SHIFTED if name in settings.methods]
@@ -169,6 +172,45 @@ class VolumeEstimator:
         options = {"preconditioner": chosen[0], "correction": correction, "resume": known, "on_block": tell}
         return results(sample_cutoffs(self.landscape, cutoffs, self._sampler, prior=prior, **options))  # type: ignore[arg-type]
 
+    def failed(self, method: str, error: Exception) -> MethodResult:
+        """The result of a method that has none, with what may be done about it.
+
+        Args:
+            method: one of ``METHODS``.
+            error: what ``run`` raised.
+
+        Returns:
+            The result, its failure a sentence.
+        """
+        measure = self.prior.name if method in ("quadratic-mass", "star-domain") else Lebesgue().name
+        words = " ".join(str(error).split()) or "not enough memory"
+        if isinstance(error, IndefiniteError):
+            words = f"{error.fact}; {self._instead(method, error)}"
+        return MethodResult(method, measure, failure=words)
+
+    def _instead(self, method: str, error: IndefiniteError) -> str:
+        """What is possible here where negative eigenvalues are in the way."""
+        ellipsoid = method == "shifted-determinant" and self.settings.k == 0.0
+        ways = ["--negative abs" if ellipsoid else "--negative clip or abs"]
+        if method == "shifted-determinant" and not ellipsoid and math.isfinite(error.needed):
+            ways.append(f"--k above {error.needed * self._units[2] ** 2:.3g}")
+        if others := self._semidefinite_operators:
+            ways.append(f"--operator {' or '.join(others)}")
+        return f"use {', or '.join(ways)}"
+
+    @cached_property
+    def _semidefinite_operators(self) -> tuple[str, ...]:
+        """Other curvatures that this landscape has, tried by one product each."""
+        found = []
+        for name in ("gauss-newton", "fisher", "empirical-fisher"):
+            try:
+                one = make_operator(self.landscape, SpectrumSettings(operator=name, strategy="double-vjp"))
+                one.matvec(self.landscape.theta)
+            except (UserError, *FAST_PATH_FAILURES):  # not here: what fails is not advised
+                continue
+            found.append(name)
+        return tuple(name for name in found if name != self.operator_name)
+
     @property
     def strategy(self) -> str:
         """How the curvature's products were computed; empty if none was."""
@@ -216,7 +258,10 @@ class VolumeEstimator:
     def _determinants(self, method: str, cutoffs: Sequence[float] | Array) -> tuple[MethodResult, ...]:
         if method == SEGMENT:
             self._tell(0, 1, "segment: dense eigenvectors")
+            # One product chooses the strategy, for the segment as for the rest.
+            self.operator.matvec(self.landscape.theta)
             options = {"operator": self.operator_name, "prior": self.prior, "fall": self._fall}
+            options["strategy"] = self.strategy
             return segment_results(self._training, self.landscape, cutoffs, self.settings, **options)  # type: ignore[arg-type]
         _, measure, s, log_scale = self._units
         return determinant_results(
@@ -325,10 +370,10 @@ def estimate_volumes(
         moments: Adam's, for the preconditioners made of them.
 
     Returns:
-        Results by method.
+        Results by method; that of a method that the landscape does not allow has a ``failure`` in place of a volume.
 
     Raises:
-        UserError: if the landscape or the prior does not allow a method.
+        UserError: if no method gives a volume, or the prior does not allow one.
 
     >>> import torch
     >>> from spectra.costs import mean_squared_error
@@ -345,4 +390,28 @@ def estimate_volumes(
     noise = cost_noise(landscape)
     fall = above_noise(descent(landscape), noise).fall
     estimator = VolumeEstimator(landscape, settings, prior, moments=moments, fall=fall, noise=noise)
-    return {method: estimator.run(method) for method in settings.methods}
+    found = {}
+    for method in settings.methods:
+        try:
+            found[method] = estimator.run(method)
+        except UserError as error:
+            found[method] = estimator.failed(method, error)
+    refuse_without_volume(found)
+    return found
+
+
+def refuse_without_volume(results: Mapping[str, MethodResult]) -> None:
+    """Refuses results none of which is one.
+
+    Args:
+        results: by method.
+
+    Raises:
+        UserError: if all failed, saying why.
+    """
+    reasons: dict[str, list[str]] = {}
+    for method, result in results.items():
+        reasons.setdefault(result.failure, []).append(method)
+    if "" not in reasons:
+        several = len(reasons) > 1
+        raise UserError("; ".join(f"{', '.join(who)}: {why}" if several else why for why, who in reasons.items()))

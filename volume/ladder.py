@@ -218,11 +218,29 @@ def _several(below: NDArray[np.bool_]) -> bool:
 
 
 def goal(state: RungState, costs: Array, cutoff: float) -> RungState:
-    """Where the ladder wants to go from a rung: to freedom first, then to the b whose mean cost is the cutoff."""
+    """Where the ladder wants to go from a rung: to freedom first, then to the b whose mean cost is the cutoff.
+
+    Args:
+        state: of the rung.
+        costs: (draws, chains) above the anchor's.
+        cutoff: T.
+
+    Returns:
+        The goal.
+
+    Raises:
+        UserError: if the ensemble costs less than the anchor.
+    """
     if not state.free:
         return RungState(state.inverse_temperature, 0.0)
     if state.inverse_temperature == 0.0:
         return RungState(1.0 / cutoff, 0.0)
+    if not float(costs.mean()) > 0.0:
+        raise UserError(
+            f"at inverse temperature {state.inverse_temperature:.3g} the mean cost is {costs.mean():.3g}, below the "
+            f"checkpoint's own: it is no minimum of this cost, and no cooling leads to the cutoff {cutoff:g}; use "
+            "--cost kl, or a checkpoint that is one"
+        )
     # The mean cost is nearly inverse to b: half the effective dimension over b.
     return RungState(state.inverse_temperature * float(costs.mean()) / cutoff, 0.0)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from spectra.estimate import Estimate
+from spectra.interval import with_ends, with_error
 from volume.determinant import DeterminantVolume
 from volume.quadratic_mass import QuadraticMass
 from volume.result import VolumeEstimate
@@ -26,8 +27,8 @@ DETERMINANTS = ("shifted-determinant", "quadratic-mass", SEGMENT)
 # A determinant knows the error of its sum, not that of the paraboloid it stands on.
 UNTESTED = "nothing speaks against it, given that the cost is quadratic as far as the cutoff, which is not tested here"
 TESTED = "nothing speaks against it: at points typical of this mass the true cost is the quadratic one to {:.0%}"
-# Half of a 95 % interval of a normal, in standard errors.
-_NORMAL = 1.96
+# Errors below this are not shown, nats: nobody reads a log-volume to more.
+_SHOWN = 0.005
 # A chosen k this many times away from the derived one is worth a sentence.
 _TELL_RATIO = 3.0
 # Nats that a crossing's error may add to the largest term before it is worth a sentence.
@@ -46,6 +47,7 @@ class MethodResult:
         figures: other numbers by name, such as ``derived_k`` and ``effective_dimension``.
         preconditioner: of the directions; empty for a determinant.
         eps: of the preconditioner; nan if it has none.
+        failure: why there is no volume, a sentence; empty if there is one.
     """
 
     method: str
@@ -55,6 +57,7 @@ class MethodResult:
     figures: Mapping[str, float] = field(default_factory=dict)
     preconditioner: str = ""
     eps: float = math.nan
+    failure: str = ""
 
     @property
     def kind(self) -> str:
@@ -62,12 +65,19 @@ class MethodResult:
         return "volume" if self.measure == "lebesgue" else "mass"
 
     @property
+    def known(self) -> Estimate:
+        """The log-volume with its error, nats; of a sampled method too small if few directions carry it."""
+        if self.failure:
+            return Estimate(math.nan, math.inf)
+        found = self.estimate if self.sampled is None else self.sampled.estimate
+        assert found is not None
+        # The logarithm of a probability is not positive.
+        return replace(found, highest=0.0).possible() if self.kind == "mass" else found
+
+    @property
     def log_volume(self) -> float:
         """Log-volume, nats."""
-        if self.sampled is not None:
-            return self.sampled.log_volume
-        assert self.estimate is not None
-        return self.estimate.value
+        return self.known.value
 
     @property
     def log10_volume(self) -> float:
@@ -81,32 +91,40 @@ class MethodResult:
 
     @property
     def half_width(self) -> float:
-        """Half of the 95 % interval, nats; of a sampled method by bootstrap, and too small if few directions carry."""
-        if self.sampled is not None:
-            return _NORMAL * self.sampled.standard_error
-        assert self.estimate is not None
-        low, high = self.estimate.interval(0.95)
-        return (high - low) / 2.0
+        """Half of the 95 % interval, nats, before it is cut at zero for a mass."""
+        return self.known.half_width()
+
+    @property
+    def text(self) -> str:
+        """The log-volume with its error, as tables and figures say it."""
+        value = self.log_volume
+        if not math.isfinite(value):
+            return with_error(value, 0.0)
+        if self.sampled is not None and not self.trusted:
+            # The bootstrap's error means nothing where few directions carry the sum.
+            return f"{value:.1f}"
+        return f"{value:.2f}" if self.half_width < _SHOWN else with_ends(value, self.known.interval())
 
     @property
     def lower_bound(self) -> float | None:
         """Bound at 95 % confidence of a sampled method, nats; None for a determinant."""
-        return None if self.sampled is None else self.sampled.lower_bound(0.95)
+        return None if self.sampled is None else min(self.sampled.lower_bound(0.95), self.known.highest)
 
     @property
     def trusted(self) -> bool:
         """Whether the number is an estimate with an error, and not merely a bound."""
         if self.sampled is not None:
             return self.sampled.effective_samples >= 30 and math.isfinite(self.sampled.log_volume)
-        assert self.estimate is not None
-        return self.estimate.trusted
+        return self.estimate is not None and self.known.trusted
 
     @property
     def verdict(self) -> str:
         """What it is worth, in words."""
+        if self.failure:
+            return f"no value: {self.failure}"
         if self.sampled is None:
             return "; ".join(_of_determinant(self))
-        return "; ".join([*_of_sample(self.sampled), *_corrected(self)])
+        return "; ".join([*_of_sample(self.sampled), *self.known.cautions, *_corrected(self)])
 
 
 def _of_sample(sampled: VolumeEstimate) -> list[str]:
@@ -120,7 +138,11 @@ def _of_sample(sampled: VolumeEstimate) -> list[str]:
     largest = float(sampled.radial_error[int(sampled.log_terms.argmax())])
     if largest > _TELL_RADIAL:
         words.append(f"the crossing of the largest term may be off by {largest:.2g} nats")
-    return [*words, *sampled.cautions]
+    return words
+
+
+def _derived(k: float) -> str:
+    return f"{k:.3g}" if math.isfinite(k) else "none"
 
 
 def _corrected(result: MethodResult) -> list[str]:
@@ -129,16 +151,16 @@ def _corrected(result: MethodResult) -> list[str]:
 
 
 def _of_determinant(result: MethodResult) -> list[str]:
-    assert result.estimate is not None
-    words = list(result.estimate.cautions)
+    words = list(result.known.cautions)
     k, derived = result.figures.get("k"), result.figures.get("derived_k")
     if k is not None and derived is not None:
         ratio = k / derived if derived > 0.0 else math.inf
         if not 1.0 / _TELL_RATIO < ratio < _TELL_RATIO:
-            words.append(
-                f"k = {k:.3g} was chosen, the prior's mass derives {derived:.3g} at this cutoff: the shift, "
-                f"not the curvature, decides all but {result.figures['effective_dimension']:.3g} dimensions"
-            )
+            told = f"k = {k:.3g} was chosen, the prior's mass derives {_derived(derived)} at this cutoff"
+            dimension = result.figures.get("effective_dimension")
+            if dimension is not None:
+                told += f": the shift, not the curvature, decides all but {dimension:.3g} dimensions"
+            words.append(told)
     tested = result.figures.get("cost_ratio")
     return words or [UNTESTED if tested is None else TESTED.format(abs(tested - 1.0))]
 

@@ -10,7 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from spectra.errors import UserError
-from spectra.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
+from spectra.interval import interval_label
+from spectra.plots import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION
 from volume.method_result import MethodResult
 from volume.study import VolumeStudy
 
@@ -44,7 +45,8 @@ def volume_figure(study: VolumeStudy) -> Figure:
     Raises:
         UserError: if the study holds no result.
     """
-    panels = {kind: [r for r in study.results.values() if r.kind == kind] for kind in _MEANING}
+    found = [result for result in study.results.values() if not result.failure]
+    panels = {kind: [r for r in found if r.kind == kind] for kind in _MEANING}
     shown = {kind: results for kind, results in panels.items() if results}
     if not shown:
         raise UserError("the study holds no result yet: nothing to draw")
@@ -60,9 +62,19 @@ def volume_figure(study: VolumeStudy) -> Figure:
         axes = figure.add_subplot(len(shown), 1, place + 1)
         _panel(axes, results)
         axes.set_xlabel(_MEANING[kind])
+        if place == 0:
+            _name_failures(axes, [result.method for result in study.results.values() if result.failure])
         measure = results[0].measure
         axes.set_title(f"prior {measure}" if kind == "mass" else "Lebesgue measure", fontsize=10)
     return figure
+
+
+def _name_failures(axes: Axes, methods: list[str]) -> None:
+    """Methods of the table that have no value to draw."""
+    if methods:
+        for method in methods:
+            axes.plot([], [], " ", label=f"{method}: no value")
+        axes.legend(fontsize=8, loc="best")
 
 
 def _panel(axes: Axes, results: list[MethodResult]) -> None:
@@ -94,19 +106,31 @@ def _histogram(axes: Axes, result: MethodResult) -> None:
         axes.hist(kept, bins=BINS, color=colour, alpha=0.6, label=label)
     else:
         axes.plot([], [], color=colour, label=label)
-    if np.isfinite(result.log_volume):
-        label = f"log of their mean {result.log_volume:,.1f}: {result.sampled.largest_share:.0%} is one direction's"
-        axes.axvline(result.log_volume, color=colour, linestyle="--", linewidth=1.8, label=label)
+    carry = f"{result.sampled.largest_share:.0%} is one direction's"
+    if result.trusted:
+        over = f"{result.sampled.effective_samples:.3g} directions that carry it"
+        _value(axes, result, f"log of their mean, {carry}:", over, linestyle="--")
+    else:
+        # The bootstrap's error means nothing where few directions carry the sum.
+        words = f"log of their mean, {carry}: {result.text}"
+        if np.isfinite(result.log_volume):
+            axes.axvline(result.log_volume, color=colour, linestyle="--", linewidth=1.8, label=words)
+        else:
+            axes.plot([], [], color=colour, linestyle="--", label=f"{words}, not drawn")
 
 
 def _line(axes: Axes, result: MethodResult) -> None:
-    half, value, colour = result.half_width, result.log_volume, COLOURS[result.method]
+    assert result.estimate is not None
+    _value(axes, result, f"{result.method}:", f"{len(result.estimate.samples)} probes")
+
+
+def _value(axes: Axes, result: MethodResult, name: str, over: str, linestyle: str = "-") -> None:
+    """A log-volume with its interval; what cannot be drawn is named."""
+    (low, high), value, colour = result.known.interval(), result.log_volume, COLOURS[result.method]
+    words = f"{name} {result.text}"
     if not np.isfinite(value):
-        axes.plot([], [], color=colour, label=f"{result.method}: without end, not drawn")
+        axes.plot([], [], color=colour, linestyle=linestyle, label=f"{words}, not drawn")
         return
-    error = f" ± {half:.2g}" if np.isfinite(half) and half > 0.0 else ""
-    axes.axvline(value, color=colour, linewidth=1.8, label=f"{result.method} {value:,.1f}{error}")
-    if error:
-        axes.axvspan(value - half, value + half, color=colour, alpha=0.25, linewidth=0)
-    elif not np.isfinite(half):
-        axes.axvline(value, color=GREY, linewidth=0.8, linestyle=":", label="error unknown (one probe)")
+    axes.axvline(value, color=colour, linewidth=1.8, linestyle=linestyle, label=words)
+    if low < high and np.isfinite(high - low):
+        axes.axvspan(low, high, color=colour, alpha=0.25, linewidth=0, label=interval_label(over))

@@ -166,7 +166,10 @@ class GaussianPrior:
         """
         rms = math.sqrt(float(squared_lengths(theta[None])) / max(len(theta), 1))
         if not (math.isfinite(rms) and rms > 0.0):
-            raise UserError(f"the root mean square of the parameters must be positive and finite, got {rms:g}")
+            raise UserError(
+                f"the root mean square of the parameters must be positive and finite, got {rms:g}; give the prior's "
+                "width, as gaussian:0.1"
+            )
         return cls(rms, "root mean square of the parameters")
 
     @property

@@ -23,11 +23,13 @@ class LeadingCurvature:
         values: (k,) float64, non-negative, from the largest on.
         vectors: (k, n) orthonormal rows.
         rest: curvature on the complement, non-negative; of no account if k = n.
+        strategy: how products with H were computed; empty if none were.
     """
 
     values: Tensor
     vectors: Tensor
     rest: float = 0.0
+    strategy: str = ""
 
     @property
     def size(self) -> int:

@@ -13,6 +13,7 @@ from spectra.budget import leading
 from spectra.density import SpectralDensity
 from spectra.errors import UserError
 from spectra.estimate import Estimate, from_samples
+from spectra.interval import short
 from spectra.operator_title import operator_title
 from spectra.quadrature import Tridiagonal, logarithm_error_bound
 from volume.anchor import AnchorMeasure
@@ -67,7 +68,7 @@ class QuadraticMass:
         doubt = "; ".join(self.log_mass.cautions) or "nothing speaks against it"
         return (
             f"log mass {self.log_mass.value:.6g} nats (95 % interval {low:.6g} to {high:.6g}) at cutoff "
-            f"{self.cutoff:g}, derived k {self.derived_k:.3g}: {doubt}"
+            f"{self.cutoff:g}, derived k {short(self.derived_k)}: {doubt}"
         )
 
 
@@ -140,15 +141,16 @@ def quadratic_mass(
 
 def _estimate(value: float, pseudo: Array, truncation: float, cautions: tuple[str, ...]) -> Estimate:
     if len(pseudo) == 0:
-        return Estimate(value, 0.0, truncation, cautions=cautions)
-    estimate = from_samples(pseudo, truncation_error=truncation, cautions=cautions)
+        return Estimate(value, 0.0, truncation, cautions=cautions, highest=0.0).possible()
+    # The logarithm of a probability.
+    estimate = replace(from_samples(pseudo, truncation_error=truncation, cautions=cautions), highest=0.0)
     if truncation > max(_TELL_TRUNCATION, 3.0 * estimate.standard_error):
         advice = (
             f"the quadrature's error of about {truncation:.3g} nats outweighs that of the probes: more Lanczos steps"
         )
         estimate = replace(estimate, cautions=(*estimate.cautions, advice))
     # The jackknife's value would be the mean of the pseudo-values; the plain one is kept, and is its like.
-    return replace(estimate, value=value)
+    return replace(estimate, value=value).possible()
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,15 +176,18 @@ class _Basin:
         nodes, masses = self.density.measure()
         return float(masses[nodes < -self.rounding].sum())
 
+    @property
+    def _about_negative(self) -> str:
+        return f"{'' if self.density.exact else 'about '}{short(self.negative_count)}"
+
     def refuse_indefinite(self) -> None:
         caution.negative_rule(self.negative)
         if self.negative == "raise" and self.negative_count > 0.0:
-            raise UserError(
-                f"the {operator_title(self.density.operator)} is not positive semidefinite: about "
-                f"{self.negative_count:.3g} of {self.density.size} eigenvalues are negative "
-                f"(smallest node {self.density.support[0]:.3g}), so the quadratic basin is no "
-                "ellipsoid; state a rule for negative eigenvalues (clip or abs), or use a "
-                "Gauss-Newton or Fisher matrix"
+            raise caution.IndefiniteError(
+                f"the {operator_title(self.density.operator)} is not positive semidefinite: {self._about_negative} of "
+                f"{self.density.size:,} eigenvalues are negative (smallest node "
+                f"{self.density.support[0]:.3g}), so the quadratic basin is no ellipsoid",
+                "state a rule for negative eigenvalues (clip or abs), or use a Gauss-Newton or Fisher matrix",
             )
 
     def form(self, density: SpectralDensity | None = None, anchor: AnchorMeasure | None = None) -> QuadraticForm:
@@ -236,7 +241,8 @@ class _Basin:
         return 0.5 * self.density.complement * logarithm_error_bound(low, high, shift, self.density.runs.steps)
 
     def effective_dimension(self, shift: float) -> Estimate:
-        return self.density.integrate(lambda x: self.eigenvalues(x) / (self.eigenvalues(x) + shift))
+        share = lambda x: self.eigenvalues(x) / (self.eigenvalues(x) + shift)  # noqa: E731
+        return self.density.integrate(share, lowest=0.0, highest=float(self.density.size))
 
     def cautions(self, cutoff: float, shift: float, error: float) -> tuple[str, ...]:
         found: list[str] = []
@@ -244,8 +250,8 @@ class _Basin:
             found += caution.for_shift(self.density, shift, self.negative)
         elif self.negative_count > 0.0:
             found.append(
-                f"about {self.negative_count:.3g} of {self.density.size} eigenvalues are negative and were taken by "
-                f"the rule '{self.negative}'"
+                f"{self._about_negative} of {self.density.size:,} eigenvalues are negative and were taken by the rule "
+                f"'{self.negative}'"
             )
         mean = self.form().mean
         if not math.isfinite(shift) and mean > 0.0:

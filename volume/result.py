@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from spectra.errors import UserError
+from spectra.estimate import Estimate
 
 Array = NDArray[np.float64]
 BOOTSTRAPS = 1000
@@ -61,6 +62,13 @@ class VolumeEstimate:
         generator = np.random.default_rng(0)
         picks = generator.integers(0, len(self.log_terms), (BOOTSTRAPS, len(self.log_terms)))
         return float(np.std(logsumexp(self.log_terms[picks], axis=1), ddof=1))
+
+    @property
+    def estimate(self) -> Estimate:
+        """The log-volume with its error, whose degrees of freedom are the directions that carry it, less one."""
+        known = math.isfinite(self.log_volume)
+        freedom = max(self.effective_samples - 1.0, 0.0) if known else 0.0
+        return Estimate(self.log_volume, self.standard_error, cautions=self.cautions, freedom=freedom)
 
     def lower_bound(self, confidence: float = 0.95) -> float:
         """A bound that the true log-volume exceeds with the confidence given, whatever the terms' distribution.

@@ -129,11 +129,12 @@ class RungSampler:
             **watch.arrays,
         )
 
-    def nearer(self, rung: Rung) -> Rung:
+    def nearer(self, number: int, rungs: Sequence[Rung]) -> Rung:
         """A rung with the next one half as far, for where that was sampled and shares too little with it.
 
         Args:
-            rung: the last one but that.
+            number: of the pass.
+            rungs: of this pass, the one in question last.
 
         Returns:
             The rung with another passage and the works of it.
@@ -141,20 +142,34 @@ class RungSampler:
         Raises:
             UserError: if the next one is next to this already.
         """
+        rung = rungs[-1]
         assert rung.passage is not None
-        cloud = self._recent = self._before
+        cloud = self._before
         if not self.carrier.moves:
             every = self._every
             costs = torch.from_numpy(rung.costs[every - 1 :: every].ravel())
             cloud = Cloud(torch.empty(0), costs, torch.empty(0))
         elif cloud is None:
-            # A resumed bridge has no more of that rung's points than its chains' last.
-            points = torch.as_tensor(rung.last).to(self.carrier.cost.like)
-            cloud = self.carrier.cloud(points, self.carrier.cost.costs(points))
+            cloud = self._again(number, rungs)
+        self._before = self._recent = cloud
         passage, works = shortened(self.carrier, cloud, rung.passage)
         if passage.there == rung.passage.there:
             raise UserError("neighbouring rungs of the bridge do not overlap: use more draws or a smaller work_spread")
         return replace(rung, passage=passage, onward=works.reshape(-1, self.settings.chains))
+
+    def _again(self, number: int, rungs: Sequence[Rung]) -> Cloud:
+        """The points of the last rung, which a resumed bridge does not have: sampled again, the same to the bit."""
+        cost = self.carrier.cost
+        if len(rungs[-2].last) == 0:
+            # A file from before two rungs' last points were kept.
+            points = torch.as_tensor(rungs[-1].last).to(cost.like)
+            return self.carrier.cloud(points, cost.costs(points))
+        spent = replace(cost.spent)
+        self.sample(number, rungs[:-1], None)
+        # They were counted when they were sampled first.
+        cost.spent = spent
+        assert self._recent is not None
+        return self._recent
 
     @property
     def _every(self) -> int:

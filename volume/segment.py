@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spectra.caution import negative_rule
+from spectra.caution import IndefiniteError, negative_rule
 from spectra.errors import UserError
 from spectra.operators import SymmetricOperator
 from volume.radial import log_ball_volume
@@ -106,7 +106,7 @@ def segment_volume(
         standard_deviation: s of the prior that bounds the manifold; None bounds it by the validation data alone.
         k: of the shift ``k / s^2``, as for the shifted determinant; 0 adds none.
         tolerance: eigenvalues of H below this share of its largest are zero; default ``10 n eps``.
-        negative: what to do with H's negative eigenvalues beyond the tolerance: ``raise``, ``clip`` or ``abs``.
+        negative: what to do with negative eigenvalues of either beyond the tolerance: ``raise``, ``clip`` or ``abs``.
         log_scale: ``sum_i log s_i`` if both curvatures are in prior units, so that the volume is not.
         reach: distance from the anchor beyond which the quadratic model is not believed; longer axes are counted.
 
@@ -114,8 +114,8 @@ def segment_volume(
         The segment.
 
     Raises:
-        UserError: if n is too large for dense eigenvectors, the sizes differ, a number is out of its range, or H is
-            indefinite under the rule ``raise``.
+        UserError: if n is too large for dense eigenvectors, the sizes differ, a number is out of its range, or one of
+            them is indefinite under the rule ``raise``.
 
     >>> from spectra.operators import MatrixOperator
     >>> train, held = (MatrixOperator(torch.diag(torch.tensor(d)).double()) for d in ([1.0, 0.0], [7.0, 0.25]))
@@ -126,15 +126,20 @@ def segment_volume(
     _check(training, validation, cutoff, standard_deviation, k)
     values, vectors = torch.linalg.eigh(training.to_dense().double())
     level = 10.0 * training.size * torch.finfo(training.dtype).eps if tolerance is None else tolerance
-    mapped = _mapped(values.cpu().numpy(), negative, level, training.name)
+    values = values.cpu()
+    rounding = level * float(values.abs().max())
+    mapped = _mapped(values.numpy(), negative, rounding, f"training {training.name}")
     across = numerical_rank(mapped, tolerance=level, name=f"training {training.name}")
     counted = np.flatnonzero(mapped > across.threshold)
     null = np.flatnonzero(mapped <= across.threshold)
     inner = _restricted(validation, vectors.T[torch.as_tensor(null, device=vectors.device)])
-    within = max(len(null), 1)
-    along = numerical_rank(
-        inner, tolerance=10.0 * within * torch.finfo(validation.dtype).eps, name=f"validation {validation.name}"
-    )
+    within = 10.0 * max(len(null), 1) * torch.finfo(validation.dtype).eps
+    if not validation.definite:
+        # What the validation set does not see is rounding of the whole, not of itself.
+        own = within * float(np.abs(inner).max(initial=0.0))
+        inner = _mapped(inner, negative, max(own, rounding), f"validation {validation.name}")
+    inner = np.maximum(inner, 0.0)
+    along = numerical_rank(inner, tolerance=within, name=f"validation {validation.name}")
     shift = 0.0 if standard_deviation is None else k / standard_deviation**2
     # What the validation set does not see is rounding there, and is taken as zero.
     seen = np.where(inner > along.threshold, inner, 0.0) + shift
@@ -165,25 +170,26 @@ def _check(
         raise UserError(f"k must be non-negative and finite, got {k:g}")
 
 
-def _mapped(values: Array, negative: str, level: float, name: str) -> Array:
+def _mapped(values: Array, negative: str, rounding: float, name: str) -> Array:
     """Eigenvalues after the rule for negative ones; those within rounding of zero are below no rule."""
     rule = negative_rule(negative)
-    below = int((values < -level * np.abs(values).max()).sum())
+    below = int((values < -rounding).sum())
     if negative == "raise" and below:
-        raise UserError(
-            f"the training {name} is not positive semidefinite: {below} of {len(values)} eigenvalues are negative "
-            f"(the lowest {values.min():.3g}); use a Fisher or Gauss-Newton matrix, or the rule clip or abs"
+        raise IndefiniteError(
+            f"the {name} is not positive semidefinite: {below:,} of {len(values):,} eigenvalues are negative (the "
+            f"lowest {values.min():.3g})",
+            "use a Fisher or Gauss-Newton matrix, or the rule clip or abs",
         )
     return rule(values)
 
 
 def _restricted(operator: SymmetricOperator, rows: Tensor) -> Array:
-    """Eigenvalues of the operator within the space that orthonormal rows (z, n) span, none negative."""
+    """Eigenvalues of the operator within the space that orthonormal rows (z, n) span."""
     if not len(rows):
         return np.empty(0)
     products = torch.cat([operator.matmat(part.to(operator.dtype)).double() for part in torch.split(rows, 256)])
     inner = products @ rows.T
-    found: Array = np.maximum(torch.linalg.eigvalsh((inner + inner.T) / 2.0).cpu().numpy(), 0.0)
+    found: Array = torch.linalg.eigvalsh((inner + inner.T) / 2.0).cpu().numpy()
     return found
 
 

@@ -32,6 +32,7 @@ def segment_results(
     operator: str,
     prior: Prior,
     fall: float = 0.0,
+    strategy: str = "auto",
 ) -> tuple[MethodResult, ...]:
     """The basin segment at each cutoff: curvatures in float64, in the units of the prior if it has a width.
 
@@ -43,6 +44,7 @@ def segment_results(
         operator: name of the curvature of both.
         prior: its width bounds the zero manifold; Lebesgue measure does not.
         fall: the most that the cost was seen to fall below the anchor's.
+        strategy: how products are computed.
 
     Returns:
         One Lebesgue volume a cutoff; the figures hold the rank, what the parts are and what bounds them.
@@ -56,7 +58,7 @@ def segment_results(
     refuse_large(training.size, INSTEAD)
     if training.parameters.names != validation.parameters.names:
         raise UserError("training and validation must have the same parameters, and theirs differ in name")
-    spectrum = SpectrumSettings(operator=operator)
+    spectrum = SpectrumSettings(operator=operator, strategy=strategy)
     one, two = (make_operator(each.to(dtype=torch.float64), spectrum) for each in (training, validation))
     theta, width, log_scale = training.theta.double(), None, 0.0
     if prior.proper:
@@ -75,7 +77,7 @@ def segment_results(
         log_scale=log_scale,
         reach=float(theta.norm()),
     )
-    found = (from_segment(segment.at(float(T)), training.total_weight) for T in cutoffs)
+    found = (from_segment(segment.at(float(T)), training.samples) for T in cutoffs)
     return tuple(with_slope(each, fall > TELL * T) for each, T in zip(found, cutoffs, strict=True))
 
 

@@ -18,7 +18,7 @@ from spectra.store_file import add_array, add_dimension, has_format, hdf5_image,
 from volume.method_result import MethodResult
 from volume.result import VolumeEstimate
 from volume.study import VolumeSettings, VolumeStudy
-from volume.sweep_store import FLAGS, RAY_ARRAYS, read_sweep, write_sweep
+from volume.sweep_store import FLAGS, RAY_ARRAYS, read_failures, read_sweep, write_failures, write_sweep
 
 FORMAT = "basinscope volume"
 FORMAT_VERSION = 1
@@ -62,8 +62,10 @@ def write_study(path: str | Path, study: VolumeStudy) -> None:
         for name, value in study.settings.as_dict().items():
             file.attrs[f"setting_{name}"] = value
         file.attrs["notes"], file.attrs["cautions"] = texts(study.notes), texts(study.cautions)
+        write_failures(file, {method: result.failure for method, result in study.results.items() if result.failure})
         for method, result in study.results.items():
-            _write_result(file.create_group(method, track_order=True), result)
+            if not result.failure:
+                _write_result(file.create_group(method, track_order=True), result)
         if study.sweep is not None:
             write_sweep(file.create_group(SWEEP, track_order=True), study.sweep)
 
@@ -86,12 +88,13 @@ def read_study(path: str | Path) -> VolumeStudy:
     with opened(path, FORMAT, FORMAT_VERSION) as file:
         attributes = dict(file.attrs)
         settings = _read_settings(attributes)
-        order = [method for method in settings.methods if method in file]
-        order += [method for method in file if method not in (*order, SWEEP)]
+        failed = {name: MethodResult(name, "", failure=why) for name, why in read_failures(file).items()}
+        found = failed | {method: _read_result(file[method]) for method in file if method != SWEEP}
+        order = dict.fromkeys([*(method for method in settings.methods if method in found), *found])
         return VolumeStudy(
             settings=settings,
             provenance=read_provenance(attributes),
-            results={method: _read_result(file[method]) for method in order},
+            results={method: found[method] for method in order},
             notes=read_texts(attributes["notes"]),
             cautions=read_texts(attributes["cautions"]),
             sweep=read_sweep(file[SWEEP]) if SWEEP in file else None,

@@ -15,6 +15,7 @@ from volume.sweep import CutoffSweep, parse_sweep
 
 PRECONDITIONERS = ("identity", "diagonal", "hesscale", "adam-second", "adam-first", "low-rank", "full")
 NEGATIVE_RULES = ("raise", "clip", "abs")
+OPERATORS = ("hessian", "gauss-newton", "fisher", "empirical-fisher")
 SEARCH = "search"
 
 
@@ -38,6 +39,7 @@ class VolumeSettings:
             determinant without a shift.
         sweep_cutoff: ``LOW:HIGH:COUNT`` for volumes at so many cutoffs too; empty for none.
         rank_tolerance: of the segment: eigenvalues below this share of the largest are zero; 0 takes rounding's.
+        operator: one of ``OPERATORS``, the curvature of determinants and preconditioners; empty for the cost's own.
     """
 
     methods: tuple[str, ...] = ("quadratic-mass", "star-domain")
@@ -54,6 +56,7 @@ class VolumeSettings:
     k: float = 1.0
     sweep_cutoff: str = ""
     rank_tolerance: float = 0.0
+    operator: str = ""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.cutoff) and self.cutoff > 0.0):
@@ -72,6 +75,8 @@ class VolumeSettings:
             _member("methods", method, METHODS)
         _member("preconditioner", self.preconditioner, PRECONDITIONERS)
         _member("negative", self.negative, NEGATIVE_RULES)
+        if self.operator:
+            _member("operator", self.operator, OPERATORS)
         for name, least in (("directions", 1), ("probes", 1), ("steps", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}")
@@ -113,9 +118,9 @@ class VolumeStudy:
     Attributes:
         settings: what was asked for.
         provenance: what it was made from and with.
-        results: by method, those that are done or begun.
+        results: by method, those that are done or begun, and those that failed.
         size: number of parameters n.
-        samples: total weight of the data.
+        samples: of the data, those whose weight is not zero.
         data_sha256: digest of the data as iterated.
         cost: at the anchor, in its unit.
         gradient_norm: of the cost at the anchor.
@@ -148,14 +153,22 @@ class VolumeStudy:
 
     @property
     def complete(self) -> bool:
-        """Whether every method is done, with all directions."""
+        """Whether every method is done, with all directions, or has failed."""
         methods = self.settings.methods
         if not all(method in self.results and self._done(self.results[method]) for method in methods):
             return False
         if not self.settings.sweep_cutoff:
             return True
-        swept = {} if self.sweep is None else self.sweep.results
-        return all(method in swept and self._done(swept[method][0]) for method in methods)
+        swept, failed = ({}, {}) if self.sweep is None else (self.sweep.results, self.sweep.failures)
+        wanted = [method for method in methods if not self.results[method].failure and method not in failed]
+        return all(method in swept and self._done(swept[method][0]) for method in wanted)
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Why methods have no volume, by their name; those of the sweep alone too."""
+        found = {method: result.failure for method, result in self.results.items() if result.failure}
+        swept = {} if self.sweep is None else self.sweep.failures
+        return found | {f"{method}, sweep": reason for method, reason in swept.items()}
 
     def _done(self, result: MethodResult) -> bool:
         return result.sampled is None or len(result.sampled.log_terms) >= self.settings.directions

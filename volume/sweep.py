@@ -23,10 +23,12 @@ class CutoffSweep:
     Attributes:
         cutoffs: (q,) T, unit of the cost, ascending.
         results: by method, one result a cutoff; the directions of a sampled method are the same at all of them.
+        failures: by method, why it has none, a sentence.
     """
 
     cutoffs: Array
     results: Mapping[str, tuple[MethodResult, ...]] = field(default_factory=dict)
+    failures: Mapping[str, str] = field(default_factory=dict)
 
     def log_volumes(self, method: str) -> Array:
         """(q,) log-volumes, nats."""
@@ -36,11 +38,15 @@ class CutoffSweep:
         """(q,) halves of the 95 % intervals, nats."""
         return np.array([result.half_width for result in self.results[method]])
 
+    def intervals(self, method: str) -> Array:
+        """(q, 2) ends of the 95 % intervals, nats."""
+        return np.array([result.known.interval() for result in self.results[method]]).reshape(-1, 2)
+
     def slopes(self, method: str) -> Array:
         """(q,) ``d log V / d log T``, dimensionless: n/2 where the cost is quadratic and the measure Lebesgue's.
 
         By second-order differences in log T, at the ends too, so exact where log V is a parabola in it; nan where a
-        volume is infinite, or where there is one cutoff alone.
+        volume is infinite, or where there is one cutoff alone. A volume does not fall with its cutoff: 0 at the least.
 
         Args:
             method: one of those in ``results``.
@@ -53,9 +59,8 @@ class CutoffSweep:
             return np.full(len(values), np.nan)
         values = np.where(np.isfinite(values), values, np.nan)
         logs = np.log(self.cutoffs)
-        if len(values) == 2:
-            return np.asarray(np.gradient(values, logs))
-        return np.asarray(np.gradient(values, logs, edge_order=2))
+        found = np.gradient(values, logs, edge_order=1 if len(values) == 2 else 2)
+        return np.asarray(np.maximum(found, 0.0))
 
     def half_effective_dimensions(self, method: str) -> Array:
         """(q,) ``N_eff(c) / 2`` at each cutoff's own shift c, the slope that the spectrum alone tells; nan without."""

@@ -8,8 +8,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from spectra.errors import UserError
+from spectra.interval import interval_label
 from spectra.plots import GREY
 from volume.plots import COLOURS
 from volume.study import VolumeStudy
@@ -47,6 +49,8 @@ def sweep_figure(study: VolumeStudy) -> Figure:
     for method in study.sweep.results:
         _volumes(above, study.sweep, method)
         _slopes(beneath, study.sweep, method)
+    for method in study.failures:
+        above.plot([], [], " ", label=f"{method}: no value")
     unit = study.provenance.cost_unit
     above.set_ylabel("log V (nat)")
     beneath.set_ylabel("slope d log V / d log T")
@@ -61,24 +65,32 @@ def sweep_figure(study: VolumeStudy) -> Figure:
 
 
 def _volumes(axes: Axes, sweep: CutoffSweep, method: str) -> None:
-    values, half, colour = sweep.log_volumes(method), sweep.half_widths(method), COLOURS[method]
+    values, (low, high), colour = sweep.log_volumes(method), sweep.intervals(method).T, COLOURS[method]
     result = sweep.results[method][0]
     bound = "" if all(one.trusted for one in sweep.results[method]) or result.sampled is None else ", a lower bound"
-    label = f"{method} ({result.kind}{bound})"
     kept = np.isfinite(values)
+    label = f"{method} ({result.kind}{bound}){_missing(kept, 'infinite or unknown')}"
     axes.plot(sweep.cutoffs[kept], values[kept], color=colour, marker=_MARKERS.get(method, "."), ms=4, label=label)
     # The bootstrap's error means nothing where few directions carry the sum.
     trusted = np.array([one.sampled is None or one.trusted for one in sweep.results[method]])
-    known = kept & np.isfinite(half) & trusted
-    low, high = (values - half)[known], (values + half)[known]
-    axes.fill_between(sweep.cutoffs[known], low, high, color=colour, alpha=0.25, linewidth=0)
+    known = kept & np.isfinite(high - low) & trusted
+    if known.any() and (high > low)[known].any():
+        over = "directions that carry it" if result.estimate is None else f"{len(result.estimate.samples)} probes"
+        shade = axes.fill_between(sweep.cutoffs[known], low[known], high[known], color=colour, alpha=0.25, linewidth=0)
+        shade.set_label(interval_label(over))
+
+
+def _missing(kept: NDArray[np.bool_], why: str) -> str:
+    """What a line leaves out, for its legend."""
+    return "" if kept.all() else f", {int((~kept).sum())} of {len(kept)} not drawn: {why}"
 
 
 def _slopes(axes: Axes, sweep: CutoffSweep, method: str) -> None:
     slopes, colour = sweep.slopes(method), COLOURS[method]
     # Saturated volumes have slopes of rounding, which a logarithmic axis would show as structure.
     kept = np.isfinite(slopes) & (slopes > SMALLEST)
-    axes.plot(sweep.cutoffs[kept], slopes[kept], color=colour, marker=_MARKERS.get(method, "."), ms=4, label=method)
+    label = f"{method}{_missing(kept, f'unknown or below {SMALLEST:g}')}"
+    axes.plot(sweep.cutoffs[kept], slopes[kept], color=colour, marker=_MARKERS.get(method, "."), ms=4, label=label)
     if method == "quadratic-mass":
         half = sweep.half_effective_dimensions(method)
         label = "half the effective dimension"

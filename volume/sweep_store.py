@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import h5py
@@ -45,6 +46,30 @@ def write_sweep(group: h5py.Group, sweep: CutoffSweep) -> None:
         add_array(within, "slope", sweep.slopes(method), ("cutoff",), "d log V / d log T (derived)", "1")
         _write_evidence(within, results)
     _add_cutoffs(group, sweep)
+    write_failures(group, sweep.failures)
+
+
+def write_failures(group: h5py.Group, failures: Mapping[str, str]) -> None:
+    """Notes in a group which methods failed.
+
+    Args:
+        group: any group.
+        failures: why, by method.
+    """
+    group.attrs["failed_methods"], group.attrs["failures"] = texts(tuple(failures)), texts(tuple(failures.values()))
+
+
+def read_failures(group: h5py.Group) -> dict[str, str]:
+    """The methods that failed, of a group.
+
+    Args:
+        group: as ``write_failures`` left it, or from before failures were kept.
+
+    Returns:
+        Why they did, by method.
+    """
+    names, reasons = (read_texts(group.attrs.get(name, h5py.Empty("S1"))) for name in ("failed_methods", "failures"))
+    return dict(zip(names, reasons, strict=True))
 
 
 def _add_cutoffs(group: h5py.Group, sweep: CutoffSweep) -> None:
@@ -85,7 +110,8 @@ def read_sweep(group: h5py.Group) -> CutoffSweep:
     """
     cutoffs = group["cutoff"][()]
     methods = [name for name in group if name != "cutoff"]
-    return CutoffSweep(cutoffs, {name: _read_results(group[name], cutoffs) for name in methods})
+    results = {name: _read_results(group[name], cutoffs) for name in methods}
+    return CutoffSweep(cutoffs, results, read_failures(group))
 
 
 def _read_results(group: h5py.Group, cutoffs: Any) -> tuple[MethodResult, ...]:

@@ -89,9 +89,9 @@ def test_resuming_skips_what_is_done(
     first = read_comparison(output)
     plain = compare_run.examine_file
 
-    def examine(request: compare_run.CompareRequest, path: Path, progress: None) -> object:
+    def examine(request: compare_run.CompareRequest, path: Path, *others: object) -> object:
         seen.append(path)
-        return plain(request, path, progress)
+        return plain(request, path, *others)
 
     monkeypatch.setattr(compare_run, "examine_file", examine)
     assert compare("--output", output, "--resume") == 0

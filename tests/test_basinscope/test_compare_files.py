@@ -117,3 +117,13 @@ def test_files_from_before_error_rates_are_read(stored: Path) -> None:
     older = read_comparison(image)
     assert all(np.isnan(one.error_gap) for one in older.done)
     assert [one.gap for one in older.done] == [one.gap for one in grid().done]
+
+
+def test_a_file_from_before_ranges_were_recorded_opens(stored: Path) -> None:
+    with h5py.File(stored, "r+") as file:
+        for name in ("lowest", "highest"):
+            del file[name]
+    for one in read_comparison(stored).done:
+        for outcome in one.outcomes.values():
+            assert outcome.reading is not None
+            assert (outcome.reading.lowest, outcome.reading.highest) == (-np.inf, np.inf)

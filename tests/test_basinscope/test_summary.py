@@ -50,7 +50,7 @@ def meaning(held: StoredSpectrum) -> str:
 def test_a_count_whose_interval_includes_zero_establishes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SpectralDensity, "resolution", lambda *_: 0.5)
     said = meaning(stored(sampled((0.02, 0.0, 0.0))))
-    assert "about 0.667 (95 % interval -" in said
+    assert "about 0.667 (95 % interval 0 to 4.2) of 100 eigenvalues" in said
     assert "not a minimum" not in said
     assert "whether this is a minimum stays open" in said
 

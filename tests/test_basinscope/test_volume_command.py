@@ -454,7 +454,7 @@ def test_the_figure_names_what_it_draws(tiny: Run, tmp_path: Path, capsys: pytes
         words = " ".join(text.get_text() for text in axes.get_legend().get_texts())
         assert all(method in words for method in methods)
         assert "(nat)" in axes.get_xlabel()
-    places = [float(np.asarray(line.get_xdata())[0]) for line in mass.lines]
+    places = [float(np.asarray(line.get_xdata())[0]) for line in mass.lines if len(line.get_xdata())]
     assert found.results["star-domain"].log_volume in places
     assert found.results["quadratic-mass"].log_volume in places
 

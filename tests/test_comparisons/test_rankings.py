@@ -6,8 +6,18 @@ from comparisons.comparison import Comparison, Examined, Outcome
 from comparisons.evidence import EvidenceSettings
 from comparisons.flatness import Reading
 from comparisons.plots import comparison_figure
-from comparisons.rankings import agreement, holm, kendall, rank_measures, spearman, target_values
+from comparisons.rankings import (
+    agreement,
+    ends_of,
+    holm,
+    kendall,
+    rank_measures,
+    spearman,
+    spearman_like,
+    target_values,
+)
 from comparisons.registry import measures_named
+from comparisons.resampling import kendalls_of, multiplicities, spearmans_of
 from comparisons.work import Work
 from spectra.provenance import Provenance
 
@@ -53,6 +63,36 @@ def test_chance_is_uniform_and_intervals_cover() -> None:
     # Binomial(60, 0.2): at most 28 but for 2e-5; a percentile interval of 8 points covers in 70 % at the least.
     assert low <= 28
     assert covered >= 42
+
+
+@pytest.mark.parametrize("count", [4, 5, 8, 20])
+@pytest.mark.parametrize("tau", [0.0, 0.6, 0.9, 0.99])
+def test_intervals_of_few_and_of_nearly_perfect_orders_cover(count: int, tau: float) -> None:
+    """Normal columns of a known tau, 400 samples: 95 % coverage falls below 90 % with probability 2e-6."""
+    generator, slope = np.random.default_rng(count), np.sin(np.pi * tau / 2.0)
+    covered = np.zeros(2)
+    for _ in range(400):
+        x = generator.normal(size=count)
+        y = slope * x + np.sqrt(1.0 - slope**2) * generator.normal(size=count)
+        counts, found = multiplicities(np.arange(count), 200, generator), kendall(x, y)
+        low, high = ends_of(kendalls_of(x, y, counts), found, count)
+        assert -1.0 <= low < high <= 1.0
+        covered[0] += low <= tau <= high
+        low, high = ends_of(spearmans_of(x, y, counts), found, count, spearman_like)
+        covered[1] += low <= spearman_like(tau) <= high
+    assert (covered >= 360).all()
+
+
+@pytest.mark.parametrize("count", [4, 6, 10, 30])
+def test_a_perfect_order_is_not_certain(count: int) -> None:
+    """Poisson's limit of no event is log 40 at 97.5 %: of so many pairs they are that share."""
+    x = np.arange(float(count))
+    for sign in (1.0, -1.0):
+        found = rank_measures(made(x, sign * x), [TRACE])[0]
+        least = max(1.0 - 2.0 * np.log(40.0) / (count * (count - 1) / 2.0), -1.0)
+        expected = sorted((sign * least, sign))
+        assert found.tau_interval == pytest.approx(expected, abs=1e-9)
+        assert found.rho_interval == pytest.approx(sorted((sign * spearman_like(least), sign)), abs=1e-9)
 
 
 def test_holm_by_hand() -> None:

@@ -61,7 +61,7 @@ def test_the_figure_says_what_it_shows() -> None:
     assert "last.pt" in said
     assert "Hessian, n = 100 parameters, cross-entropy cost 0.25 nat on 64 samples" in said
     assert "Lanczos quadrature, 4 probes × 8 steps, 2 deflated" in said
-    assert "95 % band over probes" in said
+    assert "95 % interval: Student t over 4 probes" in said
     assert f"below zero: {density.mass_below(0.0).value:,.0f} of 100" in said
     assert f"resolution near zero: ± {density.resolution():.2g}" in said
     assert "3 converged eigenvalues" in said
@@ -112,7 +112,7 @@ def test_without_eigenpairs_it_is_drawn_how_many_lie_beyond_each_value() -> None
     nothing = np.empty(0)
     figure = spectrum_figure(stored(sampled(), eigenvalues=nothing, residuals=nothing), scale="linear")
     said = words(figure)
-    assert "number of eigenvalues at least as far from zero, with a 95 % band over probes" in said
+    assert "number of eigenvalues at least as far from zero\n95 % interval: Student t over 4 probes" in said
     assert "converged" not in said
 
 
@@ -136,7 +136,7 @@ def test_layers_have_a_panel_of_their_own() -> None:
     figure = spectrum_figure(stored(sampled(), layers=layers))
     axes = figure.axes[2]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["hidden", "output", "(root)"]
-    assert "trace, bar: 95 % interval" in words(figure)
+    assert "trace, 95 % interval: Student t over 4 probes" in words(figure)
 
 
 def test_many_layers_are_cut_to_the_largest_and_it_is_said() -> None:

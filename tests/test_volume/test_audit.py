@@ -2,13 +2,14 @@
 
 import math
 
+import h5py
 import numpy as np
 import pytest
 import torch
 from scipy.special import logsumexp
 from scipy.stats import chi2
 
-from volume.audit import AuditTable, audit
+from volume.audit import AuditRow, AuditTable, audit
 from volume.audit_bridge import bridge_truth
 from volume.audit_case import DETERMINANT, TRACE, VOLUME, AuditCase, Truth
 from volume.audit_cases import (
@@ -268,6 +269,24 @@ def test_stored_and_read_is_the_same(table: AuditTable, tmp_path) -> None:
     assert not calls
 
 
+def test_a_file_from_before_freedom_and_strategy_were_recorded_opens(table: AuditTable, tmp_path) -> None:
+    path, removed = tmp_path / "audit.h5", []
+    write_report(path, AuditReport(table, (), "a test", "command", ()))
+
+    def remove(_: str, group: h5py.Group) -> None:
+        for name in {"strategy", "truth_freedom"} & set(group.attrs):
+            del group.attrs[name]
+            removed.append(name)
+
+    with h5py.File(path, "r+") as file:
+        remove("", file)
+        file.visititems(remove)
+    assert set(removed) == {"strategy", "truth_freedom"}
+    again = read_report(path)
+    assert again.strategy == ""
+    assert all(row.truth is None or math.isinf(row.truth.freedom) for row in again.table.rows)
+
+
 def test_the_figure_has_a_panel_a_case_and_the_truth(table: AuditTable) -> None:
     figure = audit_figure(table)
     assert len(figure.axes) == 3
@@ -276,6 +295,21 @@ def test_the_figure_has_a_panel_a_case_and_the_truth(table: AuditTable) -> None:
     labels = [label.get_text() for label in figure.axes[place].get_yticklabels()]
     assert labels == [row.estimator for row in volumes]
     assert any(np.allclose(line.get_xdata(), 0.0) and len(line.get_xdata()) == 2 for line in figure.axes[place].lines)
+
+
+def test_the_figure_names_what_it_cannot_draw(table: AuditTable) -> None:
+    """Estimates without an end, rows that have no other, and quantities that are no log-volumes."""
+    endless, partly = (
+        AuditRow(BALL.name, 2, name, tuple(AuditReading(value) for value in values), BALL.truths[VOLUME])
+        for name, values in (("endless", (math.inf, math.inf)), ("partly", (0.5, math.inf)))
+    )
+    figure = audit_figure(AuditTable((*table.rows, endless, partly), table.repeats, 0))
+    places = {axes.get_title().split(",")[0]: axes for axes in figure.axes}
+    labels = [label.get_text() for label in places[BALL.name].get_yticklabels()]
+    assert labels[-2:] == ["endless (2 infinite)", "partly (1 infinite)"]
+    others = {row.estimator for row in table.applied if row.quantity != VOLUME}
+    assert others
+    assert all(name in " ".join(figure.get_supxlabel().split()) for name in others)
 
 
 def test_the_facts() -> None:

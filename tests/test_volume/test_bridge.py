@@ -4,6 +4,7 @@ A bridge's error bar is a jackknife over 12 chains or more. An exact number is a
 of 11 degrees is beyond that with probability 5e-5 a case, and the seeds are fixed.
 """
 
+import io
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,17 +13,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
+from scipy import stats
 
+from basinscope.bridge_table import bridge_table
+from spectra.interval import with_ends
 from spectra.landscape import Landscape
 from spectra.many_gradients import ManyGradients
-from volume.bridge import LEAST_OVERLAP, bridge_volume
-from volume.bridge_result import BridgeResult
+from volume.acceptance_ratio import LEAST_OVERLAP
+from volume.bridge import bridge_volume
+from volume.bridge_plots import bridge_figure
+from volume.bridge_result import BridgeResult, BridgeVolume
 from volume.bridge_settings import BridgeSettings
 from volume.bridge_store import read_bridge, refuse_other, write_bridge
 from volume.exact import log_gaussian_ball, log_power_ball
 from volume.hamiltonian import SMALLEST_SHARE, StepSize
-from volume.ladder import reached
+from volume.ladder import goal, reached
 from volume.priors import GaussianPrior, UniformPrior
+from volume.rung import RungState
 from volume.saddlepoint import QuadraticForm, log_distribution
 
 SIGMAS = 6.5
@@ -334,10 +342,44 @@ def test_rungs_that_share_too_little_get_one_between_them(origin: str, tmp_path:
     assert len(files) > len(result.rungs)  # some rungs were given up for nearer ones
     assert min(link.overlap for link in result.links[1:]) >= LEAST_OVERLAP
     check(result, exact)
-    middle = read_bridge(files[len(files) // 2])[0]
-    again = bridge_volume(cost, GaussianPrior(deviation), settings, resume=middle)
-    if origin == "prior":
-        assert again.volumes == result.volumes
-    else:
-        # Of a rung that a resumed ladder steps nearer from, only the chains' last points are known.
-        check(again, exact)
+    # Killed anywhere, also where the next rung will turn out to be too far.
+    for file in files[:: max(1, len(files) // 5)]:
+        again = bridge_volume(cost, GaussianPrior(deviation), settings, resume=read_bridge(file)[0])
+        assert again.volumes[0].log_volume == pytest.approx(result.volumes[0].log_volume, rel=1e-12)
+        assert again.volumes[0].standard_error == pytest.approx(result.volumes[0].standard_error, rel=1e-9)
+
+
+def test_the_figure_says_what_the_table_says() -> None:
+    """One rule: half of the interval is Student's t of the chains less one, in the figure as in the table."""
+    result = bridge_volume(
+        landscape(lambda x: 0.5 * x.square().sum(-1), torch.zeros(8).double()),
+        GaussianPrior(1.0),
+        BridgeSettings(cutoffs=(1.0, 0.5), chains=5, draws=30, warm_up=10, seed=1),
+    )
+    above, middle, _ = bridge_figure(result).axes
+    drawn = [text.get_text() for axes in (above, middle) for text in axes.get_legend().get_texts()]
+    table = Console(width=110, file=io.StringIO())
+    table.print(bridge_table(result, {}, {}))
+    shown = table.file.getvalue()
+    for volume in result.volumes:
+        half = stats.t.ppf(0.975, 4) * volume.standard_error
+        assert volume.mass.interval() == pytest.approx((volume.log_volume - half, volume.log_volume + half), rel=1e-9)
+        words = with_ends(volume.log_volume, volume.mass.interval())
+        assert f"T = {volume.cutoff:g}: {words} nat" in drawn
+        assert words in shown
+        assert with_ends(volume.slope, volume.rise.interval()) in shown
+    assert "95 % interval: Student t over 5 chains" in drawn
+
+
+def test_masses_and_slopes_stay_possible() -> None:
+    """Log-masses of a probability are not positive, and a volume does not fall with its cutoff."""
+    volume = BridgeVolume(1.0, -0.1, 0.5, 0.2, 1.0, 0.5, freedom=3.0)
+    assert volume.mass.interval()[1] == 0.0
+    assert volume.rise.interval()[0] == 0.0
+    assert with_ends(-0.1, volume.mass.interval()) == "-0.1 (-1.69 to 0)"
+
+
+def test_costs_below_the_checkpoints_own_are_refused() -> None:
+    with pytest.raises(ValueError, match="it is no minimum of this cost, and no cooling leads to the cutoff 0.5"):
+        goal(RungState(2.0, 0.0), np.full((4, 2), -1.0), 0.5)
+    assert goal(RungState(2.0, 0.0), np.full((4, 2), 1.0), 0.5).inverse_temperature == pytest.approx(4.0)
