@@ -78,11 +78,13 @@ def ends(value: float, half: float, lowest: float = -math.inf, highest: float = 
         highest: largest one.
 
     Returns:
-        Lower and upper end, both in the range.
+        Lower and upper end, both in the range; the range itself where the error is unknown.
 
-    >>> ends(3.0, 5.0, lowest=0.0)
-    (0.0, 8.0)
+    >>> ends(3.0, 5.0, lowest=0.0), ends(math.inf, math.inf)
+    ((0.0, 8.0), (-inf, inf))
     """
+    if math.isinf(half):
+        return lowest, highest
     return min(max(value - half, lowest), highest), max(min(value + half, highest), lowest)
 
 

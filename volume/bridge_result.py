@@ -218,9 +218,10 @@ class BridgeResult:
         """
         free = [rung.costs for rung in self.rungs[1:] if rung.state.free]
         asked = [cutoff for cutoff in self.settings.cutoffs if self.reaches(cutoff)]
-        low = min([float(np.quantile(costs, LEAST_BELOW)) for costs in free] + asked)
+        # Costs below the anchor's, which is no minimum then, have no logarithm.
+        lows = [low for costs in free if (low := float(np.quantile(costs, LEAST_BELOW))) > 0.0] + asked
         high = max(float(np.median(costs)) for costs in free)
-        cutoffs = [float(cutoff) for cutoff in np.geomspace(low, high, count)]
+        cutoffs = [float(cutoff) for cutoff in np.geomspace(min(lows), high, count)] if lows and high > 0.0 else []
         found = (self.volume(cutoff) for cutoff in cutoffs if self.reaches(cutoff))
         return tuple(one for one in found if math.isfinite(one.slope_error))
 

@@ -187,9 +187,10 @@ def _within_prior(state: RungState, costs: Array, cutoff: float) -> bool:
     if state.inverse_temperature > 0.0 or not float(np.median(costs)) < cutoff:
         return False
     if (most := float(costs.max())) < cutoff:
+        advice = "use a smaller one" if most > 0.0 else "and would at any other"
         raise UserError(
             f"cutoff {cutoff:g} is above the cost of all {costs.size} draws of the prior (at most {most:.4g}): nearly "
-            "all of parameter space behaves so, use a smaller one"
+            f"all of parameter space behaves so, {advice}"
         )
     return True
 
@@ -207,6 +208,8 @@ def reached(costs: Array, cutoff: float) -> bool:
     >>> reached(np.array([[1.0, 2.0], [3.0, 4.0]]), 2.5), reached(np.array([[1.0, 2.0], [3.0, 4.0]]), 9.0)
     (True, False)
     """
+    if not np.isfinite(costs).all():
+        return False
     gap = abs(float(costs.mean()) - cutoff)
     below = costs < cutoff
     return gap <= REACHED * float(costs.std()) and float(below.mean()) >= LEAST_BELOW and _several(below)
@@ -236,10 +239,12 @@ def goal(state: RungState, costs: Array, cutoff: float) -> RungState:
     if state.inverse_temperature == 0.0:
         return RungState(1.0 / cutoff, 0.0)
     if not float(costs.mean()) > 0.0:
+        mean = float(costs.mean())
+        found = f"is {mean:.3g}, not above the checkpoint's own" if math.isfinite(mean) else "falls without end"
         raise UserError(
-            f"at inverse temperature {state.inverse_temperature:.3g} the mean cost is {costs.mean():.3g}, below the "
-            f"checkpoint's own: it is no minimum of this cost, and no cooling leads to the cutoff {cutoff:g}; use "
-            "--cost kl, or a checkpoint that is one"
+            f"at inverse temperature {state.inverse_temperature:.3g} the mean cost {found}: the checkpoint is no "
+            f"minimum of this cost, or the cost is constant, and no cooling leads to the cutoff {cutoff:g}; use --cost "
+            "kl, for a classifier, or a checkpoint that is one"
         )
     # The mean cost is nearly inverse to b: half the effective dimension over b.
     return RungState(state.inverse_temperature * float(costs.mean()) / cutoff, 0.0)

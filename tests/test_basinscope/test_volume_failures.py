@@ -228,6 +228,19 @@ def test_a_sweep_keeps_what_works(volume: Run, tmp_path: Path, capsys: pytest.Ca
     assert "quadratic-mass: no value: the Hessian is not positive" in capsys.readouterr().out
 
 
+def test_a_bridge_where_costs_are_below_the_checkpoints_has_a_curve_of_the_others(
+    volume: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Warnings are errors here: a cutoff below zero has no logarithm."""
+    words = ["bridge", str(tmp_path / "binary.pt"), "--task", f"{TASKS}:binary", "--prior", "gaussian:0.5"]
+    words += ["--cutoff", "0.05", "--chains", "4", "--draws", "12", "--warm-up", "6"]
+    words += ["--output", str(tmp_path / "b.h5"), "--plot", str(tmp_path / "b.png"), "--json"]
+    assert main(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert all(one["cutoff"] > 0.0 for one in found["curve"])
+    assert all(one["log_volume"] <= 0.0 for one in found["volumes"])
+
+
 def test_an_audit_of_an_indefinite_cost_has_every_other_row(
     volume: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -380,6 +380,6 @@ def test_masses_and_slopes_stay_possible() -> None:
 
 
 def test_costs_below_the_checkpoints_own_are_refused() -> None:
-    with pytest.raises(ValueError, match="it is no minimum of this cost, and no cooling leads to the cutoff 0.5"):
+    with pytest.raises(ValueError, match="not above the checkpoint.s own: .* no cooling leads to the cutoff 0.5"):
         goal(RungState(2.0, 0.0), np.full((4, 2), -1.0), 0.5)
     assert goal(RungState(2.0, 0.0), np.full((4, 2), 1.0), 0.5).inverse_temperature == pytest.approx(4.0)
