@@ -168,7 +168,7 @@ def default_shifts(density: SpectralDensity, rule: str) -> tuple[float, ...]:
         The shifts, unit of the eigenvalues.
 
     >>> default_shifts(SpectralDensity.from_eigenvalues(np.array([-0.005, 1.0])), "raise")
-    (1.0, 0.1, 0.01)
+    (10.0, 1.0, 0.1)
     """
     negative_rule(rule)
     shifts = (part * density.magnitude for part in PARTS)

@@ -36,6 +36,7 @@ from basinscope.volume_json import study_json
 from basinscope.volume_progress import volume_progress
 from basinscope.volume_run import VolumeRequest, run_volume
 from basinscope.volume_table import study_table
+from spectra.checkpoint import read_checkpoint
 from spectra.errors import UserError
 from spectra.plots import save_figure
 from volume.figures import study_figure
@@ -60,6 +61,8 @@ def report_volume(request: VolumeRequest, as_json: bool, against: Sequence[Path]
 
 
 def _report_volume(request: VolumeRequest, as_json: bool, against: Sequence[Path]) -> None:
+    for path in against:  # what cannot be read is refused before anything is computed
+        _ = read_study(path) if is_volume_file(path) else read_checkpoint(path)
     with volume_progress() as report:
         study = run_volume(request, report, announce)
         others = [(path, _compared(study, request, path, report)) for path in against]

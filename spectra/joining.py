@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from spectra.batches import Batch, joined_batch
+from spectra.batches import Batch, groups, joined_batch
 from spectra.errors import UserError
 from spectra.randomness import generator
 
 if TYPE_CHECKING:
     from spectra.landscape import Landscape
 
+MERGED_ROWS = 4096
+MERGED_BYTES = 256 * 2**20
 # Relative differences of costs and of gradients that are rounding: in float64, where a model may still have parts in
 # float32, and in units of the epsilon of any other dtype.
 _WIDE, _NARROW = 1e-5, 1e3
@@ -29,19 +31,43 @@ _ASIDE = 0.02
 _MEMORY = 2**28
 
 
-def joined_apart(landscape: Landscape, groups: Sequence[Sequence[Batch]]) -> str:
+def joined_where_shown(landscape: Landscape, plain: list[Batch]) -> list[Batch]:
+    """Small batches joined if nothing changes, as far as what a forward pass saves for backward stays small.
+
+    Args:
+        landscape: the cost; told in a note if batches stay as they came.
+        plain: its batches as they came.
+
+    Returns:
+        Batches with the same rows in the same order.
+    """
+    if landscape.mode == "train" or landscape._joinable is False or len(plain) == 1:
+        return plain
+    batch = landscape._placed(plain[0])
+    used = landscape.evaluation.saved_bytes(landscape.leaves(landscape.theta), batch.inputs)
+    found = groups(plain, min(MERGED_ROWS, int(MERGED_BYTES / max(used / max(batch.rows, 1), 1.0))))
+    if landscape._joinable is None:
+        reason = joined_apart(landscape, found)
+        landscape._joinable = landscape.largest(float(bool(reason))) == 0.0
+        if not landscape._joinable:
+            words = reason or "another rank found a difference"
+            landscape._note(f"batches are evaluated as they came: joined, {words}")
+    return [joined_batch(group) for group in found] if landscape._joinable else plain
+
+
+def joined_apart(landscape: Landscape, together: Sequence[Sequence[Batch]]) -> str:
     """What changes when batches are evaluated as one.
 
     In the model's own dtype the costs of all batches are compared, in float64 the costs and the gradient of a pair.
 
     Args:
         landscape: the cost.
-        groups: batches that would be joined, as they came.
+        together: groups of batches that would be joined, as they came.
 
     Returns:
         A few words; empty if neither a sample's cost nor the gradient changes.
     """
-    several = [group for group in groups if len(group) > 1]
+    several = [group for group in together if len(group) > 1]
     if not several:
         return ""
 

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from spectra.anchors import Anchors
-from spectra.batches import Batch, Batches, groups, joined_batch
+from spectra.batches import Batch, Batches
 from spectra.derivatives import confirm_gradient
 from spectra.errors import UserError, UserTypeError, foreign
 from spectra.evaluation import Evaluation
 from spectra.ignored import refuse_ignored
-from spectra.joining import joined_apart, rows_apart
+from spectra.joining import joined_where_shown, rows_apart
 from spectra.kept_state import kept_tensors
-from spectra.labels import relabelling, shifted, with_decoder_inputs
+from spectra.labels import shifted, with_decoder_inputs
 from spectra.likelihood import Likelihood, PerSampleCost, cost_name
 from spectra.many_costs import ManyCosts
 from spectra.nested import cast, mapped, tensors_in
@@ -28,12 +28,10 @@ from spectra.one_process import OneProcess
 from spectra.parallel_sharded import whole_model
 from spectra.parameters import ParameterLayout, Patterns, chosen, select_parameters
 from spectra.randomness import preserved_random_state
-from spectra.softmax import CrossEntropy, KLFromAnchor, as_cross_entropy, divergence_like
-from spectra.torch_losses import TorchLoss, check_mean, recognised
-from spectra.witness import Witness
+from spectra.settling import refuse_anchor, refuse_values, settle_cost, settle_padding, weighted_sums
+from spectra.softmax import CrossEntropy, KLFromAnchor, divergence_like
+from spectra.torch_losses import recognised
 
-MERGED_ROWS = 4096
-MERGED_BYTES = 256 * 2**20
 _NAMED = 4
 PADDINGS = ("refuse", "constant", "variable")
 
@@ -118,7 +116,7 @@ class Landscape(OneProcess):
             self._anchor_bytes, self._anchor_storage, self._notes = anchor_bytes, anchor_storage, notes
             found = self.parameters.flatten(dict(self.evaluation.model.named_parameters()))
             self.theta = found if theta is None else theta.detach().to(found).clone()
-            self._refuse_anchor(self.parameters.unflatten(self.theta))
+            refuse_anchor(self.parameters.unflatten(self.theta))
             self.device = self.theta.device
             self.batches = batches if isinstance(batches, Batches) else Batches(batches)
             self.many_costs = ManyCosts(self)
@@ -174,62 +172,20 @@ class Landscape(OneProcess):
         if sentence not in self._found:
             self._found = (*self._found, sentence)
 
-    def _refuse_anchor(self, tensors: Mapping[str, Tensor]) -> None:
-        for name, tensor in tensors.items():
-            wrong = tensor[~torch.isfinite(tensor)]
-            if len(wrong):
-                raise UserError(f"parameter {name} is not finite at the anchor: it holds {float(wrong[0])}")
-
     def _prepare(self) -> None:
         tensors = self.parameters.unflatten(self.theta)
         first = with_decoder_inputs(self.evaluation.model, next(iter(self.batches)))
         first = self._placed(first)
         witness = self.evaluation.examine(tensors, first.inputs)
         with torch.no_grad():
-            self._settle_cost(tensors, first)
+            settle_cost(self, tensors, first)
         if self.batches.kept:
             self._merged = [self._placed(batch) for batch in self._merge()]
         if isinstance(self.softmax, KLFromAnchor) and self.likelihood is not None:
             self._anchors = Anchors(self.likelihood, partial(self.evaluation, tensors), self._anchor_storage)
             self._anchors.keep(self.taken(), self._anchor_bytes)
         self._sum_at_anchor(tensors)
-        self._settle_padding(witness, tensors)
-
-    def _settle_cost(self, tensors: dict[str, Tensor], first: Batch) -> None:
-        """What the first batch decides of the cost: the axis of classes, whether labels are shifted."""
-        outputs = self.evaluation(tensors, first.inputs)
-        if self.likelihood is not None:
-            self.cost_function = self.likelihood.settled(outputs, first.targets)
-        cost = self.cost_function
-        if isinstance(self.softmax, KLFromAnchor):
-            # Labels are shifted under the divergence where they would be under cross-entropy.
-            assert self.likelihood is not None
-            cost = as_cross_entropy(self.likelihood)
-
-        def mean(batch: Batch) -> float:
-            if isinstance(cost, Likelihood):
-                cost.check(outputs, batch.targets)
-            value, weight, _ = _sums(*self.evaluation.inside(tensors, lambda: self.sample_costs(outputs, batch, cost)))
-            return float(value) / weight if weight else math.nan
-
-        self._shifts, notes = relabelling(self.evaluation, tensors, first, mean, self.softmax is not None)
-        self._found += notes
-        if self._is_torchs and not first.labelled and first.weights is None:
-            check_mean(self.cost_function, self._given_cost, outputs, first.targets, mean(first))
-        if not isinstance(cost, Likelihood | TorchLoss):
-            self._examine_cost(tensors, first)
-
-    def _examine_cost(self, tensors: dict[str, Tensor], first: Batch) -> None:
-        """Finds out whether a plain callable writes into its targets, and refuses one that is not deterministic."""
-        given = replace(first, targets=mapped(first.targets, Tensor.clone))
-        once, _ = self.samples_at(tensors, given)
-        self._cost_writes = any(tensor._version for tensor in tensors_in(given.targets))
-        twice, _ = self.samples_at(tensors, first)
-        if once.shape != twice.shape or not torch.allclose(once, twice, rtol=1e-4, atol=0.0, equal_nan=True):
-            raise UserError(
-                f"cost {cost_name(self.cost_function)} is not deterministic: two calls on the same batch differ; take "
-                "randomness out of it (noise, sampled negatives), or seed it at each call"
-            )
+        settle_padding(self, witness, tensors)
 
     def _sum_at_anchor(self, tensors: dict[str, Tensor]) -> None:
         """The cost at the anchor, the samples' weights and places, and what is to be checked on each batch."""
@@ -239,7 +195,7 @@ class Landscape(OneProcess):
                 places.append(count)
                 costs, weights = self._checked_at(tensors, batch)
                 refuse_ignored(self.cost_function, costs, weights, batch)
-                value, weight, used = _sums(costs, weights)
+                value, weight, used = weighted_sums(costs, weights)
                 count += len(costs)
                 if not torch.isfinite(value):
                     self._refuse_values(tensors, number, float(value))
@@ -260,54 +216,11 @@ class Landscape(OneProcess):
 
         return self.evaluation.inside(tensors, checked)
 
-    def _settle_padding(self, witness: Witness, tensors: dict[str, Tensor]) -> None:
-        """Padding rows of embeddings, which training holds constant: as asked for where the cost depends on them."""
-        rows = witness.padding_rows(tensors)
-        if not rows or self._padding == "variable":
-            return
-        moved = self.theta.clone()
-        parts = self.parameters.unflatten(moved)
-        for name, row in rows.items():
-            parts[name][row] += float(tensors[name].double().square().mean().sqrt()) or 1.0
-        depends = self.cost(self.parameters.flatten(parts)) != self.anchor_cost
-        names = ", ".join(f"row {row} of {name}" for name, row in rows.items())
-        if depends and self._padding == "refuse":
-            raise UserError(
-                f"the cost depends on a padding row ({names}, padding_idx of the embedding), which training holds "
-                "constant: give Landscape(..., padding='constant') to hold it so, padding='variable' to differentiate "
-                "it too, or build the model with padding_idx=None"
-            )
-        if depends:
-            self.evaluation.hold(rows, tensors)
-            self._note(f"{names} is padding and is held constant, as in training")
-
     def _refuse_values(self, tensors: dict[str, Tensor], number: int, value: float) -> None:
-        """Names the batch as the user numbers it, where merged ones hold several."""
-        for index, batch in enumerate(self.batches if self._merged is not None else ()):
-            moved = self._placed(self._taken(batch))
-            if self._anchors is not None:
-                moved = self._anchors.seen(moved)
-            found, _, _ = _sums(*self.samples_at(tensors, moved))
-            if not torch.isfinite(found):
-                number, value = index, float(found)
-                break
-        raise UserError(f"the cost at the anchor is not finite: batch {number} gives {value}")
+        refuse_values(self, tensors, number, value)
 
     def _merge(self) -> list[Batch]:
-        """Small batches joined if nothing changes, as far as what a forward pass saves for backward stays small."""
-        plain = [self._taken(batch) for batch in self._source()]
-        if self.mode == "train" or self._joinable is False or len(plain) == 1:
-            return plain
-        tensors = self.leaves(self.theta)
-        batch = self._placed(plain[0])
-        used = self.evaluation.saved_bytes(tensors, batch.inputs)
-        found = groups(plain, min(MERGED_ROWS, int(MERGED_BYTES / max(used / max(batch.rows, 1), 1.0))))
-        if self._joinable is None:
-            reason = joined_apart(self, found)
-            self._joinable = self.largest(float(bool(reason))) == 0.0
-            if not self._joinable:
-                self._note(f"batches are evaluated as they came: joined, {reason or 'another rank found a difference'}")
-        return [joined_batch(group) for group in found] if self._joinable else plain
+        return joined_where_shown(self, [self._taken(batch) for batch in self._source()])
 
     def _taken(self, batch: Batch) -> Batch:
         """A batch as the model takes it: labels shifted, inputs of a decoder made, as in the model's own loss."""
@@ -548,7 +461,7 @@ class Landscape(OneProcess):
             if isinstance(self.softmax, KLFromAnchor) and self.likelihood is not None:
                 found._anchors = Anchors(self.likelihood, partial(found.evaluation, tensors), "memory")
                 found._anchors.keep(found.taken(), self._anchor_bytes)
-            sums = [_sums(*found.samples_at(tensors, batch)) for batch in found.share()]
+            sums = [weighted_sums(*found.samples_at(tensors, batch)) for batch in found.share()]
         total, found.total_weight, found.samples = (sum(float(one[place]) for one in sums) for place in range(3))
         found.anchor_cost = total / (found.total_weight or 1.0) + found._penalty(found.theta)
         return found
@@ -583,12 +496,3 @@ class Landscape(OneProcess):
             "joinable": self._joinable,
             "notes": self._notes,
         }
-
-
-def _sums(costs: Tensor, weights: Tensor | None) -> tuple[Tensor, float, float]:
-    """Weighted sum of costs in float64, sum of the weights, and how many of them are above zero."""
-    if weights is None:
-        return costs.double().sum(), float(len(costs)), float(len(costs))
-    if not bool((weights >= 0).all()):
-        raise UserError("the samples' weights must be non-negative and finite")
-    return (costs.double() * weights.double()).sum(), float(weights.double().sum()), float((weights > 0).sum())

@@ -133,7 +133,7 @@ def test_data_that_gives_no_cost(spectrum: Run, capsys: pytest.CaptureFixture[st
         (["--seed", "-1"], "seed must be at least 0, got -1"),
         (["--operator", "hesian"], "got 'hesian'; did you mean hessian?"),
         (["--engine", "slk"], "--engine must be one of auto, slq"),
-        (["--cost", "cross-entropie"], "did you mean cross-entropy?"),
+        (["--cost", "cross-entropie"], "did you mean cross-entropy"),
         (["--negative", "ignore"], "--negative must be one of raise, clip, abs; got 'ignore'"),
         (["--dtype", "float63"], "did you mean float64"),
         (["--seed", str(2**63)], f"seed must be at most {2**63 - 1}, got {2**63}"),

@@ -129,11 +129,9 @@ def test_every_option_that_is_advised_helps(
         assert answer(capsys)["failures"] == {}
 
 
-def test_where_only_the_hessian_is_defined_no_other_operator_is_advised(
-    volume: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_advised_for_two_heads_helps(volume: Run, capsys: pytest.CaptureFixture[str]) -> None:
     options = advised(refusal(volume("--method", "quadratic-mass", task="two_heads"), capsys))
-    assert {option for option, _ in options} == {"--negative"}
+    assert {option for option, _ in options} == {"--negative", "--operator"}
     for option in options:
         assert volume("--method", "quadratic-mass", *option, "--json", task="two_heads") == 0, option
         assert answer(capsys)["quadratic-mass"]["log_volume"] < 0.0
