@@ -64,7 +64,9 @@ def _heading(summary: Summary) -> RenderableType:
 def _how(summary: Summary) -> str:
     spectrum = summary.stored.spectrum
     if spectrum.density.exact:
-        return f"exact, by the {spectrum.route} route, {spectrum.products:,} products"
+        coarse = spectrum.density.coarseness
+        right = f"all eigenvalues, right to {100.0 * coarse:.2g} %" if coarse else "exact"
+        return f"{right}, by the {spectrum.route} route, {spectrum.products:,} products"
     done, asked = spectrum.density.runs.probes, spectrum.settings.probes
     probes = f"{done} probes" if done >= asked else f"{done} of {asked} probes so far"
     captured = spectrum.density.deflation.captured

@@ -88,11 +88,22 @@ class Curvature(SymmetricOperator):
         if strategy != "auto" and strategy not in self._strategies:
             raise UserError(f"strategy must be auto or one of {', '.join(self._strategies)}; got {strategy!r}")
         self.strategy = self.asked = strategy
-        self.notes, self.ranks = landscape.notes, landscape.ranks
+        self.ranks = landscape.ranks
+        self._said: tuple[str, ...] = ()
         self._products: Callable[[], Iterator[Product]] | None = None
         self._traced: tuple[int, Linearised] | None = None
         self._recorded: tuple[int, Callable[[Tensor], Tensor]] | None = None
         self._chunk, self._keep = 1, True
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on the landscape, and on how products are computed."""
+        return (*self.landscape.notes, *self._said)
+
+    @property
+    def coarseness(self) -> float:
+        """Relative error of the landscape's gradient where it computes more coarsely than its dtype says."""
+        return self.landscape.coarseness
 
     @abstractmethod
     def strategies(self) -> list[Strategy]:
@@ -167,7 +178,7 @@ class Curvature(SymmetricOperator):
             probe = torch.cat([probe, self._probe("verify again")])
         self.landscape.confirm()
         product, truth, seconds = self._core_product(core, first, probe)
-        self.notes += confirm(self)
+        self._said += confirm(self)
         if self.strategy == "auto":
             core_time = self.landscape.largest(self._seconds_per_vector(core, product, vectors, seconds / len(probe)))
             del product  # one graph at a time
@@ -330,7 +341,7 @@ class Curvature(SymmetricOperator):
         return not (strategy.batched and convolutional and self.device.type == "cpu")
 
     def _note(self, sentence: str) -> None:
-        self.notes = (*self.notes, sentence)
+        self._said = (*self._said, sentence)
 
 
 def linearize(function: Callable[[Tensor], Tensor], theta: Tensor) -> Linearised:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from spectra.density import SpectralDensity
@@ -37,4 +39,5 @@ def dense_spectrum(operator: SymmetricOperator) -> SpectralDensity:
         )
     values = torch.linalg.eigvalsh(matrix.double())
     epsilon = torch.finfo(operator.dtype).eps
-    return SpectralDensity.from_eigenvalues(values.cpu().numpy(), operator=operator.name, epsilon=epsilon)
+    found = SpectralDensity.from_eigenvalues(values.cpu().numpy(), operator=operator.name, epsilon=epsilon)
+    return replace(found, coarseness=operator.coarseness)

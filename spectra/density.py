@@ -41,6 +41,7 @@ class SpectralDensity:
         deflation: the part known without probes.
         operator: name of the curvature, for messages.
         epsilon: machine epsilon of the products; 0 for eigenvalues that are known.
+        coarseness: relative error of products that are coarser than that (half precision, autocast), else 0.
     """
 
     size: int
@@ -48,6 +49,7 @@ class SpectralDensity:
     deflation: Deflation = _NOTHING
     operator: str = "hessian"
     epsilon: float = 0.0
+    coarseness: float = 0.0
 
     @classmethod
     def from_eigenvalues(
@@ -186,7 +188,7 @@ class SpectralDensity:
         known = self.deflation.integrate(function)
         # Rounding moves nodes, but leaves the sums that the rule has exactly.
         rounding = 0.0 if self.complement == 0 or bound == 0.0 else self.rounding
-        truncation = self.deflation.truncation(function, rounding)
+        truncation = self.deflation.truncation(function, rounding) + self._coarse_change(function)
         if self.runs.probes == 0:
             return Estimate(known, 0.0, truncation, cautions=cautions, lowest=lowest, highest=highest)
         samples = probe_means(self._rule, function)
@@ -201,6 +203,13 @@ class SpectralDensity:
         truncation += self.complement * change
         found = from_samples(known + self.complement * samples, truncation_error=truncation, cautions=cautions)
         return replace(found, lowest=lowest, highest=highest)
+
+    def _coarse_change(self, function: Function) -> float:
+        """What eigenvalues that are wrong by their coarseness may add to a sum."""
+        if self.coarseness == 0.0:
+            return 0.0
+        nodes, masses = self.measure()
+        return float(masses @ np.abs(function(nodes * (1.0 + self.coarseness)) - function(nodes)))
 
     def _change(self, function: Function, samples: Array) -> float:
         """By how much all steps differ from half of them, per unit of mass; inf if there is nothing to halve."""

@@ -124,6 +124,7 @@ def _precision(landscape: Landscape, part: Landscape, theta: Tensor, slope: Tens
     error = float((found.double() - slope).norm()) / (float(slope.norm()) or 1.0)
     if not error > COARSE:
         return ()
+    landscape.coarseness = error
     kind = str(own).removeprefix("torch.")
     inside = "" if own in (torch.float16, torch.bfloat16) else " (autocast or half precision inside of the model?)"
     return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -92,7 +93,8 @@ def gram_spectrum(operator: JacobianSandwich) -> SpectralDensity:
     rounding = len(gram) * np.finfo(np.float64).eps * max(float(values[0]), 0.0)
     values = np.where(values > rounding, values, 0.0)
     l2 = operator.landscape.l2
-    return SpectralDensity.from_eigenvalues(values + l2, operator.size, operator.name, rest=l2)
+    found = SpectralDensity.from_eigenvalues(values + l2, operator.size, operator.name, rest=l2)
+    return replace(found, coarseness=operator.coarseness)
 
 
 def _rows_of(operator: JacobianSandwich, outputs: Any, batch: Batch) -> int:

@@ -55,7 +55,10 @@ class Landscape(OneProcess):
         samples: number of samples of a weight above zero.
         l2: coefficient of the penalty ``l2 / 2 |theta|^2``.
         anchor_cost: cost at the anchor.
+        coarseness: relative error of the gradient where it is coarser than the dtype says (half precision), else 0.
     """
+
+    coarseness = 0.0
 
     def __init__(
         self,
@@ -477,6 +480,7 @@ class Landscape(OneProcess):
             "background",
         }:
             found._reached, found._rows_apart = self._reached, self._rows_apart
+            found.coarseness = self.coarseness
         return found
 
     def _options(self) -> dict[str, Any]:

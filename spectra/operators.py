@@ -24,7 +24,6 @@ class SymmetricOperator(ABC):
         device: where the vectors live.
         definite: whether H is known to have no negative eigenvalue.
         name: what it is, for messages.
-        notes: sentences on how products are computed.
         ranks: the processes over which products are summed; None for an operator that each process has whole.
     """
 
@@ -33,8 +32,17 @@ class SymmetricOperator(ABC):
     device: torch.device
     definite: bool = False
     name: str = "operator"
-    notes: tuple[str, ...] = ()
     ranks: Ranks | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on how products are computed."""
+        return ()
+
+    @property
+    def coarseness(self) -> float:
+        """Relative error of products that are coarser than their dtype says; 0 where none was found."""
+        return 0.0
 
     @abstractmethod
     def matmat(self, vectors: Tensor) -> Tensor:
@@ -88,7 +96,23 @@ class SymmetricOperator(ABC):
         return vectors.to(self.device, self.dtype)
 
 
-class Shifted(SymmetricOperator):
+class OfAnother(SymmetricOperator):
+    """An operator made from another one, which says of its products what that one does."""
+
+    inner: SymmetricOperator
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Those of the inner operator."""
+        return self.inner.notes
+
+    @property
+    def coarseness(self) -> float:
+        """That of the inner operator."""
+        return self.inner.coarseness
+
+
+class Shifted(OfAnother):
     """``H + shift I``."""
 
     def __init__(self, inner: SymmetricOperator, shift: float) -> None:
@@ -96,7 +120,7 @@ class Shifted(SymmetricOperator):
         self.inner, self.shift = inner, float(shift)
         self.size, self.dtype, self.device = inner.size, inner.dtype, inner.device
         self.definite = inner.definite and shift >= 0.0
-        self.name, self.notes, self.ranks = f"{inner.name} + {shift:g}", inner.notes, inner.ranks
+        self.name, self.ranks = f"{inner.name} + {shift:g}", inner.ranks
 
     def addend(self, vectors: Tensor) -> Tensor:
         """The shift is the first rank's to add."""
@@ -112,14 +136,14 @@ class Shifted(SymmetricOperator):
         return Shifted(self.inner.restricted(patterns), self.shift)
 
 
-class Restricted(SymmetricOperator):
+class Restricted(OfAnother):
     """The diagonal block of some of the coordinates."""
 
     def __init__(self, inner: SymmetricOperator, positions: Tensor) -> None:
         """Restricts ``inner`` to the coordinates at ``positions`` (k,)."""
         self.inner, self.positions = inner, positions
         self.size, self.dtype, self.device = len(positions), inner.dtype, inner.device
-        self.definite, self.name, self.notes = inner.definite, f"{inner.name} block", inner.notes
+        self.definite, self.name = inner.definite, f"{inner.name} block"
 
     def matmat(self, vectors: Tensor) -> Tensor:
         """``V H[block, block]`` for rows V (k, block size)."""

@@ -59,7 +59,9 @@ def empty_density(
 ) -> SpectralDensity:
     """The density before its first probe: what the Krylov space alone says."""
     runs, epsilon = no_runs(min(settings.steps, operator.size)), torch.finfo(operator.dtype).eps
-    density = SpectralDensity(operator.size, runs, operator=operator.name, epsilon=epsilon)
+    density = SpectralDensity(
+        operator.size, runs, operator=operator.name, epsilon=epsilon, coarseness=operator.coarseness
+    )
     return density if space is None else replace(density, deflation=space.deflation())
 
 

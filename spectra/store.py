@@ -143,6 +143,7 @@ def _write_density(group: h5py.Group, density: SpectralDensity) -> None:
     group.attrs["size"] = density.size
     group.attrs["operator"] = density.operator
     group.attrs["captured"] = deflation.captured
+    group.attrs["coarseness"] = density.coarseness
     add_dimension(group, "probe", runs.probes, "probe vector")
     add_dimension(group, "step", runs.steps, "Lanczos step")
     add_dimension(group, "deflated_node", len(deflation.nodes), "node of the part known without probes")
@@ -181,7 +182,8 @@ def _read_density(group: h5py.Group, epsilon: float) -> SpectralDensity:
         coarse_weights=read["deflation_coarse_weights"],
     )
     runs = Tridiagonal(read["diagonal"], read["off_diagonal"], read["lengths"])
-    return SpectralDensity(int(group.attrs["size"]), runs, deflation, str(group.attrs["operator"]), epsilon)
+    size, coarseness = int(group.attrs["size"]), float(group.attrs.get("coarseness", 0.0))
+    return SpectralDensity(size, runs, deflation, str(group.attrs["operator"]), epsilon, coarseness)
 
 
 def _read_layers(layers: h5py.Group, epsilon: float) -> dict[str, SpectralDensity]:

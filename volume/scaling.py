@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from spectra.errors import UserError
-from spectra.operators import SymmetricOperator
+from spectra.operators import OfAnother, SymmetricOperator
 
 
-class ScaledOperator(SymmetricOperator):
+class ScaledOperator(OfAnother):
     """``D H D`` for a diagonal D: the curvature in units of each parameter's prior standard deviation.
 
     With theta = D x, a cost of curvature H in theta has curvature D H D in x, and a normal of standard deviations D
@@ -29,7 +29,7 @@ class ScaledOperator(SymmetricOperator):
         _check(scales, inner.size)
         self.inner, self.scales = inner, scales.to(inner.device, inner.dtype)
         self.size, self.dtype, self.device = inner.size, inner.dtype, inner.device
-        self.definite, self.notes, self.ranks = inner.definite, inner.notes, inner.ranks
+        self.definite, self.ranks = inner.definite, inner.ranks
         self.name = f"{inner.name} in prior units"
 
     def matmat(self, vectors: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ def test_the_store_knows_every_field_of_a_density() -> None:
         kind.__name__: {entry.name for entry in fields(kind)} for kind in (SpectralDensity, Deflation, Tridiagonal)
     }
     assert names == {
-        "SpectralDensity": {"size", "runs", "deflation", "operator", "epsilon"},
+        "SpectralDensity": {"size", "runs", "deflation", "operator", "epsilon", "coarseness"},
         "Deflation": {"nodes", "weights", "captured", "coarse_nodes", "coarse_weights"},
         "Tridiagonal": {"diagonal", "off_diagonal", "lengths"},
     }

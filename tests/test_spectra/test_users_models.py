@@ -21,12 +21,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, IterableDataset
 
+from spectra.compute import compute_spectrum
 from spectra.costs import Part, cross_entropy, mean_squared_error
 from spectra.errors import UserError
 from spectra.fisher import Fisher
 from spectra.gauss_newton import GaussNewton
 from spectra.hessian import Hessian
 from spectra.landscape import Landscape
+from spectra.spectrum import SpectrumSettings
 
 K = 3
 Batches = list[Any]
@@ -944,8 +946,15 @@ def test_workers_that_repeat_the_data_are_refused() -> None:
 def test_half_precision_is_said() -> None:
     model = made(MODELS[0]).bfloat16()
     landscape = Landscape(model, cross_entropy, [(x.bfloat16(), y) for x, y in rows_of(3)()])
-    landscape.gradient()
-    assert any("bfloat16" in note and "float64" in note for note in landscape.notes)
+    spectrum = compute_spectrum(landscape, SpectrumSettings(engine="dense"))
+    assert any("bfloat16" in note and "float64" in note for note in spectrum.notes)
+    wide = Landscape(
+        made(MODELS[0]).bfloat16().double(), cross_entropy, [(x.bfloat16().double(), y) for x, y in rows_of(3)()]
+    )
+    truth = compute_spectrum(wide, SpectrumSettings(engine="dense")).density.trace().value
+    low, high = spectrum.density.trace().interval()
+    assert low < truth < high
+    assert not spectrum.density.trace().exact
 
 
 def test_autocast_inside_is_said() -> None:
@@ -956,5 +965,6 @@ def test_autocast_inside_is_said() -> None:
     torch.manual_seed(0)
     model = Of(forward, a=nn.Linear(3, 4), b=nn.Linear(4, K))
     landscape = Landscape(model, cross_entropy, [(x.float(), y) for x, y in rows_of(3)()])
-    landscape.gradient()
-    assert any("precision" in note for note in landscape.notes)
+    spectrum = compute_spectrum(landscape, SpectrumSettings(engine="dense"))
+    assert any("autocast or half precision inside" in note for note in spectrum.notes)
+    assert spectrum.density.coarseness > 1e-3
