@@ -1,5 +1,6 @@
 """The README's code and commands, run as they stand."""
 
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -56,3 +57,23 @@ def test_the_two_commands_come_first() -> None:
     first_screen = "\n".join((ROOT / "README.md").read_text().splitlines()[:20])
     assert "make demo" in first_screen
     assert "make test" in first_screen
+
+
+def table(name: str, *lists: str) -> int:
+    """Rows of a table of tests."""
+    specification = importlib.util.spec_from_file_location(name, ROOT / "tests" / "test_spectra" / f"{name}.py")
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[name] = module  # dataclasses look their module up
+    specification.loader.exec_module(module)
+    return sum(len(getattr(module, one)) for one in lists)
+
+
+def test_the_rows_of_models_and_losses_are_as_many_as_it_says() -> None:
+    held = table("test_users_models", "MODELS") + table("test_users_losses", "ROWS_OF_LOSSES")
+    held += table("test_users_transformers", "MODELS")
+    refused = table("test_users_models", "REFUSED_MODELS") + table("test_users_losses", "REFUSED_LOSSES")
+    text = " ".join((ROOT / "README.md").read_text().split())
+    assert f"{held} models, layouts and losses are held against the training loss" in text
+    assert f"and {refused} are refused" in text
