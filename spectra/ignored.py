@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor
 
-from spectra.batches import Batch
 from spectra.errors import UserError
 from spectra.likelihood import Likelihood, cost_name
 from spectra.nested import tensors_in
@@ -15,21 +14,21 @@ from spectra.torch_losses import TorchLoss
 IGNORED = -100
 
 
-def refuse_ignored(cost: Any, costs: Tensor, weights: Tensor | None, batch: Batch) -> None:
+def refuse_ignored(cost: Any, costs: Tensor, weights: Tensor | None, batch_targets: Any) -> None:
     """Refuses an average over samples that a plain callable seems to ignore.
 
     Args:
         cost: likelihoods and losses of torch know what they ignore; any other callable is looked at.
         costs: (samples,) of a batch.
         weights: the samples' weights, or None.
-        batch: whose targets are searched for -100.
+        batch_targets: the batch's targets, a tensor or tensors in containers, searched for -100.
 
     Raises:
         UserError: if samples of class -100 cost exactly nothing and yet count in the average.
     """
     if isinstance(cost, Likelihood | TorchLoss):
         return
-    for targets in tensors_in(batch.targets):
+    for targets in tensors_in(batch_targets):
         if targets.is_floating_point() or targets.numel() != len(costs):
             continue
         ignored = targets.reshape(-1) == IGNORED

@@ -197,7 +197,7 @@ class Landscape(OneProcess):
             for number, batch in enumerate(self.share()):
                 places.append(count)
                 costs, weights = self._checked_at(tensors, batch)
-                refuse_ignored(self.cost_function, costs, weights, batch)
+                refuse_ignored(self.cost_function, costs, weights, batch.targets)
                 value, weight, used = weighted_sums(costs, weights)
                 count += len(costs)
                 if not torch.isfinite(value):

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from spectra.batches import Batch
 from spectra.errors import UserError
-from spectra.lanczos import dots
 from spectra.landscape import Landscape
 from spectra.parallel import Ranks
 
@@ -168,7 +167,7 @@ def _fingerprint(theta: Tensor) -> Tensor:
     """Norms and sums of pieces of theta (n,), in parts of its norm; other numbers, or another order of them, differ."""
     # A sum is divided by the root of the piece's length, so that no number is above one.
     pieces = theta.tensor_split(_PIECES)
-    norms = torch.cat([dots(piece[None], piece[None]) for piece in pieces]).sqrt()
+    norms = torch.stack([torch.linalg.vector_norm(piece, dtype=torch.float64) for piece in pieces])
     sums = torch.stack([piece.sum(dtype=torch.float64) / max(len(piece), 1) ** 0.5 for piece in pieces])
     whole = norms.square().sum().sqrt()
     return torch.cat([norms, sums]) / torch.where(whole > 0, whole, 1.0)
