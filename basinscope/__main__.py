@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: words after the program's name; default those of this process.
 
     Returns:
-        Exit code: 0, 2 after a user's error, 130 after an interruption.
+        Exit code, as ``exit_code_of`` has it.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     run = typer.main.get_command(app)
@@ -58,8 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int | None = run(args=words, prog_name="basinscope", standalone_mode=False)
         return code
 
-    debug = "--debug" in words
-    return run_on_ranks(command, words, debug=debug) if started_on_ranks() else exit_code_of(command, debug=debug)
+    return run_on_ranks(command, words) if started_on_ranks() else exit_code_of(command, words=words)
 
 
 if __name__ == "__main__":

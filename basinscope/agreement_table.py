@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
-from rich.text import Text
 
+from basinscope.terminal import Text
 from comparisons.agreement import ALIKE, Agreement
 from comparisons.registry import REGISTRY
 from comparisons.standings import Standing

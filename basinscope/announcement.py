@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 
-from rich.console import Console
 from rich.file_proxy import FileProxy
-from rich.text import Text
 
+from basinscope.terminal import say
 from spectra.curvature import Curvature
 from spectra.footprint import Footprint, footprint
 from spectra.landscape import Landscape
@@ -108,4 +107,4 @@ def announce(line: str) -> None:
     if isinstance(sys.stderr, FileProxy):
         print(line, file=sys.stderr)
     else:
-        Console(file=sys.stderr).print(Text(line, style="dim"), soft_wrap=True)
+        say(line, "dim")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,7 +15,8 @@ from basinscope.choices import nearest
 from basinscope.common_options import RESULT, DebugOption, JsonOption, OutputOption, OverwriteOption, PlotOption
 from basinscope.outputs import TASK, reserved
 from basinscope.tasks.options import task_files
-from spectra.errors import UserError
+from basinscope.terminal import emit, page, show
+from spectra.errors import UserError, require_counts
 
 if TYPE_CHECKING:
     from basinscope.audit_run import AuditRequest
@@ -82,13 +83,8 @@ def audit(
     if known == (checkpoint is not None):
         raise UserError("audit needs a checkpoint or --known, and not both")
     effort = {"directions": directions, "probes": probes, "steps": steps, "products": products}
-    for name, value, least in (("repeats", repeats, 2), *((name, value, 1) for name, value in effort.items())):
-        if value < least:
-            raise UserError(f"--{name} must be at least {least}, got {value}")
-    if products < 6:
-        raise UserError(f"--products must be at least 6, got {products}")
-    if seed < 0:
-        raise UserError(f"--seed must be at least 0, got {seed}")
+    counts = SimpleNamespace(repeats=repeats, seed=seed, **effort)
+    require_counts(counts, {"repeats": 2, "directions": 1, "probes": 1, "steps": 1, "products": 6, "seed": 0})
     if not 0.0 < cutoff < math.inf:
         raise UserError(f"--cutoff must be positive and finite, got {cutoff}")
     source = {"task": task, "cost": cost, "cutoff": cutoff, "prior": prior, "truth": truth}
@@ -177,10 +173,8 @@ def show_report(report: AuditReport, as_json: bool, files: dict[str, str]) -> No
     if as_json:
         from basinscope.audit_json import report_json
 
-        print(json.dumps(report_json(report, files), allow_nan=False))
+        emit(report_json(report, files))
         return
     from basinscope.audit_table import report_table
-    from basinscope.summary_table import page
 
-    console = page()
-    console.print(report_table(report, files, console.width))
+    show(report_table(report, files, page().width))

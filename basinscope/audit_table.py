@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
-from rich.text import Text
 
+from basinscope.terminal import Text, written
 from spectra.interval import RULE, with_error
 from volume.audit import AuditRow
 from volume.audit_case import TRACE, VOLUME
@@ -58,7 +58,7 @@ def report_table(report: AuditReport, files: Mapping[str, str], width: int = _WI
     if report.facts:
         parts.append(_facts(report))
     parts += [Text(f"note: {note}", style="dim") for note in report.notes]
-    parts += [Text(f"{kind} written to {path}", style="green") for kind, path in files.items()]
+    parts += written(files)
     return Group(*parts)
 
 
@@ -87,7 +87,7 @@ def _table(rows: list[AuditRow], part: slice) -> Table:
     return table
 
 
-def _heading(name: str, rows: list[AuditRow]) -> Text:
+def _heading(name: str, rows: list[AuditRow]) -> RenderableType:
     truth = next((row.truth for row in rows if row.truth is not None and row.quantity == VOLUME), None)
     text = Text.assemble((name, "bold"), f", n = {rows[0].size:,}: ")
     if truth is None:
@@ -140,7 +140,7 @@ def _count(value: float) -> str:
     return _NONE if not value else f"{value:.0f}" if value < 99_999.5 else f"{value:.1e}"
 
 
-def _markov(report: AuditReport) -> Text:
+def _markov(report: AuditReport) -> RenderableType:
     """How often log-volumes from unbiased terms lie above the truth, and what Markov allows."""
     sampled = [row for row in report.table.applied if row.overestimates and row.consistent]
     if not sampled:

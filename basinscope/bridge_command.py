@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 import sys
@@ -23,6 +22,7 @@ from basinscope.common_options import (
     PlotOption,
 )
 from basinscope.request import reserved_for
+from basinscope.terminal import emit, show
 from basinscope.volume_command import COSTS
 from spectra.errors import UserError
 
@@ -195,8 +195,7 @@ def show_bridge(
     from basinscope.bridge_table import bridge_json, bridge_table
 
     if as_json:
-        print(json.dumps(bridge_json(result, source, files, other), allow_nan=False))
+        emit(bridge_json(result, source, files, other))
         return
-    from basinscope.summary_table import page
 
-    page().print(bridge_table(result, source, files, other))
+    show(bridge_table(result, source, files, other))

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
-from rich.text import Text
 
 from basinscope.summary import finite
+from basinscope.terminal import Text, written
 from spectra.estimate import Estimate, independent
 from spectra.interval import RULE, half_width, with_ends, with_error
 from volume.bridge_cautions import bridge_cautions
@@ -72,7 +72,7 @@ def bridge_table(
         if other is not None:
             parts.append(_difference(result, source, other, unit))
         parts += [Text(f"! {caution}", style="yellow") for caution in bridge_cautions(result, noise=_noise(source))]
-    parts += [Text(f"{kind} written to {path}", style="green") for kind, path in files.items()]
+    parts += written(files)
     return Group(*parts)
 
 
@@ -144,7 +144,7 @@ def _noise(source: Mapping[str, str]) -> float:
     return float(source.get("noise", "0"))
 
 
-def _heading(result: BridgeResult, source: Mapping[str, str]) -> Text:
+def _heading(result: BridgeResult, source: Mapping[str, str]) -> RenderableType:
     name = Path(source["checkpoint"]).name if "checkpoint" in source else "a checkpoint"
     way = f"{result.settings.target} from {ORIGIN[result.settings.origin]}"
     text = Text.assemble((f"Bridge of {name}", "bold"), f": {way}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from contextlib import AbstractContextManager
@@ -12,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from basinscope.choices import one_of
+from basinscope.choices import nearest, one_of
 from basinscope.common_options import RESULT, DebugOption, JsonOption, OutputOption, OverwriteOption, PlotOption
 from basinscope.compare_show import rankings_of, show_comparison, show_findings
 from basinscope.outputs import TASK, reserved
 from basinscope.tasks.options import OPTIONS_HELP, task_files
+from basinscope.terminal import emit, show
 from spectra.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ __all__ = ["compare", "rankings_of", "show_comparison"]
 FAMILIES = ("curvature", "sharpness", "norms", "volumes", "learning-coefficient")
 TABLES = ("md", "csv", "latex")
 FEWEST = 4
+# Columns that a refusal names.
+_SHOWN_COLUMNS = 20
 _ESTIMATE = "Estimate"
 
 
@@ -218,6 +220,29 @@ def _check_shown(request: CompareRequest, shown: _Shown) -> None:
         raise UserError(f"rank correlations need at least {FEWEST} checkpoints with a value of {target}, got {many}")
     if shown.agreement_plot is not None and many < FEWEST and not request.resume:
         raise UserError(f"--agreement-plot needs at least {FEWEST} checkpoints, got {many}")
+    columns = {"--against": (shown.against,), "--given": shown.given or ()}
+    for option, names in columns.items():
+        for name in names:
+            if name is not None and not request.resume:
+                _check_column(request, option, name)
+
+
+def _check_column(request: CompareRequest, option: str, name: str) -> None:
+    """Refuses a column that the table will not have."""
+    from comparisons.targets import TARGETS
+    from spectra.checkpoint import read_checkpoint
+
+    measured = request.measures if option == "--given" else ()
+    if name in TARGETS or name in measured:
+        return
+    known = dict.fromkeys((*TARGETS, *measured))
+    for path in request.checkpoints:
+        entries = read_checkpoint(path).metadata
+        if name in entries:
+            return
+        known.update(dict.fromkeys(map(str, entries)))
+    found = ", ".join(list(known)[:_SHOWN_COLUMNS])
+    raise UserError(f"{option} {name} is no column of these checkpoints; there are {found}{nearest(name, known)}")
 
 
 def _run(request: CompareRequest, shown: _Shown) -> None:
@@ -231,10 +256,14 @@ def _run(request: CompareRequest, shown: _Shown) -> None:
         raise UserError("--reuse with an audit needs --report: measures take nothing from an audit")
     with volume_progress() as progress:
         comparison = run_compare(replace(request, reuse=evidence), progress)
-    from comparisons.findings import findings_of
+    from comparisons.findings import Findings, findings_of
 
     files = {} if request.output is None else {"comparison": str(request.output)}
-    found = findings_of(comparison, *rankings_of(comparison, shown.against), shown.given)
+    try:
+        found = findings_of(comparison, *rankings_of(comparison, shown.against), shown.given)
+    except UserError:  # a ranking that cannot be had does not cost the numbers
+        show_findings(Findings(comparison), files, shown.table, shown.as_json)
+        raise
     try:
         files |= _drawn(request, shown, found)
         if shown.report is not None:
@@ -280,12 +309,11 @@ def _check_invariance(request: CompareRequest, as_json: bool, given: list[str]) 
         raise UserError(f"--invariance prints a table of its own and takes no {words}: leave it out, or use --json")
     from basinscope.compare_run import run_invariance
     from basinscope.invariance_table import invariance_json, invariance_table
-    from basinscope.summary_table import page
     from basinscope.volume_progress import volume_progress
 
     with volume_progress() as report:
         table = run_invariance(request, report)
     if as_json:
-        print(json.dumps(invariance_json(request.checkpoints[0], table), allow_nan=False))
+        emit(invariance_json(request.checkpoints[0], table))
         return
-    page().print(invariance_table(request.checkpoints[0], table))
+    show(invariance_table(request.checkpoints[0], table))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
-import sys
 from typing import TYPE_CHECKING
+
+from basinscope.terminal import emit, page, say, show
 
 if TYPE_CHECKING:
     from comparisons.comparison import Comparison
@@ -68,7 +68,7 @@ def show_findings(found: Findings, files: dict[str, str], table: str | None, as_
     if as_json:
         from basinscope.compare_json import findings_json
 
-        print(json.dumps(findings_json(found, files), allow_nan=False))
+        emit(findings_json(found, files))
     elif table is not None:
         from comparisons.tables import plain_table
 
@@ -80,13 +80,10 @@ def show_findings(found: Findings, files: dict[str, str], table: str | None, as_
 
 def _speak(comparison: Comparison, table: str) -> None:
     """What a table for another program has no room for, on stderr; CSV has the cautions in a column."""
-    from rich.console import Console
-
     from basinscope.compare_table import spoken
 
-    console = Console(file=sys.stderr)
     for line in spoken(comparison, marked=table != "csv"):
-        console.print(line, soft_wrap=True)
+        say(line)
 
 
 def _print(found: Findings, files: dict[str, str]) -> None:
@@ -94,15 +91,13 @@ def _print(found: Findings, files: dict[str, str]) -> None:
     from basinscope.compare_table import comparison_table
     from basinscope.ranking_table import ranking_table
     from basinscope.robustness_table import robustness_table
-    from basinscope.summary_table import page
 
-    console = page()
-    console.print(comparison_table(found.comparison, files, console.width))
+    show(comparison_table(found.comparison, files, page().width))
     if found.rankings:
-        console.print(ranking_table(found.rankings, found.against))
+        show(ranking_table(found.rankings, found.against))
     if found.partials or any(one.sign_errors is not None for one in found.standings):
-        console.print(robustness_table(found))
+        show(robustness_table(found))
     if found.standings:
-        console.print(standings_table(found.standings, found.against))
+        show(standings_table(found.standings, found.against))
     if found.agreement is not None:
-        console.print(agreement_table(found.agreement))
+        show(agreement_table(found.agreement))

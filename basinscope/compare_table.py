@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
-from rich.text import Text
 
+from basinscope.terminal import Text, written
 from comparisons.comparison import Comparison
 from comparisons.extensive import incomparable
 from comparisons.tables import Row, remarks, rows, short_names
@@ -44,7 +44,7 @@ def comparison_table(comparison: Comparison, files: Mapping[str, str], width: in
     parts.append(Padding(Text(_KEY, style="dim"), (0, 0, 1, 0)))
     parts += spoken(comparison)
     parts += [Text(f"note: {note}", style="dim") for note in _notes(comparison)]
-    parts += [Text(f"{kind} written to {path}", style="green") for kind, path in files.items()]
+    parts += written(files)
     return Group(*parts)
 
 
@@ -93,7 +93,9 @@ def _part(found: Sequence[Row], names: Sequence[str], chosen: range) -> Table:
     for title, justify in (("measure", "left"), ("flat", "center"), ("inv.", "left"), ("cost", "right")):
         table.add_column(title, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     for place in chosen:
-        table.add_column(names[place], justify="right", overflow="fold")
+        words = [word for row in found for word in row.cells[place].split()]
+        longest = max(map(len, words), default=1)
+        table.add_column(names[place], justify="right", overflow="fold", min_width=longest)
     family = ""
     for row in found:
         if row.measure.family != family:

@@ -9,9 +9,9 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from basinscope.summary import Summary, json_estimate, summarise
+from basinscope.terminal import Text
 from spectra.errors import UserError
 from spectra.estimate import Estimate, difference, independent
 from spectra.interval import RULE, with_ends

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import itertools
 import re
 import resource
 import shlex
@@ -12,23 +13,32 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 
-from rich.console import Console
-from rich.text import Text
 from typer.exceptions import TyperException
 
+from basinscope.terminal import say, shortened, streams
 from spectra.errors import UserError, out_of_memory
 
 USER_ERROR = 2
 INTERRUPTED = 130
 BUG = 1
+# As a shell says that a program ended by SIGPIPE: who read its output wanted no more of it.
+UNREAD = 128 + 13
 
 # Bytes of address space that torch and the libraries beside it take when they are loaded, with a little to compute in.
 LEAST_MEMORY = 1_500_000_000
 # The disk is full, or the file, or the share of it that the user has.
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+
+# What a command can do with less memory.
+_LESS = {
+    "spectrum": "a smaller --block or --memory",
+    "volume": "a smaller --memory",
+    "bridge": "fewer --chains or --draws",
+    "audit": "fewer --directions",
+}
 
 # Mistakes of the user, or of the machine: anything else is a mistake of ours.
 _EXPECTED = (UserError, OSError, MemoryError, TyperException)
@@ -38,22 +48,33 @@ class Interrupted(Exception):  # noqa: N818 - no error: the user asked for it
     """The user interrupted a run; the message says what is kept and how to go on."""
 
 
-def say(text: str) -> None:
-    """Print a sentence in red on stderr, unbroken, so that it can be searched for."""
-    Console(file=sys.stderr).print(Text(text, style="red"), soft_wrap=True)
-
-
-def exit_code_of(command: Callable[[], int | None], *, debug: bool = False, tell: Callable[[str], None] = say) -> int:
+def exit_code_of(
+    command: Callable[[], int | None],
+    *,
+    words: Sequence[str] = (),
+    tell: Callable[[str], None] = say,
+) -> int:
     """Run a command and turn what goes wrong into a sentence.
 
     Args:
         command: does the work; may return an exit code.
-        debug: show the traceback of an error too.
+        words: the command line; with ``--debug`` the traceback of an error is shown too, with ``--json`` stdout is
+            kept for one JSON object, and empty after an error.
         tell: takes the sentence.
 
     Returns:
-        0, or what the command returned; 1 after a bug, 2 after a user's error, 130 after an interruption.
+        0, or what the command returned; 1 after a bug, 2 after a user's error, 130 after an interruption, 141 where
+        stdout was a pipe that nobody reads any more.
     """
+    said: list[str] = []
+    with streams(as_json="--json" in words):
+        code = _ended(command, said.append, words)
+        for text in said:
+            tell(shortened(text, list(words)))
+    return code
+
+
+def _ended(command: Callable[[], int | None], tell: Callable[[str], None], words: Sequence[str]) -> int:
     try:
         _heed_limits()
         code = command() or 0
@@ -63,17 +84,36 @@ def exit_code_of(command: Callable[[], int | None], *, debug: bool = False, tell
     except Interrupted as interruption:
         tell(str(interruption))
         return INTERRUPTED
-    except Exception as error:  # the end of the program: what nobody foresaw is a bug, and said to be one
-        if debug:
+    except (Exception, SystemExit) as error:  # the end of the program: what nobody foresaw is a bug, said to be one
+        if isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError):
+            # What is left in it would be tried once more when Python ends.
+            sys.stdout = io.StringIO()
+            return UNREAD
+        if "--debug" in words:
             traceback.print_exc()
+        if sys.stdout is not None and sys.stdout.closed:
+            sys.stdout = io.StringIO()
+            tell("standard output was closed during the run, by the task or its model, so nothing can be printed")
+            return USER_ERROR
         if isinstance(error, _EXPECTED) or out_of_memory(error):
-            tell(sentence(error))
+            tell(_of_option(sentence(error, *(less for name, less in _LESS.items() if name in words[:1])), words))
             return USER_ERROR
         tell(bug_report(error))
         return BUG
     if code == INTERRUPTED:
         tell("interrupted; nothing was written")
     return code
+
+
+def _of_option(text: str, words: Sequence[str]) -> str:
+    """A sentence of typer on an option's value, in our words and with what was typed."""
+    found = re.match(r"Invalid value for '([^' ]+)[^']*': Input should be a valid (integer|number)", text)
+    if not found:
+        return text
+    option, kind = found[1], {"integer": "a whole number", "number": "a number"}[found[2]]
+    typed = [after for word, after in itertools.pairwise(words) if word == option]
+    typed += [word.removeprefix(f"{option}=") for word in words if word.startswith(f"{option}=")]
+    return f"{option} must be {kind}{f', got {typed[-1]!r}' if typed else ''}"
 
 
 def _heed_limits() -> None:
@@ -101,7 +141,7 @@ def _flush() -> None:
         raise
 
 
-def bug_report(error: Exception) -> str:
+def bug_report(error: BaseException) -> str:
     """Write the traceback of a bug to a file, for a report.
 
     Args:
@@ -130,11 +170,12 @@ def _versions() -> list[str]:
     return [f"{name}: {found[name]}" for name in names if name in found]
 
 
-def sentence(error: BaseException) -> str:
+def sentence(error: BaseException, less: str = "smaller batches of data") -> str:
     """What an error says, on one line.
 
     Args:
         error: the error.
+        less: what to use where memory ran out.
 
     Returns:
         Its message; the system's words and the file for an error of the system.
@@ -152,7 +193,7 @@ def sentence(error: BaseException) -> str:
     elif out_of_memory(error):
         found = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
         wanted = f" for a tensor of {found[1]}" if found else ""
-        text = f"not enough memory{wanted}: use a smaller --block or --memory"
+        text = f"not enough memory{wanted}: use {less}"
     elif isinstance(error, MemoryError):
         text = f"not enough memory: {error}" if str(error) else "not enough memory"
     else:

@@ -10,9 +10,9 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
-from rich.text import Text
 
 from basinscope.summary import finite
+from basinscope.terminal import Text
 from comparisons.flatness import Measure
 from comparisons.invariance import MOVED, SAME, Change, InvarianceTable
 from comparisons.tables import cell

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
+
+from basinscope.terminal import Text
 
 Report = Callable[[int, int, str], None]
 # Seconds between lines where no bar can be drawn: in the log of a batch job.

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from basinscope.failures import USER_ERROR, Interrupted, exit_code_of, say
+from basinscope.failures import USER_ERROR, Interrupted, exit_code_of
+from basinscope.terminal import muted, say
 
 if TYPE_CHECKING:
     from spectra.provenance import Provenance
@@ -30,20 +32,23 @@ def started_on_ranks() -> bool:
     return all(name in os.environ for name in _VARIABLES) and os.environ["WORLD_SIZE"] not in ("", "0", "1")
 
 
-def run_on_ranks(command: Callable[[], int | None], words: list[str], *, debug: bool) -> int:
+def run_on_ranks(command: Callable[[], int | None], words: list[str]) -> int:
     """Run a command as one of several ranks.
 
     Args:
         command: does the work; on all ranks at the same time.
         words: the command line.
-        debug: show the traceback of an error too.
 
     Returns:
         Exit code, as ``exit_code_of`` has it; a rank that lost another one ends with 2.
     """
     first = os.environ["RANK"] == "0"
+    unclear = _unclear()
+    if unclear:
+        say(unclear)
+        return USER_ERROR
     if not words or words[0].startswith("-"):
-        return exit_code_of(command, debug=debug) if first else 0
+        return exit_code_of(command, words=words) if first else 0
     if words[0] not in SHARED:
         if first:
             several = f"{', '.join(SHARED[:-1])} and {SHARED[-1]}"
@@ -51,7 +56,21 @@ def run_on_ranks(command: Callable[[], int | None], words: list[str], *, debug: 
         return USER_ERROR
     ending = _Ending()
     signal.signal(signal.SIGTERM, ending.terminate)
-    return exit_code_of(lambda: ending.watched(command), debug=debug and first, tell=ending.tell)
+    words = words if first else [word for word in words if word not in ("--debug", "--json")]
+    return exit_code_of(lambda: ending.watched(command), words=words, tell=ending.tell)
+
+
+def _unclear() -> str:
+    """What is wrong with the variables by which ranks know each other; empty if nothing is."""
+    for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"):
+        if not re.fullmatch(r"[0-9]{1,9}", os.environ[name]):
+            return (
+                f"{name} in the environment must be a whole number, got {os.environ[name]!r}: unset it, or use torchrun"
+            )
+    rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if rank >= count:
+        return f"RANK in the environment must be below WORLD_SIZE, {count}, got {rank}: unset both, or use torchrun"
+    return ""
 
 
 class _Ending:
@@ -177,7 +196,7 @@ def _quiet_unless(first: bool) -> Iterator[None]:
     if first:
         yield
         return
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+    with muted():
         yield
 
 

@@ -7,9 +7,9 @@ import math
 from rich.console import Group
 from rich.padding import Padding
 from rich.table import Table
-from rich.text import Text
 
 from basinscope.ranking_table import ends
+from basinscope.terminal import Text
 from comparisons.findings import Findings
 from comparisons.registry import REGISTRY
 from comparisons.sign_errors import SignErrors

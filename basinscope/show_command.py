@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from basinscope import terminal
 from basinscope.choices import one_of
 from basinscope.common_options import DebugOption, JsonOption
 from basinscope.spectrum_command import (
@@ -58,13 +58,12 @@ def show(
         show_summary(stored, shift or [], negative, as_json, {})
         return
     from basinscope.difference import compare, difference_json, difference_table
-    from basinscope.summary_table import page
 
     result = compare(stored, read_spectrum(against), shifts=shift or (), rule=negative)
     if as_json:
-        print(json.dumps(difference_json(result, file, against), allow_nan=False))
+        terminal.emit(difference_json(result, file, against))
     else:
-        page().print(difference_table(result, file, against))
+        terminal.show(difference_table(result, file, against))
 
 
 def _show_volume(file: Path, against: Path | None, as_json: bool) -> None:

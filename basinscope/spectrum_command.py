@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -27,6 +26,7 @@ from basinscope.common_options import (
 )
 from basinscope.request import reserved_for
 from basinscope.tasks.options import CHECKPOINT_HELP, OPTIONS_HELP
+from basinscope.terminal import emit, show
 from spectra.errors import UserError
 
 if TYPE_CHECKING:
@@ -240,8 +240,8 @@ def show_summary(
     if as_json:
         from basinscope.summary_json import summary_json
 
-        print(json.dumps(summary_json(summary, files), allow_nan=False))
+        emit(summary_json(summary, files))
         return
-    from basinscope.summary_table import page, summary_table
+    from basinscope.summary_table import summary_table
 
-    page().print(summary_table(summary, files, said))
+    show(summary_table(summary, files, said))

@@ -6,25 +6,17 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
-from rich.text import Text
 
 from basinscope.summary import Summary
+from basinscope.terminal import Text, written
 from spectra.estimate import Estimate
 from spectra.interval import RULE, with_ends
 from spectra.operator_title import operator_title
 
-# What a table is laid out for where nobody says how wide the page is.
-PAGE_WIDTH = 110
 SHOWN_EIGENVALUES = 6
-
-
-def page() -> Console:
-    """A console for stdout, as wide as the terminal, or as a page where there is none."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=PAGE_WIDTH)
 
 
 def summary_table(summary: Summary, files: Mapping[str, str], said: Collection[str] = ()) -> Group:
@@ -45,7 +37,7 @@ def summary_table(summary: Summary, files: Mapping[str, str], said: Collection[s
     for caution, names in summary.cautions.items():
         parts.append(Text(f"! {', '.join(names)}: {caution}", style="yellow"))
     parts += [Text(f"note: {note}", style="dim") for note in summary.stored.spectrum.notes if note not in said]
-    parts += [Text(f"{kind} written to {path}", style="green") for kind, path in files.items()]
+    parts += written(files)
     return Group(*parts)
 
 

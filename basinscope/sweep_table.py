@@ -7,9 +7,9 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from basinscope.summary import finite
+from basinscope.terminal import Text
 from volume.method_result import MethodResult
 from volume.sweep import CutoffSweep
 

@@ -11,13 +11,13 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from basinscope.failures import sentence
 from basinscope.progress import Report
 from basinscope.request import reserved_for
 from basinscope.summary import finite
 from basinscope.sweep_table import log_volume_cell
+from basinscope.terminal import Text
 from basinscope.volume_run import VolumeRequest, run_volume
 from spectra.checkpoint_folder import is_model_folder
 from spectra.errors import UserError, out_of_memory

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 from scipy.special import logsumexp
 
 from basinscope.summary import finite
+from basinscope.terminal import Text
 from spectra.errors import UserError
 from spectra.estimate import Estimate, difference, independent
 from spectra.interval import RULE, with_ends

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-
-from rich.text import Text
 
 from basinscope.announcement import announce
 from basinscope.failures import sentence
@@ -15,8 +12,8 @@ from basinscope.outputs import TASK
 from basinscope.progress import Report
 from basinscope.ranks import writes_files
 from basinscope.request import reserved_for
-from basinscope.summary_table import page
 from basinscope.tasks.options import task_files
+from basinscope.terminal import Text, emit, page, show, written
 from basinscope.trajectory import (
     TrajectoryPoint,
     run_trajectory,
@@ -134,10 +131,9 @@ def _report_trajectory(request: VolumeRequest, as_json: bool) -> None:
 
 def _show_trajectory(points: Sequence[TrajectoryPoint], files: dict[str, str], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(trajectory_json(points, files), allow_nan=False))
+        emit(trajectory_json(points, files))
     else:
-        lines = (f"{kind} written to {path}" for kind, path in files.items())
-        page().print(trajectory_table(points), *lines, sep="\n")
+        show(trajectory_table(points), *written(files))
     if not any(point.study for point in points):
         raise UserError(f"no checkpoint of the trajectory has a volume; the first: {points[0].failure}")
 
@@ -161,12 +157,11 @@ def show_study(
             else volume_difference_json(rows, name, other.name)
             for other, rows in others
         ]
-        print(json.dumps({**study_json(study, files), "against": against}, allow_nan=False))
+        emit({**study_json(study, files), "against": against})
         return
-    console = page()
-    console.print(study_table(study, files, console.width))
+    show(study_table(study, files, page().width))
     for other, rows in others:
         if isinstance(rows, str):
-            console.print("", Text(f"! no difference to {other.name}: {rows}", style="yellow"), sep="\n")
+            show("", Text(f"! no difference to {other.name}: {rows}", style="yellow"))
         else:
-            console.print("", volume_difference_table(rows, name, other.name), sep="\n")
+            show("", volume_difference_table(rows, name, other.name))

@@ -9,9 +9,9 @@ from pathlib import Path
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
-from rich.text import Text
 
 from basinscope.sweep_table import log_volume_cell, sweep_table
+from basinscope.terminal import Text, written
 from spectra.interval import RULE, half_width, with_error
 from volume.method_result import SEGMENT, MethodResult
 from volume.preconditioners import EXPONENT
@@ -57,7 +57,7 @@ def study_table(study: VolumeStudy, files: Mapping[str, str], width: int = _WIDE
     parts += [Text(f"note: {note}", style="dim") for note in study.notes]
     if not study.complete:
         parts.append(Text("not all that was asked for is done: go on with --resume", style="yellow"))
-    parts += [Text(f"{kind} written to {path}", style="green") for kind, path in files.items()]
+    parts += written(files)
     return Group(*parts)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from comparisons.work import Tally, Work
 from spectra.checkpoint import Checkpoint
-from spectra.errors import UserError
+from spectra.errors import UserError, require_counts
 from spectra.landscape import Landscape
 from spectra.spectrum import Spectrum
 from volume.study import VolumeStudy
@@ -45,9 +45,7 @@ class EvidenceSettings:
     budget: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("probes", 1), ("steps", 1), ("seed", 0), ("directions", 1), ("samples", 2)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        require_counts(self, {"probes": 1, "steps": 1, "seed": 0, "directions": 1, "samples": 2})
         for name in ("cutoff", "k"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0.0):

@@ -16,7 +16,7 @@ from comparisons.registry import REGISTRY
 from comparisons.tables import short_names
 from spectra.errors import UserError
 from spectra.interval import bars, interval_label
-from spectra.plots import BLUE, GREY, ORANGE
+from spectra.plots import BLUE, GREY, ORANGE, literal
 
 COLUMNS = 4
 # Checkpoints without a value that a panel names; of more it says how many.
@@ -59,7 +59,7 @@ def comparison_figure(comparison: Comparison) -> Figure:
         if by_gap:
             axes.set_xlabel(f"held-out less training cost ({unit})", fontsize=7)
         else:
-            axes.set_xticks(range(len(names)), names, rotation=20, ha="right")
+            axes.set_xticks(range(len(names)), list(map(literal, names)), rotation=20, ha="right")
         axes.tick_params(labelsize=7)
     key = f"{interval_label('samples')}, widened by truncation; hollow: a caution; square: its error is unknown"
     figure.supxlabel(key, fontsize=8)

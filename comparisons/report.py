@@ -32,7 +32,7 @@ def write_report(path: str | Path, findings: Findings) -> None:
         path: the file.
         findings: what it tells.
     """
-    replace_file(path, report_page(findings).encode())
+    replace_file(path, report_page(findings).encode("utf-8", "backslashreplace"))
 
 
 def report_page(findings: Findings) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
-import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
 from matplotlib.figure import Figure
+
+from spectra.plots import drawn
 
 DOTS_PER_INCH = 130
 
@@ -87,9 +88,7 @@ def picture(figure: Figure, caption: str) -> str:
     Returns:
         HTML.
     """
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=DOTS_PER_INCH)
-    data = base64.b64encode(image.getvalue()).decode()
+    data = base64.b64encode(drawn(figure, "png", DOTS_PER_INCH)).decode()
     words = escape(caption)
     return f'<figure><img alt="{words}" src="data:image/png;base64,{data}"><figcaption>{words}</figcaption></figure>'
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,6 +24,8 @@ _MEMORY = (
 # fails under one; a slower path is then taken.
 FAST_PATH_FAILURES = (RuntimeError, ValueError, TypeError)
 _MOST_WORDS = 300
+# Of signed integers of 64 bits, as generators and files hold them.
+LARGEST = 2**63 - 1
 
 
 class UserError(ValueError):
@@ -31,6 +33,24 @@ class UserError(ValueError):
 
     The command line shows the message as one sentence. Any other exception is a bug and shown as one.
     """
+
+
+def require_counts(named: object, least: Mapping[str, int]) -> None:
+    """Refuses a count below what makes sense, or above what any generator or store can take.
+
+    Args:
+        named: what has the counts as attributes, such as settings.
+        least: the smallest count allowed, by name.
+
+    Raises:
+        UserError: if a count is below it, or above 2^63 - 1.
+    """
+    for name, low in least.items():
+        value = getattr(named, name)
+        if value < low:
+            raise UserError(f"{name} must be at least {low}, got {value}")
+        if value > LARGEST:
+            raise UserError(f"{name} must be at most {LARGEST}, got {value}")
 
 
 class UserTypeError(UserError, TypeError):
@@ -54,9 +74,10 @@ def foreign(what: str) -> Iterator[None]:
         Nothing.
 
     Raises:
-        ForeignError: in place of what the code raised, ``SystemExit`` too.
+        ForeignError: in place of what the code raised, ``SystemExit`` and exceptions of its own kind too.
         UserError: as it came.
         MemoryError: as it came, and for torch's lack of memory.
+        KeyboardInterrupt: as it came.
 
     >>> with foreign("the model"):
     ...     {}["weight"]
@@ -66,9 +87,9 @@ def foreign(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, MemoryError):
+    except (UserError, MemoryError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         if out_of_memory(error):
             raise MemoryError(str(error)) from error
         message = " ".join(str(error).split())[:_MOST_WORDS]
@@ -105,7 +126,7 @@ def _place(error: BaseException) -> str:
 def is_library(path: Path) -> bool:
     """Whether a file is of this program, of Python or of an installed library, and so not the user's own."""
     here = Path(__file__).resolve().parent
-    libraries = {Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    libraries = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     ours = {here.parent / name for name in ("spectra", "volume", "comparisons", "basinscope")}
     real = path.resolve()
-    return any(folder in real.parents for folder in libraries | ours | {Path(sys.prefix) / "lib"})
+    return any(folder in real.parents for folder in libraries | ours | {Path(sys.prefix).resolve() / "lib"})

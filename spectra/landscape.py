@@ -474,11 +474,8 @@ class Landscape(OneProcess):
 
     def _inherited(self, found: Landscape, changes: Mapping[str, Any]) -> Landscape:
         """A landscape made from this one: what was shown of it need not be shown again."""
-        if not changes.keys() & {"model", "cost", "batches", "theta"} or set(changes) == {
-            "parameters",
-            "theta",
-            "background",
-        }:
+        fewer = set(changes) == {"parameters", "theta", "background"}
+        if fewer or not changes.keys() & {"model", "cost", "batches", "theta"}:
             found._reached, found._rows_apart = self._reached, self._rows_apart
             found.coarseness = self.coarseness
         return found

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import NullFormatter
 
 from spectra.atomic_file import replace_file
@@ -81,9 +82,44 @@ def save_figure(figure: Figure, path: str | Path) -> None:
         UserError: if the ending names no known format.
         OSError: if the file cannot be written; what was there before is intact.
     """
+    replace_file(path, drawn(figure, Path(path).suffix.lstrip(".").lower() or "png"))
+
+
+def drawn(figure: Figure, kind: str = "png", dots_per_inch: int = 150) -> bytes:
+    """A figure as the content of a file.
+
+    Args:
+        figure: the figure.
+        kind: png, pdf or svg.
+        dots_per_inch: resolution.
+
+    Returns:
+        The content.
+    """
     image = io.BytesIO()
-    figure.savefig(image, format=Path(path).suffix.lstrip(".").lower() or "png", dpi=150)
-    replace_file(path, image.getvalue())
+    _take_names_literally(figure)
+    figure.savefig(image, format=kind, dpi=dots_per_inch)
+    return image.getvalue()
+
+
+def _take_names_literally(figure: Figure) -> None:
+    """A dollar in a file's name begins no formula, and a name need not be unicode; ticks are matplotlib's own."""
+    for text in figure.findobj(Text):
+        text.set_text(text.get_text().encode("utf-8", "backslashreplace").decode())
+        if "$" in text.get_text():
+            text.set_parse_math(False)
+
+
+def literal(name: str) -> str:
+    """A name as the label of a tick.
+
+    Args:
+        name: of a file or a layer.
+
+    Returns:
+        The name, in which no dollar begins a formula, and what is not unicode is written out.
+    """
+    return name.encode("utf-8", "backslashreplace").decode().replace("$", r"\$")
 
 
 def estimator_name(spectrum: Spectrum) -> str:
@@ -282,7 +318,7 @@ def _layer_panel(axes: Axes, spectrum: Spectrum, unit: str) -> None:
         axes.set_xscale("log")
     else:
         axes.axvline(0.0, color=GREY, linewidth=0.8)
-    axes.set_yticks(rows, [name or "(root)" for name in shown], fontsize=8 if len(shown) < 12 else 5)
+    axes.set_yticks(rows, [literal(name or "(root)") for name in shown], fontsize=8 if len(shown) < 12 else 5)
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.set_xlabel(f"trace, largest node ({unit})")
     more = f", {len(shown)} largest of {len(traces)}" if len(shown) < len(traces) else ""

@@ -12,8 +12,9 @@ from scipy.linalg import eigh_tridiagonal
 from spectra.errors import UserError
 
 Array = NDArray[np.float64]
-# An invariant subspace is found when the remainder is this many roundings of the operator's scale.
-BREAKDOWN_ROUNDINGS = 10.0
+# An invariant subspace is found when the remainder is this many roundings of the operator's scale: four times the
+# largest that remained in 800 runs on rotated matrices of three eigenvalues each, under two BLAS libraries.
+BREAKDOWN_ROUNDINGS = 40.0
 
 
 @dataclass(frozen=True, eq=False)

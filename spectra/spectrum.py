@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spectra.density import SpectralDensity
-from spectra.errors import UserError
+from spectra.errors import UserError, require_counts
 
 Array = NDArray[np.float64]
 
 OPERATORS = ("hessian", "gauss-newton", "fisher", "sampled-fisher", "empirical-fisher")
 ENGINES = ("auto", "slq", "dense", "gram", "pyhessian")
 # What random generators and the store take: 64 bits with a sign.
-LARGEST = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -55,12 +54,7 @@ class SpectrumSettings:
         _member("operator", self.operator, OPERATORS)
         _member("engine", self.engine, ENGINES)
         _member("reorthogonalise", self.reorthogonalise, ("auto", "full", "none"))
-        for name, least in (("probes", 1), ("steps", 1), ("block", 1), ("memory", 1), ("deflate", -1), ("seed", 0)):
-            value = getattr(self, name)
-            if value < least:
-                raise UserError(f"{name} must be at least {least}, got {value}")
-            if value > LARGEST:
-                raise UserError(f"{name} must be at most {LARGEST}, got {value}")
+        require_counts(self, {"probes": 1, "steps": 1, "block": 1, "memory": 1, "deflate": -1, "seed": 0})
 
     def as_dict(self) -> dict[str, str | int | bool]:
         """Plain values by name, for the store."""

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from spectra.errors import UserError
+from spectra.errors import UserError, require_counts
 
 TARGETS = ("sublevel", "star")
 ORIGINS = ("quadratic", "prior")
@@ -55,9 +55,7 @@ class BridgeSettings:
             raise UserError(f"target must be one of {', '.join(TARGETS)}; got {self.target!r}")
         if self.origin not in ORIGINS:
             raise UserError(f"origin must be one of {', '.join(ORIGINS)}; got {self.origin!r}")
-        for name, least in (("chains", 4), ("draws", 8), ("warm_up", 1), ("kept", 1), ("passes", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        require_counts(self, {"chains": 4, "draws": 8, "warm_up": 1, "kept": 1, "passes": 1, "seed": 0})
         for name in ("work_spread", "standard_error", "budget"):
             if not getattr(self, name) > 0.0:
                 raise UserError(f"{name} must be positive, got {getattr(self, name)}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
-from spectra.errors import UserError
+from spectra.errors import UserError, require_counts
 from spectra.parallel_landscape import SpreadLandscape
 from volume.cost_surface import CostSurface
 from volume.parallel_directions import alone, over_ranks
@@ -54,9 +54,7 @@ class StarDomainSettings:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0.0):
                 raise UserError(f"{name} must be positive and finite, got {value}")
-        for name in ("directions", "block"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        require_counts(self, {"directions": 1, "block": 1})
         if not (math.isfinite(self.noise) and self.noise >= 0.0):
             raise UserError(f"noise must be non-negative and finite, got {self.noise}")
 

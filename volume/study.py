@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from spectra.errors import UserError
+from spectra.errors import UserError, require_counts
 from spectra.provenance import Provenance
 from volume.method_result import METHODS, MethodResult
 from volume.preconditioners import EXPONENT
@@ -77,9 +77,7 @@ class VolumeSettings:
         _member("negative", self.negative, NEGATIVE_RULES)
         if self.operator:
             _member("operator", self.operator, OPERATORS)
-        for name, least in (("directions", 1), ("probes", 1), ("steps", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        require_counts(self, {"directions": 1, "probes": 1, "steps": 1, "seed": 0})
         if self.prior == "lebesgue" and "quadratic-mass" in self.methods:
             raise UserError(
                 "quadratic-mass is the mass under a prior, and lebesgue is improper: it has no mass; "

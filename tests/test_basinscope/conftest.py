@@ -12,6 +12,12 @@ from basinscope.__main__ import main
 TASK_FILE = Path(__file__).with_name("tiny_task.py")
 
 
+@pytest.fixture(autouse=True)
+def no_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables are laid out as in a pipe, whatever the terminal that the tests run in."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture(scope="session")
 def tiny() -> ModuleType:
     specification = importlib.util.spec_from_file_location("tiny_task", TASK_FILE)

@@ -180,11 +180,11 @@ def test_memory_that_runs_out_is_a_sentence(spectrum: Run, capsys: pytest.Captur
         (
             "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
             "allocate 4000000000000000 bytes. Error code 12 (Cannot allocate memory)",
-            "not enough memory for a tensor of 4000000000000000 bytes: use a smaller --block or --memory",
+            "not enough memory for a tensor of 4000000000000000 bytes: use smaller batches of data",
         ),
         (
             "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 15.77 GiB",
-            "not enough memory for a tensor of 20.00 GiB: use a smaller --block or --memory",
+            "not enough memory for a tensor of 20.00 GiB: use smaller batches of data",
         ),
     ],
 )

@@ -71,7 +71,7 @@ def test_json_holds_the_values(compare: Run, pair: list[Path], tiny: ModuleType,
 def test_the_table_fits_a_hundred_columns(
     compare: Run, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("basinscope.summary_table.PAGE_WIDTH", 100)
+    monkeypatch.setattr("basinscope.terminal.PAGE_WIDTH", 100)
     assert compare() == 0
     out = capsys.readouterr().out
     assert max(len(line) for line in out.splitlines()) <= 100
@@ -347,7 +347,10 @@ def test_rankings_given_a_column(compare: Run, tmp_path: Path, tiny: ModuleType,
     xy, xz, yz = (stats.kendalltau(*pair).statistic for pair in ((x, y), (x, z), (y, z)))
     expected = (xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2))
     assert rows["path-norm", "l2"]["tau"] == pytest.approx(expected)
-    for given, sentence in (("gap", "must be another column"), ("colour", "no checkpoint has it")):
+    for given, sentence in (
+        ("gap", "must be another column"),
+        ("colour", "is no column of these"),
+    ):
         assert compare("--against", "gap", "--given", given, **words) == 2
         assert sentence in capsys.readouterr().err
 

@@ -13,7 +13,7 @@ from spectra.estimate import Estimate, difference, from_samples, independent
 from spectra.integration import Deflation
 from spectra.interval import bars, ends, half_width, joint_freedom, quantile, with_ends
 from spectra.operators import MatrixOperator
-from spectra.quadrature import Tridiagonal
+from spectra.quadrature import BREAKDOWN_ROUNDINGS, Tridiagonal
 from spectra.slq import slq_density
 from spectra.spectrum import SpectrumSettings
 
@@ -146,7 +146,7 @@ def test_what_rounding_hides_is_in_the_error_of_a_run_that_broke_down() -> None:
     values[:20] = 1.0
     density = slq_density(_Diagonal(values.float()), SpectrumSettings(probes=8, steps=32))
     assert (density.runs.lengths < density.runs.steps).all()
-    assert density.resolution(0.0) == pytest.approx(10 * np.finfo(np.float32).eps, rel=1e-3)
+    assert density.resolution(0.0) == pytest.approx(BREAKDOWN_ROUNDINGS * np.finfo(np.float32).eps, rel=1e-3)
     count, truth = density.mass_below(5e-9), float((values < 5e-9).sum())
     assert count.interval()[0] <= truth <= count.interval()[1]
     logarithm = density.logdet(1e-8, negative="clip", relative=True)
