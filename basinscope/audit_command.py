@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from basinscope.choices import nearest
 from basinscope.common_options import RESULT, DebugOption, JsonOption, OutputOption, OverwriteOption, PlotOption
 from basinscope.outputs import TASK, reserved
 from basinscope.tasks.options import task_files
@@ -118,29 +117,6 @@ def _refuse_checkpoint_options(
         raise UserError(f"--{given[0]} is of the audit of a checkpoint; --known has its own")
     if not known and (spectrum is not None or cases):
         raise UserError(f"--{'spectrum' if spectrum is not None else 'cases'} needs --known")
-
-
-def chosen(option: str, asked: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...]:
-    """The names that begin with what was asked for, in their own order.
-
-    Args:
-        option: for the message.
-        asked: names or beginnings; empty for all.
-        names: all names.
-
-    Returns:
-        The names.
-
-    Raises:
-        UserError: if a word is the beginning of none.
-
-    >>> chosen("--cases", ("ball",), ("ball-2", "ball-3", "wells"))
-    ('ball-2', 'ball-3')
-    """
-    for word in asked:
-        if not any(name.startswith(word) for name in names):
-            raise UserError(f"{option} must be among {', '.join(names)}; got {word!r}{nearest(word, names)}")
-    return tuple(name for name in names if not asked or any(name.startswith(word) for word in asked))
 
 
 def _run(options: dict[str, Any], as_json: bool) -> None:

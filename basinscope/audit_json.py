@@ -53,7 +53,7 @@ def _row(row: AuditRow) -> dict[str, Any]:
         "infinite": row.infinite,
         "biased": row.biased,
         **{
-            name: _figure(getattr(row, name))
+            name: _number(getattr(row, name))
             for name in (
                 "mean",
                 "bias",
@@ -85,7 +85,7 @@ def _truth(truth: Truth) -> dict[str, Any]:
     return {**found, "half_width95": finite(truth.half_width)}
 
 
-def _figure(figure: Figure) -> dict[str, float | None]:
+def _number(figure: Figure) -> dict[str, float | None]:
     names = {"value": figure.value, "standard_error": figure.error, "half_width95": figure.half_width}
     return {name: finite(value) for name, value in names.items()}
 

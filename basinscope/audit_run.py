@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from basinscope.audit_command import chosen
+from basinscope.choices import chosen
 from basinscope.outputs import to_continue
 from basinscope.progress import Report
 from basinscope.spectrum_run import SMALL

@@ -85,3 +85,26 @@ def read_bytes(name: str, text: str, *, least: int = 1) -> int:
     if count < least:
         raise UserError(f"{name} must be at least {least / 1e6:g} MB; got {text!r}")
     return int(count)
+
+
+def chosen(option: str, asked: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names that begin with what was asked for, in their own order.
+
+    Args:
+        option: for the message.
+        asked: names or beginnings; empty for all.
+        names: all names.
+
+    Returns:
+        The names.
+
+    Raises:
+        UserError: if a word is the beginning of none.
+
+    >>> chosen("--cases", ("ball",), ("ball-2", "ball-3", "wells"))
+    ('ball-2', 'ball-3')
+    """
+    for word in asked:
+        if not any(name.startswith(word) for name in names):
+            raise UserError(f"{option} must be among {', '.join(names)}; got {word!r}{nearest(word, names)}")
+    return tuple(name for name in names if not asked or any(name.startswith(word) for word in asked))

@@ -16,9 +16,9 @@ from basinscope.ranks import common, writes_files
 from basinscope.request import CheckpointRequest
 from basinscope.resumption import check_landscape, check_settings, check_source
 from basinscope.tasks.resolve import make_landscape, task_name
-from spectra import costs
 from spectra.checkpoint import Checkpoint, read_checkpoint
 from spectra.compute import compute_spectrum
+from spectra.costs import BY_NAME, cost_name
 from spectra.errors import UserError
 from spectra.landscape import Landscape
 from spectra.parallel import LostRankError, current_ranks
@@ -147,7 +147,7 @@ def _landscape(request: Request, name: str, checkpoint: Checkpoint) -> Landscape
     landscape = make_landscape(name, checkpoint)
     if request.cost is not None:
         with guarded(f"--cost {request.cost}", name):
-            landscape = landscape.with_cost(costs.BY_NAME[request.cost])
+            landscape = landscape.with_cost(BY_NAME[request.cost])
     return placed(landscape, request.dtype, request.device, name)
 
 
@@ -168,7 +168,7 @@ def _provenance(request: Request, name: str, checkpoint: Checkpoint, landscape: 
         checkpoint_sha256=checkpoint.sha256,
         checkpoint_integrity=checkpoint.integrity,
         task=name,
-        cost=costs.cost_name(cost),
+        cost=cost_name(cost),
         cost_unit=str(getattr(cost, "unit", "cost")),
         dtype=str(landscape.dtype).removeprefix("torch."),
         device=str(landscape.device),

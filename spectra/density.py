@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from spectra import caution
+from spectra.caution import for_shift, negative_rule, refuse_determinant, refuse_dimension, refuse_pole
 from spectra.errors import UserError
 from spectra.estimate import Estimate, from_samples
 from spectra.integration import Deflation, Function, moved_by, probe_means
@@ -255,19 +255,19 @@ class SpectralDensity:
         >>> round(density.logdet(1.0).value, 6) == round(math.log(8.0), 6)
         True
         """
-        rule = caution.negative_rule(negative)
+        rule = negative_rule(negative)
         if not math.isfinite(shift) or (relative and shift <= 0.0):
             raise UserError(f"shift must be finite{' and positive' if relative else ''}, got {shift}")
         indefinite = self.support[0] + shift <= 0.0
         if indefinite and negative == "raise":
-            caution.refuse_determinant(self, shift)
+            refuse_determinant(self, shift)
         offset = math.log(shift) if relative else 0.0
         smooth = negative == "raise" or self.support[0] >= 0.0
         bound = logarithm_error_bound(*self.outer_support, shift, self.runs.steps) if smooth else None
         nonnegative = negative != "raise" or self.semidefinite
         return self.integrate(
             lambda x: np.log(rule(x) + shift) - offset,
-            cautions=caution.for_shift(self, shift, negative),
+            cautions=for_shift(self, shift, negative),
             bound=bound,
             lowest=self.size * (math.log(shift) - offset) if nonnegative and shift > 0.0 else -math.inf,
         )
@@ -290,18 +290,18 @@ class SpectralDensity:
         >>> SpectralDensity.from_eigenvalues(np.array([1.0, 3.0])).effective_dimension(1.0).value
         1.25
         """
-        rule = caution.negative_rule(negative)
+        rule = negative_rule(negative)
         if not (math.isfinite(shift) and shift > 0.0):
             raise UserError(f"shift must be positive and finite, got {shift}")
         if negative == "raise" and self.support[0] <= -shift:
-            caution.refuse_pole(self, shift)
-        cautions, limits = caution.for_shift(self, shift, negative), {"lowest": 0.0, "highest": float(self.size)}
+            refuse_pole(self, shift)
+        cautions, limits = for_shift(self, shift, negative), {"lowest": 0.0, "highest": float(self.size)}
         found = self.integrate(lambda x: rule(x) / (rule(x) + shift), cautions=cautions, **limits)
         if negative != "raise" or self.support[0] >= 0.0:
             return found
         taken = -self.integrate(lambda x: np.minimum(x, 0.0) / (x + shift)).value
         if found.value < 0.0:
-            caution.refuse_dimension(self, shift, taken, found.value + taken)
+            refuse_dimension(self, shift, taken, found.value + taken)
         if taken > _TAKEN * found.value:
             words = f"negative eigenvalues take {taken:.3g} away from the {found.value + taken:.3g} of the others"
             found = replace(found, cautions=(*cautions, words))

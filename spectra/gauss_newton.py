@@ -70,7 +70,12 @@ class JacobianSandwich(Curvature):
             rows = self.output_rows(outputs, batch)
             dual = torch.zeros_like(rows, requires_grad=True)
             slopes = torch.autograd.grad(rows, parts, dual, create_graph=True, allow_unused=True)
-            return rows, dual, landscape.flat(slopes, parts), self.output_map(mapped(outputs, Tensor.detach), batch)
+            return (
+                rows,
+                dual,
+                landscape.parameters.joined(slopes, parts),
+                self.output_map(mapped(outputs, Tensor.detach), batch),
+            )
 
         with torch.enable_grad():
             return leaves, *evaluation.inside(leaves, prepare)
@@ -94,7 +99,7 @@ class JacobianSandwich(Curvature):
                 (tangent,) = torch.autograd.grad(transposed, dual, vector, retain_graph=True)
                 curved = curvature(tangent.unsqueeze(0))[0]
                 slopes = torch.autograd.grad(outputs, parts, curved, retain_graph=True, allow_unused=True)
-                return landscape.flat(slopes, parts, out=out)
+                return landscape.parameters.joined(slopes, parts, out=out)
 
             def rows() -> Tensor:
                 # No copy of a row: of a large model each is worth sparing.

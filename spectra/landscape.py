@@ -371,7 +371,7 @@ class Landscape(OneProcess):
             slopes = self.evaluation.inside(parts, slope)
         if unreached is not None:
             unreached -= {name for name, one in zip(parts, slopes, strict=True) if one is not None}
-        return self.flat(slopes, list(parts.values())).detach()
+        return self.parameters.joined(slopes, list(parts.values())).detach()
 
     def gradients(self, thetas: Tensor) -> Tensor:
         """Gradients at rows of thetas (k, n), as (k, n)."""
@@ -386,21 +386,6 @@ class Landscape(OneProcess):
     def leaves(self, theta: Tensor) -> dict[str, Tensor]:
         """Theta as new leaf tensors that require gradients, by parameter name."""
         return {name: part.detach().requires_grad_() for name, part in self.parameters.unflatten(theta).items()}
-
-    def flat(
-        self,
-        parts: tuple[Tensor | None, ...] | list[Tensor | None],
-        like: list[Tensor],
-        out: Tensor | None = None,
-    ) -> Tensor:
-        """Gradients of leaves as one vector (n,), into ``out`` if given; what a cost does not depend on is zero."""
-        rows = []
-        for part, one, odd in zip(parts, like, self.parameters.odd, strict=True):
-            row = torch.zeros_like(one) if part is None else part
-            row = (row.to_dense() if row.layout != torch.strided else row).reshape(-1).to(self.dtype)
-            # What is differentiated again gets its part of a vector as a copy, not as a view at an odd place.
-            rows.append(row * 1.0 if odd and row.requires_grad else row)
-        return torch.cat(rows, out=out)
 
     def restricted(self, patterns: Patterns) -> Landscape:
         """The same landscape with only those of its parameters that match as variables.

@@ -70,6 +70,16 @@ class ParameterLayout:
         starts = accumulate(self.sizes, initial=0)
         return [start % 2 == 1 and size % 2 == 0 for start, size in zip(starts, self.sizes, strict=False)]
 
+    def joined(self, parts: Sequence[Tensor | None], like: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
+        """One tensor a parameter as one vector (n,), into ``out`` if given; for None zeros shaped as in ``like``."""
+        rows = []
+        for part, one, odd in zip(parts, like, self.odd, strict=True):
+            row = torch.zeros_like(one) if part is None else part
+            row = (row.to_dense() if row.layout != torch.strided else row).reshape(-1).to(self.dtype)
+            # What is differentiated again gets its part of a vector as a copy, not as a view at an odd place.
+            rows.append(row * 1.0 if odd and row.requires_grad else row)
+        return torch.cat(rows, out=out)
+
     def in_dtype(self, dtype: torch.dtype) -> ParameterLayout:
         """The same parameters in another dtype."""
         return ParameterLayout(self.names, self.shapes, tuple(dtype for _ in self.dtypes))

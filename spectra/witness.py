@@ -166,7 +166,7 @@ def _callers_place() -> str:
     """File and line of the innermost call that is made outside of libraries; empty if there is none."""
     for frame in _frames():
         path = Path(frame.f_code.co_filename)
-        if path.name == "evaluation.py" and path.parent.name == Path(__file__).parent.name:
+        if path == Path(__file__).with_name("evaluation.py"):
             return ""  # what lies beyond is not the model's
         if path.suffix == ".py" and not is_library(path):
             return f"{path.name}, line {frame.f_lineno}"

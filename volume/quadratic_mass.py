@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from spectra import caution
 from spectra.budget import leading
+from spectra.caution import IndefiniteError, for_shift, negative_rule
 from spectra.density import SpectralDensity
 from spectra.errors import UserError
 from spectra.estimate import Estimate, from_samples
@@ -164,7 +164,7 @@ class _Basin:
 
     def eigenvalues(self, nodes: Array) -> Array:
         """Nodes after the rule for negative ones, of which those that are rounding are zero under every rule."""
-        rule = caution.negative_rule("clip" if self.negative == "raise" else self.negative)
+        rule = negative_rule("clip" if self.negative == "raise" else self.negative)
         return np.where(np.abs(nodes) <= self.rounding, np.maximum(nodes, 0.0), rule(nodes))
 
     @property
@@ -181,9 +181,9 @@ class _Basin:
         return f"{'' if self.density.exact else 'about '}{short(self.negative_count)}"
 
     def refuse_indefinite(self) -> None:
-        caution.negative_rule(self.negative)
+        negative_rule(self.negative)
         if self.negative == "raise" and self.negative_count > 0.0:
-            raise caution.IndefiniteError(
+            raise IndefiniteError(
                 f"the {operator_title(self.density.operator)} is not positive semidefinite: {self._about_negative} of "
                 f"{self.density.size:,} eigenvalues are negative (smallest node "
                 f"{self.density.support[0]:.3g}), so the quadratic basin is no ellipsoid",
@@ -247,7 +247,7 @@ class _Basin:
     def cautions(self, cutoff: float, shift: float, error: float) -> tuple[str, ...]:
         found: list[str] = []
         if math.isfinite(shift):
-            found += caution.for_shift(self.density, shift, self.negative)
+            found += for_shift(self.density, shift, self.negative)
         elif self.negative_count > 0.0:
             found.append(
                 f"{self._about_negative} of {self.density.size:,} eigenvalues are negative and were taken by the rule "

@@ -124,6 +124,7 @@ def coded(one):
     description_length(one, found, PRIOR, posterior="prior", data=DATA, draws=4)
 
 torch.set_num_threads(1)
+torch.manual_seed(0)
 pieces.NUMBERS = 1
 model = nn.Sequential(nn.Linear(8, 3000), nn.Tanh(), nn.Linear(3000, 3000), nn.Tanh(), nn.Linear(3000, 3))
 DATA = Landscape(model, cross_entropy, (torch.randn(2, 8), torch.zeros(2, dtype=torch.int64)))
