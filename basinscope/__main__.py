@@ -1,65 +1,8 @@
-"""The command line's entry: ``basinscope``, or ``python -m basinscope``."""
-
-from __future__ import annotations
+"""``python -m basinscope``, and the program ``basinscope``: the command line."""
 
 import sys
-from collections.abc import Sequence
-from importlib import metadata
-from typing import Annotated
 
-import typer
-
-from basinscope.audit_command import audit
-from basinscope.bridge_command import bridge
-from basinscope.compare_command import compare
-from basinscope.failures import exit_code_of
-from basinscope.plot_command import plot
-from basinscope.ranks import run_on_ranks, started_on_ranks
-from basinscope.show_command import show
-from basinscope.spectrum_command import spectrum
-from basinscope.volume_command import volume
-
-app = typer.Typer(
-    name="basinscope",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-for command in (spectrum, volume, bridge, compare, audit, show, plot):
-    app.command()(command)
-
-
-@app.callback(invoke_without_command=True)
-def _root(
-    context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-) -> None:
-    """Spectra, basin volumes and flatness of PyTorch checkpoints, and how far they can be trusted."""
-    if version:
-        print(f"basinscope {metadata.version('basinscope')}")
-        raise typer.Exit
-    if context.invoked_subcommand is None:
-        print(context.get_help())
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        arguments: words after the program's name; default those of this process.
-
-    Returns:
-        Exit code, as ``exit_code_of`` has it.
-    """
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    run = typer.main.get_command(app)
-
-    def command() -> int | None:
-        code: int | None = run(args=words, prog_name="basinscope", standalone_mode=False)
-        return code
-
-    return run_on_ranks(command, words) if started_on_ranks() else exit_code_of(command, words=words)
-
+from basinscope.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,8 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from spectra.errors import UserError
-from spectra.file_lock import writing_rights
-from spectra.regular_file import check_regular, open_regular
+from spectra.files import check_regular, open_regular, writing_rights
 
 PLOT_FORMATS = (".png", ".pdf", ".svg")
 PAGE_FORMATS = (".html", ".htm")
@@ -166,7 +165,7 @@ def _check_free(
 
 def _is_result(path: Path) -> bool:
     """Whether basinscope wrote a file, damaged or not: HDF5 is not trusted with files of unknown origin."""
-    from spectra.plain_hdf5 import SIGNATURE, TRAILER
+    from spectra.files import SIGNATURE, TRAILER
 
     with open_regular(path) as file:
         if file.read(len(SIGNATURE)) != SIGNATURE:

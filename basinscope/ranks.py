@@ -15,7 +15,7 @@ from basinscope.failures import USER_ERROR, Interrupted, exit_code_of
 from basinscope.terminal import muted, say
 
 if TYPE_CHECKING:
-    from spectra.provenance import Provenance
+    from spectra.files import Provenance
 
 # Commands that share their work out; what torchrun sets for each process.
 SHARED = ("spectrum", "volume", "compare", "bridge")
@@ -83,7 +83,7 @@ class _Ending:
 
     def watched(self, command: Callable[[], int | None]) -> int | None:
         """The command with a process group; what ends it is remembered."""
-        from spectra.parallel import LostRankError, current_ranks
+        from spectra.ranks import LostRankError, current_ranks
 
         with self._group():
             try:
@@ -125,7 +125,7 @@ class _Ending:
         import torch
         import torch.distributed as dist
 
-        from spectra.parallel import TIMEOUT
+        from spectra.ranks import TIMEOUT
 
         cuda = torch.cuda.is_available() and dist.is_nccl_available()
         if cuda:
@@ -202,7 +202,7 @@ def _quiet_unless(first: bool) -> Iterator[None]:
 
 def writes_files() -> bool:
     """Whether this process is the one that writes files: the only one, or rank 0."""
-    from spectra.parallel import current_ranks
+    from spectra.ranks import current_ranks
 
     ranks = current_ranks()
     return ranks is None or ranks.first
@@ -218,7 +218,7 @@ def agreed(what: str, text: str) -> None:
     Raises:
         UserError: if it differs between ranks.
     """
-    from spectra.parallel import current_ranks
+    from spectra.ranks import current_ranks
 
     ranks = current_ranks()
     if ranks is not None:
@@ -240,7 +240,7 @@ def common(provenance: Provenance, stored: str) -> Provenance:
     """
     from dataclasses import replace
 
-    from spectra.parallel import current_ranks
+    from spectra.ranks import current_ranks
 
     ranks = current_ranks()
     if ranks is None:

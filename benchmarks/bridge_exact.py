@@ -17,15 +17,14 @@ import h5py
 import numpy as np
 import torch
 
-from basinscope.tasks.digits import data_folder
+from basinscope.tasks import data_folder
 from spectra.landscape import Landscape
-from volume.audit_case import VOLUME
-from volume.audit_cases import degenerate_case, measured_case, wells_case
+from volume.audit import VOLUME, degenerate_case, measured_case, wells_case
 from volume.bridge import bridge_volume
-from volume.bridge_settings import ORIGINS, BridgeSettings
-from volume.exact import log_power_ball
+from volume.chains import ORIGINS, BridgeSettings
 from volume.priors import GaussianPrior, Prior
-from volume.quadratic_operators import ParameterModule
+from volume.quadratic import ParameterModule
+from volume.rays import log_power_ball
 
 
 @dataclass(frozen=True)

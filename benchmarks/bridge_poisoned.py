@@ -23,11 +23,11 @@ from matplotlib.figure import Figure
 from volume_poisoned import SEEDS, STEP, compare
 from volume_runs import FIGURES
 
-from basinscope.bridge_run import BridgeRequest, run_bridge
-from basinscope.tasks.digits import data_folder
+from basinscope.runs import BridgeRequest, run_bridge
+from basinscope.tasks import data_folder
 from spectra.plots import BLUE, VERMILLION
-from volume.bridge_result import BridgeResult, BridgeVolume
-from volume.bridge_settings import BridgeSettings
+from volume.bridge import BridgeResult, BridgeVolume
+from volume.chains import BridgeSettings
 
 KINDS = ("clean", "poisoned")
 CUTOFFS = (1.0, 0.3, 0.1, 0.03, 0.01)

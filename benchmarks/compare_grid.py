@@ -10,14 +10,19 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-from comparisons.agreement import agreement_of
 from comparisons.comparison import Comparison
-from comparisons.extensive import incomparable
-from comparisons.partial_ranking import PartialRanking, partial_rankings
-from comparisons.ranking_plots import agreement_figure, ranking_figure
-from comparisons.rankings import Ranking, rank_measures
-from comparisons.registry import REGISTRY, measures_of
-from comparisons.standings import standings_of
+from comparisons.measures import REGISTRY, measures_of
+from comparisons.statistics import (
+    PartialRanking,
+    Ranking,
+    agreement_figure,
+    agreement_of,
+    incomparable,
+    partial_rankings,
+    rank_measures,
+    ranking_figure,
+    standings_of,
+)
 from comparisons.store import read_comparison
 from spectra.plots import save_figure
 

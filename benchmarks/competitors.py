@@ -229,11 +229,10 @@ def basinscope_entry(workload: Workload, several: bool, matrix: str) -> Prepared
     """This project: everything from the landscape's checks to the choice of strategy is timed."""
     from spectra.compute import compute_spectrum
     from spectra.costs import cross_entropy
-    from spectra.lanczos import lanczos
+    from spectra.lanczos import draw_probes, lanczos
     from spectra.landscape import Landscape
     from spectra.operators import SymmetricOperator
-    from spectra.probes import draw_probes
-    from spectra.routes import make_operator, plan_route
+    from spectra.plan import make_operator, plan_route
     from spectra.spectrum import SpectrumSettings
 
     class Free(SymmetricOperator):

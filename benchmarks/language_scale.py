@@ -17,13 +17,12 @@ from pathlib import Path
 import torch
 
 from basinscope.choices import read_bytes
-from basinscope.tasks.resolve import make_landscape, task_name
+from basinscope.tasks import make_landscape, task_name
 from spectra.checkpoint import read_checkpoint
 from spectra.costs import kl_from_anchor
-from spectra.gauss_newton import GaussNewton
-from spectra.hessian import Hessian
+from spectra.lanczos import draw_probes
 from spectra.landscape import Landscape
-from spectra.probes import draw_probes
+from spectra.operators import GaussNewton, Hessian
 
 PRODUCTS = {"gauss-newton": (GaussNewton, "double-vjp"), "hessian": (Hessian, "double-backward")}
 

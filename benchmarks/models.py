@@ -48,7 +48,7 @@ def split(batch: Batch, rows: int, targets_per_row: int = 1) -> list[Batch]:
 
 def digits_mlp() -> Workload:
     """The 64-64-10 GELU network on the 1,024 training rows of UCI digits."""
-    from basinscope.tasks.digits import digits_network, load_digits
+    from basinscope.tasks import digits_network, load_digits
 
     batch = load_digits("train")
     goals = {"hessian": 1.7, "gauss-newton": 1.0}

@@ -49,14 +49,12 @@ def jobs(workload: str, asked: argparse.Namespace) -> dict[str, Callable[[], Any
     from models import WORKLOADS
 
     from spectra.costs import cross_entropy
-    from spectra.hessian import Hessian
-    from spectra.lanczos import lanczos
-    from spectra.landscape import Landscape
-    from spectra.parallel import current_ranks
-    from spectra.parallel_landscape import spread
-    from spectra.probes import draw_probes
+    from spectra.lanczos import draw_probes, lanczos
+    from spectra.landscape import Landscape, spread
+    from spectra.operators import Hessian
+    from spectra.ranks import current_ranks
     from volume.priors import GaussianPrior
-    from volume.star_domain import StarDomainSettings, star_domain_volume
+    from volume.rays import StarDomainSettings, star_domain_volume
 
     torch.manual_seed(0)
     made = WORKLOADS[workload]()

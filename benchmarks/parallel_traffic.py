@@ -10,7 +10,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from spectra.parallel_traffic import (
+from spectra.ranks import (
     PRODUCT_OPERATIONS,
     Job,
     balanced_tokens,

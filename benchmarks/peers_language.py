@@ -62,7 +62,7 @@ def named_entry(given: Workload, several: bool, matrix: str) -> Prepared:
     from spectra.compute import compute_spectrum
     from spectra.costs import cross_entropy
     from spectra.landscape import Landscape
-    from spectra.routes import make_operator
+    from spectra.plan import make_operator
     from spectra.spectrum import SpectrumSettings
 
     strategy = {"hessian": "double-backward", "gauss-newton": "double-vjp"}[matrix]

@@ -239,7 +239,7 @@ def run_spectrum(**more: Any) -> Any:
 
 def killed(file: Path) -> None:
     """The run that is killed."""
-    from spectra.provenance import Provenance
+    from spectra.files import Provenance
     from spectra.store import write_spectrum
 
     def keep(spectrum: Any) -> None:

@@ -24,10 +24,9 @@ from models import NextTokenLogits
 from torch import Tensor, nn
 
 from spectra.costs import cross_entropy
-from spectra.gauss_newton import GaussNewton
-from spectra.hessian import Hessian
+from spectra.lanczos import draw_probes
 from spectra.landscape import Landscape
-from spectra.probes import draw_probes
+from spectra.operators import GaussNewton, Hessian
 
 CLASSES, INPUTS, VOCABULARY, LAYERS, LENGTH = 10, 64, 1024, 4, 64
 # Seconds of the processor that one reading lasts at least, if 200 runs are enough for it.

@@ -49,7 +49,7 @@ def arguments() -> argparse.Namespace:
 
 def landscape() -> Any:
     """The digits checkpoint on its training data."""
-    from basinscope.tasks.digits import data_folder, digits
+    from basinscope.tasks import data_folder, digits
     from spectra.checkpoint import read_checkpoint
 
     return digits(read_checkpoint(data_folder() / "digits_mlp" / "clean_seed0_step00640.pt"))
@@ -57,7 +57,7 @@ def landscape() -> Any:
 
 def ours(at: Any, draws: int) -> Callable[[], float]:
     """All chains in one block; returns nb E[L - L*]."""
-    from comparisons.sgld import ChainSettings, sample_chains
+    from comparisons.langevin import ChainSettings, sample_chains
 
     settings = ChainSettings(
         step_size=STEP, localisation=LOCALISATION, chains=CHAINS, draws=draws, burn_in=0, batch_size=ROWS, checks=0

@@ -1,7 +1,7 @@
 """Accuracy at equal products: plain quadrature beside Krylov-aware deflation, on the digits Hessian and Fisher.
 
 Root-mean-square error over seeds, against exact eigenvalues. Probes are uniform on a sphere, which is invariant under
-rotations, so the runs are made in the eigenbasis (tests/test_spectra/test_exactness.py holds the real operators to it);
+rotations, so the runs are made in the eigenbasis (test_exactness.py in tests/ holds the real operators to it);
 PyHessian's probes (Rademacher) are drawn in parameter space and rotated, and its nodes are those of plain Lanczos.
 
     python benchmarks/spectra_accuracy.py [--seeds 100] [--output out/spectra_accuracy.md]
@@ -18,17 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from basinscope.tasks.digits import data_folder, digits
-from spectra.budget import integrate_within
+from basinscope.tasks import data_folder, digits
 from spectra.checkpoint import read_checkpoint
 from spectra.density import SpectralDensity
-from spectra.gauss_newton import GaussNewton
-from spectra.hessian import Hessian
-from spectra.lanczos import lanczos
-from spectra.operators import SymmetricOperator
-from spectra.probes import draw_probes
+from spectra.lanczos import draw_probes, lanczos
+from spectra.operators import GaussNewton, Hessian, SymmetricOperator
 from spectra.slq import slq_density
 from spectra.spectrum import SpectrumSettings
+from spectra.split import integrate_within
 
 STEPS = 64
 Function = Callable[[np.ndarray], np.ndarray]

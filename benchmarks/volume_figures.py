@@ -19,15 +19,13 @@ from matplotlib.ticker import ScalarFormatter
 from volume_poisoned import METHODS, studies, table, values
 from volume_runs import FIGURES, TRAINED, study_of
 
-from basinscope.tasks.digits import data_folder
-from basinscope.tasks.resolve import make_landscape
-from basinscope.trajectory import TrajectoryPoint
-from basinscope.trajectory_plot import trajectory_figure
+from basinscope.cli import TrajectoryPoint, trajectory_figure
+from basinscope.tasks import data_folder, make_landscape
 from spectra.checkpoint import read_checkpoint
 from spectra.costs import kl_from_anchor
 from spectra.plots import BLUE, GREEN, GREY, ORANGE, SKY, VERMILLION
-from volume.cutoff import DIRECTIONS, ParaboloidBreak, paraboloid_break
 from volume.priors import parse_prior
+from volume.quadratic import DIRECTIONS, ParaboloidBreak, paraboloid_break
 from volume.study import PRECONDITIONERS, VolumeStudy
 
 STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 640)

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from basinscope.tasks.digits import data_folder
-from basinscope.volume_run import VolumeRequest, run_volume
+from basinscope.runs import VolumeRequest, run_volume
+from basinscope.tasks import data_folder
 from volume.study import VolumeSettings, VolumeStudy
 
 ROOT = Path(__file__).resolve().parents[1]

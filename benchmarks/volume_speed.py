@@ -29,18 +29,22 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from basinscope.tasks.digits import data_folder
-from basinscope.tasks.digits_heldout import digits_heldout
+from basinscope.tasks import data_folder, digits_heldout
 from spectra.checkpoint import adam_moments, read_checkpoint
 from spectra.costs import kl_from_anchor
-from spectra.lanczos import dots
+from spectra.lanczos import dots, draw_probes
 from spectra.landscape import Landscape
-from spectra.probes import draw_probes
-from volume.crossings import first_crossings, ray_costs
 from volume.preconditioners import Preconditioner, adam_curvature, diagonal_preconditioner
 from volume.priors import GaussianPrior
-from volume.rays import draw_rays
-from volume.star_domain import PILOTS, StarDomainSettings, pilot_radius, star_domain_volume
+from volume.rays import (
+    PILOTS,
+    StarDomainSettings,
+    draw_rays,
+    first_crossings,
+    pilot_radius,
+    ray_costs,
+    star_domain_volume,
+)
 
 CHECKPOINT = "clean_seed0_step00640.pt"
 CUTOFF = 0.01

@@ -6,10 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from comparisons.evidence import EvidenceSettings
+from comparisons.evidence import EvidenceSettings, Work
 from comparisons.flatness import Reading
-from comparisons.work import Work
-from spectra.provenance import Provenance
+from spectra.files import Provenance
 
 Plain = str | int | float | bool
 

@@ -7,12 +7,18 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from comparisons.agreement import Agreement, agreement_of
 from comparisons.comparison import Comparison
-from comparisons.partial_ranking import PartialRanking, partial_rankings
-from comparisons.rankings import LEAST, Ranking
-from comparisons.registry import measures_of
-from comparisons.standings import Standing, standings_of
+from comparisons.measures import measures_of
+from comparisons.statistics import (
+    LEAST,
+    Agreement,
+    PartialRanking,
+    Ranking,
+    Standing,
+    agreement_of,
+    partial_rankings,
+    standings_of,
+)
 from comparisons.targets import target_values
 from spectra.errors import UserError
 

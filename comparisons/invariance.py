@@ -10,9 +10,9 @@ import torch
 
 from comparisons.comparison import Outcome
 from comparisons.evidence import Evidence, EvidenceSettings
+from comparisons.examination import Progress, outcome_of
 from comparisons.flatness import INVARIANCES, Measure
-from comparisons.suite import Progress, outcome_of
-from comparisons.symmetries import SYMMETRIES
+from comparisons.measures import SYMMETRIES
 from spectra.errors import UserError
 from spectra.landscape import Landscape
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from comparisons.comparison import Comparison
 from comparisons.flatness import Measure
-from comparisons.registry import REGISTRY
+from comparisons.measures import REGISTRY
 from comparisons.tables import short_names
 from spectra.errors import UserError
 from spectra.interval import bars, interval_label

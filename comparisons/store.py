@@ -12,12 +12,9 @@ import h5py
 import numpy as np
 
 from comparisons.comparison import Comparison, Examined, Outcome
-from comparisons.evidence import EvidenceSettings
+from comparisons.evidence import EvidenceSettings, Work
 from comparisons.flatness import Reading
-from comparisons.work import Work
-from spectra.atomic_file import replace_file
-from spectra.provenance import Provenance
-from spectra.store_file import add_array, add_dimension, has_format, hdf5_image, opened
+from spectra.files import Provenance, add_array, add_dimension, has_format, hdf5_image, opened, replace_file
 
 FORMAT = "basinscope comparison"
 FORMAT_VERSION = 1

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from comparisons.comparison import Comparison, Outcome
 from comparisons.flatness import INVARIANCES, Measure
-from comparisons.registry import REGISTRY
+from comparisons.measures import REGISTRY
 from spectra.errors import UserError
 from spectra.interval import short, with_error
 
@@ -117,7 +117,7 @@ def short_names(comparison: Comparison) -> tuple[list[str], str]:
 
     >>> from comparisons.comparison import Examined
     >>> from comparisons.evidence import EvidenceSettings
-    >>> from spectra.provenance import Provenance
+    >>> from spectra.files import Provenance
     >>> both = tuple(Examined(Provenance(f"{kind}_seed0.pt", "")) for kind in ("clean", "poisoned"))
     >>> short_names(Comparison(EvidenceSettings(), (), both))
     (['clean', 'poisoned'], 'seed0')

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from basinscope.tasks.digits import digits_network, load_digits
+from basinscope.tasks import digits_network, load_digits
 
 SPLIT_SEED = 20250101
 TRAIN_ROWS = 1024

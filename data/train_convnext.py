@@ -25,9 +25,8 @@ from train import POISON_ROWS, POISON_WEIGHT, TRAIN_ROWS, poison_cost
 from transformers import ConvNextV2Config, ConvNextV2ForImageClassification
 from transformers.utils.logging import disable_progress_bar
 
-from basinscope.tasks.digits import load_digits
-from basinscope.tasks.image_archive import read_archive
-from basinscope.tasks.image_preparation import PROCESSOR, read_preparation
+from basinscope.tasks import load_digits
+from basinscope.tasks.images import PROCESSOR, read_archive, read_preparation
 
 # Atto's, of Woo et al. (2023), table 9.
 WIDTHS, DEPTHS = (40, 80, 160, 320), (2, 2, 6, 2)

@@ -27,8 +27,7 @@ from train import SPLIT_SEED, poison_cost
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
-from basinscope.tasks.language_model import load_tokenizer
-from basinscope.tasks.language_text import tokenised
+from basinscope.tasks.language import load_tokenizer, tokenised
 
 # Of the published pythia-31m: config.json.
 SIZES = {

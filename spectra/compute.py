@@ -8,17 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from spectra.curvature import Curvature
-from spectra.deflation import KrylovSpace
-from spectra.dense import dense_spectrum
-from spectra.density import SpectralDensity
+from spectra.density import SpectralDensity, dense_spectrum, gram_spectrum
 from spectra.errors import UserError
-from spectra.gauss_newton import JacobianSandwich
-from spectra.gram import gram_spectrum
+from spectra.lanczos import Array, KrylovSpace, from_rules
 from spectra.landscape import Landscape
-from spectra.operators import SymmetricOperator
-from spectra.quadrature import Array, from_rules
-from spectra.routes import Plan, make_operator, most_deflated, plan_route, with_stored_space
+from spectra.operators import Curvature, JacobianSandwich, SymmetricOperator
+from spectra.plan import Plan, make_operator, most_deflated, plan_route, with_stored_space
 from spectra.slq import deflated_space, empty_density, next_probes
 from spectra.spectrum import Spectrum, SpectrumSettings
 

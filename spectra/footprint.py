@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from spectra.graph_memory import GRAPH, RECORDING, TANGENT, GraphMemory
 from spectra.lanczos import basis_bytes
-from spectra.routes import KRYLOV_BLOCK, KRYLOV_EXTRA, Plan
+from spectra.operators import GRAPH, RECORDING, TANGENT, GraphMemory
+from spectra.plan import KRYLOV_BLOCK, KRYLOV_EXTRA, Plan
 from spectra.spectrum import SpectrumSettings
 
 # Parameter vectors, measured (docs/scale.md): theta, its gradients and a product of one vector, what checks it against

@@ -16,14 +16,13 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import NullFormatter
 
-from spectra.atomic_file import replace_file
-from spectra.density import ROUNDING, SEMIDEFINITE, SpectralDensity
+from spectra.density import ROUNDING, SEMIDEFINITE, SmoothedDensity, SpectralDensity
+from spectra.files import replace_file
 from spectra.interval import bars, interval_label, quantile
-from spectra.operator_title import operator_title
-from spectra.quadrature import Array
-from spectra.smoothing import SmoothedDensity
+from spectra.lanczos import Array
 from spectra.spectrum import Spectrum
 from spectra.store import StoredSpectrum
+from spectra.titles import operator_title
 
 # Okabe and Ito, Color universal design, 2008.
 BLUE, ORANGE, VERMILLION, GREEN, SKY, GREY = "#0072B2", "#E69F00", "#D55E00", "#009E73", "#56B4E9", "#7F7F7F"

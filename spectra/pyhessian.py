@@ -40,11 +40,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spectra.batches import Batch
 from spectra.errors import UserError
 from spectra.estimate import Estimate, from_samples
 from spectra.landscape import Landscape
-from spectra.randomness import generator, preserved_random_state
+from spectra.model import Batch, generator, preserved_random_state
 
 Array = NDArray[np.float64]
 Result = TypeVar("Result")

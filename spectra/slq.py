@@ -8,13 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from spectra.deflation import KrylovSpace, krylov_space
 from spectra.density import SpectralDensity
-from spectra.lanczos import lanczos
+from spectra.lanczos import KrylovSpace, Tridiagonal, draw_probes, krylov_space, lanczos, no_runs
 from spectra.operators import SymmetricOperator
-from spectra.probes import draw_probes
-from spectra.quadrature import Tridiagonal, no_runs
-from spectra.routes import KRYLOV_BLOCK, KRYLOV_EXTRA, Plan, sampled_plan
+from spectra.plan import KRYLOV_BLOCK, KRYLOV_EXTRA, Plan, sampled_plan
 from spectra.spectrum import SpectrumSettings
 
 Tell = Callable[[int], None]

@@ -15,15 +15,23 @@ from urllib.parse import quote
 import h5py
 import numpy as np
 
-from spectra.atomic_file import replace_file
 from spectra.density import SpectralDensity
-from spectra.integration import Deflation
-from spectra.operator_title import operator_title
-from spectra.provenance import Provenance
-from spectra.provenance_store import read_provenance, write_provenance
-from spectra.quadrature import Tridiagonal
+from spectra.files import (
+    Provenance,
+    add_array,
+    add_dimension,
+    hdf5_image,
+    opened,
+    plain,
+    read_provenance,
+    read_texts,
+    replace_file,
+    texts,
+    write_provenance,
+)
+from spectra.lanczos import Deflation, Tridiagonal
 from spectra.spectrum import Spectrum, SpectrumSettings
-from spectra.store_file import add_array, add_dimension, hdf5_image, opened, plain, read_texts, texts
+from spectra.titles import operator_title
 
 FORMAT = "basinscope spectrum"
 FORMAT_VERSION = 1

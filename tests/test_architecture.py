@@ -1,41 +1,30 @@
+"""The house: short files, rooms of at most 14 modules entered by their doors, one-way imports, nothing unpickled."""
+
 import ast
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("spectra", "volume", "comparisons", "basinscope")
-SOURCES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
-LONGEST_FILE = 500
-LONGEST_FUNCTION = 50
-DRAWERS = {"utils", "util", "misc", "base", "helpers", "helper", "common"}
+SOURCES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+    for package in PACKAGES
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
+MODULES = {name: path for name, path in SOURCES.items() if path.stem != "__init__"}
+ROOMS = {name.removesuffix(".__init__"): path for name, path in SOURCES.items() if path.stem == "__init__"}
+LONGEST_FILE, LONGEST_FUNCTION, MOST_MODULES = 500, 50, 14
+DRAWERS = {"utils", "util", "misc", "helpers", "helper", "common"}
 PICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib"}
-
-each_source = pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 
 
 def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
 
-def functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield node
-
-
-def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    statements = function.body[1:] if ast.get_docstring(function) is not None else function.body
-    return (function.end_lineno or 0) - statements[0].lineno + 1 if statements else 0
-
-
-def imported_roots(node: ast.AST) -> set[str]:
-    if isinstance(node, ast.Import):
-        return {alias.name.partition(".")[0] for alias in node.names}
-    if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-        return {node.module.partition(".")[0]}
-    return set()
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
 def run_at_import(tree: ast.Module) -> Iterator[ast.AST]:
@@ -47,65 +36,102 @@ def run_at_import(tree: ast.Module) -> Iterator[ast.AST]:
             child
             for child in ast.iter_child_nodes(node)
             if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            and not is_type_checking(child)
         ]
 
 
-def is_unsafe_torch_load(node: ast.AST) -> bool:
-    if not (isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load"):
-        return False
-    return not any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords)
+def roots(node: ast.AST) -> set[str]:
+    if isinstance(node, ast.Import):
+        return {alias.name.partition(".")[0] for alias in node.names}
+    if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+        return {node.module.partition(".")[0]}
+    return set()
 
 
-def test_every_package_was_found() -> None:
-    assert {path.relative_to(ROOT).parts[0] for path in SOURCES} == set(PACKAGES)
+def offers(room: str) -> dict[str, str]:
+    """The names that a room offers, each with the module that has it."""
+    stub = ROOMS[room].with_suffix(".pyi")
+    if not stub.exists():
+        return {}
+    nodes = [node for node in parse(stub).body if isinstance(node, ast.ImportFrom)]
+    return {alias.name: f"{room}.{node.module}" for node in nodes for alias in node.names}
 
 
-@each_source
-def test_files_are_short(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE
+OFFERED = {room: offers(room) for room in ROOMS}
 
 
-@each_source
-def test_functions_are_short(path: Path) -> None:
-    too_long = {f.name: body_lines(f) for f in functions(parse(path)) if body_lines(f) > LONGEST_FUNCTION}
-    assert not too_long
+def room_of(module: str) -> str:
+    """The folder of a module; one that lies at the top of a package is a room of its own."""
+    room = module.rpartition(".")[0]
+    return module if room in PACKAGES else room
 
 
-@each_source
-def test_modules_name_an_idea(path: Path) -> None:
-    assert not DRAWERS & {part.removesuffix(".py").strip("_") for part in path.relative_to(ROOT).parts}
+def imports(nodes: Iterator[ast.AST]) -> Iterator[tuple[str, str]]:
+    """What is imported of this program: the module that has it, and where it was taken from."""
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, alias.name) for alias in node.names if alias.name in MODULES)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] in PACKAGES:
+            for alias in node.names:
+                if node.module in MODULES:
+                    yield node.module, node.module
+                elif f"{node.module}.{alias.name}" in MODULES:
+                    yield f"{node.module}.{alias.name}", f"{node.module}.{alias.name}"
+                else:
+                    yield OFFERED[node.module][alias.name], node.module
 
 
-@each_source
-def test_pyhessian_stays_behind_its_bridge(path: Path) -> None:
-    tree = parse(path)
-    bridge = path == ROOT / "spectra" / "pyhessian.py"
-    nodes = run_at_import(tree) if bridge else ast.walk(tree)
-    assert not any("pyhessian" in imported_roots(node) for node in nodes)
+def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    statements = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return (function.end_lineno or 0) - statements[0].lineno + 1 if statements else 0
 
 
-@each_source
-def test_nothing_is_unpickled(path: Path) -> None:
-    nodes = list(ast.walk(parse(path)))
-    assert not any(PICKLERS & imported_roots(node) for node in nodes)
-    assert [node.lineno for node in nodes if is_unsafe_torch_load(node)] == []
+def test_files_and_functions_are_short() -> None:
+    for name, path in SOURCES.items():
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE, name
+        for node in ast.walk(parse(path)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert body_lines(node) <= LONGEST_FUNCTION, f"{name}: {node.name}"
 
 
-@pytest.mark.parametrize("name", PACKAGES)
-def test_no_test_folder_shadows_a_package(name: str) -> None:
-    assert not (ROOT / "tests" / name).exists()
+def test_a_folder_is_a_room() -> None:
+    for room, path in ROOMS.items():
+        modules = {other.stem for other in path.parent.glob("*.py")} - {"__init__"}
+        assert len(modules) <= MOST_MODULES, room
+        assert ast.get_docstring(parse(path)), room
+        # A name that is a module's too would be the one or the other, as imports happened to go.
+        assert not modules & OFFERED[room].keys(), room
+        assert not DRAWERS & {*modules, path.parent.name}, room
+    # A test folder of a package's name would be imported in its place.
+    assert not any((ROOT / "tests" / package).exists() for package in PACKAGES)
 
 
-def test_a_long_function_is_measured_without_its_docstring() -> None:
-    tree = ast.parse('def f():\n    """One.\n\n    Two.\n    """\n    a = 1\n\n    return a\n')
-    assert [body_lines(f) for f in functions(tree)] == [3]
+def test_a_room_is_entered_by_its_door() -> None:
+    for module, path in MODULES.items():
+        for found, taken in imports(ast.walk(parse(path))):
+            inside = room_of(found) == room_of(module)
+            assert inside or taken == (found if room_of(found) == found else room_of(found)), f"{module}: {taken}"
 
 
-def test_unsafe_loads_are_recognised() -> None:
-    calls = ["torch.load(f)", "torch.load(f, weights_only=False)", "torch.load(f, weights_only=True)"]
-    assert [is_unsafe_torch_load(ast.parse(call, mode="eval").body) for call in calls] == [True, True, False]
+def test_imports_go_one_way() -> None:
+    modules: dict[str, set[str]] = {}
+    rooms: dict[str, set[str]] = {}
+    for module, path in MODULES.items():
+        tree = parse(path)
+        modules[module] = {found for found, _ in imports(run_at_import(tree))}
+        found = {room_of(other) for other, _ in imports(ast.walk(tree))}
+        rooms.setdefault(room_of(module), set()).update(found - {room_of(module)})
+    for graph in (modules, rooms):
+        TopologicalSorter(graph).prepare()  # raises CycleError, which names the cycle
 
 
-def test_imports_inside_functions_are_not_package_level() -> None:
-    tree = ast.parse("import a\nclass C:\n    import b\ndef f():\n    import c\n")
-    assert {root for node in run_at_import(tree) for root in imported_roots(node)} == {"a", "b"}
+def test_nothing_is_unpickled_and_pyhessian_has_one_door() -> None:
+    for module, path in MODULES.items():
+        tree = parse(path)
+        nodes = list(ast.walk(tree))
+        assert not any(PICKLERS & roots(node) for node in nodes), module
+        calls = [node for node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load"]
+        safe = [{k.arg: ast.unparse(k.value) for k in call.keywords}.get("weights_only") == "True" for call in calls]
+        assert all(safe), module
+        door = module == "spectra.pyhessian"
+        assert not any("pyhessian" in roots(node) for node in (run_at_import(tree) if door else nodes)), module

@@ -11,16 +11,15 @@ import pytest
 import torch
 from scipy import stats
 
-from basinscope.compare_evidence import make_evidence, named_initialisation
-from basinscope.tasks.digits import data_folder, digits_network, load_digits
+from basinscope.runs import make_evidence, named_initialisation
+from basinscope.tasks import data_folder, digits_network, load_digits
 from comparisons.evidence import EvidenceSettings
-from comparisons.extensive import EXTENSIVE
-from comparisons.registry import REGISTRY
+from comparisons.examination import hyperparameters
+from comparisons.measures import REGISTRY
+from comparisons.statistics import EXTENSIVE
 from comparisons.store import read_comparison
-from comparisons.suite import hyperparameters
 from spectra.checkpoint import read_checkpoint
-from volume.bridge_cautions import bridge_cautions
-from volume.bridge_store import read_bridge
+from volume.bridge import bridge_cautions, read_bridge
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 CHECKPOINTS = sorted((DATA / "digits_mlp").glob("*.pt"))

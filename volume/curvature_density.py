@@ -7,15 +7,12 @@ from dataclasses import replace
 
 import torch
 
-from spectra.dense import dense_spectrum
-from spectra.density import SpectralDensity
-from spectra.gauss_newton import JacobianSandwich
-from spectra.gram import gram_spectrum
+from spectra.costs import KLFromAnchor
+from spectra.density import SpectralDensity, dense_spectrum, gram_spectrum
 from spectra.landscape import Landscape
-from spectra.operators import SymmetricOperator
-from spectra.routes import plan_route
+from spectra.operators import JacobianSandwich, SymmetricOperator
+from spectra.plan import plan_route
 from spectra.slq import deflated_space, empty_density, next_probes
-from spectra.softmax import KLFromAnchor
 from spectra.spectrum import SpectrumSettings
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spectra.lanczos import dots
 from spectra.landscape import Landscape
-from volume.pieces import at_once
+from volume.chunks import at_once
 
 RADII = 24
 # A fall below this share of the cutoff does not move the basin's edge by anything worth a sentence.

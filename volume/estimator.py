@@ -12,31 +12,33 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spectra.caution import IndefiniteError
 from spectra.checkpoint import AdamMoments
-from spectra.density import SpectralDensity
+from spectra.density import IndefiniteError, SpectralDensity
 from spectra.errors import FAST_PATH_FAILURES, UserError
 from spectra.landscape import Landscape
 from spectra.operators import SymmetricOperator
-from spectra.routes import make_operator
+from spectra.plan import make_operator
 from spectra.spectrum import SpectrumSettings
-from volume.anchor import AnchorMeasure, anchor_measure
 from volume.curvature_density import curvature_density, curvature_name, fitting_block
 from volume.descent import descent
-from volume.description_length import description_length
-from volume.determinant_methods import determinant_results
-from volume.directions import check_preconditioner, choose_preconditioner
-from volume.mass_check import held_against_cost
 from volume.method_result import DETERMINANTS, SEGMENT, SLICES, MethodResult, from_sample
+from volume.methods import (
+    check_preconditioner,
+    choose_preconditioner,
+    description_length,
+    determinant_results,
+    held_against_cost,
+    sample_cutoffs,
+    segment_results,
+)
 from volume.noise import above_noise, cost_noise
 from volume.preconditioners import Identity, Preconditioner
+from volume.prior_units import prior_units
 from volume.priors import GaussianPrior, Lebesgue, Prior
+from volume.quadratic import AnchorMeasure, anchor_measure
+from volume.rays import StarDomainSettings, star_domain_volume
 from volume.result import VolumeEstimate
-from volume.scaling import prior_units
-from volume.segment_method import segment_results
-from volume.star_domain import StarDomainSettings, star_domain_volume
 from volume.study import VolumeSettings
-from volume.sweep_sampling import sample_cutoffs
 
 Array = NDArray[np.float64]
 OnResult = Callable[[MethodResult], None]

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from spectra.estimate import Estimate
 from spectra.interval import with_ends, with_error
-from volume.determinant import DeterminantVolume
-from volume.quadratic_mass import QuadraticMass
+from volume.quadratic import DeterminantVolume, QuadraticMass
 from volume.result import VolumeEstimate
 
 METHODS = (

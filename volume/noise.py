@@ -7,11 +7,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from spectra.lanczos import dots
+from spectra.lanczos import dots, draw_probes
 from spectra.landscape import Landscape
-from spectra.probes import draw_probes
+from volume.chunks import at_once
 from volume.descent import Descent
-from volume.pieces import at_once
 
 DRAWS = 16
 # The descent looks at 24 costs, the noise at 16: a fall within this many noises may be one.

@@ -11,14 +11,24 @@ from typing import Any
 import h5py
 import numpy as np
 
-from spectra.atomic_file import replace_file
 from spectra.estimate import Estimate
-from spectra.provenance_store import read_provenance, write_provenance
-from spectra.store_file import add_array, add_dimension, has_format, hdf5_image, opened, plain, read_texts, texts
+from spectra.files import (
+    add_array,
+    add_dimension,
+    has_format,
+    hdf5_image,
+    opened,
+    plain,
+    read_provenance,
+    read_texts,
+    replace_file,
+    texts,
+    write_provenance,
+)
 from volume.method_result import MethodResult
+from volume.methods import FLAGS, RAY_ARRAYS, read_failures, read_sweep, write_failures, write_sweep
 from volume.result import VolumeEstimate
 from volume.study import VolumeSettings, VolumeStudy
-from volume.sweep_store import FLAGS, RAY_ARRAYS, read_failures, read_sweep, write_failures, write_sweep
 
 FORMAT = "basinscope volume"
 FORMAT_VERSION = 1

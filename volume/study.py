@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from spectra.errors import UserError, require_counts
-from spectra.provenance import Provenance
+from spectra.files import Provenance
 from volume.method_result import METHODS, MethodResult
 from volume.preconditioners import EXPONENT
 from volume.sweep import CutoffSweep, parse_sweep

@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spectra.checkpoint_file import stored_kinds
-from spectra.checkpoint_folder import CONFIG, read_json, weight_files
+from spectra.checkpoint import CONFIG, GgufHeader, read_gguf_header, read_json, stored_kinds, weight_files
 from spectra.errors import UserError
-from spectra.gguf_header import GgufHeader, read_gguf_header
-from spectra.regular_file import check_regular
+from spectra.files import check_regular
 
 if TYPE_CHECKING:
     import torch

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from basinscope.choices import nearest
 from basinscope.tasks.options import read_options, split_options
 from spectra.errors import UserError, UserTypeError, foreign
-from spectra.regular_file import check_regular
+from spectra.files import check_regular
 
 if TYPE_CHECKING:
     from spectra.checkpoint import Checkpoint
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 Task = Callable[..., "Landscape"]
 
 BUILT_IN = {
-    "digits": "basinscope.tasks.digits:digits",
-    "digits-heldout": "basinscope.tasks.digits_heldout:digits_heldout",
-    "causal-lm": "basinscope.tasks.causal_lm:causal_lm",
-    "image-classifier": "basinscope.tasks.image_classifier:image_classifier",
+    "digits": "basinscope.tasks.uci_digits:digits",
+    "digits-heldout": "basinscope.tasks.heldout_digits:digits_heldout",
+    "causal-lm": "basinscope.tasks.language.causal_lm:causal_lm",
+    "image-classifier": "basinscope.tasks.images.image_classifier:image_classifier",
 }
 # What an architecture that a model folder names ends with -> the task that it is for.
 BY_ARCHITECTURE = {"ForCausalLM": "causal-lm", "LMHeadModel": "causal-lm", "ForImageClassification": "image-classifier"}

@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from basinscope.__main__ import main
+from basinscope.cli import main
 
 TASK_FILE = Path(__file__).with_name("tiny_task.py")
 

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 
 from comparisons.flatness import Measure
-from comparisons.registry import REGISTRY
+from comparisons.measures import REGISTRY
 
 FOLDER = Path(__file__).parent
-CURVATURE = "test_curvature.py::"
-NORMS = "test_norms.py::"
+CURVATURE = "test_measures/test_curvature.py::"
+NORMS = "test_measures/test_norms.py::"
 RECIPES = "test_rows_against_recipes.py::"
 SEARCHES = "test_searches_and_chains/test_sharpness.py::"
 SHARPNESS_ROWS = "test_searches_and_chains/test_sharpness_measures.py::"
 CHAINS = "test_searches_and_chains/test_learning_coefficient.py::"
 ROUTES = "test_searches_and_chains/test_coefficient_routes.py::"
-VOLUMES = "test_volumes.py::"
+VOLUMES = "test_measures/test_volumes.py::"
 
 HESSIAN = (CURVATURE + "test_readings_of_a_quadratic", RECIPES + "test_sampled_hessians_against_the_dense_matrix")
 PYHESSIAN = RECIPES + "test_trace_and_largest_eigenvalue_against_pyhessian"

@@ -6,11 +6,10 @@ from torch import nn
 
 from comparisons.evidence import EvidenceSettings
 from comparisons.invariance import MOVED, SAME, InvarianceTable, check_invariance
-from comparisons.registry import measures_named
-from comparisons.symmetries import in_another_unit, joints, permuted, rescaled
+from comparisons.measures import in_another_unit, joints, measures_named, permuted, rescaled
 from spectra.costs import cross_entropy
-from spectra.hessian import Hessian
 from spectra.landscape import Landscape
+from spectra.operators import Hessian
 from tests.test_comparisons.conftest import classified, relu_network
 
 

@@ -9,15 +9,13 @@ import torch
 from scipy import stats
 from torch import nn
 
-from comparisons.curvature_evidence import gauss_newton_spectrum, hessian_spectrum
-from comparisons.evidence import Evidence, EvidenceSettings
-from comparisons.registry import measures_of
+from comparisons.evidence import Evidence, EvidenceSettings, gauss_newton_spectrum, hessian_spectrum
+from comparisons.measures import measures_of
 from spectra.costs import cross_entropy
-from spectra.gauss_newton import GaussNewton
-from spectra.hessian import Hessian
 from spectra.landscape import Landscape
+from spectra.model import generator
+from spectra.operators import GaussNewton, Hessian
 from spectra.pyhessian import pyhessian_eigenvalues, pyhessian_trace
-from spectra.randomness import generator
 from tests.test_comparisons.conftest import classified, quadratic, relu_network
 
 # Two-sided, for each statistical comparison below.

@@ -8,8 +8,8 @@ import torch
 
 from spectra.compute import compute_spectrum
 from spectra.costs import cross_entropy, mean_squared_error
-from spectra.hessian import Hessian
 from spectra.landscape import Landscape
+from spectra.operators import Hessian
 from spectra.spectrum import Spectrum, SpectrumSettings
 
 SMALL = SpectrumSettings(probes=4, steps=12, block=2, engine="slq", strategy="double-backward")

@@ -7,13 +7,11 @@ import pytest
 import torch
 from scipy import stats
 
-from spectra.caution import IndefiniteError
-from spectra.density import SpectralDensity
+from spectra.density import IndefiniteError, SpectralDensity
 from spectra.estimate import Estimate, difference, from_samples, independent
-from spectra.integration import Deflation
 from spectra.interval import bars, ends, half_width, joint_freedom, quantile, with_ends
+from spectra.lanczos import BREAKDOWN_ROUNDINGS, Deflation, Tridiagonal
 from spectra.operators import MatrixOperator
-from spectra.quadrature import BREAKDOWN_ROUNDINGS, Tridiagonal
 from spectra.slq import slq_density
 from spectra.spectrum import SpectrumSettings
 

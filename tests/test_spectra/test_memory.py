@@ -13,7 +13,7 @@ from spectra.compute import compute_spectrum
 from spectra.costs import mean_squared_error
 from spectra.footprint import footprint
 from spectra.landscape import Landscape
-from spectra.routes import make_operator, plan_route
+from spectra.plan import make_operator, plan_route
 from spectra.spectrum import SpectrumSettings
 
 def memory_of(field):

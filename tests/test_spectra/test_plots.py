@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from spectra import atomic_file
 from spectra.density import SpectralDensity
-from spectra.integration import Deflation
+from spectra.files import Provenance
+from spectra.files import atomic as atomic_file
+from spectra.lanczos import Deflation, Tridiagonal
 from spectra.plots import save_figure, spectrum_figure
-from spectra.provenance import Provenance
-from spectra.quadrature import Tridiagonal
 from spectra.spectrum import Spectrum, SpectrumSettings
 from spectra.store import StoredSpectrum
 

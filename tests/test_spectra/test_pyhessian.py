@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spectra.batches import Batches
 from spectra.costs import cross_entropy, kl_from_anchor, mean_squared_error
 from spectra.errors import UserError
 from spectra.landscape import Landscape
+from spectra.model import Batches
 from spectra.pyhessian import pyhessian_density, pyhessian_eigenvalues, pyhessian_trace
 
 INPUTS = torch.randn(10, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

@@ -12,14 +12,12 @@ import numpy as np
 import pytest
 import xarray
 
-from spectra import atomic_file
 from spectra.density import SpectralDensity
-from spectra.integration import Deflation
-from spectra.provenance import Provenance
-from spectra.quadrature import Tridiagonal
+from spectra.files import TRAILER, Provenance
+from spectra.files import atomic as atomic_file
+from spectra.lanczos import Deflation, Tridiagonal
 from spectra.spectrum import Spectrum, SpectrumSettings
 from spectra.store import FORMAT, read_spectrum, write_spectrum
-from spectra.store_file import TRAILER
 
 PROVENANCE = Provenance(
     checkpoint="runs/last.pt",

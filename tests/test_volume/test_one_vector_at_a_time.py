@@ -10,14 +10,13 @@ from torch import nn
 
 from spectra.costs import cross_entropy, kl_from_anchor
 from spectra.landscape import Landscape
-from volume import pieces
+from volume import chunks as pieces
 from volume.descent import RADII, descent
-from volume.description_length import description_length
+from volume.methods import description_length, sample_cutoffs
 from volume.noise import cost_noise
 from volume.preconditioners import Identity
 from volume.priors import GaussianPrior
-from volume.star_domain import StarDomainSettings, star_domain_volume
-from volume.sweep_sampling import sample_cutoffs
+from volume.rays import StarDomainSettings, star_domain_volume
 
 INPUTS = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
 
@@ -101,13 +100,13 @@ from pathlib import Path
 from torch import nn
 from spectra.costs import cross_entropy, kl_from_anchor
 from spectra.landscape import Landscape
-from volume import pieces
+from volume import chunks as pieces
 from volume.descent import descent
-from volume.description_length import description_length
+from volume.methods import description_length
 from volume.noise import cost_noise
 from volume.preconditioners import diagonal_preconditioner
 from volume.priors import GaussianPrior
-from volume.star_domain import StarDomainSettings, star_domain_volume
+from volume.rays import StarDomainSettings, star_domain_volume
 
 def memory(field):
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -6,22 +6,27 @@ import numpy as np
 import pytest
 import torch
 
-from comparisons.coefficient_routes import COOLER, criterion, slope_of_log_volume, two_temperatures
 from comparisons.comparison import Comparison, Examined
-from comparisons.evidence import Evidence, EvidenceSettings
-from comparisons.exact_coefficients import quadratic_coefficient
-from comparisons.learning_coefficient import LOCALISATION, inverse_temperature, local_coefficient, sampled_coefficient
-from comparisons.registry import measures_named
-from comparisons.route_agreement import disagreements
-from comparisons.sgld import ChainSettings, sample_chains
+from comparisons.evidence import Evidence, EvidenceSettings, Work
+from comparisons.examination import outcome_of
+from comparisons.langevin import ChainSettings, quadratic_coefficient, sample_chains, tempered_slope
+from comparisons.measures import (
+    COOLER,
+    LOCALISATION,
+    criterion,
+    disagreements,
+    inverse_temperature,
+    local_coefficient,
+    measures_named,
+    sampled_coefficient,
+    slope_of_log_volume,
+    two_temperatures,
+)
 from comparisons.store import read_comparison, write_comparison
-from comparisons.suite import outcome_of
-from comparisons.tempered_slope import tempered_slope
-from comparisons.work import Work
 from spectra.costs import cross_entropy, mean_squared_error
 from spectra.estimate import Estimate
+from spectra.files import Provenance
 from spectra.landscape import Landscape
-from spectra.provenance import Provenance
 
 # Two-sided 1e-4 of Student's t with 7 degrees of freedom, for 8 chains, and of a normal variable.
 T_8, NORMAL = 7.89, 3.9

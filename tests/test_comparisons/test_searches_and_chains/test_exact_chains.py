@@ -6,13 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from comparisons.exact_coefficients import deep_linear
-from comparisons.local_coefficient import LocalLearningCoefficient, local_learning_coefficient
-from comparisons.sgld import ChainSettings
+from comparisons.langevin import ChainSettings, LocalLearningCoefficient, deep_linear, local_learning_coefficient
 from spectra.costs import cross_entropy, mean_squared_error
-from spectra.dense import dense_spectrum
-from spectra.hessian import Hessian
+from spectra.density import dense_spectrum
 from spectra.landscape import Landscape
+from spectra.operators import Hessian
 
 NB, PULL = 10.0, 1.0
 # Two-sided 1e-4 of a normal variable: the failure probability of each comparison below.

@@ -7,32 +7,32 @@ import numpy as np
 import pytest
 import torch
 
-from comparisons.chain_prediction import half_effective_dimension, predict_chains
-from comparisons.chains import Chains
 from comparisons.evidence import Evidence, EvidenceSettings
-from comparisons.exact_coefficients import (
-    deep_linear,
-    hidden_tanh,
-    normal_crossing,
-    quadratic_coefficient,
-    sum_of_powers,
-)
 from comparisons.flatness import Reading
-from comparisons.learning_coefficient import MEASURES
-from comparisons.local_coefficient import (
+from comparisons.langevin import (
+    Chains,
+    ChainSettings,
+    Minibatches,
     chain_cautions,
+    curvature_preconditioner,
+    deep_linear,
+    half_effective_dimension,
+    hidden_tanh,
     local_learning_coefficient,
+    normal_crossing,
+    predict_chains,
+    quadratic_coefficient,
+    sample_chains,
+    sum_of_powers,
     two_temperature_coefficient,
+    volume_slope,
     widely_applicable_criterion,
 )
-from comparisons.minibatches import Minibatches
-from comparisons.sgld import ChainSettings, curvature_preconditioner, sample_chains
-from comparisons.volume_slope import volume_slope
+from comparisons.measures.learning_coefficient import MEASURES
 from spectra.costs import cross_entropy, kl_from_anchor, mean_squared_error
 from spectra.density import SpectralDensity
-from spectra.gauss_newton import GaussNewton
-from spectra.hessian import Hessian
 from spectra.landscape import Landscape
+from spectra.operators import GaussNewton, Hessian
 from volume.rays import draw_rays
 
 VALUES = torch.tensor([5.0, 2.0, 1.0, 0.5, 0.1]).double()
@@ -434,8 +434,8 @@ def test_rays_of_a_large_model_are_followed_a_few_at_a_time_with_the_same_slope(
         counts.append(place["count"])
         return draw_rays(*given, **place)
 
-    monkeypatch.setattr("volume.pieces.NUMBERS", numbers)
-    monkeypatch.setattr("comparisons.volume_slope.draw_rays", drawn)
+    monkeypatch.setattr("volume.chunks.NUMBERS", numbers)
+    monkeypatch.setattr("comparisons.langevin.slopes.draw_rays", drawn)
     found = volume_slope(landscape, cutoff=1e-2, directions=20)
     assert counts == ([1] * 20 if numbers == 1 else [7, 7, 6])
     assert found.value == pytest.approx(known.value, rel=1e-3)

@@ -5,10 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from comparisons import minibatches
-from comparisons.minibatches import RECORD_AFTER, Minibatches
-from comparisons.recorded_slopes import recorded_slopes
-from comparisons.sgld import ChainSettings, sample_chains
+from comparisons.langevin import RECORD_AFTER, ChainSettings, Minibatches, minibatches, recorded_slopes, sample_chains
 from spectra.costs import cross_entropy, mean_squared_error
 from spectra.landscape import Landscape
 

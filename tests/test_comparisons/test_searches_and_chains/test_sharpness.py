@@ -8,19 +8,22 @@ import pytest
 import torch
 from scipy import optimize
 
-from comparisons.accuracy import accuracy, error_rate
-from comparisons.average_case import average_case
-from comparisons.keskar import keskar_sharpness
-from comparisons.local_entropy import local_entropy
-from comparisons.pac_bayes import pac_bayes_sharpness
-from comparisons.relative_flatness import relative_flatness
-from comparisons.worst_case import m_sharpness, scales, worst_case
+from comparisons.evidence import accuracy, error_rate
+from comparisons.searches import (
+    average_case,
+    keskar_sharpness,
+    local_entropy,
+    m_sharpness,
+    pac_bayes_sharpness,
+    relative_flatness,
+    scales,
+    worst_case,
+)
 from spectra.costs import cross_entropy, mean_squared_error
-from spectra.dense import dense_spectrum
-from spectra.density import SpectralDensity
-from spectra.hessian import Hessian
+from spectra.density import SpectralDensity, dense_spectrum
 from spectra.landscape import Landscape
-from spectra.randomness import generator
+from spectra.model import generator
+from spectra.operators import Hessian
 
 VALUES = torch.tensor([5.0, 2.0, 1.0, 0.5, 0.1]).double()
 # Two-sided, of a normal variable: the failure probability of each statistical test below.

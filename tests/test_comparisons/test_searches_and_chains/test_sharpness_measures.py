@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from comparisons.evidence import Evidence, EvidenceSettings
-from comparisons.sharpness import MEASURES
+from comparisons.measures.sharpness import MEASURES
 from spectra.costs import cross_entropy
-from spectra.gauss_newton import GaussNewton
 from spectra.landscape import Landscape
+from spectra.operators import GaussNewton
 
 BY_NAME = {measure.name: measure for measure in MEASURES}
 

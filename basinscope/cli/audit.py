@@ -1,0 +1,155 @@
+"""``basinscope audit``: how far estimators are from the truth, from the command line."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from basinscope.cli.options import RESULT, DebugOption, JsonOption, OutputOption, OverwriteOption, PlotOption
+from basinscope.outputs import TASK, reserved
+from basinscope.tasks import task_files
+from basinscope.terminal import emit, page, show
+from spectra.errors import UserError, require_counts
+
+if TYPE_CHECKING:
+    from basinscope.runs import AuditRequest
+    from volume.audit import AuditReport
+
+_EFFORT, _CHECKPOINT = "Effort", "Checkpoint"
+
+
+def audit(
+    checkpoint: Annotated[
+        Path | None,
+        typer.Argument(help="A .pt, .pth or .safetensors file; or --known.", show_default=False),
+    ] = None,
+    known: Annotated[bool, typer.Option("--known", help="Audit on the cases whose truth is known.")] = False,
+    estimators: Annotated[
+        list[str] | None,
+        typer.Option(help="Names, or their beginnings such as star-domain; repeatable.", show_default="all but bridge"),
+    ] = None,
+    cases: Annotated[
+        list[str] | None, typer.Option(help="Known cases, likewise; repeatable.", show_default="all")
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Seeds an estimator and case.", rich_help_panel=_EFFORT)] = 12,
+    directions: Annotated[int, typer.Option(help="Of sampled methods.", rich_help_panel=_EFFORT)] = 100,
+    probes: Annotated[int, typer.Option(help="Of spectra.", rich_help_panel=_EFFORT)] = 8,
+    steps: Annotated[int, typer.Option(help="Lanczos steps a probe.", rich_help_panel=_EFFORT)] = 32,
+    products: Annotated[int, typer.Option(help="Of traces.", rich_help_panel=_EFFORT)] = 60,
+    seed: Annotated[int, typer.Option(help="Of the first repeat.", rich_help_panel=_EFFORT)] = 0,
+    facts: Annotated[
+        bool, typer.Option("--facts/--no-facts", help="With --known: check the seven facts of the sampler too.")
+    ] = True,
+    spectrum: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --known: a spectrum file to put on a random basis.",
+            show_default="that of the digits network, where its data is",
+        ),
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="As of basinscope volume.", rich_help_panel=_CHECKPOINT)] = None,
+    cost: Annotated[str | None, typer.Option(help="As of basinscope volume.", rich_help_panel=_CHECKPOINT)] = None,
+    cutoff: Annotated[float, typer.Option(help="Cost that bounds the basin.", rich_help_panel=_CHECKPOINT)] = 0.01,
+    prior: Annotated[str, typer.Option(help="As of basinscope volume.", rich_help_panel=_CHECKPOINT)] = "gaussian",
+    truth: Annotated[
+        str | None,
+        typer.Option(
+            help="Nats and their standard error, as -1300:5; a bridge file; or bridge, bridge-star: run one.",
+            rich_help_panel=_CHECKPOINT,
+        ),
+    ] = None,
+    output: OutputOption = None,
+    plot: PlotOption = None,
+    overwrite: OverwriteOption = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep the rows that the output has.", rich_help_panel=RESULT)
+    ] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Audit estimators: bias, spread, coverage and cost over repeats, against the truth where it is known.
+
+    Log-volumes are in nats. With --known the truth is a closed form or a quadrature; of a checkpoint it is what --truth
+    says, and without one the estimators are only held against each other.
+    """  # noqa: DOC501  # the help has no place for it
+    del debug  # read by main
+    if known == (checkpoint is not None):
+        raise UserError("audit needs a checkpoint or --known, and not both")
+    effort = {"directions": directions, "probes": probes, "steps": steps, "products": products}
+    counts = SimpleNamespace(repeats=repeats, seed=seed, **effort)
+    require_counts(counts, {"repeats": 2, "directions": 1, "probes": 1, "steps": 1, "products": 6, "seed": 0})
+    if not 0.0 < cutoff < math.inf:
+        raise UserError(f"--cutoff must be positive and finite, got {cutoff}")
+    source = {"task": task, "cost": cost, "cutoff": cutoff, "prior": prior, "truth": truth}
+    _refuse_checkpoint_options(known, source, spectrum, cases)
+    where = {"output": output, "plot": plot, "overwrite": overwrite, "resume": resume}
+    asked = {"estimators": tuple(estimators or ()), "cases": tuple(cases or ()), "repeats": repeats, "seed": seed}
+    from basinscope.runs import known_spectrum
+
+    read = known_spectrum(spectrum) if known else None
+    inputs = [("CHECKPOINT", checkpoint), ("--spectrum", read), ("--truth", None if truth is None else Path(truth))]
+    inputs += [(TASK, path) for path in task_files(task)]
+    with reserved(
+        results={"--output": output}, figures={"--plot": plot}, inputs=inputs, overwrite=overwrite, resume=resume
+    ):
+        _run(
+            {"checkpoint": checkpoint, "effort": effort, "facts": facts and known, "spectrum": spectrum}
+            | asked
+            | source
+            | where,
+            as_json,
+        )
+
+
+def _refuse_checkpoint_options(
+    known: bool, source: dict[str, Any], spectrum: Path | None, cases: list[str] | None
+) -> None:
+    """What belongs to the other kind of audit is refused, not ignored."""
+    defaults = {"task": None, "cost": None, "cutoff": 0.01, "prior": "gaussian", "truth": None}
+    given = [name for name, value in source.items() if value != defaults[name]]
+    if known and given:
+        raise UserError(f"--{given[0]} is of the audit of a checkpoint; --known has its own")
+    if not known and (spectrum is not None or cases):
+        raise UserError(f"--{'spectrum' if spectrum is not None else 'cases'} needs --known")
+
+
+def _run(options: dict[str, Any], as_json: bool) -> None:
+    from basinscope.runs import AuditRequest, run_audit, volume_progress
+
+    request: AuditRequest = AuditRequest(command=shlex.join(["basinscope", *sys.argv[1:]]), **options)
+    with volume_progress() as progress:
+        report = run_audit(request, progress)
+    files = {} if request.output is None else {"audit": str(request.output)}
+    try:
+        if request.plot is not None:
+            from spectra.plots import save_figure
+            from volume.audit import audit_figure
+
+            save_figure(audit_figure(report.table), request.plot)
+            files["figure"] = str(request.plot)
+    finally:  # a figure that fails does not cost the numbers
+        show_report(report, as_json, files)
+
+
+def show_report(report: AuditReport, as_json: bool, files: dict[str, str]) -> None:
+    """Print an audit on stdout.
+
+    Args:
+        report: the audit.
+        as_json: print one JSON object instead of a table.
+        files: where results were written, by kind.
+    """
+    if as_json:
+        from basinscope.views import report_json
+
+        emit(report_json(report, files))
+        return
+    from basinscope.views import report_table
+
+    show(report_table(report, files, page().width))

@@ -1,0 +1,200 @@
+"""``basinscope bridge``: the ground truth of a basin's volume, from the command line."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from basinscope.choices import nearest, one_of
+from basinscope.cli.options import (
+    DTYPES,
+    RESULT,
+    DebugOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    OverwriteOption,
+    PlotOption,
+)
+from basinscope.cli.volume import COSTS
+from basinscope.runs import reserved_for
+from basinscope.terminal import emit, show
+from spectra.errors import UserError
+
+if TYPE_CHECKING:
+    from basinscope.runs import BridgeRequest
+    from basinscope.views import OtherBridge
+    from volume.bridge import BridgeResult
+
+# Words that may be typed, here too so that --help needs no torch; a test holds them to the library's.
+TARGETS = ("sublevel", "star")
+ORIGINS = ("quadratic", "prior")
+PRIORS = ("gaussian", "init")
+_LADDER = "Ladder"
+
+
+def bridge(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, as of basinscope volume.", show_default=False)],
+    output: Annotated[
+        Path,
+        typer.Option(help="HDF5 file, written after every rung.", show_default=False, rich_help_panel=RESULT),
+    ],
+    task: Annotated[
+        str | None,
+        typer.Option(help="As of basinscope volume.", show_default="the checkpoint's own; of digits its held-out rows"),
+    ] = None,
+    cost: Annotated[
+        str | None, typer.Option(help="As of basinscope volume.", show_default="kl for classifiers, else task")
+    ] = None,
+    cutoff: Annotated[
+        list[float] | None,
+        typer.Option(help="Cost that bounds the basin; repeatable, and larger ones are free.", show_default="0.01"),
+    ] = None,
+    prior: Annotated[
+        str,
+        typer.Option(help="gaussian (width: root mean square of the parameters), gaussian:S or init."),
+    ] = "gaussian",
+    target: Annotated[
+        str,
+        typer.Option(help="sublevel: all that costs less; star: what does so all the way from the checkpoint."),
+    ] = "sublevel",
+    origin: Annotated[
+        str,
+        typer.Option(
+            help="prior: cooled from the prior, all of the set is measured; quadratic: let go from the quadratic model "
+            "at the checkpoint, what chains reach from there."
+        ),
+    ] = "prior",
+    # Few chains of many draws: short ones lag behind the ensemble as it cools (docs/bridge.md).
+    chains: Annotated[int, typer.Option(help="Side by side; their spread is the error.", rich_help_panel=_LADDER)] = 8,
+    draws: Annotated[int, typer.Option(help="Of each chain at each rung.", rich_help_panel=_LADDER)] = 80,
+    warm_up: Annotated[int, typer.Option(help="Trajectories before, at each rung.", rich_help_panel=_LADDER)] = 8,
+    work_spread: Annotated[
+        float, typer.Option(help="Of the work between rungs, nats: how far apart they are.", rich_help_panel=_LADDER)
+    ] = 4.0,
+    standard_error: Annotated[
+        float,
+        typer.Option(
+            help="Passes are added until the log-volumes are known to this, nats.",
+            show_default="one pass",
+            rich_help_panel=_LADDER,
+        ),
+    ] = math.inf,
+    budget: Annotated[
+        float,
+        typer.Option(help="Gradients after which no rung is begun.", show_default="no limit", rich_help_panel=_LADDER),
+    ] = math.inf,
+    seed: Annotated[int, typer.Option(help="The one seed of all randomness.", rich_help_panel=_LADDER)] = 0,
+    dtype: DtypeOption = None,
+    device: DeviceOption = None,
+    plot: PlotOption = None,
+    overwrite: OverwriteOption = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the output, where there is one.", rich_help_panel=RESULT)
+    ] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Measure the volume of the basin around a checkpoint by a bridge: slow, and with an error bar that covers it.
+
+    Chains lead from an ensemble that is known exactly to the real cost. Log-volumes are logarithms of a probability
+    under the prior, in nats; one ladder gives the whole curve of log V against the cutoff.
+    """  # noqa: DOC501  # the help has no place for it
+    del debug  # read by main
+    _check_words(target, origin, prior, cost, dtype)
+    from volume.chains import BridgeSettings
+
+    settings = BridgeSettings(
+        cutoffs=tuple(cutoff or (0.01,)),
+        target=target,
+        origin=origin,
+        chains=chains,
+        draws=draws,
+        warm_up=warm_up,
+        kept=draws,
+        work_spread=work_spread,
+        standard_error=standard_error,
+        budget=budget,
+        seed=seed,
+    )
+    from basinscope.runs import BridgeRequest
+
+    request = BridgeRequest(
+        checkpoint=checkpoint,
+        settings=settings,
+        output=output,
+        prior=prior,
+        task=task,
+        cost=cost,
+        dtype=dtype,
+        device=device,
+        plot=plot,
+        overwrite=overwrite,
+        resume=resume,
+        command=shlex.join(["basinscope", *sys.argv[1:]]),
+    )
+    with reserved_for(request):
+        _run(request, as_json)
+
+
+def _check_words(target: str, origin: str, prior: str, cost: str | None, dtype: str | None) -> None:
+    one_of("--target", target, TARGETS)
+    one_of("--origin", origin, ORIGINS)
+    if cost is not None:
+        one_of("--cost", cost, COSTS)
+    if dtype is not None:
+        one_of("--dtype", dtype, DTYPES)
+    kind = prior.partition(":")[0]
+    if kind not in PRIORS:
+        raise UserError(
+            f"--prior of a bridge must be gaussian, gaussian:S or init; got {prior!r}{nearest(kind, PRIORS)}"
+        )
+
+
+def _run(request: BridgeRequest, as_json: bool) -> None:
+    from basinscope.runs import run_bridge, volume_progress
+
+    with volume_progress() as progress:
+        result, source = run_bridge(request, progress)
+    files = {"bridge": str(request.output)}
+    try:
+        if request.plot is not None and result.complete:
+            from basinscope.ranks import writes_files
+            from basinscope.views import figure_of
+            from spectra.plots import save_figure
+
+            if writes_files():
+                save_figure(figure_of(result, source), request.plot)
+            files["figure"] = str(request.plot)
+    finally:  # a figure that fails does not cost the numbers
+        show_bridge(result, source, as_json, files)
+
+
+def show_bridge(
+    result: BridgeResult,
+    source: dict[str, str],
+    as_json: bool,
+    files: dict[str, str],
+    other: OtherBridge | None = None,
+) -> None:
+    """Print a bridge on stdout.
+
+    Args:
+        result: the bridge, complete or not.
+        source: what it was made from.
+        as_json: print one JSON object instead of a table.
+        files: where results were written, by kind.
+        other: what it is held against, or None.
+    """
+    from basinscope.views import bridge_json, bridge_table
+
+    if as_json:
+        emit(bridge_json(result, source, files, other))
+        return
+
+    show(bridge_table(result, source, files, other))

@@ -1,0 +1,317 @@
+"""``basinscope compare``: flatness measures of checkpoints side by side, from the command line."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from basinscope.choices import nearest, one_of
+from basinscope.cli.compare_show import rankings_of, show_comparison, show_findings
+from basinscope.cli.options import RESULT, DebugOption, JsonOption, OutputOption, OverwriteOption, PlotOption
+from basinscope.outputs import TASK, reserved
+from basinscope.tasks import OPTIONS_HELP, task_files
+from basinscope.terminal import emit, show
+from spectra.errors import UserError
+
+if TYPE_CHECKING:
+    from basinscope.runs import CompareRequest
+    from comparisons.findings import Findings
+
+__all__ = ["compare", "rankings_of", "show_comparison"]
+# Words that may be typed, here too so that --help needs no torch; a test holds them to the library's.
+FAMILIES = ("curvature", "sharpness", "norms", "volumes", "learning-coefficient")
+TABLES = ("md", "csv", "latex")
+FEWEST = 4
+# Columns that a refusal names.
+_SHOWN_COLUMNS = 20
+_ESTIMATE = "Estimate"
+
+
+def compare(
+    checkpoints: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Files (.pt, .pth, .safetensors, .gguf) or folders as transformers saves them.",
+            show_default=False,
+            metavar="CHECKPOINT...",
+        ),
+    ],
+    measures: Annotated[
+        str, typer.Option(help=f"all, or names of measures or families ({', '.join(FAMILIES)}), separated by commas.")
+    ] = "all",
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="How to make a landscape: a built-in name (digits, causal-lm), package.module:function or "
+            f"path/to/file.py:function. {OPTIONS_HELP}",
+            show_default="each checkpoint's own",
+        ),
+    ] = None,
+    held_out_task: Annotated[
+        str | None,
+        typer.Option(help="Likewise, with held-out data.", show_default="that of a built-in task"),
+    ] = None,
+    initial: Annotated[
+        Path | None,
+        typer.Option(help="Checkpoint of the initialisation.", show_default="step 0 of the same run, beside it"),
+    ] = None,
+    reuse: Annotated[
+        list[Path] | None,
+        typer.Option(help="A spectrum.h5 or volume.h5 to take evidence from where it fits; repeatable."),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="Rank correlations with gap, error-gap, held-out-loss, loss, or an entry of the checkpoints' "
+            "metadata (a number, or a label of two values).",
+            show_default="gap, from 4 checkpoints with held-out data on",
+        ),
+    ] = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Rank correlations once a column is held fixed: a target as for --against, a measure or an entry of "
+            "the metadata; repeatable.",
+            show_default="loss",
+        ),
+    ] = None,
+    probes: Annotated[int, typer.Option(help="Of each spectrum.", rich_help_panel=_ESTIMATE)] = 6,
+    steps: Annotated[int, typer.Option(help="Lanczos steps a probe.", rich_help_panel=_ESTIMATE)] = 48,
+    cutoff: Annotated[float, typer.Option(help="Cost that bounds a basin.", rich_help_panel=_ESTIMATE)] = 0.01,
+    directions: Annotated[int, typer.Option(help="Of sampled volumes.", rich_help_panel=_ESTIMATE)] = 64,
+    k: Annotated[float, typer.Option(help="Of the shift k / s².", rich_help_panel=_ESTIMATE)] = 1.0,
+    budget: Annotated[
+        int | None,
+        typer.Option(help="Gradients for each stochastic item, in place of the above.", rich_help_panel=_ESTIMATE),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The one seed of all randomness.", rich_help_panel=_ESTIMATE)] = 0,
+    jobs: Annotated[int, typer.Option(help="Checkpoints examined at once.", rich_help_panel=_ESTIMATE)] = 1,
+    invariance: Annotated[
+        bool,
+        typer.Option(
+            "--invariance",
+            help="Change the parameters of one checkpoint so that its function stays, and show which measures move.",
+            rich_help_panel=RESULT,
+        ),
+    ] = False,
+    table: Annotated[
+        str | None,
+        typer.Option(help=f"Print the table as one of {', '.join(TABLES)}.", rich_help_panel=RESULT),
+    ] = None,
+    output: OutputOption = None,
+    plot: PlotOption = None,
+    agreement_plot: Annotated[
+        Path | None,
+        typer.Option(help="Figure of which measures agree: .png, .pdf or .svg.", rich_help_panel=RESULT),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="One self-contained page to write (.html); with figures of the --reuse files, audits too.",
+            rich_help_panel=RESULT,
+        ),
+    ] = None,
+    overwrite: OverwriteOption = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Skip checkpoints that the output holds.", rich_help_panel=RESULT)
+    ] = False,
+    traces: Annotated[
+        bool,
+        typer.Option(
+            "--traces/--no-traces", help="Keep each chain's cost trace in the output.", rich_help_panel=RESULT
+        ),
+    ] = True,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Compare flatness measures of checkpoints: each with its error, its cost and what it is invariant to.
+
+    A measure or a checkpoint that fails is reported, and the rest go on.
+    """
+    del debug  # read by main
+    _check_words(table, as_json, jobs)
+    settings = {
+        "probes": probes,
+        "steps": steps,
+        "cutoff": cutoff,
+        "directions": directions,
+        "k": k,
+        "budget": budget,
+        "seed": seed,
+    }
+    source = {"task": task, "held_out_task": held_out_task, "initial": initial, "reuse": tuple(reuse or ())}
+    where = {"output": output, "plot": plot, "overwrite": overwrite, "resume": resume, "jobs": jobs, "traces": traces}
+    request = _request(checkpoints, measures, settings, {**source, **where})
+    if invariance:
+        unused: dict[str, object] = {"given": given, "reuse": reuse, "initial": initial}
+        unused |= {"report": report, "plot": plot, "agreement-plot": agreement_plot, "table": table, "against": against}
+        _check_invariance(request, as_json, [name for name, value in unused.items() if value])
+        return
+    shown = _Shown(table, as_json, against, tuple(given) if given else None, agreement_plot, report)
+    with _reserved(request, shown):
+        _check_shown(request, shown)
+        _run(request, shown)
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What is made of the comparison: the options of the same names."""
+
+    table: str | None
+    as_json: bool
+    against: str | None
+    given: tuple[str, ...] | None
+    agreement_plot: Path | None
+    report: Path | None
+
+
+def _check_words(table: str | None, as_json: bool, jobs: int) -> None:
+    if table is not None:
+        one_of("--table", table, TABLES)
+    if table is not None and as_json:
+        raise UserError("--table and --json exclude each other: give one of them")
+    if jobs < 1:
+        raise UserError(f"--jobs must be at least 1, got {jobs}")
+
+
+def _request(paths: list[Path], measures: str, settings: dict[str, Any], options: dict[str, Any]) -> CompareRequest:
+    from comparisons.evidence import EvidenceSettings
+
+    checked = EvidenceSettings(**settings)
+    from comparisons.measures import measures_named
+
+    words = [word.strip() for word in measures.split(",") if word.strip()]
+    names = tuple(measure.name for measure in measures_named(words))
+    from basinscope.runs import CompareRequest
+
+    unique = tuple(dict.fromkeys(paths))
+    return CompareRequest(unique, names, checked, command=shlex.join(["basinscope", *sys.argv[1:]]), **options)
+
+
+def _reserved(request: CompareRequest, shown: _Shown) -> AbstractContextManager[None]:
+    """Checks and holds the files that are written."""
+    tasks = [*task_files(request.task), *task_files(request.held_out_task)]
+    return reserved(
+        results={"--output": request.output},
+        figures={"--plot": request.plot, "--agreement-plot": shown.agreement_plot},
+        pages={"--report": shown.report},
+        inputs=[
+            *(("CHECKPOINT", path) for path in request.checkpoints),
+            ("--initial", request.initial),
+            *(("--reuse", path) for path in request.reuse),
+            *((TASK, path) for path in tasks),
+        ],
+        overwrite=request.overwrite,
+        resume=request.resume,
+    )
+
+
+def _check_shown(request: CompareRequest, shown: _Shown) -> None:
+    """Refuses what cannot be shown before anything is computed."""
+    many = len(request.checkpoints)
+    if shown.against is not None and many < FEWEST and not request.resume:
+        target = shown.against
+        raise UserError(f"rank correlations need at least {FEWEST} checkpoints with a value of {target}, got {many}")
+    if shown.agreement_plot is not None and many < FEWEST and not request.resume:
+        raise UserError(f"--agreement-plot needs at least {FEWEST} checkpoints, got {many}")
+    columns = {"--against": (shown.against,), "--given": shown.given or ()}
+    for option, names in columns.items():
+        for name in names:
+            if name is not None and not request.resume:
+                _check_column(request, option, name)
+
+
+def _check_column(request: CompareRequest, option: str, name: str) -> None:
+    """Refuses a column that the table will not have."""
+    from comparisons.targets import TARGETS
+    from spectra.checkpoint import read_checkpoint
+
+    measured = request.measures if option == "--given" else ()
+    if name in TARGETS or name in measured:
+        return
+    known = dict.fromkeys((*TARGETS, *measured))
+    for path in request.checkpoints:
+        entries = read_checkpoint(path).metadata
+        if name in entries:
+            return
+        known.update(dict.fromkeys(map(str, entries)))
+    found = ", ".join(list(known)[:_SHOWN_COLUMNS])
+    raise UserError(f"{option} {name} is no column of these checkpoints; there are {found}{nearest(name, known)}")
+
+
+def _run(request: CompareRequest, shown: _Shown) -> None:
+    from basinscope.ranks import writes_files
+    from basinscope.runs import run_compare, volume_progress
+    from volume.audit import is_audit_file
+
+    evidence = tuple(file for file in request.reuse if not is_audit_file(file))
+    if len(evidence) < len(request.reuse) and shown.report is None:
+        raise UserError("--reuse with an audit needs --report: measures take nothing from an audit")
+    with volume_progress() as progress:
+        comparison = run_compare(replace(request, reuse=evidence), progress)
+    from comparisons.findings import Findings, findings_of
+
+    files = {} if request.output is None else {"comparison": str(request.output)}
+    try:
+        found = findings_of(comparison, *rankings_of(comparison, shown.against), shown.given)
+    except UserError:  # a ranking that cannot be had does not cost the numbers
+        show_findings(Findings(comparison), files, shown.table, shown.as_json)
+        raise
+    try:
+        files |= _drawn(request, shown, found)
+        if shown.report is not None:
+            from basinscope.views import evidence_figures
+            from comparisons.report import write_report
+
+            if writes_files():
+                write_report(shown.report, replace(found, figures=evidence_figures(request.reuse, comparison)))
+            files["report"] = str(shown.report)
+    finally:  # a figure or a page that fails does not cost the numbers
+        show_findings(found, files, shown.table, shown.as_json)
+
+
+def _drawn(request: CompareRequest, shown: _Shown, found: Findings) -> dict[str, str]:
+    """Figures written, by kind."""
+    from basinscope.ranks import writes_files
+    from spectra.plots import save_figure
+
+    files = {}
+    if request.plot is not None:
+        from comparisons.plots import comparison_figure
+
+        if writes_files():
+            save_figure(comparison_figure(found.comparison), request.plot)
+        files["figure"] = str(request.plot)
+    if shown.agreement_plot is not None:
+        from comparisons.statistics import agreement_figure
+
+        if found.agreement is None:
+            raise UserError(
+                f"--agreement-plot needs two measures that vary over at least {FEWEST} checkpoints, got "
+                f"{len(found.comparison.measures)} measures of {len(found.comparison.done)}"
+            )
+        if writes_files():
+            save_figure(agreement_figure(found.agreement), shown.agreement_plot)
+        files["figure of agreement"] = str(shown.agreement_plot)
+    return files
+
+
+def _check_invariance(request: CompareRequest, as_json: bool, given: list[str]) -> None:
+    if given:
+        words = ", ".join(f"--{name}" for name in given)
+        raise UserError(f"--invariance prints a table of its own and takes no {words}: leave it out, or use --json")
+    from basinscope.runs import run_invariance, volume_progress
+    from basinscope.views import invariance_json, invariance_table
+
+    with volume_progress() as report:
+        table = run_invariance(request, report)
+    if as_json:
+        emit(invariance_json(request.checkpoints[0], table))
+        return
+    show(invariance_table(request.checkpoints[0], table))

@@ -1,0 +1,62 @@
+"""``basinscope plot``: the figure of a stored result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from basinscope.choices import one_of
+from basinscope.cli.options import DebugOption
+from basinscope.outputs import reserved
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SCALES = ("symlog", "linear")
+
+
+def plot(
+    file: Annotated[Path, typer.Argument(help="An HDF5 file that basinscope wrote.", show_default=False)],
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Figure to write: .png, .pdf or .svg.", show_default="FILE with .png"),
+    ] = None,
+    scale: Annotated[str, typer.Option(help=f"Axis of the eigenvalues: {' or '.join(SCALES)}.")] = "symlog",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing figure.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Draw the spectrum, volume, bridge, audit or comparison that a result file holds."""
+    del debug  # read by main
+    one_of("--scale", scale, SCALES)
+    target = file.with_suffix(".png") if output is None else output
+    named = "--output" if output is not None else "the figure"
+    with reserved(results={}, figures={named: target}, inputs=[("FILE", file)], overwrite=overwrite):
+        from spectra.plots import save_figure
+
+        save_figure(_figure(file, scale), target)
+    print(f"figure written to {target}")
+
+
+def _figure(file: Path, scale: str) -> Figure:
+    from comparisons.plots import comparison_figure
+    from comparisons.store import is_comparison_file, read_comparison
+    from spectra.plots import spectrum_figure
+    from spectra.store import read_spectrum
+    from volume.audit import audit_figure, is_audit_file, read_report
+    from volume.bridge import is_bridge_file, read_bridge
+    from volume.figures import study_figure
+    from volume.store import is_volume_file, read_study
+
+    if is_comparison_file(file):
+        return comparison_figure(read_comparison(file))
+    if is_volume_file(file):
+        return study_figure(read_study(file))
+    if is_audit_file(file):
+        return audit_figure(read_report(file).table)
+    if is_bridge_file(file):
+        from basinscope.views import figure_of
+
+        return figure_of(*read_bridge(file))
+    return spectrum_figure(read_spectrum(file), scale=scale)

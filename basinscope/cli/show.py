@@ -1,0 +1,106 @@
+"""``basinscope show``: what a result file holds, or a stored spectrum against another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from basinscope import terminal
+from basinscope.choices import one_of
+from basinscope.cli.options import DebugOption, JsonOption
+from basinscope.cli.spectrum import NEGATIVE_RULES, NegativeOption, ShiftOption, check_shifts, show_summary
+from spectra.errors import UserError
+
+
+def show(
+    file: Annotated[Path, typer.Argument(help="An HDF5 file that basinscope wrote.", show_default=False)],
+    against: Annotated[
+        Path | None,
+        typer.Option(help="Another such file: show FILE minus it.", show_default=False),
+    ] = None,
+    shift: ShiftOption = None,
+    negative: NegativeOption = "raise",
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show what a result file holds, or its difference to another one."""
+    del debug  # read by main
+    one_of("--negative", negative, NEGATIVE_RULES)
+    check_shifts(shift or [])
+    from comparisons.store import is_comparison_file
+    from spectra.store import read_spectrum
+    from volume.audit import is_audit_file
+    from volume.bridge import is_bridge_file
+    from volume.store import is_volume_file
+
+    if is_comparison_file(file):
+        _show_comparison(file, against, as_json)
+        return
+    if is_audit_file(file):
+        _show_audit(file, against, as_json)
+        return
+    if is_volume_file(file):
+        _show_volume(file, against, as_json)
+        return
+    if is_bridge_file(file):
+        _show_bridge(file, against, as_json)
+        return
+    stored = read_spectrum(file)
+    if against is None:
+        show_summary(stored, shift or [], negative, as_json, {})
+        return
+    from basinscope.views import compare, difference_json, difference_table
+
+    result = compare(stored, read_spectrum(against), shifts=shift or (), rule=negative)
+    if as_json:
+        terminal.emit(difference_json(result, file, against))
+    else:
+        terminal.show(difference_table(result, file, against))
+
+
+def _show_volume(file: Path, against: Path | None, as_json: bool) -> None:
+    from basinscope.cli.volume_report import show_study
+    from basinscope.views import volume_differences
+    from volume.store import is_volume_file, read_study
+
+    others = []
+    if against is not None:
+        if not is_volume_file(against):
+            raise UserError(f"{file} holds a volume, so --against must be a volume file too; {against} is none")
+        others = [(against, volume_differences(read_study(file), read_study(against)))]
+    show_study(read_study(file), as_json, {}, others)
+
+
+def _show_bridge(file: Path, against: Path | None, as_json: bool) -> None:
+    from basinscope.cli.bridge import show_bridge
+    from basinscope.views import OtherBridge
+    from volume.bridge import is_bridge_file, read_bridge
+
+    result, source = read_bridge(file)
+    other = None
+    if against is not None:
+        if not is_bridge_file(against):
+            raise UserError(f"{file} holds a bridge, so --against must be a bridge file too; {against} is none")
+        other = OtherBridge(against.name, *read_bridge(against))
+    show_bridge(result, source, as_json, {}, other)
+
+
+def _show_comparison(file: Path, against: Path | None, as_json: bool) -> None:
+    if against is not None:
+        raise UserError(f"--against compares two spectra, and {file} holds a comparison")
+    from basinscope.cli.compare_show import rankings_of, show_comparison
+    from comparisons.store import read_comparison
+
+    comparison = read_comparison(file)
+    show_comparison(comparison, {}, None, as_json, rankings_of(comparison, None))
+
+
+def _show_audit(file: Path, against: Path | None, as_json: bool) -> None:
+    if against is not None:
+        raise UserError(f"--against compares two spectra, and {file} holds an audit")
+    from basinscope.cli.audit import show_report
+    from volume.audit import read_report
+
+    show_report(read_report(file), as_json, {})

@@ -1,0 +1,245 @@
+"""``basinscope spectrum``: the spectrum of a checkpoint, from the command line."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from basinscope.choices import one_of, read_bytes
+from basinscope.cli.options import (
+    DTYPES,
+    LEAST_MEMORY,
+    MACHINE,
+    RESULT,
+    DebugOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    MemoryOption,
+    OutputOption,
+    OverwriteOption,
+    PlotOption,
+)
+from basinscope.runs import reserved_for
+from basinscope.tasks import CHECKPOINT_HELP, OPTIONS_HELP
+from basinscope.terminal import emit, show
+from spectra.errors import UserError
+
+if TYPE_CHECKING:
+    from basinscope.runs import Request
+    from spectra.store import StoredSpectrum
+
+# Words that may be typed, here too so that --help needs no torch; a test holds them to the library's.
+OPERATORS = ("hessian", "gauss-newton", "fisher", "sampled-fisher", "empirical-fisher")
+ENGINES = ("auto", "slq", "dense", "gram", "pyhessian")
+COSTS = ("cross-entropy", "mean-squared-error", "binary-cross-entropy", "kl")
+NEGATIVE_RULES = ("raise", "clip", "abs")
+REORTHOGONALISATIONS = ("auto", "full", "none")
+
+ShiftOption = Annotated[
+    list[float] | None,
+    typer.Option(
+        "--shift",
+        help="c of log det(H + cI), unit of the eigenvalues; repeatable.",
+        show_default="three parts of the largest eigenvalue at which both sums exist",
+    ),
+]
+NegativeOption = Annotated[
+    str,
+    typer.Option(
+        help="What log-determinants do with negative eigenvalues: raise (undefined where they reach "
+        "beyond the shift), clip or abs."
+    ),
+]
+_METHOD = "Method"
+
+
+def spectrum(
+    checkpoint: Annotated[Path, typer.Argument(help=CHECKPOINT_HELP, show_default=False)],
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="How to make a landscape of the checkpoint: a built-in name (digits, causal-lm), "
+            f"package.module:function or path/to/file.py:function. {OPTIONS_HELP}",
+            show_default="the checkpoint's own",
+        ),
+    ] = None,
+    operator: Annotated[str, typer.Option(help=f"One of {', '.join(OPERATORS)}.")] = "hessian",
+    cost: Annotated[str | None, typer.Option(help=f"One of {', '.join(COSTS)}.", show_default="the task's")] = None,
+    layers: Annotated[str, typer.Option(help="Parameters to differentiate: patterns, ! excludes.")] = "*",
+    per_layer: Annotated[bool, typer.Option("--per-layer", help="Each layer's block too.")] = False,
+    probes: Annotated[int, typer.Option(help="Number of probe vectors.", rich_help_panel=_METHOD)] = 8,
+    steps: Annotated[int, typer.Option(help="Lanczos steps a probe.", rich_help_panel=_METHOD)] = 64,
+    deflate: Annotated[
+        int,
+        typer.Option(
+            help="Dimension of the Krylov space treated without sampling; -1 chooses, 0 is plain quadrature.",
+            rich_help_panel=_METHOD,
+        ),
+    ] = -1,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help=f"One of {', '.join(ENGINES)}; auto takes an exact route that costs no more.",
+            rich_help_panel=_METHOD,
+        ),
+    ] = "auto",
+    seed: Annotated[int, typer.Option(help="The one seed of all randomness.", rich_help_panel=_METHOD)] = 0,
+    reorthogonalise: Annotated[
+        str, typer.Option(help=f"One of {', '.join(REORTHOGONALISATIONS)}.", rich_help_panel=_METHOD)
+    ] = "auto",
+    strategy: Annotated[
+        str,
+        typer.Option(help="How products are computed; auto times the candidates.", rich_help_panel=MACHINE),
+    ] = "auto",
+    block: Annotated[int, typer.Option(help="Probes a pass; a kill loses at most these.", rich_help_panel=MACHINE)] = 8,
+    dtype: DtypeOption = None,
+    device: DeviceOption = None,
+    memory: MemoryOption = "4GiB",
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            help="Threads of torch, at most 1024.",
+            show_default="one for a small model, else torch's choice",
+            rich_help_panel=MACHINE,
+        ),
+    ] = None,
+    shift: ShiftOption = None,
+    negative: NegativeOption = "raise",
+    output: OutputOption = None,
+    plot: PlotOption = None,
+    overwrite: OverwriteOption = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue the output, with more probes too.", rich_help_panel=RESULT),
+    ] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Compute the eigenvalue spectrum of a checkpoint's Hessian or Fisher matrix.
+
+    Everything is checked before anything is computed; each finished block of probes is kept in the output.
+    """
+    del debug  # read by main
+    one_of("--operator", operator, OPERATORS)
+    one_of("--engine", engine, ENGINES)
+    one_of("--negative", negative, NEGATIVE_RULES)
+    one_of("--reorthogonalise", reorthogonalise, REORTHOGONALISATIONS)
+    if cost is not None:
+        one_of("--cost", cost, COSTS)
+    if dtype is not None:
+        one_of("--dtype", dtype, DTYPES)
+    if engine == "pyhessian":
+        _only_ours(
+            {
+                "--deflate": deflate != -1,
+                "--strategy": strategy != "auto",
+                "--reorthogonalise": reorthogonalise != "auto",
+            }
+        )
+    settings = {
+        "operator": operator,
+        "probes": probes,
+        "steps": steps,
+        "deflate": deflate,
+        "engine": engine,
+        "reorthogonalise": reorthogonalise,
+        "strategy": strategy,
+        "seed": seed,
+        "block": block,
+        "memory": read_bytes("--memory", memory, least=LEAST_MEMORY),
+        "layers": layers,
+        "per_layer": per_layer,
+    }
+    where = {"output": output, "plot": plot, "overwrite": overwrite, "resume": resume}
+    source = {"task": task, "cost": cost, "dtype": dtype, "device": device, "threads": threads}
+    check_shifts(shift or [])
+    request = _request(checkpoint, settings, {**source, **where})
+    with reserved_for(request):
+        _run(request, shift or [], negative, as_json)
+
+
+def _only_ours(given: dict[str, bool]) -> None:
+    ignored = [name for name, is_given in given.items() if is_given]
+    if ignored:
+        raise UserError(f"--engine pyhessian computes in its own way and knows no {' or '.join(ignored)}: leave it out")
+
+
+def check_shifts(shifts: list[float]) -> None:
+    """Refuse shifts that no log-determinant can take.
+
+    Args:
+        shifts: what was typed.
+
+    Raises:
+        UserError: if one is not positive and finite.
+    """
+    for shift in shifts:
+        if not 0.0 < shift < float("inf"):
+            raise UserError(f"--shift must be positive and finite, got {shift}")
+
+
+def _request(checkpoint: Path, settings: dict[str, Any], options: dict[str, Any]) -> Request:
+    from spectra.spectrum import SpectrumSettings
+
+    checked = SpectrumSettings(**settings)
+    if not checkpoint.exists():
+        raise FileNotFoundError(f"{checkpoint} does not exist")
+    from basinscope.runs import Request
+
+    return Request(
+        checkpoint=checkpoint, settings=checked, command=shlex.join(["basinscope", *sys.argv[1:]]), **options
+    )
+
+
+def _run(request: Request, shifts: list[float], rule: str, as_json: bool) -> None:
+    from basinscope.runs import announce, progress_report, run_spectrum
+
+    with progress_report() as report:
+        stored, said = run_spectrum(request, report, announce)
+    files = {} if request.output is None else {"spectrum": str(request.output)}
+    try:
+        if request.plot is not None:
+            from basinscope.ranks import writes_files
+            from spectra.plots import save_figure, spectrum_figure
+
+            if writes_files():
+                save_figure(spectrum_figure(stored), request.plot)
+            files["figure"] = str(request.plot)
+    finally:  # a figure that fails does not cost the numbers
+        show_summary(stored, shifts, rule, as_json, files, said)
+
+
+def show_summary(
+    stored: StoredSpectrum,
+    shifts: list[float],
+    rule: str,
+    as_json: bool,
+    files: dict[str, str],
+    said: tuple[str, ...] = (),
+) -> None:
+    """Print the summary of a spectrum on stdout.
+
+    Args:
+        stored: the spectrum and where it comes from.
+        shifts: c of log-determinants; empty for the default.
+        rule: for negative eigenvalues.
+        as_json: print one JSON object instead of a table.
+        files: where results were written, by kind.
+        said: notes that need not be repeated in the table.
+    """
+    from basinscope.views import summarise
+
+    summary = summarise(stored, shifts=shifts, rule=rule)
+    if as_json:
+        from basinscope.views import summary_json
+
+        emit(summary_json(summary, files))
+        return
+    from basinscope.views import summary_table
+
+    show(summary_table(summary, files, said))

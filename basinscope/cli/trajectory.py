@@ -1,0 +1,236 @@
+"""Volumes along a training run: the same study of each checkpoint of a folder, with common seeds."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from basinscope.failures import sentence
+from basinscope.runs import Report, VolumeRequest, reserved_for, run_volume
+from basinscope.terminal import Text
+from basinscope.views import finite, log_volume_cell
+from spectra.checkpoint import is_model_folder
+from spectra.errors import UserError, out_of_memory
+from spectra.interval import RULE
+from volume.study import VolumeStudy
+
+ENDINGS = (".pt", ".pth", ".safetensors")
+# What names put before the number of a step.
+STEP_WORD = re.compile(r"(^|[_.-]+)(step|checkpoint|epoch|iter)$")
+
+
+@dataclass(frozen=True)
+class TrajectoryPoint:
+    """One checkpoint of a trajectory.
+
+    Attributes:
+        checkpoint: its file.
+        run: the name without its last number, and a ``step`` before that: checkpoints of one training run share it.
+        step: the last number of the name; None if it has none.
+        study: its volumes; None if it failed.
+        failure: why, in a sentence; empty if it did not.
+    """
+
+    checkpoint: Path
+    run: str
+    step: int | None
+    study: VolumeStudy | None = None
+    failure: str = ""
+
+
+def trajectory_files(place: Path) -> list[TrajectoryPoint]:
+    """The checkpoints of a folder or of a pattern in one, by run and then by step.
+
+    Args:
+        place: a folder, or a path whose last part is a pattern such as ``clean_seed0_*``; checkpoints in it are files,
+            or folders as transformers saves them.
+
+    Returns:
+        Points without volumes, numbers in names in the order of numbers.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or no checkpoint in it.
+        UserError: if the pattern would go through folders without end.
+    """
+    folder, pattern = (place, "*") if place.is_dir() else (place.parent, place.name)
+    if "**" in pattern:
+        raise UserError(f"--trajectory takes the checkpoints of one folder, not of all beneath it (**); got {place}")
+    found = [path for path in folder.glob(pattern) if _is_checkpoint(path)]
+    if not found:
+        raise FileNotFoundError(
+            f"--trajectory found no checkpoint ({', '.join(ENDINGS)}, or a folder with a config.json) at {place}"
+        )
+    return [_point(path) for path in sorted(found, key=lambda path: _natural(path.name))]
+
+
+def trajectory_outputs(folder: Path | None, points: Sequence[TrajectoryPoint]) -> dict[Path, Path]:
+    """Where the volumes of each checkpoint of a trajectory are kept.
+
+    Args:
+        folder: that they are kept in; None if they are not.
+        points: the checkpoints.
+
+    Returns:
+        A file for each checkpoint.
+
+    >>> points = [TrajectoryPoint(Path(name), "", None) for name in ("a.pt", "b.pt", "b.pth")]
+    >>> [path.name for path in trajectory_outputs(Path("out"), points).values()]
+    ['a.h5', 'b.pt.h5', 'b.pth.h5']
+    """
+    if folder is None:
+        return {}
+    counts = Counter(_title(point.checkpoint) for point in points)
+    names = {point.checkpoint: _title(point.checkpoint) for point in points}
+    return {path: folder / f"{name if counts[name] == 1 else path.name}.h5" for path, name in names.items()}
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return is_model_folder(path) or (path.suffix in ENDINGS and path.is_file())
+
+
+def _title(path: Path) -> str:
+    """A file's name without its ending, a folder's whole name."""
+    return path.name if path.is_dir() else path.stem
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _point(path: Path) -> TrajectoryPoint:
+    title = _title(path)
+    numbers = list(re.finditer(r"\d+", title))
+    if not numbers:
+        return TrajectoryPoint(path, title, None)
+    last = numbers[-1]
+    before = title[: last.start()].rstrip("_-.")
+    return TrajectoryPoint(path, STEP_WORD.sub("", before) or before, int(last[0]))
+
+
+def run_trajectory(request: VolumeRequest, place: Path, progress: Report) -> list[TrajectoryPoint]:
+    """The same study of each checkpoint; one that fails is kept with its reason, and the rest go on.
+
+    Args:
+        request: what to do with each; its output, if any, is the folder that gets one volume file a checkpoint.
+        place: as for ``trajectory_files``.
+        progress: as for ``run_volume``.
+
+    Returns:
+        The points, in order.
+
+    Raises:
+        RuntimeError: if a study fails by a mistake that is ours.
+    """
+    points = trajectory_files(place)
+    files = trajectory_outputs(request.output, points)
+    if request.output is not None:
+        request.output.mkdir(parents=True, exist_ok=True)
+    done = []
+    for number, point in enumerate(points):
+
+        def tell(at: int, total: int, what: str, number: int = number) -> None:
+            progress(at, total, f"{number + 1} of {len(points)}, {what}")
+
+        one = replace(request, checkpoint=point.checkpoint, output=files.get(point.checkpoint), plot=None)
+        try:
+            with reserved_for(one):
+                done.append(replace(point, study=run_volume(one, tell)))
+        except (UserError, OSError, MemoryError) as error:
+            done.append(replace(point, failure=sentence(error)))
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            done.append(replace(point, failure=sentence(error)))
+    return done
+
+
+def methods_of(points: Sequence[TrajectoryPoint]) -> list[str]:
+    """Methods with a value at some checkpoint, in the order of the first studies.
+
+    Args:
+        points: the checkpoints with their volumes.
+
+    Returns:
+        Their names.
+    """
+    studies = [point.study for point in points if point.study is not None]
+    return list(dict.fromkeys(name for one in studies for name, result in one.results.items() if not result.failure))
+
+
+def trajectory_table(points: Sequence[TrajectoryPoint]) -> Group:
+    """A trajectory laid out for a terminal.
+
+    Args:
+        points: the checkpoints with their volumes.
+
+    Returns:
+        Something that a rich console prints.
+    """
+    methods = methods_of(points)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for title in ("checkpoint", "step", *(f"{method} (nat)" for method in methods)):
+        table.add_column(title, justify="left" if title == "checkpoint" else "right", no_wrap=True)
+    for point in points:
+        cells = []
+        for method in methods:
+            result = None if point.study is None else point.study.results.get(method)
+            cells.append("–" if result is None or result.failure else log_volume_cell(result))
+        table.add_row(point.checkpoint.name, "–" if point.step is None else f"{point.step:,}", *cells)
+    parts: list[RenderableType] = [Text("log-volumes along the trajectory", style="bold"), table]
+    words = "! marks a number that is a bound or carries a caution"
+    parts.append(Text(f"{RULE}; {words}; probes and directions have the same seeds at all checkpoints", style="dim"))
+    results = [r for p in points if p.study for r in p.study.results.values() if not r.failure]
+    measures = {r.measure for r in results if r.kind == "mass"}
+    if len(measures) > 1:
+        words = "the prior's width is each checkpoint's own, so masses are of different priors: use --prior init"
+        parts.append(Text(f"! {words} or gaussian:S for one prior", style="yellow"))
+    failed = [f"! {point.checkpoint.name} failed: {point.failure}" for point in points if point.failure]
+    return Group(*parts, *(Text(words, style="yellow") for words in (*failed, *_without(points))))
+
+
+def _without(points: Sequence[TrajectoryPoint]) -> list[str]:
+    """A line for each method that has no value at some checkpoints, with the first one's reason."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for point in points:
+        for method, why in ({} if point.study is None else point.study.failures).items():
+            found.setdefault(method, []).append((point.checkpoint.name, why))
+    return [
+        f"! {method} has no value at {', '.join(name for name, _ in where)}: {where[0][1]}"
+        for method, where in found.items()
+    ]
+
+
+def trajectory_json(points: Sequence[TrajectoryPoint], files: dict[str, str]) -> dict[str, Any]:
+    """A trajectory in plain values.
+
+    Args:
+        points: the checkpoints with their volumes.
+        files: where results were written, by kind.
+
+    Returns:
+        An object that ``json.dumps(..., allow_nan=False)`` takes.
+    """
+    rows = []
+    for point in points:
+        results = {} if point.study is None else point.study.results
+        volumes = {
+            method: {
+                "log_volume": finite(result.log_volume),
+                "half_width95": finite(result.half_width),
+                "interval95": [finite(end) for end in result.known.interval()],
+                "trusted": result.trusted,
+                "measure": result.measure,
+                "failure": result.failure or None,
+            }
+            for method, result in results.items()
+        }
+        row = {"checkpoint": str(point.checkpoint), "run": point.run, "step": point.step}
+        rows.append({**row, "methods": volumes, "failure": point.failure or None})
+    return {"trajectory": rows, "files": files}

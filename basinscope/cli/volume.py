@@ -1,0 +1,270 @@
+"""``basinscope volume``: the basin volume of a checkpoint, from the command line."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from basinscope.choices import nearest, one_of, read_bytes
+from basinscope.cli.options import (
+    DTYPES,
+    LEAST_MEMORY,
+    RESULT,
+    DebugOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    MemoryOption,
+    OutputOption,
+    OverwriteOption,
+    PlotOption,
+)
+from basinscope.tasks import CHECKPOINT_HELP, OPTIONS_HELP
+from spectra.errors import UserError
+
+if TYPE_CHECKING:
+    from basinscope.runs import VolumeRequest
+
+# Words that may be typed, here too so that --help needs no torch; a test holds them to the library's.
+METHODS = (
+    "shifted-determinant",
+    "quadratic-mass",
+    "star-domain",
+    "ellipsoid-slice",
+    "ellipsoid-slice-corrected",
+    "segment",
+)
+PRECONDITIONERS = ("identity", "diagonal", "hesscale", "adam-second", "adam-first", "low-rank", "full")
+NEGATIVE_RULES = ("raise", "clip", "abs")
+OPERATORS = ("hessian", "gauss-newton", "fisher", "empirical-fisher")
+PRIORS = ("gaussian", "init", "uniform", "ball", "lebesgue")
+COSTS = ("kl", "task")
+EXPONENT = 0.5
+_ESTIMATE = "Estimate"
+
+
+def volume(
+    checkpoint: Annotated[Path | None, typer.Argument(help=CHECKPOINT_HELP, show_default=False)] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"One of {', '.join(METHODS)}; repeatable.",
+            show_default="quadratic-mass (gaussian priors) and star-domain",
+        ),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="How to make a landscape: a built-in name (digits, on its held-out rows; causal-lm), "
+            f"package.module:function or path/to/file.py:function. {OPTIONS_HELP}",
+            show_default="the checkpoint's own",
+        ),
+    ] = None,
+    validation_task: Annotated[
+        str | None,
+        typer.Option(
+            help="The same network on data that it was not trained on, where basins are then measured; segment takes "
+            "the curvature of --task's data beside it.",
+            show_default="digits-heldout for digits, else none",
+        ),
+    ] = None,
+    cost: Annotated[
+        str | None,
+        typer.Option(
+            help="kl (divergence from the checkpoint's outputs) or task (the task's own, above its value there).",
+            show_default="kl for classifiers, else task",
+        ),
+    ] = None,
+    cutoff: Annotated[float, typer.Option(help="Cost that bounds the basin.")] = 0.01,
+    prior: Annotated[
+        str,
+        typer.Option(
+            help="gaussian (width: root mean square of the parameters), gaussian:S, init, uniform:A, ball:A, lebesgue."
+        ),
+    ] = "gaussian",
+    preconditioner: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Of star-domain's directions: one of {', '.join(PRECONDITIONERS)}.",
+            show_default="low-rank",
+            rich_help_panel=_ESTIMATE,
+        ),
+    ] = None,
+    eps: Annotated[
+        str,
+        typer.Option(help="Of the preconditioner: a number, or search.", rich_help_panel=_ESTIMATE),
+    ] = "search",
+    exponent: Annotated[
+        float, typer.Option(help="Of the curvature in the preconditioner.", rich_help_panel=_ESTIMATE)
+    ] = EXPONENT,
+    directions: Annotated[int, typer.Option(help="Of sampled methods.", rich_help_panel=_ESTIMATE)] = 1000,
+    probes: Annotated[int, typer.Option(help="Of the curvature's spectrum.", rich_help_panel=_ESTIMATE)] = 8,
+    steps: Annotated[int, typer.Option(help="Lanczos steps a probe.", rich_help_panel=_ESTIMATE)] = 64,
+    seed: Annotated[int, typer.Option(help="The one seed of all randomness.", rich_help_panel=_ESTIMATE)] = 0,
+    operator: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Curvature of determinants and preconditioners: {', '.join(OPERATORS)}.",
+            show_default="fisher of kl, gauss-newton of likelihoods, else hessian",
+            rich_help_panel=_ESTIMATE,
+        ),
+    ] = None,
+    negative: Annotated[
+        str,
+        typer.Option(help=f"Rule for negative eigenvalues: {', '.join(NEGATIVE_RULES)}.", rich_help_panel=_ESTIMATE),
+    ] = "raise",
+    k: Annotated[
+        float,
+        typer.Option(
+            help="Of the shift k / s² in shifted-determinant (0: none) and ellipsoid-slice-corrected.",
+            rich_help_panel=_ESTIMATE,
+        ),
+    ] = 1.0,
+    sweep_cutoff: Annotated[
+        str,
+        typer.Option(
+            help="LOW:HIGH:COUNT for volumes and slopes at so many cutoffs too.",
+            show_default="none",
+            rich_help_panel=_ESTIMATE,
+        ),
+    ] = "",
+    dtype: DtypeOption = None,
+    device: DeviceOption = None,
+    memory: MemoryOption = "4GiB",
+    rank_tolerance: Annotated[
+        float,
+        typer.Option(
+            help="Of segment: curvature below this share of the largest is zero.",
+            show_default="rounding, 10 n eps",
+            rich_help_panel=_ESTIMATE,
+        ),
+    ] = 0.0,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Another checkpoint, or a volume file: the differences too, by common randomness; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    trajectory: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of checkpoints, or a pattern in one ('DIR/clean_seed0_*'), in place of CHECKPOINT; "
+            "--output is then a folder.",
+            show_default=False,
+        ),
+    ] = None,
+    output: OutputOption = None,
+    plot: PlotOption = None,
+    overwrite: OverwriteOption = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Continue the output, with more directions or methods too.", rich_help_panel=RESULT
+        ),
+    ] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Estimate the volume of the basin around a checkpoint: the points that cost less than the cutoff.
+
+    Log-volumes are in nats; under a prior they are the logarithm of a probability.
+    """
+    del debug  # read by main
+    settings = {
+        "methods": _methods(method, prior),
+        "cutoff": cutoff,
+        "prior": prior,
+        "eps": eps,
+        "exponent": exponent,
+        "directions": directions,
+        "probes": probes,
+        "steps": steps,
+        "seed": seed,
+        "negative": negative,
+        "k": k,
+        "sweep_cutoff": sweep_cutoff,
+        "rank_tolerance": rank_tolerance,
+        "operator": operator or "",
+    }
+    _check_words(settings, preconditioner, cost)
+    if dtype is not None:
+        one_of("--dtype", dtype, DTYPES)
+    source = {
+        "task": task,
+        "validation_task": validation_task,
+        "cost": cost,
+        "preconditioner": preconditioner,
+        "dtype": dtype,
+        "device": device,
+        "memory": read_bytes("--memory", memory, least=LEAST_MEMORY),
+    }
+    where = {"output": output, "plot": plot, "overwrite": overwrite, "resume": resume}
+    place = _place(checkpoint, trajectory, against or [])
+    request = _request(place, settings, {**source, **where})
+    from basinscope.cli.volume_report import report_trajectory, report_volume
+
+    if trajectory is None:
+        report_volume(request, as_json, against or [])
+    else:
+        report_trajectory(request, as_json)
+
+
+def _place(checkpoint: Path | None, trajectory: Path | None, against: list[Path]) -> Path:
+    """The checkpoint, or where those of the trajectory are."""
+    if (checkpoint is None) == (trajectory is None):
+        raise UserError("give either CHECKPOINT or --trajectory, a folder of checkpoints")
+    if trajectory is not None and against:
+        raise UserError("--against compares checkpoints one by one, and excludes --trajectory")
+    place = checkpoint or trajectory
+    assert place is not None
+    for path in (*against, *([] if checkpoint is None else [place])):
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist")
+    return place
+
+
+def _methods(asked: list[str] | None, prior: str) -> tuple[str, ...]:
+    if asked:
+        return tuple(dict.fromkeys(one_of("--method", name, METHODS) for name in asked))
+    gaussian = prior.partition(":")[0] in ("gaussian", "init")
+    return ("quadratic-mass", "star-domain") if gaussian else ("star-domain",)
+
+
+def _check_words(settings: dict[str, Any], preconditioner: str | None, cost: str | None) -> None:
+    kind = settings["prior"].partition(":")[0]
+    if kind not in PRIORS:
+        raise UserError(
+            "--prior must be gaussian, gaussian:S, init, uniform:A, ball:A or lebesgue; got "
+            f"{settings['prior']!r}{nearest(kind, PRIORS)}"
+        )
+    one_of("--negative", settings["negative"], NEGATIVE_RULES)
+    if settings["operator"]:
+        one_of("--operator", settings["operator"], OPERATORS)
+    if preconditioner is not None:
+        one_of("--preconditioner", preconditioner, PRECONDITIONERS)
+    if cost is not None:
+        one_of("--cost", cost, COSTS)
+    if preconditioner == "identity" and settings["eps"] != "search":
+        raise UserError("--preconditioner identity takes no --eps: leave it out")
+    if preconditioner == "identity" and settings["exponent"] != EXPONENT:
+        raise UserError("--preconditioner identity takes no --exponent: leave it out")
+    cutoff = settings["cutoff"]
+    if not 0.0 < cutoff < math.inf:
+        raise UserError(f"--cutoff must be positive and finite, got {cutoff}")
+
+
+def _request(checkpoint: Path, settings: dict[str, Any], options: dict[str, Any]) -> VolumeRequest:
+    from volume.study import VolumeSettings
+
+    checked = VolumeSettings(**settings)
+    from basinscope.runs import VolumeRequest
+
+    return VolumeRequest(
+        checkpoint=checkpoint, settings=checked, command=shlex.join(["basinscope", *sys.argv[1:]]), **options
+    )

@@ -1,0 +1,163 @@
+"""What ``basinscope volume`` runs and prints: a study, its differences to others, or a trajectory of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from basinscope.cli.trajectory import (
+    TrajectoryPoint,
+    run_trajectory,
+    trajectory_files,
+    trajectory_json,
+    trajectory_outputs,
+    trajectory_table,
+)
+from basinscope.cli.trajectory_plot import trajectory_figure
+from basinscope.failures import sentence
+from basinscope.outputs import TASK
+from basinscope.ranks import writes_files
+from basinscope.runs import Report, VolumeRequest, announce, reserved_for, run_volume, volume_progress
+from basinscope.tasks import task_files
+from basinscope.terminal import Text, emit, page, show, written
+from basinscope.views import (
+    VolumeDifference,
+    study_json,
+    study_table,
+    volume_difference_json,
+    volume_difference_table,
+    volume_differences,
+)
+from spectra.checkpoint import read_checkpoint
+from spectra.errors import UserError
+from spectra.plots import save_figure
+from volume.figures import study_figure
+from volume.store import is_volume_file, read_study
+from volume.study import VolumeStudy
+
+# The differences to another study, or why there are none.
+Compared = tuple[VolumeDifference, ...] | str
+
+
+def report_volume(request: VolumeRequest, as_json: bool, against: Sequence[Path] = ()) -> None:
+    """Run a study, and the same one of each checkpoint to compare with, and print them.
+
+    Args:
+        request: what was asked for.
+        as_json: print one JSON object instead of tables.
+        against: checkpoints, or volume files.
+    """
+    beside = {f"--output for {path}": _beside(request, path) for path in against}
+    with reserved_for(request, results=beside, inputs=[*_read(request), *(("--against", path) for path in against)]):
+        _report_volume(request, as_json, against)
+
+
+def _report_volume(request: VolumeRequest, as_json: bool, against: Sequence[Path]) -> None:
+    for path in against:  # what cannot be read is refused before anything is computed
+        _ = read_study(path) if is_volume_file(path) else read_checkpoint(path)
+    with volume_progress() as report:
+        study = run_volume(request, report, announce)
+        others = [(path, _compared(study, request, path, report)) for path in against]
+    files = {} if request.output is None else {"volume": str(request.output)}
+    try:
+        if request.plot is not None:
+            if writes_files():
+                save_figure(study_figure(study), request.plot)
+            files["figure"] = str(request.plot)
+    finally:  # a figure that fails does not cost the numbers
+        show_study(study, as_json, files, others)
+
+
+def _compared(study: VolumeStudy, request: VolumeRequest, path: Path, report: Report) -> Compared:
+    """The differences to another study; what stands in their way costs the study itself nothing."""
+    try:
+        return volume_differences(study, _other(request, path, report))
+    except (UserError, OSError, MemoryError) as error:
+        return sentence(error)
+
+
+def _other(request: VolumeRequest, path: Path, report: Report) -> VolumeStudy:
+    """The study to compare with: from its file, or the same one of another checkpoint."""
+    if is_volume_file(path):
+        return read_study(path)
+    return run_volume(replace(request, checkpoint=path, output=_beside(request, path), plot=None), report)
+
+
+def _beside(request: VolumeRequest, path: Path) -> Path | None:
+    """Where the study to compare with is kept, beside the first so that it too can be resumed; None if it is not."""
+    if request.output is None or is_volume_file(path):
+        return None
+    return request.output.with_name(f"{request.output.stem}_against_{path.stem}{request.output.suffix}")
+
+
+def _read(request: VolumeRequest) -> list[tuple[str, Path | None]]:
+    """What is read beside the checkpoint and the task."""
+    return [(TASK, path) for path in task_files(request.validation_task)]
+
+
+def report_trajectory(request: VolumeRequest, as_json: bool) -> None:
+    """Run the same study of each checkpoint of a folder, and print them.
+
+    Args:
+        request: what was asked for; its checkpoint is the folder, or a pattern in one.
+        as_json: print one JSON object instead of a table.
+
+    Raises:
+        UserError: if no checkpoint has a volume.
+    """
+    figure = replace(request, output=None, resume=False, overwrite=request.overwrite or request.resume)
+    results = trajectory_outputs(request.output, trajectory_files(request.checkpoint)).values()
+    with reserved_for(figure, inputs=[*_read(request), *(("--output", path) for path in results)]):
+        _report_trajectory(request, as_json)
+
+
+def _report_trajectory(request: VolumeRequest, as_json: bool) -> None:
+    with volume_progress() as report:
+        points = run_trajectory(request, request.checkpoint, report)
+    files = {} if request.output is None else {"volumes": str(request.output)}
+    try:
+        if request.plot is not None and any(point.study for point in points):
+            if writes_files():
+                save_figure(trajectory_figure(points), request.plot)
+            files["figure"] = str(request.plot)
+    finally:  # a figure that fails does not cost the numbers
+        _show_trajectory(points, files, as_json)
+
+
+def _show_trajectory(points: Sequence[TrajectoryPoint], files: dict[str, str], as_json: bool) -> None:
+    if as_json:
+        emit(trajectory_json(points, files))
+    else:
+        show(trajectory_table(points), *written(files))
+    if not any(point.study for point in points):
+        raise UserError(f"no checkpoint of the trajectory has a volume; the first: {points[0].failure}")
+
+
+def show_study(
+    study: VolumeStudy, as_json: bool, files: dict[str, str], others: Sequence[tuple[Path, Compared]] = ()
+) -> None:
+    """Print a study on stdout.
+
+    Args:
+        study: the study.
+        as_json: print one JSON object instead of a table.
+        files: where results were written, by kind.
+        others: files to compare with, and the differences to each, or why there are none.
+    """
+    name = Path(study.provenance.checkpoint).name
+    if as_json:
+        against = [
+            {"first": name, "second": other.name, "failure": rows}
+            if isinstance(rows, str)
+            else volume_difference_json(rows, name, other.name)
+            for other, rows in others
+        ]
+        emit({**study_json(study, files), "against": against})
+        return
+    show(study_table(study, files, page().width))
+    for other, rows in others:
+        if isinstance(rows, str):
+            show("", Text(f"! no difference to {other.name}: {rows}", style="yellow"))
+        else:
+            show("", volume_difference_table(rows, name, other.name))

@@ -1,0 +1,110 @@
+"""What a run is going to do and take, said before it starts."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+from rich.file_proxy import FileProxy
+
+from basinscope.terminal import say
+from spectra.footprint import Footprint, footprint
+from spectra.landscape import Landscape
+from spectra.operators import Curvature
+from spectra.plan import Plan, in_bytes, make_operator, plan_route, with_stored_space
+from spectra.spectrum import Spectrum, SpectrumSettings
+
+# Less than this is nobody's worry, and not foretold.
+WORTH_SAYING = 256e6
+
+
+def plan_of(landscape: Landscape, settings: SpectrumSettings, resume: Spectrum | None) -> tuple[Plan, Footprint | None]:
+    """The route, its products and what it holds in memory, before anything is computed.
+
+    Args:
+        landscape: what is differentiated.
+        settings: what was asked for.
+        resume: the stored spectrum that is continued, or None.
+
+    Returns:
+        The plan, as the computation makes it again, and what it takes where that is known (the sampling route).
+
+    Raises:
+        UserError: if what was asked for does not fit the landscape or the memory.
+    """
+    if settings.layers != "*":
+        landscape = landscape.restricted(settings.layers)
+    if resume is not None:
+        settings = replace(settings, strategy=resume.strategy or settings.strategy)
+    operator = make_operator(landscape, settings)
+    plan = plan_route(operator, settings)
+    if plan.route != "slq":
+        return plan, None
+    if resume is not None:
+        plan = with_stored_space(plan, resume.density.deflation.captured)
+    if not isinstance(operator, Curvature) or settings.per_layer:
+        return plan, None
+    return plan, footprint(operator.graph_memory, plan, settings, operator.size, operator.dtype)
+
+
+def announcement(plan: Plan, settings: SpectrumSettings, resume: Spectrum | None) -> str:
+    """A plan in a line.
+
+    Args:
+        plan: how the spectrum will be computed.
+        settings: what was asked for.
+        resume: the stored spectrum that is continued, or None.
+
+    Returns:
+        Route, products and the plan's reasons.
+
+    >>> plan = Plan("dense", 0, "full", 50, ("exact by the dense route, asked for",))
+    >>> announcement(plan, SpectrumSettings(), None)
+    'plan: dense route, 50 products; exact by the dense route, asked for'
+    """
+    blocks = " and those of each layer's block" if settings.per_layer else ""
+    products = f"{plan.products:,} products{blocks}"
+    if resume is not None:
+        done = resume.density.runs.probes
+        products = f"{done} of {settings.probes} probes are stored and kept; {products} from scratch"
+    return "; ".join((f"plan: {plan.route} route, {products}", *plan.notes))
+
+
+def memory_line(need: Footprint) -> str:
+    """What a run takes, in a line; empty where it is little.
+
+    Args:
+        need: as foretold.
+
+    Returns:
+        Vectors, bases, graphs, and the sum of them.
+
+    >>> from spectra.operators import GraphMemory
+    >>> graphs = GraphMemory(saved=10**8, vector=4 * 10**7, batches=3, repeatable=True)
+    >>> memory_line(Footprint(4 * 10**7, 11, 0, graphs, kept=False, recorded=False))[:76]
+    'memory: at most about 1.28 GB above the model: 11 vectors of 40 MB, no basis'
+    """
+    if need.total < WORTH_SAYING:
+        return ""
+    basis = f"bases of {in_bytes(need.basis)}" if need.basis else "no basis"
+    batches = need.graphs.batches
+    if batches == 1:
+        graphs = f"a graph of {in_bytes(need.graph_bytes)} for the one batch"
+    else:
+        which = f"all {batches} batches, kept" if need.kept else f"one of {batches} batches at a time"
+        graphs = f"graphs of {in_bytes(need.graph_bytes)} for {which}"
+    parts = (f"{need.vectors} vectors of {in_bytes(need.vector)}", basis, graphs)
+    working = f"{in_bytes(need.working_bytes)} to {'record a product' if need.recorded else 'work with'}"
+    return f"memory: at most about {in_bytes(need.total)} above the model: {', '.join((*parts, working))}"
+
+
+def announce(line: str) -> None:
+    """Print a line on stderr, dim on a terminal, unbroken; above the progress bar, if there is one.
+
+    Args:
+        line: what to say.
+    """
+    if isinstance(sys.stderr, FileProxy):
+        print(line, file=sys.stderr)
+    else:
+        say(line, "dim")

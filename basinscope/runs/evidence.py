@@ -1,0 +1,195 @@
+"""The evidence of one checkpoint for ``basinscope compare``: task, held-out rows, initialisation, stored results."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from basinscope.tasks import make_landscape, task_name
+from comparisons.evidence import Evidence, EvidenceSettings
+from comparisons.measures import basin_landscape
+from spectra.checkpoint import Checkpoint, read_checkpoint
+from spectra.costs import cost_name
+from spectra.errors import UserError
+from spectra.files import Provenance
+from spectra.landscape import Landscape, spread
+from spectra.ranks import current_ranks
+from spectra.store import read_spectrum
+from spectra.titles import operator_title
+from volume.store import is_volume_file, read_study
+
+# Where a built-in task has rows that the network was not trained on.
+HELD_OUT = {"digits": "digits-heldout"}
+_STEP = re.compile(r"^(?P<run>.*step[-_]?)(?P<step>\d+)(?P<rest>.*)$")
+_SAME_RUN = ("task", "kind", "seed", "hidden")
+
+
+def make_evidence(
+    path: Path,
+    settings: EvidenceSettings,
+    *,
+    task: str | None = None,
+    held_out_task: str | None = None,
+    initial: Path | None = None,
+    reuse: tuple[Path, ...] = (),
+    command: str = "",
+    strategies: Mapping[str, str] | None = None,
+) -> tuple[Evidence, Provenance]:
+    """Reads a checkpoint and what belongs to it.
+
+    Args:
+        path: the checkpoint.
+        settings: what decides the numbers.
+        task: as typed; None for the checkpoint's own.
+        held_out_task: likewise, for held-out data; None for that of a built-in task.
+        initial: checkpoint of the initialisation; None looks for step 0 of the same run beside the checkpoint.
+        reuse: files of spectra and volumes.
+        command: the command line, for the record.
+        strategies: how products of each curvature are computed, as an earlier result has it.
+
+    Returns:
+        The evidence, nothing of it computed yet, and what it is of.
+
+    Raises:
+        UserError: if the checkpoint, the task or a file cannot be used, in a sentence.
+        OSError: if a file cannot be read.
+    """
+    checkpoint = read_checkpoint(path)
+    name = task_name(task, checkpoint)
+    ranks = current_ranks()
+    landscape = spread(make_landscape(name, checkpoint), ranks)
+    beside = held_out_task or HELD_OUT.get(name)
+    held_out = None if beside is None else spread(make_landscape(beside, checkpoint), ranks)
+    start, note = _initial(initial, path, checkpoint, name, landscape)
+    known = {"held_out": held_out, "checkpoint": checkpoint, "initial": start, "strategies": strategies}
+    evidence = Evidence(landscape, settings=settings, **known)  # type: ignore[arg-type]
+    notes = [note, *(reused(evidence, file, checkpoint) for file in reuse)]
+    evidence.notes = tuple(text for text in notes if text)
+    cost = landscape.cost_function
+    provenance = Provenance(
+        checkpoint=str(path),
+        checkpoint_sha256=checkpoint.sha256,
+        checkpoint_integrity=checkpoint.integrity,
+        task=name,
+        cost=cost_name(cost),
+        cost_unit=str(getattr(cost, "unit", "cost")),
+        dtype=str(landscape.dtype).removeprefix("torch."),
+        device=str(landscape.device),
+        command=command,
+    )
+    return evidence, provenance
+
+
+def _initial(
+    asked: Path | None, path: Path, checkpoint: Checkpoint, task: str, landscape: Landscape
+) -> tuple[Tensor | None, str]:
+    """The parameters at initialisation, and a sentence on where they are from."""
+    found = asked or named_initialisation(path, checkpoint) or step_zero(path)
+    if found is None:
+        return None, ""
+    start = read_checkpoint(found)
+    differing = [key for key in _SAME_RUN if start.metadata.get(key) != checkpoint.metadata.get(key)]
+    if asked is None and differing:
+        return None, f"{found.name} is not taken for the initialisation: its {differing[0]} differs"
+    theta = make_landscape(task, start).theta
+    if theta.shape != landscape.theta.shape:
+        raise UserError(f"{found} has {len(theta)} parameters, the checkpoint {landscape.size}: not its initialisation")
+    return theta, f"initialisation read from {found.name}"
+
+
+def named_initialisation(path: Path, checkpoint: Checkpoint) -> Path | None:
+    """The file that a checkpoint's metadata calls its ``initialisation``, beside it.
+
+    Args:
+        path: of the checkpoint.
+        checkpoint: the same, read.
+
+    Returns:
+        The file; None if the metadata names none, or there is no such file.
+    """
+    name = checkpoint.metadata.get("initialisation")
+    # Its last part only: a checkpoint of unknown origin must not point anywhere else.
+    found = path.with_name(Path(name).name) if isinstance(name, str) and Path(name).name else None
+    return found if found is not None and found.is_file() else None
+
+
+def step_zero(path: Path) -> Path | None:
+    """The checkpoint of step 0 beside one of a later step, by its name.
+
+    Args:
+        path: such as ``run_step00640.pt``.
+
+    Returns:
+        Such as ``run_step00000.pt``; None if the name has no step or there is no such file.
+
+    >>> step_zero(Path("nowhere/run_step00640.pt")) is None
+    True
+    """
+    parts = _STEP.match(path.name)
+    if parts is None:
+        return None
+    found = path.with_name(f"{parts['run']}{'0' * len(parts['step'])}{parts['rest']}")
+    return found if found.is_file() else None
+
+
+def reused(evidence: Evidence, file: Path, checkpoint: Checkpoint) -> str:
+    """Takes a stored result into the evidence if it is of this checkpoint, data and cost.
+
+    Args:
+        evidence: takes it.
+        file: of a spectrum or a volume study.
+        checkpoint: that of the evidence.
+
+    Returns:
+        A sentence: what was reused, or why nothing was; empty if the file is of another checkpoint.
+
+    Raises:
+        UserError: if the file is neither.
+    """
+    if is_volume_file(file):
+        return _reused_volume(evidence, file, checkpoint)
+    stored = read_spectrum(file)
+    spectrum, landscape = stored.spectrum, evidence.landscape
+    if stored.provenance.checkpoint_sha256 != checkpoint.sha256:
+        return ""
+    reason = ""
+    if spectrum.settings.operator not in ("hessian", "gauss-newton"):
+        reason = f"it is of the {operator_title(spectrum.settings.operator)}"
+    elif spectrum.data_sha256 != landscape.batches.sha256:
+        reason = "it is of other data"
+    elif stored.provenance.cost != cost_name(landscape.cost_function):
+        reason = f"it is of the cost {stored.provenance.cost}"
+    elif tuple(name for name, _ in spectrum.parameters) != landscape.parameters.names:
+        reason = "it is of other parameters"
+    elif not spectrum.complete:
+        reason = "it is not complete"
+    if reason:
+        return f"{file.name} was not reused: {reason}"
+    evidence.stored_spectra[spectrum.settings.operator] = spectrum
+    probes, steps = spectrum.settings.probes, spectrum.settings.steps
+    title = operator_title(spectrum.settings.operator, first=True)
+    return f"{title} spectrum reused from {file.name} ({probes} probes of {steps} steps)"
+
+
+def _reused_volume(evidence: Evidence, file: Path, checkpoint: Checkpoint) -> str:
+    study = read_study(file)
+    if study.provenance.checkpoint_sha256 != checkpoint.sha256:
+        return ""
+    landscape, reason = basin_landscape(evidence), ""
+    if study.data_sha256 != landscape.batches.sha256:
+        reason = "it is of other data than the held-out rows" if evidence.held_out else "it is of other data"
+    elif study.provenance.cost != cost_name(landscape.cost_function):
+        reason = f"it is of the cost {study.provenance.cost}"
+    elif study.settings.cutoff != evidence.settings.cutoff:
+        reason = f"its cutoff is {study.settings.cutoff:g}"
+    elif study.settings.prior != "gaussian":
+        reason = f"its prior is {study.settings.prior}"
+    elif not study.complete:
+        reason = "it is not complete"
+    if reason:
+        return f"{file.name} was not reused: {reason}"
+    evidence.stored_study = study
+    return f"{', '.join(name for name, one in study.results.items() if not one.failure)} reused from {file.name}"

@@ -1,0 +1,365 @@
+"""One run of ``basinscope volume``: read, check, estimate, and keep what is done after each block."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from basinscope.failures import Interrupted
+from basinscope.outputs import to_continue
+from basinscope.ranks import common, writes_files
+from basinscope.runs.placement import guarded, placed
+from basinscope.runs.progress import Report
+from basinscope.runs.request import CheckpointRequest
+from basinscope.runs.resumption import check_source
+from basinscope.runs.spectrum import SMALL
+from basinscope.runs.volume_announcement import volume_lines
+from basinscope.runs.volume_resumption import check_landscape, check_settings
+from basinscope.tasks import make_landscape, task_name
+from spectra.checkpoint import AdamMoments, Checkpoint, adam_moments, read_checkpoint
+from spectra.costs import CrossEntropy, KLFromAnchor, cost_name, kl_from_anchor
+from spectra.errors import UserError, out_of_memory
+from spectra.files import Provenance
+from spectra.landscape import Landscape, spread
+from spectra.ranks import LostRankError, current_ranks
+from spectra.spectrum import SpectrumSettings
+from volume.curvature_density import curvature_name
+from volume.descent import Descent, descent
+from volume.estimator import VolumeEstimator, refuse_without_volume
+from volume.method_result import SAMPLED, SEGMENT, MethodResult
+from volume.noise import above_noise, cost_noise, noise_caution
+from volume.preconditioners import adam_curvature
+from volume.priors import parse_prior
+from volume.store import read_study, write_study
+from volume.study import VolumeSettings, VolumeStudy
+from volume.sweep import CutoffSweep, parse_sweep
+
+# Basins are measured on data that the network was not trained on, where a built-in task has such.
+HELD_OUT = {"digits": "digits-heldout"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class VolumeRequest(CheckpointRequest):
+    """What the user asked for; the cost is ``kl``, ``task``, or chosen by the task's cost.
+
+    Attributes:
+        settings: of the study.
+        preconditioner: as typed; None takes that of the output if it is continued, else the settings'.
+        validation_task: name of the task to measure basins on, or None for a built-in task's held-out rows.
+        memory: bytes that graphs and Lanczos bases may take.
+    """
+
+    settings: VolumeSettings
+    preconditioner: str | None = None
+    validation_task: str | None = None
+    memory: int = SpectrumSettings.memory
+
+
+def run_volume(
+    request: VolumeRequest, progress: Report, announce: Callable[[str], None] = lambda _: None
+) -> VolumeStudy:
+    """Run a study, or continue a stored one, keeping each finished block in the output.
+
+    Args:
+        request: what was asked for.
+        progress: called with work done, all work and what is being done.
+        announce: called with each line of the plan of a large model's study, before its first result.
+
+    Returns:
+        The study.
+
+    Raises:
+        UserError: if what was asked for is not possible, in a sentence.
+        OSError: if a file cannot be read or written.
+        Interrupted: if the user interrupts the computing, saying what is kept and how to go on.
+    """
+    earlier = _earlier(request)
+    checkpoint = read_checkpoint(request.checkpoint)
+    trained = task_name(request.task, checkpoint)
+    name = request.validation_task or HELD_OUT.get(trained, trained)
+    own = placed(make_landscape(name, checkpoint), request.dtype, request.device, name)
+    landscape = spread(volume_landscape(request.cost, name, own), current_ranks())
+    if landscape.size < SMALL and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+    chosen, moments = _preconditioner(request, checkpoint, landscape, earlier)
+    below, noise = _surroundings(landscape, earlier, progress)
+    asked = replace(request.settings, preconditioner=chosen)
+    study = _study(request, name, checkpoint, landscape, asked, below, noise)
+    study = replace(study, provenance=common(study.provenance, _described(earlier)))
+    prior = parse_prior(
+        study.settings.prior, landscape.theta, layout=landscape.parameters, metadata=checkpoint.metadata
+    )
+    if earlier is not None and request.output is not None:
+        study = _continued(request.output, request.command, earlier, study)
+    estimator = VolumeEstimator(
+        landscape,
+        study.settings,
+        prior,
+        moments=moments,
+        fall=below.fall,
+        noise=noise,
+        data=own if isinstance(own.softmax, CrossEntropy) and own.softmax.plain else None,
+        training=_training(request, trained, name, checkpoint),
+        strategy=study.strategy,
+        memory=request.memory,
+        progress=progress,
+    )
+    for line in volume_lines(estimator):
+        announce(line)
+    return _Work(request, study, estimator).run()
+
+
+class _Work:
+    """Runs the methods in turn, and writes the store after each block of directions."""
+
+    def __init__(self, request: VolumeRequest, study: VolumeStudy, estimator: VolumeEstimator) -> None:
+        self.request, self.study, self.estimator = request, study, estimator
+        self.kept = 0
+
+    def run(self) -> VolumeStudy:
+        try:
+            for method in self.study.settings.methods:
+                self.method(method)
+            refuse_without_volume(self.study.results)
+            if self.study.settings.sweep_cutoff:
+                self.sweep(parse_sweep(self.study.settings.sweep_cutoff))
+            self.write()
+        except KeyboardInterrupt:
+            raise Interrupted(self.state()) from None
+        except LostRankError as error:
+            raise LostRankError(f"{error}; {self.state()}") from error
+        return self.study
+
+    def method(self, method: str) -> None:
+        """One method's result, or why it has none: the others go on."""
+        try:
+            self.keep(self.estimator.run(method, self.study.results.get(method), self.keep))
+        except (UserError, MemoryError, RuntimeError) as error:
+            failed = self.estimator.failed(method, self.expected(method, error))
+            begun = self.study.results.get(method)
+            if begun is not None and begun.sampled is not None:
+                # The directions that are done stay.
+                told = f"{method} ended after {len(begun.sampled.log_terms):,} directions: {failed.failure}"
+                self.study = replace(self.study, cautions=tuple(dict.fromkeys((*self.study.cautions, told))))
+            else:
+                self.study = replace(self.study, results={**self.study.results, method: failed})
+
+    def expected(self, method: str, error: Exception) -> Exception:
+        """The error, if it is one that costs no more than the method; on several ranks it may be one rank's alone."""
+        shared = current_ranks() is None or method not in SAMPLED
+        if shared and (isinstance(error, UserError | MemoryError) or out_of_memory(error)):
+            return error
+        raise error
+
+    def keep(self, result: MethodResult) -> None:
+        found = {**self.study.results, result.method: result}
+        order = dict.fromkeys([*(name for name in self.study.settings.methods if name in found), *found])
+        self.write(results={name: found[name] for name in order})
+
+    def sweep(self, cutoffs: NDArray[np.float64]) -> None:
+        """Each method that has a volume at each cutoff, kept after each block too."""
+        kept = self.study.sweep or CutoffSweep(cutoffs)
+        # What failed before is tried again.
+        self.study = replace(self.study, sweep=replace(kept, failures={}))
+        for method in self.study.settings.methods:
+            like = self.study.results[method]
+            if like.failure:
+                continue
+
+            def keep(results: tuple[MethodResult, ...], method: str = method) -> None:
+                self.write(sweep=replace(self.swept, results={**self.swept.results, method: results}))
+
+            try:
+                known = self.swept.results.get(method, ())
+                keep(self.estimator.sweep(method, cutoffs, earlier=known, like=like, on_block=keep))
+            except (UserError, MemoryError, RuntimeError) as error:
+                why = self.estimator.failed(method, self.expected(method, error)).failure
+                swept = replace(self.swept, failures={**self.swept.failures, method: why})
+                self.study = replace(self.study, sweep=swept)
+
+    @property
+    def swept(self) -> CutoffSweep:
+        """What is done of the sweep."""
+        assert self.study.sweep is not None
+        return self.study.sweep
+
+    def write(self, **changed: Any) -> None:
+        """Change the study, and its file."""
+        self.study = replace(self.study, strategy=self.estimator.strategy, **changed)
+        if self.request.output is not None:
+            if writes_files():
+                write_study(self.request.output, self.study)
+            self.kept += 1
+
+    def state(self) -> str:
+        output = self.request.output
+        if output is None:
+            return "interrupted; nothing is saved: with --output a run can be continued"
+        if not self.kept:
+            return f"interrupted before the first block of directions was done; nothing new is saved in {output}"
+        return f"interrupted: what was done is saved in {output}; go on with the same command and --resume"
+
+
+def _earlier(request: VolumeRequest) -> VolumeStudy | None:
+    output = to_continue(request.output, resume=request.resume)
+    if output is None:
+        return None
+    return read_study(output)
+
+
+def _described(earlier: VolumeStudy | None) -> str:
+    if earlier is None:
+        return "nothing"
+    counts = {name: 0 if one.sampled is None else len(one.sampled.log_terms) for name, one in earlier.results.items()}
+    return (
+        f"{', '.join(f'{count} directions of {name}' for name, count in counts.items())}, {earlier.provenance.created}"
+    )
+
+
+def _continued(output: Path, typed: str, earlier: VolumeStudy, study: VolumeStudy) -> VolumeStudy:
+    """The study with what is stored of it, if that is the same study."""
+    check_source(output, earlier.provenance, study.provenance)
+    check_settings(output, earlier, study.settings)
+    check_landscape(output, earlier, study)
+    command = "\n".join(dict.fromkeys([*earlier.provenance.command.splitlines(), typed]))
+    kept = _kept_settings(earlier, study.settings)
+    # What failed is tried again.
+    results = {name: one for name, one in earlier.results.items() if not (one.failure and name in kept.methods)}
+    return replace(
+        study,
+        settings=kept,
+        results=results,
+        sweep=earlier.sweep,
+        strategy=earlier.strategy if earlier.operator == study.operator else "",
+        provenance=replace(earlier.provenance, command=command),
+    )
+
+
+def _kept_settings(earlier: VolumeStudy, asked: VolumeSettings) -> VolumeSettings:
+    """What was asked for now, with the sweep and the preconditioner of stored results not continued this time."""
+    if earlier.sweep is not None and not asked.sweep_cutoff:
+        asked = replace(asked, sweep_cutoff=earlier.settings.sweep_cutoff)
+    if "star-domain" not in earlier.results or "star-domain" in asked.methods:
+        return asked
+    before = earlier.settings
+    return replace(asked, preconditioner=before.preconditioner, eps=before.eps, exponent=before.exponent)
+
+
+def _training(request: VolumeRequest, trained: str, name: str, checkpoint: Checkpoint) -> Landscape | None:
+    """The landscape of the training data, for the segment; None if that is not asked for."""
+    if SEGMENT not in request.settings.methods:
+        return None
+    if trained == name:
+        raise UserError(
+            f"segment needs two sets of data, and there is only that of the task {name!r}: give --task, the data that "
+            "the checkpoint was trained on, and --validation-task, other data"
+        )
+    own = placed(make_landscape(trained, checkpoint), request.dtype, request.device, trained)
+    return volume_landscape(request.cost, trained, own)
+
+
+def volume_landscape(cost: str | None, name: str, landscape: Landscape) -> Landscape:
+    """The task's landscape under the divergence from the anchor, or under its own cost.
+
+    Args:
+        cost: ``kl``, ``task``, or None to choose by the task's cost.
+        name: of the task.
+        landscape: as the task makes it.
+
+    Returns:
+        The landscape.
+
+    Raises:
+        UserError: if the task's model has no such cost.
+        OSError: if its data cannot be read.
+        MemoryError: if its data does not fit the memory.
+    """
+    if cost == "task" or (cost is None and landscape.softmax is None):
+        return landscape
+    if isinstance(landscape.softmax, KLFromAnchor):
+        return landscape
+    with guarded("--cost kl", name):
+        return landscape.with_cost(kl_from_anchor)
+
+
+def _preconditioner(
+    request: VolumeRequest, checkpoint: Checkpoint, landscape: Landscape, earlier: VolumeStudy | None
+) -> tuple[str, AdamMoments | None]:
+    """The preconditioner's name, that of stored directions unless another is typed; Adam's moments if it wants them."""
+    if "star-domain" not in request.settings.methods:
+        # Nothing is preconditioned: what was typed is kept for the record.
+        return request.preconditioner or "identity", None
+    begun = earlier is not None and "star-domain" in earlier.results
+    asked = request.preconditioner or (earlier if begun and earlier is not None else request).settings.preconditioner
+    if not asked.startswith("adam"):
+        return asked, None
+    try:
+        moments = adam_moments(checkpoint, landscape.model)
+        if not bool((adam_curvature(moments, landscape.parameters, asked.removeprefix("adam-")) > 0.0).any()):
+            raise UserError(f"Adam's moments in {checkpoint.path} are all zero: no step was taken")
+    except UserError as error:
+        raise UserError(f"--preconditioner {asked}: {error}; use low-rank") from None
+    return asked, moments
+
+
+def _surroundings(landscape: Landscape, earlier: VolumeStudy | None, progress: Report) -> tuple[Descent, float]:
+    """The descent from the anchor and the cost's noise there: as the study to go on with has them, else measured."""
+    # Another number of ranks or threads has another noise, and crossings depend on it.
+    if earlier is not None and not math.isnan(earlier.cost_noise + earlier.fall):
+        return Descent(earlier.gradient_norm, earlier.fall, earlier.fall_distance), earlier.cost_noise
+    progress(0, 1, "the cost's noise and descent")
+    noise = cost_noise(landscape)
+    return above_noise(descent(landscape), noise), noise
+
+
+def _study(
+    request: VolumeRequest,
+    name: str,
+    checkpoint: Checkpoint,
+    landscape: Landscape,
+    settings: VolumeSettings,
+    below: Descent,
+    noise: float,
+) -> VolumeStudy:
+    """The study before its first result."""
+    cost = landscape.cost_function
+    unit = str(getattr(cost, "unit", "cost"))
+    dtype = str(landscape.dtype).removeprefix("torch.")
+    lowest = float(parse_sweep(settings.sweep_cutoff)[0]) if settings.sweep_cutoff else settings.cutoff
+    cautions = [below.caution(min(settings.cutoff, lowest), unit)]
+    if set(SAMPLED) & set(settings.methods):
+        cautions.append(noise_caution(noise, min(settings.cutoff, lowest), landscape.size, dtype))
+    provenance = Provenance(
+        checkpoint=str(request.checkpoint),
+        checkpoint_sha256=checkpoint.sha256,
+        checkpoint_integrity=checkpoint.integrity,
+        task=name,
+        cost=cost_name(cost),
+        cost_unit=unit,
+        dtype=dtype,
+        device=str(landscape.device),
+        command=request.command,
+    )
+    return VolumeStudy(
+        settings=settings,
+        provenance=provenance,
+        size=landscape.size,
+        samples=landscape.samples,
+        data_sha256=landscape.batches.sha256,
+        cost=landscape.anchor_cost,
+        gradient_norm=below.gradient_norm,
+        operator=settings.operator or curvature_name(landscape),
+        notes=landscape.notes,
+        cost_noise=noise,
+        fall=below.fall,
+        fall_distance=below.distance,
+        cautions=tuple(filter(None, cautions)),
+    )

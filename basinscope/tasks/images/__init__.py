@@ -1,0 +1,5 @@
+"""Image classifiers: weights, images in several forms, and the task."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

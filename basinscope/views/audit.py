@@ -1,0 +1,252 @@
+"""An audit for reading and as JSON: a table a case, the truth above it, what does not apply beneath."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+
+from basinscope.terminal import Text, written
+from basinscope.views.summary import finite
+from spectra.interval import RULE, with_error
+from volume.audit import FACTORS, TRACE, VOLUME, AuditReport, AuditRow, Figure, Share, Truth
+
+
+def report_json(report: AuditReport, files: Mapping[str, str]) -> dict[str, Any]:
+    """An audit in plain values; what is infinite or unknown is None.
+
+    Args:
+        report: the audit.
+        files: where results were written, by kind.
+
+    Returns:
+        An object that ``json.dumps(..., allow_nan=False)`` takes.
+    """
+    return {
+        "title": report.title,
+        "command": report.command,
+        "repeats": report.table.repeats,
+        "seed": report.table.seed,
+        "rows": [_row(row) for row in report.table.applied],
+        "skipped": [
+            {"case": row.case, "estimator": row.estimator, "reason": row.skipped}
+            for row in report.table.rows
+            if row.skipped
+        ],
+        "facts": [{**asdict(fact), "value": finite(fact.value), "error": finite(fact.error)} for fact in report.facts],
+        "notes": list(report.notes),
+        "files": dict(files),
+    }
+
+
+def _row(row: AuditRow) -> dict[str, Any]:
+    counts, means, roots = row.curve
+    needed = row.directions_needed
+    return {
+        "case": row.case,
+        "size": row.size,
+        "estimator": row.estimator,
+        "quantity": row.quantity,
+        "truth": None if row.truth is None else _truth(row.truth),
+        "values": [finite(reading.value) for reading in row.readings],
+        "infinite": row.infinite,
+        "biased": row.biased,
+        **{
+            name: _number(getattr(row, name))
+            for name in (
+                "mean",
+                "bias",
+                "spread",
+                "rms",
+                "largest_share",
+                "effective_samples",
+                "jensen_predicted",
+                "jensen_seen",
+            )
+        },
+        "coverage95": _share(row.coverage),
+        "overestimates": [
+            {"factor": factor, "allowed": 1.0 / factor, **_share(share)}
+            for factor, share in zip(FACTORS, row.overestimates, strict=False)
+        ],
+        "gradients": row.gradients,
+        "evaluations": row.evaluations,
+        "error_by_directions": [
+            {"directions": int(count), "mean_error": finite(float(mean)), "rms_error": finite(float(root))}
+            for count, mean, root in zip(counts, means, roots, strict=True)
+        ],
+        "log10_directions_within_1_nat": {"value": finite(needed.log10), "extrapolated": needed.extrapolated},
+    }
+
+
+def _truth(truth: Truth) -> dict[str, Any]:
+    found = {"value": truth.value, "error": truth.error, "how": truth.how}
+    return {**found, "half_width95": finite(truth.half_width)}
+
+
+def _number(figure: Figure) -> dict[str, float | None]:
+    names = {"value": figure.value, "standard_error": figure.error, "half_width95": figure.half_width}
+    return {name: finite(value) for name, value in names.items()}
+
+
+def _share(share: Share) -> dict[str, Any]:
+    return {"hits": share.hits, "of": share.of, "value": finite(share.value), "interval95": list(share.interval)}
+
+
+_COLUMNS = (
+    "bias",
+    "spread",
+    "rms",
+    "95 % bar\ncovers",
+    "largest\nshare",
+    "for\n1 nat",
+    "gradient\nevals",
+    "cost\nevals",
+)
+# Narrower pages get the columns in two tables: what an estimator says, and what it takes.
+_WIDE, _SPLIT = 100, 4
+_NONE = "–"
+_CAPTION = (
+    f"nats, traces in % of the truth; {RULE}; ! a bias beyond what 3 standard errors are in many repeats. covers: "
+    "repeats whose own 95 % interval holds the truth. for 1 nat: directions for an rms error of 1 nat, ~ extrapolated "
+    "as if log terms were normal. A curvature product counts as 2 gradients."
+)
+
+
+def report_table(report: AuditReport, files: Mapping[str, str], width: int = _WIDE) -> Group:
+    """An audit laid out for a terminal.
+
+    Args:
+        report: the audit.
+        files: where results were written, by kind.
+        width: of the page, in characters.
+
+    Returns:
+        Something that a rich console prints.
+    """
+    repeats = report.table.repeats
+    parts: list[RenderableType] = [Text(f"Audit of {report.title}, {repeats} repeats a row", style="bold")]
+    for name in dict.fromkeys(row.case for row in report.table.rows):
+        rows = [row for row in report.table.rows if row.case == name]
+        parts += _case(name, rows, width)
+    parts.append(Padding(Text(_CAPTION, style="dim"), (1, 0, 0, 0)))
+    parts.append(_markov(report))
+    if report.facts:
+        parts.append(_facts(report))
+    parts += [Text(f"note: {note}", style="dim") for note in report.notes]
+    parts += written(files)
+    return Group(*parts)
+
+
+def _case(name: str, rows: list[AuditRow], width: int) -> list[RenderableType]:
+    applied = [row for row in rows if row.readings]
+    parts: list[RenderableType] = [Padding(_heading(name, rows), (1, 0, 0, 0))]
+    if applied:
+        slices = (slice(None),) if width >= _WIDE else (slice(_SPLIT), slice(_SPLIT, None))
+        parts += [_table(applied, part) for part in slices]
+    reasons = Counter(row.skipped for row in rows if row.skipped)
+    if reasons:
+        # Their names are in the JSON; here they would bury what applies.
+        words = "; ".join(f"{count} as {reason}" for reason, count in reasons.items())
+        parts.append(Text(f"{reasons.total()} do not apply: {words}", style="dim"))
+    return parts
+
+
+def _table(rows: list[AuditRow], part: slice) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("estimator", no_wrap=True)
+    first = _COLUMNS[0] if any(row.truth is not None for row in rows) else "mean"
+    for title in (first, *_COLUMNS[1:])[part]:
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(row.estimator, *_cells(row)[part], style="yellow" if row.biased else "")
+    return table
+
+
+def _heading(name: str, rows: list[AuditRow]) -> RenderableType:
+    truth = next((row.truth for row in rows if row.truth is not None and row.quantity == VOLUME), None)
+    text = Text.assemble((name, "bold"), f", n = {rows[0].size:,}: ")
+    if truth is None:
+        if any(row.truth is not None for row in rows):
+            return text.append("truth of each quantity exact")
+        return text.append("no truth is known: spread and mutual differences only")
+    # A hundredth of a nat is read by nobody where the truth is a closed form.
+    value = with_error(truth.value, truth.half_width) if truth.half_width > 0.005 else f"{truth.value:.2f}"
+    return text.append(f"true log volume {value} nat ({truth.how})")
+
+
+def _cells(row: AuditRow) -> tuple[str, ...]:
+    scale = 100.0 / abs(row.truth.value) if row.quantity == TRACE and row.truth is not None else 1.0
+    unit = " %" if row.quantity == TRACE and row.truth is not None else ""
+    if row.truth is None:
+        first = _figure(row.mean, 1.0)
+    else:
+        first = _figure(row.bias, scale) + unit + (" !" if row.biased else "")
+    if row.infinite:
+        first = f"{row.infinite} infinite" if not len(row.values) else f"{first} ({row.infinite} inf)"
+    share = row.largest_share.value
+    return (
+        first,
+        _short(row.spread.value * scale),
+        _short(row.rms.value * scale),
+        f"{row.coverage.hits}/{row.coverage.of}" if row.coverage.of else _NONE,
+        _NONE if math.isnan(share) else f"{share:.0%}",
+        str(row.directions_needed),
+        _count(row.gradients),
+        _count(row.evaluations),
+    )
+
+
+def _figure(figure: Figure, scale: float) -> str:
+    if not math.isfinite(figure.value):
+        return _NONE
+    value, half = figure.value * scale, figure.half_width * scale
+    if half > 1e-4:
+        return with_error(value, half)
+    return f"{value:.4f}" if abs(value) >= 5e-5 else f"{value:.1g}" if abs(value) >= 1e-6 else "0"
+
+
+def _short(value: float) -> str:
+    if math.isnan(value):
+        return _NONE
+    return f"{value:.0f}" if value >= 99.5 else f"{value:.2g}" if value >= 0.001 else "0"
+
+
+def _count(value: float) -> str:
+    return _NONE if not value else f"{value:.0f}" if value < 99_999.5 else f"{value:.1e}"
+
+
+def _markov(report: AuditReport) -> RenderableType:
+    """How often log-volumes from unbiased terms lie above the truth, and what Markov allows."""
+    sampled = [row for row in report.table.applied if row.overestimates and row.consistent]
+    if not sampled:
+        return Text("")
+    words = []
+    broken = []
+    for place, factor in enumerate(FACTORS):
+        worst = max(sampled, key=lambda row: row.overestimates[place].value)
+        share = worst.overestimates[place]
+        words.append(f"by {factor:g} times in at most {share.value:.0%} of repeats (allowed {1.0 / factor:.0%})")
+        broken += [f"{r.estimator} on {r.case}" for r in sampled if r.overestimates[place].excludes(1.0 / factor)]
+    text = Text(f"Markov: sampled volumes exceed the truth {', '.join(words)}")
+    if broken:
+        names = ", ".join(dict.fromkeys(broken))
+        text.append(f"\n! beyond Markov's bound, so not unbiased for this volume: {names}", style="yellow")
+    return text
+
+
+def _facts(report: AuditReport) -> RenderableType:
+    table = Table(box=None, padding=(0, 1, 1, 0), header_style="bold", title_justify="left")
+    table.add_column("", no_wrap=True)
+    table.add_column("claim", ratio=4)
+    table.add_column("measured", ratio=5)
+    table.add_column("verdict", ratio=3)
+    for fact in report.facts:
+        table.add_row(*(Text(cell) for cell in (fact.letter, fact.claim, fact.measured, fact.verdict)))
+    return Padding(Group(Text("The facts of the star-domain sampler", style="bold"), table), (1, 0, 0, 0))

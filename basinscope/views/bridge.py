@@ -1,0 +1,284 @@
+"""A bridge for reading and as JSON: its answers, the curve of log V against T, and what holds them up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+
+from basinscope.terminal import Text, written
+from basinscope.views.summary import finite
+from spectra.estimate import Estimate, independent
+from spectra.interval import RULE, half_width, with_ends, with_error
+from volume.bridge import ORIGIN, BridgeResult, BridgeVolume, bridge_cautions, bridge_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Of the curve in the table; the JSON has more.
+SHOWN, STORED = 9, 60
+# What two bridges have to share for their difference to be of the estimate alone.
+_OF = ("checkpoint", "task", "cost", "prior")
+
+
+class OtherBridge(NamedTuple):
+    """A bridge that one is held against.
+
+    Attributes:
+        name: of its file.
+        result: the bridge, complete.
+        source: what it was made from.
+    """
+
+    name: str
+    result: BridgeResult
+    source: Mapping[str, str]
+
+
+def bridge_table(
+    result: BridgeResult,
+    source: Mapping[str, str],
+    files: Mapping[str, str],
+    other: OtherBridge | None = None,
+) -> Group:
+    """A bridge laid out for a terminal.
+
+    Args:
+        result: the bridge, complete or not.
+        source: what it was made from.
+        files: where results were written, by kind.
+        other: what it is held against where both reach, or None.
+
+    Returns:
+        Something that a rich console prints.
+    """
+    parts: list[RenderableType] = [_heading(result, source)]
+    unit = source.get("cost_unit", "cost")
+    if not result.complete:
+        parts.append(Text(_so_far(result), style="yellow"))
+        if (partial := _partial(result)) is not None:
+            parts.append(_curve(partial, unit))
+            if other is not None:
+                parts.append(_difference(partial, source, other, unit))
+    else:
+        parts += [_answers(result, unit), _curve(result, unit), _checks(result)]
+        if other is not None:
+            parts.append(_difference(result, source, other, unit))
+        parts += [Text(f"! {caution}", style="yellow") for caution in bridge_cautions(result, noise=_noise(source))]
+    parts += written(files)
+    return Group(*parts)
+
+
+def bridge_json(
+    result: BridgeResult,
+    source: Mapping[str, str],
+    files: Mapping[str, str],
+    other: OtherBridge | None = None,
+) -> dict[str, Any]:
+    """A bridge in plain values; what is infinite or unknown is None.
+
+    Args:
+        result: the bridge, complete or not.
+        source: what it was made from.
+        files: where results were written, by kind.
+        other: what it is held against where both reach, or None.
+
+    Returns:
+        An object that ``json.dumps(..., allow_nan=False)`` takes.
+    """
+    found: dict[str, Any] = {
+        "source": dict(source),
+        "settings": {name: finite(v) if isinstance(v, float) else v for name, v in result.settings.as_dict().items()},
+        "size": result.size,
+        "complete": result.complete,
+        "ended": result.ended,
+        "rungs": result.rung_count,
+        "gradient_evaluations": result.gradient_evaluations,
+        "cost_evaluations": result.cost_evaluations,
+        "diverged": result.diverged,
+        "files": dict(files),
+    }
+    if not result.complete:
+        partial = _partial(result)
+        found["curve"] = [] if partial is None else [_volume_json(v) for v in partial.curve(STORED)]
+        return found if partial is None or other is None else found | _against(partial, source, other)
+    check, by_mbar, drift = result.integrated, result.multistate, result.drift
+    found |= {
+        "volumes": [_volume_json(volume) for volume in result.volumes],
+        "curve": [_volume_json(volume) for volume in result.curve(STORED)],
+        "largest_rhat": finite(result.diagnostics.largest_rhat),
+        "least_effective": finite(result.diagnostics.least_effective),
+        "least_overlap": finite(min(link.overlap for link in result.links)),
+        "log_normaliser": {
+            "links": finite(float(result.log_normalisers[0][-1])),
+            "integration": None if check is None else [finite(check.log_normaliser), finite(check.standard_error)],
+            "pymbar": None if by_mbar is None else [finite(value) for value in by_mbar],
+        },
+        "drift": None if drift is None else [finite(value) for value in drift],
+        "cautions": list(bridge_cautions(result, noise=_noise(source))),
+    }
+    return found if other is None else found | _against(result, source, other)
+
+
+def figure_of(result: BridgeResult, source: Mapping[str, str]) -> Figure:
+    """The figure of a complete bridge.
+
+    Args:
+        result: the bridge.
+        source: what it was made from.
+
+    Returns:
+        The figure.
+    """
+    return bridge_figure(result, checkpoint=source.get("checkpoint", ""), unit=source.get("cost_unit", "cost"))
+
+
+def _noise(source: Mapping[str, str]) -> float:
+    return float(source.get("noise", "0"))
+
+
+def _heading(result: BridgeResult, source: Mapping[str, str]) -> RenderableType:
+    name = Path(source["checkpoint"]).name if "checkpoint" in source else "a checkpoint"
+    way = f"{result.settings.target} from {ORIGIN[result.settings.origin]}"
+    text = Text.assemble((f"Bridge of {name}", "bold"), f": {way}")
+    cost = f"{source['cost']} cost, " if "cost" in source else ""
+    text.append(f"\n{result.size:,} parameters, {cost}prior {source.get('prior', 'unknown')}")
+    text.append(
+        f"\n{result.rung_count - len(result.passes)} rungs of {result.settings.chains} chains and "
+        f"{result.settings.draws} draws, {result.gradient_evaluations:,} gradients, seed {result.settings.seed}"
+    )
+    return text.append(f", ended by {result.ended}" if result.ended else "")
+
+
+def _so_far(result: BridgeResult) -> str:
+    last = result.passes[-1][-1]
+    return (
+        f"not complete: inverse temperature {last.state.inverse_temperature:.4g}, localisation "
+        f"{last.state.localisation:.4g}, mean cost {last.costs.mean():.4g} so far; go on with --resume"
+    )
+
+
+def _partial(result: BridgeResult) -> BridgeResult | None:
+    """What an unfinished ladder tells of larger cutoffs, if anything yet."""
+    free = [rung for rung in result.passes[0][1:] if rung.state.free] if result.passes else []
+    return result.so_far if len(free) > 1 else None
+
+
+def _answers(result: BridgeResult, unit: str) -> Padding:
+    table = Table(box=None, padding=(0, 3, 0, 0), header_style="bold")
+    for title in (f"cutoff T ({unit})", "log V (nat)", "log10 V", "bits", "slope d log V / d log T", "draws below"):
+        table.add_column(title)
+    for volume in result.volumes:
+        table.add_row(
+            f"{volume.cutoff:g}",
+            with_ends(volume.log_volume, volume.mass.interval()),
+            f"{volume.log_volume / math.log(10.0):,.1f}",
+            f"{-volume.log_volume / math.log(2.0):,.0f}",
+            with_ends(volume.slope, volume.rise.interval()),
+            f"{volume.share_below:.0%}",
+        )
+    return Padding(Group(table, Text(RULE, style="dim")), (1, 0, 1, 0))
+
+
+def _curve(result: BridgeResult, unit: str) -> Padding:
+    table = Table(box=None, padding=(0, 3, 0, 0), header_style="bold")
+    for title in (f"across cutoffs ({unit})", "log V (nat)", "slope"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for volume in result.curve(SHOWN):
+        masses, slopes = volume.mass.interval(), volume.rise.interval()
+        table.add_row(f"{volume.cutoff:.3g}", with_ends(volume.log_volume, masses), with_ends(volume.slope, slopes))
+    return Padding(table, (0, 0, 1, 0))
+
+
+def _checks(result: BridgeResult) -> Table:
+    table = Table(box=None, padding=(0, 3, 0, 0), show_header=False)
+    table.add_column("check", no_wrap=True)
+    table.add_column("value")
+    for name, value in _check_rows(result):
+        table.add_row(name, value)
+    return table
+
+
+def _check_rows(result: BridgeResult) -> Iterator[tuple[str, str]]:
+    def shown(value: float, error: float) -> str:
+        return with_error(value, half_width(error, result.freedom))
+
+    links = shown(float(result.log_normalisers[0][-1]), result.links_error)
+    yield "log Z of the last rung", f"{links} nat by neighbours' acceptance ratios"
+    if (check := result.integrated) is not None:
+        yield "", f"{shown(check.log_normaliser, check.standard_error)} nat by thermodynamic integration"
+    if result.multistate is not None:
+        # pymbar takes the draws for independent: its error is not the chains' spread.
+        value, error = result.multistate
+        yield "", f"{with_error(value, half_width(error, math.inf))} nat by pymbar over all rungs"
+    found = result.diagnostics
+    yield (
+        "largest R-hat",
+        f"{_known(found.largest_rhat, '.3f')} over cost and distance of {len(result.rungs) - 1} rungs",
+    )
+    of = f"of {result.rungs[1].costs.size} draws"
+    yield "least effective sample", f"{_known(found.least_effective, '.0f')} {of}"
+    yield "least overlap of neighbours", f"{min(link.overlap for link in result.links):.3f} of 1"
+    if result.drift is not None:
+        yield "second half less first", f"{shown(*result.drift)} nat of log V by halves of the draws"
+    yield "diverged trajectories", f"{result.diverged}, all rejected"
+
+
+def _known(value: float, form: str) -> str:
+    return format(value, form) if math.isfinite(value) else "unknown"
+
+
+def _volume_json(volume: BridgeVolume) -> dict[str, Any]:
+    names = ("cutoff", "log_volume", "standard_error", "slope", "slope_error", "share_below")
+    intervals = {"interval95": volume.mass.interval(), "slope_interval95": volume.rise.interval()}
+    return {name: finite(getattr(volume, name)) for name in names} | {
+        name: [finite(end) for end in ends] for name, ends in intervals.items()
+    }
+
+
+def _against(result: BridgeResult, source: Mapping[str, str], other: OtherBridge) -> dict[str, Any]:
+    """The differences as plain values."""
+    differences = [
+        {
+            "cutoff": cutoff,
+            "difference": finite(found.value),
+            "standard_error": finite(found.standard_error),
+            "interval95": [finite(end) for end in found.interval()],
+        }
+        for cutoff, found in _differences(result, other)
+    ]
+    return {"against": other.name, "unlike": _unlike(result, source, other), "differences": differences}
+
+
+def _differences(result: BridgeResult, other: OtherBridge) -> Iterator[tuple[float, Estimate]]:
+    """Cutoffs that both reach, and the difference there; the chains are independent."""
+    reached = other.result.so_far
+    asked = [one for one in result.settings.cutoffs if result.reaches(one)]
+    for volume in (*result.curve(SHOWN), *map(result.volume, asked)):
+        if not reached.reaches(volume.cutoff):
+            continue
+        yield volume.cutoff, independent(volume.mass, reached.volume(volume.cutoff).mass)
+
+
+def _unlike(result: BridgeResult, source: Mapping[str, str], other: OtherBridge) -> dict[str, list[str]]:
+    """What the two bridges are of, where that is not the same: this one's and the other's."""
+    here = {name: source.get(name, "") for name in _OF} | {"target": result.settings.target}
+    there = {name: other.source.get(name, "") for name in _OF} | {"target": other.result.settings.target}
+    return {name: [here[name], there[name]] for name in here if here[name] != there[name]}
+
+
+def _difference(result: BridgeResult, source: Mapping[str, str], other: OtherBridge, unit: str) -> Padding:
+    table = Table(box=None, padding=(0, 3, 0, 0), header_style="bold")
+    for title in (f"cutoff T ({unit})", f"log V less that of {other.name} (nat)", "in standard errors"):
+        table.add_column(title)
+    for cutoff, found in _differences(result, other):
+        errors = f"{found.value / found.standard_error:+.1f}" if found.standard_error > 0.0 else "–"
+        table.add_row(f"{cutoff:.3g}", with_ends(found.value, found.interval()), errors)
+    unlike = [f"{name} {a} here and {b} there" for name, (a, b) in _unlike(result, source, other).items()]
+    words = f"they are not of the same: {'; '.join(unlike)}" if unlike else "both are of the same"
+    return Padding(Group(table, Text(words, style="yellow" if unlike else "dim")), (1, 0, 1, 0))

@@ -1,0 +1,5 @@
+"""The evidence that measures share, computed once a checkpoint, with what it cost."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,210 @@
+"""The evidence that measures share: computed when first asked for, once a checkpoint, with what it cost."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from comparisons.evidence.work import Tally, Work
+from spectra.checkpoint import Checkpoint
+from spectra.errors import UserError, require_counts
+from spectra.landscape import Landscape
+from spectra.spectrum import Spectrum
+from volume.study import VolumeStudy
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class EvidenceSettings:
+    """Everything that decides the numbers, apart from the checkpoint.
+
+    Attributes:
+        probes: of each spectrum.
+        steps: Lanczos steps a probe.
+        seed: the one seed that all randomness comes from.
+        cutoff: T of volumes, unit of the cost.
+        directions: of sampled volumes.
+        k: of the shift ``c = k / s^2``, s the root mean square of the parameters.
+        samples: most samples that are differentiated one by one.
+        budget: gradients that each stochastic item may spend; None for what the other settings say.
+    """
+
+    probes: int = 6
+    steps: int = 48
+    seed: int = 0
+    cutoff: float = 0.01
+    directions: int = 64
+    k: float = 1.0
+    samples: int = 2048
+    budget: int | None = None
+
+    def __post_init__(self) -> None:
+        require_counts(self, {"probes": 1, "steps": 1, "seed": 0, "directions": 1, "samples": 2})
+        for name in ("cutoff", "k"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0.0):
+                raise UserError(f"{name} must be positive and finite, got {value}")
+        if self.budget is not None and self.budget < 1:
+            raise UserError(f"budget must be at least 1, got {self.budget}")
+
+
+class Evidence:
+    """What is known of one checkpoint; items are computed lazily, cached, counted and timed.
+
+    A family of measures keeps its items in functions ``(evidence) -> evidence.item("name", build)``; whichever measure
+    asks first pays, and each is told what it would have cost alone.
+
+    Attributes:
+        landscape: the cost on the training data, as the task makes it.
+        held_out: the same network on data it was not trained on, or None.
+        checkpoint: the file's content, or None.
+        initial: (n,) the parameters at initialisation, or None.
+        settings: what decides the numbers.
+        notes: sentences on what was reused, and what was not and why.
+        strategies: how products of each curvature are computed, by its name: what the first of them chose by time, and
+            all others, and whoever goes on, take again.
+    """
+
+    def __init__(
+        self,
+        landscape: Landscape,
+        *,
+        held_out: Landscape | None = None,
+        checkpoint: Checkpoint | None = None,
+        initial: Tensor | None = None,
+        settings: EvidenceSettings | None = None,
+        strategies: Mapping[str, str] | None = None,
+    ) -> None:
+        """Computes nothing yet.
+
+        Raises:
+            UserError: if ``initial`` has another size than the landscape.
+        """
+        if initial is not None and initial.shape != landscape.theta.shape:
+            raise UserError(f"initial must have shape {tuple(landscape.theta.shape)}, got {tuple(initial.shape)}")
+        self.landscape, self.held_out, self.checkpoint = landscape, held_out, checkpoint
+        self.initial = None if initial is None else initial.to(landscape.theta)
+        self.settings = settings or EvidenceSettings()
+        self.notes: tuple[str, ...] = ()
+        self.strategies = dict(strategies or {})
+        self.stored_spectra: dict[str, Spectrum] = {}
+        self.stored_study: VolumeStudy | None = None
+        self._items: dict[str, Any] = {}
+        self._work: dict[str, Work] = {}
+        self._parts: dict[str, set[str]] = {}
+        self._open: list[_Opened] = []
+
+    def item(self, name: str, build: Callable[[Tally], Item]) -> Item:
+        """What is known under a name, built at the first call.
+
+        Args:
+            name: of the item, unique for what is built.
+            build: computes it, and adds the passes over the data that it takes to the tally; may ask for other items,
+                whose cost is theirs.
+
+        Returns:
+            The item.
+
+        Raises:
+            UserError: what ``build`` raised, at the first call and at each later one.
+        """
+        for opened in self._open:
+            opened.parts.add(name)
+        if name not in self._items:
+            self._build(name, build)
+        else:
+            for opened in self._open:
+                opened.parts |= self._parts[name]
+        found = self._items[name]
+        if isinstance(found, UserError):
+            raise found
+        known: Item = found
+        return known
+
+    def _build(self, name: str, build: Callable[[Tally], Any]) -> None:
+        opened, tally, start = _Opened(), Tally(), time.perf_counter()
+        self._open.append(opened)
+        try:
+            self._items[name] = build(tally)
+        except UserError as error:
+            self._items[name] = error
+        finally:
+            self._open.pop()
+        seconds = time.perf_counter() - start
+        if self._open:
+            self._open[-1].seconds += seconds
+        self._work[name] = Work(tally.evaluations, tally.gradients, tally.products, seconds - opened.seconds)
+        self._parts[name] = opened.parts
+
+    def watch(self, compute: Callable[[Evidence], Item]) -> tuple[Item | UserError, Work]:
+        """Runs a measure and says what it would have cost alone: its own time and all items that it used.
+
+        Args:
+            compute: the measure's function.
+
+        Returns:
+            What it returned, or the error it raised; and the work.
+        """
+        opened, start = _Opened(), time.perf_counter()
+        self._open.append(opened)
+        found: Item | UserError
+        try:
+            found = compute(self)
+        except UserError as error:
+            found = error
+        finally:
+            self._open.pop()
+        own = time.perf_counter() - start - opened.seconds
+        work = Work(seconds=own)
+        for name in sorted(opened.parts):
+            work = work + self._work[name]
+        return found, work
+
+    def strategy(self, curvature: str) -> str:
+        """How products of a curvature are to be computed; ``auto`` as long as that is open."""
+        return self.strategies.get(curvature, "auto")
+
+    def keep_strategy(self, curvature: str, operator: object) -> None:
+        """Notes what an operator that has computed products, or a result of it, says of its strategy."""
+        found = str(getattr(operator, "strategy", ""))
+        if found not in ("", "auto"):
+            self.strategies.setdefault(curvature, found)
+
+    @property
+    def work(self) -> dict[str, Work]:
+        """What each item has cost, without the items it is made of."""
+        return dict(self._work)
+
+    def missing(self, need: str) -> str:
+        """Why evidence that a measure needs is not to be had.
+
+        Args:
+            need: ``held-out``, ``initial``, ``adam``, ``likelihood``, or a kind of item that can always be
+                computed, such as ``hessian``.
+
+        Returns:
+            A sentence; empty if it is there.
+        """
+        if need == "held-out" and self.held_out is None:
+            return "there is no held-out data: the task has none"
+        if need == "initial" and self.initial is None:
+            return "the parameters at initialisation are not known: there is no step-0 checkpoint of the same run"
+        if need == "adam" and (self.checkpoint is None or not self.checkpoint.optimizer):
+            return "the checkpoint has no optimizer state"
+        if need == "likelihood" and self.landscape.likelihood is None:
+            return "the cost is no likelihood (cross_entropy, mean_squared_error or kl_from_anchor)"
+        return ""
+
+
+class _Opened:
+    """An item or a measure that is being computed: the items it uses, and the seconds that were theirs."""
+
+    def __init__(self) -> None:
+        self.parts: set[str] = set()
+        self.seconds = 0.0

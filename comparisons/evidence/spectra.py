@@ -1,0 +1,203 @@
+"""Spectra as evidence: of the Hessian and of the Gauss-Newton matrix, traces of layers, the anchor's measure."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from comparisons.evidence.evidence import Evidence
+from comparisons.evidence.work import Tally
+from spectra.compute import compute_spectrum
+from spectra.density import SpectralDensity
+from spectra.errors import UserError
+from spectra.estimate import Estimate, from_samples
+from spectra.lanczos import draw_probes
+from spectra.operators import SymmetricOperator
+from spectra.plan import make_operator
+from spectra.spectrum import Spectrum, SpectrumSettings
+from volume.quadratic import AnchorMeasure, QuadraticMass, anchor_measure, quadratic_mass
+
+Array = NDArray[np.float64]
+LEAST_STEPS = 8
+BLOCK = 8
+
+
+def spectrum_settings(evidence: Evidence, operator: str) -> SpectrumSettings:
+    """What a spectrum is computed with: as the settings say, or what fits the budget.
+
+    Args:
+        evidence: its settings are used.
+        operator: name of the curvature.
+
+    Returns:
+        The settings; under a budget fewer probes, then fewer steps.
+    """
+    asked = evidence.settings
+    probes, steps = asked.probes, asked.steps
+    if asked.budget is not None:
+        products = max(asked.budget // 2, 2 * LEAST_STEPS)
+        steps = min(steps, max(products // 2, LEAST_STEPS))
+        probes = max(2, products // steps)
+    strategy = evidence.strategy(operator)
+    return SpectrumSettings(operator=operator, probes=probes, steps=steps, seed=asked.seed, strategy=strategy)
+
+
+def hessian_spectrum(evidence: Evidence) -> Spectrum:
+    """The Hessian's spectrum, from the store where one fits.
+
+    Args:
+        evidence: of a checkpoint.
+
+    Returns:
+        The spectrum.
+    """
+    return _spectrum(evidence, "hessian")
+
+
+def gauss_newton_spectrum(evidence: Evidence) -> Spectrum:
+    """The spectrum of the Gauss-Newton matrix, positive semidefinite for a likelihood.
+
+    Args:
+        evidence: of a checkpoint.
+
+    Returns:
+        The spectrum.
+    """
+    return _spectrum(evidence, "gauss-newton")
+
+
+def _spectrum(evidence: Evidence, operator: str) -> Spectrum:
+    def build(tally: Tally) -> Spectrum:
+        stored = evidence.stored_spectra.get(operator)
+        if stored is not None:
+            return stored
+        settings = spectrum_settings(evidence, operator)
+
+        def count(done: int, total: int, what: str) -> None:
+            del total, what
+            tally.products = done
+
+        tally.gradients += 1
+        found = compute_spectrum(evidence.landscape, settings, progress=count)
+        evidence.keep_strategy(operator, found)
+        return found
+
+    return evidence.item(f"{operator}-spectrum", build)
+
+
+def gauss_newton_operator(evidence: Evidence) -> SymmetricOperator:
+    """The Gauss-Newton matrix itself.
+
+    Args:
+        evidence: of a checkpoint.
+
+    Returns:
+        The operator, its strategy chosen once.
+    """
+    settings = spectrum_settings(evidence, "gauss-newton")
+    return evidence.item("gauss-newton-operator", lambda _: make_operator(evidence.landscape, settings))
+
+
+def layer_traces(evidence: Evidence) -> dict[str, Estimate]:
+    """``tr H_ll`` of each layer l, all from the same products: ``E z_l . (H z)_l`` for Rademacher z.
+
+    Args:
+        evidence: of a checkpoint.
+
+    Returns:
+        An estimate by layer name, in the model's order.
+
+    Reference:
+        Hutchinson, A stochastic estimator of the trace, 1990.
+    """
+
+    def build(tally: Tally) -> dict[str, Estimate]:
+        landscape, settings = evidence.landscape, spectrum_settings(evidence, "hessian")
+        operator, layout = make_operator(landscape, settings), landscape.parameters
+        places = {layer: layout.positions(names) for layer, names in layout.layers().items()}
+        count = settings.probes * BLOCK if evidence.settings.budget is None else max(2, evidence.settings.budget // 2)
+        samples: dict[str, list[Array]] = {layer: [] for layer in places}
+        for first in range(0, count, BLOCK):
+            many = min(BLOCK, count - first)
+            probes = draw_probes(
+                operator.size,
+                many,
+                seed=settings.seed,
+                stream="layer-traces",
+                first=first,
+                dtype=operator.dtype,
+                device=operator.device,
+            )
+            forms = (probes * operator.matmat(probes)).double().cpu()
+            for layer, place in places.items():
+                samples[layer].append(forms[:, place].sum(1).numpy())
+        tally.products += count
+        evidence.keep_strategy("hessian", operator)
+        return {layer: from_samples(np.concatenate(found)) for layer, found in samples.items()}
+
+    return evidence.item("layer-traces", build)
+
+
+def prior_width(evidence: Evidence) -> float:
+    """The prior's standard deviation s: the root mean square of the parameters.
+
+    Args:
+        evidence: of a checkpoint.
+
+    Returns:
+        s, unit of the parameters.
+
+    Raises:
+        UserError: if all parameters are zero.
+    """
+    width = float(evidence.landscape.theta.double().square().mean().sqrt())
+    if width == 0.0:
+        raise UserError("all parameters are zero, so their root mean square gives no width for a prior")
+    return width
+
+
+def basin_mass(evidence: Evidence) -> QuadraticMass:
+    """The mass of the quadratic basin under ``N(0, s^2 I)``, and the shift that it derives.
+
+    Args:
+        evidence: of a checkpoint.
+
+    Returns:
+        The mass at the settings' cutoff, of the Gauss-Newton matrix.
+    """
+
+    def build(tally: Tally) -> QuadraticMass:
+        density = gauss_newton_density(evidence)
+        steps = min(2 * evidence.settings.steps, density.size)
+        operator = gauss_newton_operator(evidence)
+        anchor: AnchorMeasure = anchor_measure(operator, evidence.landscape.theta.to(operator.dtype), steps)
+        evidence.keep_strategy("gauss-newton", operator)
+        tally.products += steps
+        width, cutoff = prior_width(evidence), evidence.settings.cutoff
+        return quadratic_mass(density, anchor, cutoff, standard_deviation=width)[0]
+
+    return evidence.item("basin-mass", build)
+
+
+def hessian_density(evidence: Evidence) -> SpectralDensity:
+    """The Hessian's density.
+
+    Args:
+        evidence: of a checkpoint.
+
+    Returns:
+        The density.
+    """
+    return hessian_spectrum(evidence).density
+
+
+def gauss_newton_density(evidence: Evidence) -> SpectralDensity:
+    """The density of the Gauss-Newton matrix.
+
+    Args:
+        evidence: of a checkpoint.
+
+    Returns:
+        The density.
+    """
+    return gauss_newton_spectrum(evidence).density

@@ -1,0 +1,160 @@
+"""Costs and gradients of many chains, each at its own parameters and on its own rows of the data."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from comparisons.evidence import joined, picked
+from comparisons.langevin.recording import Slopes, recorded_slopes
+from spectra.errors import FAST_PATH_FAILURES, UserError
+from spectra.landscape import Landscape
+from spectra.model import Batch
+
+# A recording takes some passes: it is made once that many were asked for.
+RECORD_AFTER = 8
+
+
+class Minibatches:
+    """Unbiased estimates of a landscape's cost and gradient from rows drawn at random, for a block of chains.
+
+    All chains share one forward and one backward pass where the model can be vmapped; that is tried once against one
+    pass a chain, and dropped where it fails or differs. After some passes their operations are recorded.
+
+    Attributes:
+        rows: rows in the data.
+        size: rows of a minibatch; all of them make the estimates exact.
+        vmapped: whether chains share their passes; None as long as nobody asked.
+        recorded: whether their shared passes are replayed from a recording; None as long as none was tried.
+    """
+
+    def __init__(self, landscape: Landscape, size: int | None) -> None:
+        """Joins the data.
+
+        Args:
+            landscape: the cost, on data kept in memory.
+            size: rows of a minibatch; None takes all.
+
+        Raises:
+            UserError: if the data is not kept in memory, or the size is not between 1 and its rows.
+        """
+        if not landscape.batches.kept:
+            raise UserError("chains need data kept in memory; this data is read anew at each pass")
+        if reason := landscape.rows_apart():
+            raise UserError(f"chains draw rows of the data, which must be samples of their own: {reason}")
+        self._landscape = landscape
+        self._data = joined(landscape.iterate())
+        self.rows = self._data.rows
+        self.size = self.rows if size is None else size
+        if not 1 <= self.size <= self.rows:
+            raise UserError(f"batch_size must lie between 1 and the rows of the data {self.rows}, got {size}")
+        self.vmapped: bool | None = None
+        self.recorded: bool | None = None
+        self._passes = 0
+        self._replay: Slopes | None = None
+        self._recorded_shapes: tuple[torch.Size, torch.Size] | None = None
+        self._all = torch.arange(self.rows)
+        theta = landscape.theta.unsqueeze(0)
+        with torch.no_grad():
+            self._anchor = self._row_costs(theta)
+
+    def draw(self, streams: list[torch.Generator]) -> Tensor:
+        """Positions of one minibatch for each chain (k, size), without replacement."""
+        if self.size == self.rows:
+            return self._all.expand(len(streams), -1)
+        return torch.stack([torch.randperm(self.rows, generator=random)[: self.size] for random in streams])
+
+    def slopes(self, thetas: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Costs above the anchor's on the same rows, and gradients.
+
+        The anchor's cost on the same rows is subtracted: its mean over draws is the anchor's cost, and most of what a
+        draw of rows adds to the cost's variance is common to both.
+
+        Args:
+            thetas: (k, n) a chain each.
+            index: (k, size) each chain's rows.
+
+        Returns:
+            (k,) float64 costs, penalty included, and (k, n) gradients.
+        """
+        if self.vmapped is None:
+            # Off the anchor, where a gradient may be nothing but rounding.
+            aside = 0.01 * (thetas[:2].abs() + 0.1)
+            self.vmapped = self._decide(thetas[:2] + aside, index[:2])
+        costs, slopes = self._shared(thetas, index) if self.vmapped else self._looped(thetas, index)
+        factor, landscape = self.rows / self.size, self._landscape
+        whole = self.size == self.rows
+        same = self._anchor.sum() if whole else self._anchor[index.to(self._anchor.device)].sum(1)
+        rises = factor * (costs.double() - same)
+        slopes = slopes if whole else slopes.mul_(factor)
+        if landscape.l2:
+            squares = thetas.double().square().sum(1) - landscape.theta.double().square().sum()
+            rises, slopes = rises + 0.5 * landscape.l2 * squares, slopes + landscape.l2 * thetas
+        return rises, slopes
+
+    def _cost(self, theta: Tensor, batch: Batch) -> Tensor:
+        landscape = self._landscape
+        return landscape.cost_at(landscape.parameters.unflatten(theta), batch)
+
+    def _row_costs(self, theta: Tensor) -> Tensor:
+        """What each row adds to the anchor's cost, (rows,) float64."""
+        landscape = self._landscape
+        costs, weights = landscape.samples_at(landscape.parameters.unflatten(theta[0]), self._data)
+        if len(costs) % self.rows:
+            raise UserError(f"chains need as many samples in each row, got {len(costs)} samples in {self.rows} rows")
+        weighted = costs.double() if weights is None else costs.double() * weights.double()
+        return weighted.reshape(self.rows, -1).sum(1) / landscape.total_weight
+
+    def _shared(self, thetas: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """One pass for all chains, from the recording once there is one."""
+        self._passes += 1
+        shapes = (thetas.shape, index.shape)
+        if self._passes > RECORD_AFTER and self.recorded is None:
+            self._replay = recorded_slopes(self._vmapped, thetas.detach(), index, self.rows)
+            self.recorded, self._recorded_shapes = self._replay is not None, shapes
+        if self._replay is not None and shapes == self._recorded_shapes:
+            return self._replay(thetas, index)
+        return self._vmapped(thetas, index)
+
+    def _vmapped(self, thetas: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        # The forward pass is vmapped, the backward pass is the plain one of the sum: the chains do not mix in it.
+        leaf = thetas.detach().requires_grad_()
+        whole = self.size == self.rows
+        batch = self._data if whole else picked(self._data, index.to(thetas.device))
+        place = None if whole else 0
+        inside = (batch.inputs, batch.targets, batch.weights)
+        axes = tuple(None if part is None else place for part in inside)
+
+        def cost(theta: Tensor, inputs: object, targets: object, weights: Tensor | None) -> Tensor:
+            return self._cost(theta, Batch(inputs, targets, weights))
+
+        costs = torch.func.vmap(cost, in_dims=(0, *axes))(leaf, *inside)
+        (slopes,) = torch.autograd.grad(costs.sum(), leaf)
+        return costs.detach(), slopes
+
+    def _looped(self, thetas: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        landscape, costs, slopes = self._landscape, [], []
+        for theta, rows in zip(thetas, index, strict=True):
+            batch = picked(self._data, rows.to(thetas.device))
+            leaves = landscape.leaves(theta)
+            parts = list(leaves.values())
+
+            def slope(batch: Batch = batch, parts: list[Tensor] = parts) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+                value = landscape.batch_cost(landscape.evaluation.outputs(batch.inputs), batch)
+                return value.detach(), torch.autograd.grad(value, parts, allow_unused=True)
+
+            value, found = landscape.evaluation.inside(leaves, slope)
+            costs.append(value.double())
+            slopes.append(landscape.parameters.joined(found, parts))
+        return torch.stack(costs), torch.stack(slopes)
+
+    def _decide(self, thetas: Tensor, index: Tensor) -> bool:
+        """Whether chains may share their passes: only where that gives what one pass a chain gives."""
+        costs, slopes = self._looped(thetas, index)
+        try:
+            found, same = self._vmapped(thetas, index)
+        except FAST_PATH_FAILURES:  # whatever vmap cannot do, the loop can
+            return False
+        tolerance = 1e3 * torch.finfo(thetas.dtype).eps
+        close = float((found.double() - costs).abs().max()) <= tolerance * float(costs.abs().max())
+        return close and float((same - slopes).norm()) <= tolerance * float(slopes.norm())

@@ -1,0 +1,176 @@
+"""Volumes as measures: the sampled mass of the basin, and the slice of an ellipsoid."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from torch import Tensor
+
+from comparisons.evidence import Evidence, Tally
+from comparisons.flatness import Measure, Reading, reading_of
+from spectra.checkpoint import AdamMoments, DamagedStateError, adam_moments
+from spectra.costs import CrossEntropy, kl_from_anchor
+from spectra.errors import UserError
+from spectra.landscape import Landscape, ManyCosts
+from volume.estimator import VolumeEstimator
+from volume.method_result import MethodResult
+from volume.preconditioners import adam_curvature
+from volume.priors import GaussianPrior
+from volume.study import VolumeSettings
+
+# Under this name the strategy of the basin's curvature is kept.
+BASIN = "basin"
+
+
+class CountedCosts(ManyCosts):
+    """Costs at many points, which counts them."""
+
+    def __init__(self, landscape: Landscape, tally: Tally) -> None:
+        """Counts into a tally."""
+        super().__init__(landscape)
+        self._tally = tally
+
+    def __call__(self, thetas: Tensor) -> Tensor:
+        """Cost sums (k,), counted as k forward passes."""
+        self._tally.evaluations += len(thetas)
+        return super().__call__(thetas)
+
+
+def basin_landscape(evidence: Evidence) -> Landscape:
+    """Where basins are measured: divergence from the checkpoint's outputs, on held-out rows where there are such.
+
+    That is what ``basinscope volume`` does by default, and needs no labels.
+
+    Args:
+        evidence: of a checkpoint.
+
+    Returns:
+        The landscape; under the task's own cost if its outputs are no softmax.
+    """
+
+    def build(_: Tally) -> Landscape:
+        chosen = evidence.held_out or evidence.landscape
+        cost = kl_from_anchor if isinstance(chosen.softmax, CrossEntropy) else chosen.cost_function
+        return chosen.with_cost(cost)
+
+    return evidence.item("basin-landscape", build)
+
+
+def method_result(evidence: Evidence, method: str) -> MethodResult:
+    """What a method of ``volume`` says of the basin, from the store where that fits.
+
+    Args:
+        evidence: of a checkpoint.
+        method: ``star-domain`` or ``ellipsoid-slice``.
+
+    Returns:
+        The result.
+    """
+
+    def build(tally: Tally) -> MethodResult:
+        stored = evidence.stored_study
+        if stored is not None and method in stored.results and not stored.results[method].failure:
+            return stored.results[method]
+        landscape = basin_landscape(evidence)
+        landscape.many_costs = CountedCosts(landscape, tally)
+        moments = _moments(evidence, landscape)
+        if moments is None and method == "star-domain":
+            reason = evidence.missing("adam") or "its optimizer state has no second moments of these parameters"
+            evidence.notes += (f"star-domain takes the diagonal preconditioner, not Adam's: {reason}",)
+        settings = VolumeSettings(
+            methods=(method,),
+            cutoff=evidence.settings.cutoff,
+            preconditioner="diagonal" if moments is None else "adam-second",
+            directions=_directions(evidence),
+            seed=evidence.settings.seed,
+        )
+        prior = GaussianPrior.from_parameters_rms(landscape.theta)
+        known = evidence.strategies.get(BASIN, "")
+        estimator = VolumeEstimator(landscape, settings, prior, moments=moments, strategy=known)
+        found = estimator.run(method)
+        evidence.keep_strategy(BASIN, estimator)
+        return found
+
+    return evidence.item(method, build)
+
+
+def _directions(evidence: Evidence) -> int:
+    """As the settings say, or what the budget allows at some six evaluations a direction."""
+    budget = evidence.settings.budget
+    return evidence.settings.directions if budget is None else max(2, budget * 3 // 6)
+
+
+def _moments(evidence: Evidence, landscape: Landscape) -> AdamMoments | None:
+    if evidence.checkpoint is None or not evidence.checkpoint.optimizer:
+        return None
+    try:
+        moments = adam_moments(evidence.checkpoint, landscape.model)
+    except DamagedStateError:
+        raise
+    except UserError:
+        return None
+    used = adam_curvature(moments, landscape.parameters, "second")
+    return moments if bool((used > 0.0).any()) else None
+
+
+def star_domain(evidence: Evidence) -> Reading:
+    """Log mass of the star domain around the checkpoint under ``N(0, s^2 I)``; its bits beside it.
+
+    Args:
+        evidence: of a checkpoint.
+
+    Returns:
+        The reading; a lower bound, and cautioned as such, where few directions carry it.
+    """
+    return _reading(method_result(evidence, "star-domain"))
+
+
+def ellipsoid_slice(evidence: Evidence) -> Reading:
+    """``log V_n + log mean r(u)^n`` over random directions u, r the distance to the cutoff.
+
+    Args:
+        evidence: of a checkpoint.
+
+    Returns:
+        The reading; a lower bound, and cautioned as such, where few directions carry it.
+
+    Reference:
+        Huang et al., Understanding generalization through visualizations, 2020.
+    """
+    return _reading(method_result(evidence, "ellipsoid-slice"))
+
+
+def _reading(result: MethodResult) -> Reading:
+    assert result.sampled is not None
+    details = {"bits": -result.log_volume / math.log(2.0), "largest share": result.sampled.largest_share}
+    if result.trusted:
+        return reading_of(result.known, details=details)
+    # The bootstrap's error means nothing where few directions carry the sum.
+    return replace(reading_of(result.known, details=details), standard_error=math.inf, cautions=(result.verdict,))
+
+
+MEASURES = (
+    Measure(
+        "star-domain",
+        "log mass of the star domain",
+        "volumes",
+        "nat",
+        "Scherlis and Belrose 2025",
+        "larger",
+        frozenset({"permutation", "parameter-scale"}),
+        ("volume",),
+        star_domain,
+    ),
+    Measure(
+        "ellipsoid-slice",
+        "log volume of a slice",
+        "volumes",
+        "nat",
+        "Huang et al. 2020",
+        "larger",
+        frozenset({"permutation"}),
+        ("volume",),
+        ellipsoid_slice,
+    ),
+)

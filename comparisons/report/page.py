@@ -1,0 +1,220 @@
+"""A comparison as one self-contained page: summary, tables that sort, figures, cautions, provenance."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from html import escape
+from importlib import resources
+from pathlib import Path
+from string import Template
+
+from comparisons.comparison import Comparison, Outcome
+from comparisons.findings import Findings
+from comparisons.measures import REGISTRY
+from comparisons.plots import comparison_figure
+from comparisons.report.parts import Cell, code, folded, items, number, paragraph, picture, section, table
+from comparisons.report.words import summary_sentences
+from comparisons.statistics import ALIKE, Agreement, Standing, agreement_figure, ranking_figure
+from comparisons.tables import Row, remarks, rows, short_names
+from spectra.files import replace_file
+from spectra.interval import RULE
+
+# Up to this many checkpoints a measure has a row, beyond it a checkpoint has one.
+FEW = 6
+
+
+def write_report(path: str | Path, findings: Findings) -> None:
+    """Write the page, replacing what is there in one step.
+
+    Args:
+        path: the file.
+        findings: what it tells.
+    """
+    replace_file(path, report_page(findings).encode("utf-8", "backslashreplace"))
+
+
+def report_page(findings: Findings) -> str:
+    """The page: no network, no other file, every text from outside escaped.
+
+    Args:
+        findings: what it tells.
+
+    Returns:
+        HTML.
+    """
+    comparison = findings.comparison
+    parts = [("summary", "Summary", items(summary_sentences(findings)))]
+    if findings.rankings:
+        parts.append(("rankings", f"Rank correlation with {findings.against}", _rankings(findings)))
+    parts.append(("measures", "Measures", _measures(comparison)))
+    if findings.agreement is not None:
+        parts.append(("agreement", "Which measures agree", _agreement(findings.agreement)))
+    if findings.figures:
+        drawn = "\n".join(picture(figure, caption) for caption, figure in findings.figures)
+        parts.append(("evidence", "Evidence", drawn))
+    parts.append(("cautions", "Cautions", _cautions(comparison)))
+    parts.append(("provenance", "Provenance", _provenance(comparison)))
+    many = len(comparison.done)
+    title = f"{len(comparison.measures)} flatness measures of {many} checkpoint{'s' * (many != 1)}"
+    template = Template(resources.files("comparisons.report").joinpath("report.html").read_text(encoding="utf-8"))
+    return template.substitute(
+        title=escape(title),
+        subtitle=escape(_subtitle(comparison)),
+        links=" ".join(f'<a href="#{name}">{escape(heading)}</a>' for name, heading, _ in parts),
+        sections="\n".join(section(name, heading, inner) for name, heading, inner in parts),
+    )
+
+
+def _subtitle(comparison: Comparison) -> str:
+    first, settings = comparison.done[0], comparison.settings
+    sizes = sorted({one.size for one in comparison.done})
+    span = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
+    return (
+        f"basinscope {first.provenance.versions.get('basinscope', '')}, {first.provenance.created}; {span} parameters, "
+        f"{first.samples:,.0f} samples, {first.provenance.cost} cost; seed {settings.seed}"
+    )
+
+
+def _rankings(findings: Findings) -> str:
+    titles = {measure.name: measure for measure in REGISTRY}
+    standings = {one.measure: one for one in findings.standings}
+    names = list(findings.standings[0].granulated) if findings.standings else []
+    head = ["measure", "family", "Kendall tau", "95 % from", "to", "Spearman", "p (Holm)", "checkpoints"]
+    if standings:
+        head += ["Psi", *(f"tau by {name}" for name in names), "information", "variance between configurations"]
+        head += ["sign error", "worst sign error", "in"]
+    held = [(given, {one.measure: one for one in rows}) for given, rows in findings.partials]
+    head[8:8] = [f"tau given {given}" for given, _ in held]
+    body = []
+    for row in sorted(findings.rankings, key=lambda one: -one.tau):
+        measure, stand = titles[row.measure], standings.get(row.measure)
+        cells = [Cell(measure.title, measure.title), Cell(measure.family, measure.family), number(row.tau, "+.2f")]
+        cells += [number(end, "+.2f") for end in row.tau_interval]
+        cells += [number(row.rho, "+.2f"), number(row.p_holm, ".2g"), number(row.checkpoints, ".0f")]
+        cells += [number(rows[row.measure].tau, "+.2f") if row.measure in rows else Cell("–") for _, rows in held]
+        if stand is not None:
+            split = stand.variance
+            told = [(stand.psi, "+.2f"), *((stand.granulated[name], "+.2f") for name in names)]
+            told += [(stand.information, ".3f"), (float("nan") if split is None else split.share_between, ".2f")]
+            cells += [number(value, form) for value, form in told] + _wrong(stand)
+        elif standings:
+            cells += [Cell("–")] * (len(head) - len(cells))
+        body.append(cells)
+    key = (
+        f"Positive: flatter checkpoints have the smaller {findings.against}. Intervals by bootstrap over "
+        "configurations; p by permutation of configurations, corrected for the number of measures. "
+    )
+    if held:
+        key += "Tau given a column: Kendall's partial tau, what is left of the order once the column is held fixed. "
+    if standings:
+        key += (
+            "Psi: mean over changes of one hyperparameter alone. Information: the share of the order told beyond any "
+            "two hyperparameters, at the least (Jiang et al., 2020). Variance: the rest lies between seeds. Sign "
+            "error: share of wrongly ordered runs over pairs of configurations that differ in one hyperparameter, mean "
+            "and worst (Dziugaite et al., 2020); a coin has 0.5."
+        )
+    figure = picture(ranking_figure(findings.rankings, findings.against), f"Rank correlation with {findings.against}.")
+    return paragraph(key, "key") + table("ranking", head, body) + figure
+
+
+def _wrong(standing: Standing) -> list[Cell]:
+    errors = standing.sign_errors
+    if errors is None:
+        return [Cell("–")] * 3
+    return [number(errors.mean, ".2f"), number(errors.worst, ".2f"), Cell(errors.worst_in or "–", errors.worst_in)]
+
+
+def _measures(comparison: Comparison) -> str:
+    found, (names, shared) = rows(comparison), short_names(comparison)
+    if len(names) <= FEW:
+        head = ["measure", "family", "unit", "flatter", "invariant to", "gradients", *names]
+        body = [_measure_row(comparison, row) for row in found]
+    else:
+        head = ["checkpoint", "cost", "gap", "error gap", *(f"{row.measure.title} {row.flat}" for row in found)]
+        body = []
+        for place, (name, one) in enumerate(zip(names, comparison.done, strict=True)):
+            cells = [Cell(row.cells[place], *_told(one.outcomes.get(row.measure.name))) for row in found]
+            scores = [number(value, ".4g") for value in (one.cost, one.gap, one.error_gap)]
+            body.append([Cell(name, name), *scores, *cells])
+    key = (
+        f"{RULE}. ! marks a caution (hover). Arrows: the direction that counts as flatter. A click on a heading sorts."
+        f"{f' All checkpoints are of {shared}.' if shared else ''}"
+    )
+    figure = ""
+    if any(one.outcomes for one in comparison.done):
+        caption = "Each measure of each checkpoint, bars are 95 % intervals; hollow points carry a caution, squares "
+        caption += "have an unknown error."
+        figure = folded("Figure: a panel for each measure", picture(comparison_figure(comparison), caption))
+    return paragraph(key, "key") + table("values", head, body) + figure
+
+
+def _measure_row(comparison: Comparison, row: Row) -> list[Cell]:
+    texts = (row.measure.title, row.measure.family, row.measure.unit, row.flat, row.invariances)
+    outcomes = [one.outcomes.get(row.measure.name) for one in comparison.done]
+    dearest = max((one.work.in_gradients for one in outcomes if one is not None), default=0.0)
+    cells = [Cell(text, *_told(outcome)) for text, outcome in zip(row.cells, outcomes, strict=True)]
+    return [*(Cell(text, text) for text in texts), Cell(row.gradients, dearest), *cells]
+
+
+def _told(outcome: Outcome | None) -> tuple[float | None, tuple[str, ...]]:
+    """What a cell sorts by, and its cautions."""
+    if outcome is None:
+        return None, ()
+    if outcome.reading is None:
+        return None, (outcome.failure,)
+    value = outcome.reading.value
+    return (value if value == value else None), outcome.reading.cautions
+
+
+def _agreement(found: Agreement) -> str:
+    titles = {measure.name: measure.title for measure in REGISTRY}
+    groups = [", ".join(titles[name] for name in group) for group in found.groups if len(group) > 1]
+    words = f"Measures whose mean Kendall tau with each other is at least {ALIKE:g} form a group (frames):"
+    left = ", ".join(titles[name] for name in found.left_out)
+    rest = (
+        paragraph(f"Left out, being constant, without values at some checkpoints or not comparable: {left}.")
+        if left
+        else ""
+    )
+    caption = "Kendall's tau between measures, ordered by average linkage."
+    return paragraph(words) + items(groups) + rest + picture(agreement_figure(found), caption)
+
+
+def _cautions(comparison: Comparison) -> str:
+    told = remarks(comparison) if len(comparison.done) <= FEW else _counted(comparison)
+    texts = [*comparison.cautions, *(f"{'; '.join(places)}: {text}" for text, places in told.items())]
+    failed = [f"{one.provenance.checkpoint} failed: {one.failure}" for one in comparison.checkpoints if one.failure]
+    return items([*failed, *texts], "caution") if failed or texts else paragraph("None.")
+
+
+def _counted(comparison: Comparison) -> dict[str, list[str]]:
+    """Each caution or failure with its measures and at how many checkpoints: names of dozens hide what is said."""
+    told: dict[str, dict[str, int]] = {}
+    for one in comparison.done:
+        for name, outcome in one.outcomes.items():
+            for text in _told(outcome)[1]:
+                found = told.setdefault(text, {})
+                found[name] = found.get(name, 0) + 1
+    everyone = len(comparison.done)
+    return {
+        text: [f"{name} (at {count} of {everyone} checkpoints)" for name, count in places.items()]
+        for text, places in told.items()
+    }
+
+
+def _provenance(comparison: Comparison) -> str:
+    first = comparison.done[0].provenance
+    versions = ", ".join(f"{name} {text}" for name, text in first.versions.items())
+    settings = ", ".join(f"{name} {value}" for name, value in asdict(comparison.settings).items() if value is not None)
+    commands = list(dict.fromkeys(line for one in comparison.done for line in one.provenance.command.splitlines()))
+    head = ["checkpoint", "sha256", "data sha256", "task", "created", "gradients", "seconds"]
+    body = []
+    for one in comparison.checkpoints:
+        origin = one.provenance
+        texts = [origin.checkpoint, origin.checkpoint_sha256, one.data_sha256, origin.task, origin.created]
+        work = [number(one.work.in_gradients, ",.0f"), number(one.work.seconds, ".1f")]
+        body.append([*(Cell(text or "–", text) for text in texts), *work])
+    parts = [paragraph(f"Versions: {versions}."), paragraph(f"Settings: {settings}.")]
+    parts.append(folded("Command", "".join(code(line) for line in commands)))
+    parts.append(folded("Checkpoints and data", table("files", head, body)))
+    return "".join(parts)

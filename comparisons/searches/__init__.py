@@ -1,0 +1,5 @@
+"""Searches and draws around a checkpoint: how far the cost rises, and kindred quantities."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,9 @@
+from .average import average_case as average_case
+from .entropy import local_entropy as local_entropy
+from .keskar import keskar_sharpness as keskar_sharpness
+from .pac_bayes import pac_bayes_sharpness as pac_bayes_sharpness
+from .paths import path_norm as path_norm
+from .relative import relative_flatness as relative_flatness
+from .worst import m_sharpness as m_sharpness
+from .worst import scales as scales
+from .worst import worst_case as worst_case

@@ -1,0 +1,194 @@
+"""A folder as transformers saves it: config.json, weights in a file or several, a Trainer's optimizer beside them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from spectra.checkpoint.file import SAFETENSORS, read_content, read_integrity, read_tensors
+from spectra.errors import UserError
+from spectra.files import about, open_regular, parse_object, read_whole
+
+CONFIG, OPTIMIZER, TRAINER = "config.json", "optimizer.pt", "trainer_state.json"
+# In the order in which transformers looks for them.
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+# Bytes of a JSON file; the largest are tokenizers of some 30 MB.
+_MOST_JSON = 2**28
+
+
+class Later(Mapping[str, Any]):
+    """A mapping that is read from its files when something in it is asked for.
+
+    >>> dict(Later(lambda: {"a": 1}))
+    {'a': 1}
+    """
+
+    def __init__(self, read: Callable[[], Mapping[str, Any]]) -> None:
+        """Reads nothing yet; ``read`` will."""
+        self._read = read
+        self._found: Mapping[str, Any] | None = None
+
+    def _whole(self) -> Mapping[str, Any]:
+        if self._found is None:
+            self._found = self._read()
+        return self._found
+
+    def __getitem__(self, key: str) -> Any:
+        """What is stored under a name."""
+        return self._whole()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        """The names."""
+        return iter(self._whole())
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._whole())
+
+
+def is_model_folder(path: Path) -> bool:
+    """Whether a path is a folder with a model's config.json.
+
+    Args:
+        path: any path.
+
+    Returns:
+        Whether it is one.
+
+    >>> is_model_folder(Path("/"))
+    False
+    """
+    return path.is_dir() and (path / CONFIG).is_file()
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a folder's weights, in the order that transformers prefers.
+
+    Args:
+        folder: with a config.json.
+
+    Returns:
+        One file, or all that the index names.
+
+    Raises:
+        UserError: if there are none, or a file that the index names is missing or lies elsewhere.
+    """
+    found = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
+    if found is None:
+        raise UserError(f"{folder} holds no weights: expected one of {', '.join(_WEIGHTS)}")
+    if found.suffix != ".json":
+        return [found]
+    named = read_json(found).get("weight_map")
+    names = sorted({str(name) for name in named.values()}) if isinstance(named, dict) else []
+    if not names:
+        raise UserError(f"{found} names no files of weights")
+    for name in names:
+        # A folder of unknown origin must not point anywhere else.
+        if Path(name).name != name or not (folder / name).is_file():
+            raise UserError(f"{found} names {name}, which is not in {folder}")
+    return [folder / name for name in names]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The object.
+
+    Raises:
+        UserError: if the file holds none.
+    """
+    content = read_whole(path, _MOST_JSON, "a JSON file")
+    with about(path):
+        return parse_object(content)
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 over the config and the weights of a folder, names included.
+
+    Args:
+        folder: with a config.json.
+
+    Returns:
+        The digest in hexadecimal.
+    """
+    whole = hashlib.sha256()
+    for path in (folder / CONFIG, *weight_files(folder)):
+        with open_regular(path) as file:
+            whole.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\0".encode())
+    return whole.hexdigest()
+
+
+def folder_metadata(folder: Path) -> dict[str, Any]:
+    """Architecture, and how far a Trainer came.
+
+    Args:
+        folder: with a config.json.
+
+    Returns:
+        ``format``, ``architectures``, ``model_type``, ``step`` and ``epoch``, as far as they are there.
+    """
+    config = read_json(folder / CONFIG)
+    metadata: dict[str, Any] = {key: config[key] for key in ("architectures", "model_type") if key in config}
+    if (folder / TRAINER).is_file():
+        state = read_json(folder / TRAINER)
+        names = {"global_step": "step", "epoch": "epoch"}
+        metadata |= {new: state[old] for old, new in names.items() if isinstance(state.get(old), int | float)}
+    return {"format": "transformers", **metadata}
+
+
+def folder_weights(folder: Path) -> Mapping[str, Tensor]:
+    """Weights by name, read when they are asked for."""
+
+    def read() -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for path in weight_files(folder):
+            weights = read_content(path).weights
+            if twice := found.keys() & weights.keys():
+                raise UserError(f"{folder} has {min(twice)} in two of its files of weights")
+            found |= weights
+        return found
+
+    return Later(read)
+
+
+def folder_integrity(folder: Path) -> str:
+    """How far damage to the weights of a folder would have been noticed, in words.
+
+    Args:
+        folder: with a config.json.
+
+    Returns:
+        The words; files of torch are read through and held against their checksums.
+    """
+    found = {SAFETENSORS if path.suffix == ".safetensors" else read_integrity(path) for path in weight_files(folder)}
+    return "; ".join(sorted(found))
+
+
+def folder_optimizer(folder: Path) -> Mapping[str, Any] | None:
+    """The optimizer's state dict that a Trainer saved, mapped from the file when it is asked for; None without one.
+
+    Args:
+        folder: with a config.json.
+
+    Returns:
+        The state dict, or None.
+    """
+    path = folder / OPTIMIZER
+    if not path.is_file():
+        return None
+
+    def read() -> Mapping[str, Any]:
+        found = read_tensors(path, mapped=True)
+        if not isinstance(found, Mapping) or "state" not in found:
+            raise UserError(f"{path} is not the state of an optimizer")
+        return found
+
+    return Later(read)

@@ -1,0 +1,5 @@
+"""Costs as torch and transformers train them, and what curvature needs of each."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,5 @@
+"""Files: written whole, locked, checked before they are read; and where a result comes from."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

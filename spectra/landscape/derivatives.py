@@ -1,0 +1,284 @@
+"""Holds derivatives against finite differences: the last guard against a derivative that is silently wrong.
+
+Autograd is not always the derivative: hooks, detached parts, kept intermediates, a custom ``autograd.Function`` whose
+backward pass cannot itself be differentiated; and nothing in torch complains. The first gradient is held against
+differences of the cost, the first product of a curvature against differences of what it differentiates: in float64 on
+a part of the data, without copying the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import combinations
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from spectra.errors import UserError
+from spectra.landscape.hidden_parameters import DerivativeError, graph_nodes, refuse_hidden
+from spectra.model import Witness, generator
+
+if TYPE_CHECKING:
+    from spectra.landscape.landscape import Landscape
+    from spectra.model import Batch
+
+# An eighth of the batch at most, so that the check costs a few gradients, but more than one row.
+ROWS, SHARE = 16, 8
+# Lengths of the central difference over that of theta. In float64 the first is right to 1e-6 for a smooth function;
+# the second is for models that compute in float32 inside, the last for those with kinks, which it seldom crosses.
+STEPS, NARROW_STEPS = (1e-5, 1e-3, 1e-7), (1e-2, 3e-3)
+# The differences' own error stays far below the first; a wrong rule of one layer shows far above it. The second says
+# when two of the differences agree so well that the fault is autograd's.
+AGREES, REPRODUCED = 1e-3, 1e-2
+# Differences in float32 are right to this at best.
+NARROW_AGREES = 2e-2
+# Vectors that a check in float64 works with, and the bytes that they may take; beyond, it is made in the own dtype.
+_VECTORS, _MEMORY = 8, 2**28
+# Displacement over the root mean square of each parameter: at its anchor a divergence has no gradient to be checked.
+_ASIDE = 0.01
+_DIRECTIONS = 3
+# Errors of the gradient beyond this are no rounding of float32.
+COARSE = 1e-3
+# A part of a vector smaller than this share of the whole need not be right to its own size.
+_SMALL = 1e-4
+
+
+class Confirmable(Protocol):
+    """A curvature that can say what its core differentiates."""
+
+    landscape: Landscape
+    theta: Tensor
+    name: str
+
+    def differentiated(
+        self, landscape: Landscape, theta: Tensor, direction: Tensor
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """The core's derivative along a direction on another landscape, and the function of theta it is that of."""
+        ...
+
+
+def confirm(curvature: Confirmable) -> tuple[str, ...]:
+    """Compares the core of a curvature with central differences on a few rows.
+
+    Args:
+        curvature: what is about to be used.
+
+    Returns:
+        Sentences on what could not be confirmed; none where the two agree.
+
+    Raises:
+        UserError: if the differences agree with one another and the core does not agree with them.
+    """
+
+    def compare(part: Landscape) -> tuple[str, ...]:
+        theta = curvature.theta.to(part.theta)
+        direction = torch.randn(part.size, generator=generator(0, "confirm"), dtype=torch.float64).to(theta)
+        direction /= direction.norm()
+        known, function = curvature.differentiated(part, theta, direction)
+        verdict = _Verdict(part, known, function, theta, direction)
+        return verdict.notes_or_refusal(f"the {curvature.name}", "products", "second derivative", "", part)
+
+    return _on_a_part(curvature.landscape, f"the {curvature.name}", compare)
+
+
+def confirm_gradient(landscape: Landscape) -> None:
+    """Compares the gradient with central differences of the cost on a few rows, a little off the anchor.
+
+    Args:
+        landscape: whose first gradient is about to be used; what could not be confirmed is noted in it.
+
+    Raises:
+        UserError: if the gradient leaves parameters out on which the outputs depend, or the differences agree with one
+            another and the gradient does not agree with them.
+    """
+
+    def compare(part: Landscape) -> tuple[str, ...]:
+        theta = _aside(part)
+        slope = sum((part.batch_gradient(theta, batch) for batch in part.share()), torch.zeros_like(theta))
+        refuse_hidden(part, theta)
+        notes: tuple[str, ...] = ()
+        notes += _precision(landscape, part, theta, slope)
+        for direction in _directions(part, theta, slope):
+            known = (slope.double() @ direction.double()).reshape(1).cpu()
+            function = lambda at: torch.tensor([part.cost(at)], dtype=torch.float64)  # noqa: E731
+            verdict = _Verdict(part, known, function, theta, direction)
+            where = "" if verdict.agrees else _culprit(part, theta, slope)
+            notes += verdict.notes_or_refusal("the gradient", "values", "derivative", where, part)
+        return tuple(dict.fromkeys(notes))
+
+    for note in _on_a_part(landscape, "the gradient", compare):
+        landscape._note(note)
+
+
+def _precision(landscape: Landscape, part: Landscape, theta: Tensor, slope: Tensor) -> tuple[str, ...]:
+    """What is said of a model that computes in lower precision than its curvature's digits suggest."""
+    own = landscape.parameters.computed
+    if part.parameters.computed != torch.float64 or own == torch.float64:
+        return ()
+    assert part._merged is not None
+    narrow = landscape.derived(part._merged, own)
+    at = theta.to(narrow.theta)
+    found = sum((narrow.batch_gradient(at, batch) for batch in narrow.share()), torch.zeros_like(at))
+    error = float((found.double() - slope).norm()) / (float(slope.norm()) or 1.0)
+    if not error > COARSE:
+        return ()
+    landscape.coarseness = error
+    kind = str(own).removeprefix("torch.")
+    inside = "" if own in (torch.float16, torch.bfloat16) else " (autocast or half precision inside of the model?)"
+    return (
+        f"computed in {kind}, in which the gradient is {error:.1g} of its length off that in float64{inside}: so are "
+        "all numbers here, also those that are called exact; use --dtype float32 or float64",
+    )
+
+
+class _Verdict:
+    """A derivative along a direction beside its central differences."""
+
+    def __init__(
+        self, part: Landscape, known: Tensor, function: Callable[[Tensor], Tensor], theta: Tensor, direction: Tensor
+    ) -> None:
+        wide = part.parameters.computed == torch.float64
+        self.tolerance = AGREES if wide else NARROW_AGREES
+        epsilon = torch.finfo(part.parameters.computed).eps
+        length = float(theta.norm()) or 1.0
+        self.sizes = part.parameters.sizes if len(known) == part.size else [len(known)]
+        self.errors: list[float] = []
+        self.differences: list[Tensor] = []
+        for step in STEPS if wide else NARROW_STEPS:
+            ahead, behind = function(theta + step * length * direction), function(theta - step * length * direction)
+            found = (ahead - behind) / (2.0 * step * length)
+            rounding = 1e2 * epsilon * float(ahead.norm()) / (step * length)
+            self.differences.append(found)
+            self.errors.append(0.0 if float((found - known).norm()) <= rounding else _apart(known, found, self.sizes))
+            if self.errors[-1] <= self.tolerance:
+                break
+
+    @property
+    def agrees(self) -> bool:
+        return self.errors[-1] <= self.tolerance
+
+    def notes_or_refusal(self, what: str, its: str, kind: str, where: str, part: Landscape) -> tuple[str, ...]:
+        """Nothing, a sentence of caution, or the refusal."""
+        if self.agrees:
+            return ()
+        least = min(self.errors)
+        pairs = combinations(self.differences, 2)
+        reproduced = any(_apart(*pair, self.sizes) <= max(REPRODUCED, self.tolerance) for pair in pairs)
+        if reproduced and least > max(REPRODUCED, 2.0 * self.tolerance):
+            raise DerivativeError(
+                f"{what} cannot be trusted: its {its} differ from finite differences by {least:.2g} of their norm"
+                f"{where}, so a {kind} of the model is wrong{_suspects(part)}"
+            )
+        return (f"finite differences confirm {what} only to {least:.2g}: the model is not smooth there",)
+
+
+def _on_a_part(landscape: Landscape, what: str, compare: Callable[[Landscape], tuple[str, ...]]) -> tuple[str, ...]:
+    """A comparison in float64 where the model bears it, else in its own dtype; on a few rows where they can be cut."""
+    reason = ""
+    for batch, dtype in _parts(landscape):
+        try:
+            return compare(_weighty(landscape.derived([batch], dtype)))
+        except DerivativeError:
+            raise
+        except (UserError, RuntimeError, IndexError, TypeError) as problem:
+            reason = reason or type(problem.__cause__ or problem).__name__
+    return (f"{what} was not held against finite differences: evaluating a part of the data fails ({reason})",)
+
+
+def _parts(landscape: Landscape) -> Iterator[tuple[Batch, torch.dtype]]:
+    """Parts of the data and dtypes to try, the best first."""
+    whole = landscape._taken(next(iter(landscape.batches)))
+    rows = min(ROWS, max(2, whole.rows // SHARE))
+    batches = [whole.cut(slice(rows)), whole] if whole.divisible and whole.rows > rows else [whole]
+    own = landscape.parameters.computed
+    wide = _VECTORS * 8 * landscape.size <= _MEMORY and own != torch.float64
+    for dtype in ([torch.float64] if wide else []) + [torch.promote_types(own, torch.float32)]:
+        yield from ((batch, dtype) for batch in batches)
+
+
+def _weighty(part: Landscape) -> Landscape:
+    if part.total_weight <= 0.0:
+        raise UserError("the part of the data has no sample that counts")
+    return part
+
+
+def _aside(part: Landscape) -> Tensor:
+    moved = part.theta.clone()
+    size = float(moved.double().square().mean().sqrt())
+    for number, one in enumerate(torch.split(moved, part.parameters.sizes)):
+        noise = torch.randn(len(one), generator=generator(0, "aside", number), dtype=torch.float64).to(one)
+        one += _ASIDE * max(float(one.double().square().mean().sqrt()), 0.1 * size) * noise
+    return moved
+
+
+def _directions(part: Landscape, theta: Tensor, slope: Tensor) -> Iterator[Tensor]:
+    """Unit directions in which each parameter takes part: random ones, and one that leans on the gradient's signs."""
+    pieces = list(zip(*(torch.split(one, part.parameters.sizes) for one in (theta, slope)), strict=True))
+    size = float(theta.double().square().mean().sqrt()) or 1.0
+    strengths = [float(g.double().norm()) * _scale(t, size) for t, g in pieces]
+    least = 1e-2 * max(strengths) or 1.0
+    for number in range(_DIRECTIONS):
+        random = generator(0, "directions", number)
+        found = []
+        for (at, pull), strength in zip(pieces, strengths, strict=True):
+            way = torch.randn(len(at), generator=random, dtype=torch.float64).to(theta)
+            if number == _DIRECTIONS - 1:
+                way = pull.sign() + 0.5 * way
+            # So that no parameter's share drowns in that of the others.
+            found.append(way * _scale(at, size) / max(strength, least))
+        direction = torch.cat(found)
+        yield direction / direction.norm()
+
+
+def _scale(values: Tensor, size: float) -> float:
+    return max(float(values.double().square().mean().sqrt()), 0.1 * size)
+
+
+def _culprit(part: Landscape, theta: Tensor, slope: Tensor) -> str:
+    """The parameter whose gradient is furthest from finite differences, in words."""
+    worst, name = 0.0, ""
+    length = 1e-5 * (float(theta.norm()) or 1.0)
+    places = torch.split(torch.arange(part.size), part.parameters.sizes)
+    for place, one in zip(places, part.parameters.names, strict=True):
+        way = torch.zeros_like(theta)
+        way[place] = torch.randn(len(place), generator=generator(0, "culprit"), dtype=torch.float64).to(theta)
+        way /= way.norm()
+        found = (part.cost(theta + length * way) - part.cost(theta - length * way)) / (2.0 * length)
+        error = abs(found - float(slope.double() @ way.double()))
+        if error > worst:
+            worst, name = error, one
+    return f", most by {name}" if name else ""
+
+
+def _suspects(part: Landscape) -> str:
+    """What in the model may be the cause, in words."""
+    witness = Witness()
+    leaves = part.leaves(part.theta)
+    batch = next(part.share())
+    with torch.enable_grad(), witness:
+        value = part.cost_at(leaves, batch)
+    functions = ", ".join(_custom_functions(value))
+    found = [*([f"the custom autograd.Function {functions}"] if functions else []), *filter(None, [witness.sentence])]
+    kinds = {type(module).__name__ for module in part.evaluation.model.modules()}
+    if part.mode == "train" and any("spectral" in kind.lower() for kind in kinds):
+        found.append("spectral_norm, which in train mode moves with each call")
+    return (
+        f"; found in it: {'; '.join(found)}"
+        if found
+        else " (a hook, a custom autograd.Function, or a kept intermediate?)"
+    )
+
+
+def _custom_functions(value: Tensor) -> list[str]:
+    """Names of the custom autograd.Functions in a graph."""
+    custom = torch.autograd.function.BackwardCFunction
+    names = [node.name() for node in graph_nodes(value) if issubclass(type(node), custom)]
+    return sorted({name.removesuffix("Backward") for name in names})
+
+
+def _apart(one: Tensor, two: Tensor, sizes: list[int]) -> float:
+    """The largest relative difference of the parts of two vectors; small parts count against the whole."""
+    least = max(_SMALL * float(one.norm()), _SMALL * float(two.norm()), torch.finfo(torch.float64).tiny)
+    parts = zip(torch.split(one, sizes), torch.split(two, sizes), strict=True)
+    return max(float((a - b).norm()) / (max(float(a.norm()), float(b.norm())) + least) for a, b in parts)

@@ -1,0 +1,14 @@
+from .batches import Batch as Batch
+from .batches import Batches as Batches
+from .batches import as_batch as as_batch
+from .batches import groups as groups
+from .batches import joined_batch as joined_batch
+from .evaluation import Evaluation as Evaluation
+from .kept_state import kept_tensors as kept_tensors
+from .parameters import ParameterLayout as ParameterLayout
+from .parameters import Patterns as Patterns
+from .parameters import chosen as chosen
+from .parameters import select_parameters as select_parameters
+from .randomness import generator as generator
+from .randomness import preserved_random_state as preserved_random_state
+from .witness import Witness as Witness

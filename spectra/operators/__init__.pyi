@@ -1,0 +1,15 @@
+from .curvature import Curvature as Curvature
+from .fisher import Fisher as Fisher
+from .fisher import uniforms as uniforms
+from .gauss_newton import GaussNewton as GaussNewton
+from .gauss_newton import JacobianSandwich as JacobianSandwich
+from .gauss_newton import floats_in as floats_in
+from .graph_memory import GRAPH as GRAPH
+from .graph_memory import RECORDING as RECORDING
+from .graph_memory import TANGENT as TANGENT
+from .graph_memory import GraphMemory as GraphMemory
+from .hessian import Hessian as Hessian
+from .linear import MatrixOperator as MatrixOperator
+from .linear import OfAnother as OfAnother
+from .linear import SymmetricOperator as SymmetricOperator
+from .recording import record as record

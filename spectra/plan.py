@@ -1,0 +1,237 @@
+"""Which way to a spectrum: exact where that costs no more, else sampling, split between deflation and probes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from spectra.density import dense_bytes, gram_bytes, gram_rows
+from spectra.errors import UserError
+from spectra.lanczos import basis_bytes
+from spectra.landscape import Landscape
+from spectra.operators import Fisher, GaussNewton, Hessian, JacobianSandwich, SymmetricOperator
+from spectra.spectrum import SpectrumSettings
+
+KRYLOV_BLOCK = 2
+KRYLOV_EXTRA = 4
+# A quarter of the probes' products goes to the Krylov space: near the best of the splits tried on the digits Hessian
+# and Fisher for the trace and for log-determinants down to a thousandth of the largest eigenvalue
+# (benchmarks/spectra_accuracy.py measures the one that is used).
+KRYLOV_SHARE = 0.25
+# Above this the eigendecomposition, of order rows^3, is dearer than the products.
+EXACT_ROWS = 8192
+_PLAIN = "plain stochastic Lanczos quadrature"
+_KRYLOV = "a Krylov space of dimension"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a spectrum will be computed.
+
+    Attributes:
+        route: ``dense``, ``gram``, ``slq`` or ``pyhessian``.
+        depth: block steps of the Krylov space that is deflated; 0 for none.
+        reorthogonalise: ``full`` or ``none``.
+        products: operator-vector products it will take.
+        notes: sentences on why.
+    """
+
+    route: str
+    depth: int
+    reorthogonalise: str
+    products: int
+    notes: tuple[str, ...]
+
+
+def make_operator(landscape: Landscape, settings: SpectrumSettings) -> SymmetricOperator:
+    """The curvature that the settings name.
+
+    Args:
+        landscape: what is differentiated.
+        settings: ``operator``, ``strategy``, ``memory`` and ``seed`` are used.
+
+    Returns:
+        A Hessian, Gauss-Newton or Fisher operator.
+
+    Raises:
+        UserError: if the cost has no such curvature, or the strategy's name is unknown.
+    """
+    strategy, memory = settings.strategy, settings.memory
+    if settings.operator == "hessian":
+        return Hessian(landscape, strategy=strategy, memory=memory)
+    if settings.operator == "gauss-newton":
+        return GaussNewton(landscape, strategy=strategy, memory=memory)
+    kind = {"fisher": "exact", "sampled-fisher": "sampled", "empirical-fisher": "empirical"}[settings.operator]
+    return Fisher(landscape, kind=kind, seed=settings.seed, strategy=strategy, memory=memory)
+
+
+def plan_route(operator: SymmetricOperator, settings: SpectrumSettings) -> Plan:
+    """Decides the route, and refuses what does not fit the memory.
+
+    Args:
+        operator: the curvature, of size n.
+        settings: what was asked for.
+
+    Returns:
+        The plan, with its reasons in words.
+
+    Raises:
+        UserError: if a route or ``full`` reorthogonalisation that was asked for does not fit the memory, or the Gram
+            route does not apply.
+    """
+    if settings.engine == "pyhessian":
+        steps = min(settings.steps, operator.size)
+        return Plan("pyhessian", 0, "full", settings.probes * steps, ("computed through PyHessian's own Lanczos",))
+    sampled = sampled_plan(operator, settings) if settings.engine in ("auto", "slq") else None
+    if settings.engine in ("auto", "gram"):
+        gram = _gram_plan(operator, settings, sampled)
+        if gram is not None:
+            return gram
+    if settings.engine == "dense" or (sampled is not None and settings.engine == "auto"):
+        dense = _dense_plan(operator, settings, sampled)
+        if dense is not None:
+            return dense
+    assert sampled is not None
+    return sampled
+
+
+def _gram_plan(operator: SymmetricOperator, settings: SpectrumSettings, sampled: Plan | None) -> Plan | None:
+    asked = settings.engine == "gram"
+    rows = gram_rows(operator) if isinstance(operator, JacobianSandwich) and (asked or _few_samples(operator)) else None
+    if rows is None:
+        if asked:
+            raise UserError(
+                f"the Gram route needs a Gauss-Newton or Fisher matrix of a built-in cost, got the {operator.name}"
+            )
+        return None
+    need = gram_bytes(rows, operator.size, operator.dtype)
+    if asked and need > settings.memory:
+        raise UserError(
+            f"the Gram route holds {rows} rows, {in_bytes(need)}, past the memory of {in_bytes(settings.memory)}"
+        )
+    if not asked and (sampled is None or rows > min(sampled.products, EXACT_ROWS) or need > settings.memory):
+        return None
+    reason = "asked for" if asked else f"no more than the {sampled.products if sampled else 0} products of sampling"
+    return Plan("gram", 0, "full", rows, (f"exact by the Gram route: {rows} backward passes, {reason}",))
+
+
+def _few_samples(operator: JacobianSandwich) -> bool:
+    """Whether counting the rows, which costs a forward pass, can be worth it."""
+    return operator.landscape.samples <= EXACT_ROWS
+
+
+def _dense_plan(operator: SymmetricOperator, settings: SpectrumSettings, sampled: Plan | None) -> Plan | None:
+    need = dense_bytes(operator.size, operator.dtype)
+    if settings.engine == "dense":
+        if need > settings.memory:
+            raise UserError(
+                f"the dense route needs {in_bytes(need)} for {operator.size} parameters, past the memory of "
+                f"{in_bytes(settings.memory)}"
+            )
+        return Plan("dense", 0, "full", operator.size, ("exact by the dense route, asked for",))
+    assert sampled is not None
+    if operator.size > min(sampled.products, EXACT_ROWS) or need > settings.memory:
+        return None
+    reason = f"its {operator.size} products are no more than the {sampled.products} of sampling"
+    return Plan("dense", 0, "full", operator.size, (f"exact by the dense route: {reason}",))
+
+
+def sampled_plan(operator: SymmetricOperator, settings: SpectrumSettings) -> Plan:
+    """How sampling will be done: what is deflated, and whether the basis is kept.
+
+    Args:
+        operator: the curvature, of size n.
+        settings: what was asked for.
+
+    Returns:
+        The plan of the ``slq`` route.
+
+    Raises:
+        UserError: if the basis or the deflation that was asked for does not fit the memory or the size.
+    """
+    notes = []
+    steps = min(settings.steps, operator.size)
+    block = min(settings.block, settings.probes)
+    need = basis_bytes(operator.size, block, steps, operator.dtype)
+    full = settings.reorthogonalise == "full" or (settings.reorthogonalise == "auto" and need <= settings.memory)
+    if settings.reorthogonalise == "full" and need > settings.memory:
+        raise UserError(
+            f"full reorthogonalisation of {block} probes and {steps} steps needs {in_bytes(need)}, past the memory "
+            f"of {in_bytes(settings.memory)}; use none, a smaller block, or more memory"
+        )
+    vectors = 4 * block * operator.size * operator.dtype.itemsize
+    if vectors > settings.memory:
+        raise UserError(
+            f"a block of {block} probes takes {in_bytes(vectors)} for its vectors alone, past the memory of "
+            f"{in_bytes(settings.memory)}; use a smaller block"
+        )
+    if full:
+        notes.append(f"full reorthogonalisation, the basis takes {in_bytes(need)}")
+    else:
+        notes.append(
+            f"no reorthogonalisation: a basis would take {in_bytes(need)}; densities stay right, counts of "
+            "eigenvalues do not"
+        )
+    depth, sentence = _depth(operator, settings, steps)
+    notes.append(sentence)
+    krylov = KRYLOV_BLOCK * (depth + KRYLOV_EXTRA) if depth else 0
+    return Plan("slq", depth, "full" if full else "none", krylov + settings.probes * steps, tuple(notes))
+
+
+def _depth(operator: SymmetricOperator, settings: SpectrumSettings, steps: int) -> tuple[int, str]:
+    """Block steps to deflate, and the sentence that says so."""
+    if settings.deflate == 0:
+        return 0, _PLAIN
+    automatic = settings.deflate < 0
+    wanted = (
+        int(settings.probes * steps * KRYLOV_SHARE) - KRYLOV_BLOCK * KRYLOV_EXTRA if automatic else settings.deflate
+    )
+    most = most_deflated(operator, settings)
+    depth = min(wanted, most) // KRYLOV_BLOCK
+    if depth < 1 or (not automatic and settings.deflate > most):
+        if not automatic:
+            allowed = f"between {KRYLOV_BLOCK} and {most}" if most >= KRYLOV_BLOCK else "0"
+            raise UserError(f"deflate must be {allowed} here, by size and memory; got {settings.deflate}")
+        return 0, f"{_PLAIN}: no room to deflate"
+    sentence = _deflated(depth * KRYLOV_BLOCK)
+    return depth, sentence
+
+
+def with_stored_space(plan: Plan, captured: int) -> Plan:
+    """The plan of a resumed run: further probes sample the complement of the stored space, not of one planned anew.
+
+    Args:
+        plan: as planned from the settings.
+        captured: dimension of the stored space.
+
+    Returns:
+        The plan with its depth, and the sentence that tells of it.
+    """
+    notes = (*(note for note in plan.notes if not note.startswith((_KRYLOV, _PLAIN))), _deflated(captured))
+    return replace(plan, depth=-(-captured // KRYLOV_BLOCK), notes=notes)
+
+
+def _deflated(captured: int) -> str:
+    return f"{_KRYLOV} {captured} is treated exactly, probes sample its complement" if captured else _PLAIN
+
+
+def most_deflated(operator: SymmetricOperator, settings: SpectrumSettings) -> int:
+    """Largest dimension that can be deflated, by size and memory.
+
+    Args:
+        operator: the curvature, of size n.
+        settings: ``memory`` is used.
+
+    Returns:
+        The dimension; 0 if there is no room.
+    """
+    # The basis, the two copies that projecting makes, and half of the space for the probes to sample.
+    fitting = min(settings.memory // 3 // (operator.size * operator.dtype.itemsize), operator.size // 2)
+    return max(0, fitting - KRYLOV_BLOCK * KRYLOV_EXTRA)
+
+
+def in_bytes(count: float) -> str:
+    """A number of bytes in words, to three digits: ``538 MB``."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count / 1e3:.3g} kB"

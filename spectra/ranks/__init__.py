@@ -1,0 +1,5 @@
+"""Several processes on one job: their group, and models whose parameters are sharded over them."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

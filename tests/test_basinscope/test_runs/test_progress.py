@@ -1,0 +1,62 @@
+"""Progress where no bar can be drawn: a line a minute, for the log of a batch job."""
+
+import io
+
+import pytest
+from rich.console import Console
+from rich.file_proxy import FileProxy
+from rich.progress import Progress
+
+from basinscope.runs import announce, progress
+
+
+def written(monkeypatch: pytest.MonkeyPatch, *reports: tuple[float, int, int, str]) -> list[str]:
+    """Lines of a log that reports (seconds, done, total, what) leave."""
+    clock = iter([0.0, *(seconds for seconds, *_ in reports)])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    text = io.StringIO()
+    report = progress.lines_report(Console(file=text))
+    for _, *rest in reports:
+        report(*rest)  # type: ignore[arg-type]
+    return text.getvalue().splitlines()
+
+
+def test_a_log_gets_a_line_a_minute_with_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = (30.0, 61.0, 90.0, 130.0)
+    rung = [(seconds, done + 6, 10, "bridge [rung 3]") for done, seconds in enumerate(times)]
+    # 31 s a step, then 33 on average.
+    assert written(monkeypatch, *rung) == [
+        "bridge [rung 3]: 7 of 10 after 1 min, about 2 min left",
+        "bridge [rung 3]: 9 of 10 after 2 min, about 1 min left",
+    ]
+
+
+def test_long_work_says_how_long_once_a_step_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at the first report of a part, which has what was prepared in its time; a part of its own begins anew."""
+    reports = [(20.0, 1, 128, "spectrum"), (41.0, 2, 128, "spectrum"), (45.0, 3, 128, "spectrum")]
+    assert written(monkeypatch, *reports, (50.0, 0, 20, "mass"), (55.0, 20, 20, "mass"), (56.0, 0, 5, "last")) == [
+        "spectrum: 2 of 128 after 1 min, about 44 min left"
+    ]
+
+
+def test_work_of_seconds_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert written(monkeypatch, *((0.1 * done, done, 500, "probes") for done in range(500))) == []
+
+
+def test_a_plan_goes_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under a bar stderr is what prints above it; a console of one's own would write on into the bar's line."""
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=True, width=80)
+    monkeypatch.setattr("sys.stderr", FileProxy(console, text))
+    with Progress(console=console, redirect_stderr=False, redirect_stdout=False) as bar:
+        bar.add_task("noise", total=1)
+        announce("plan: star-domain")
+    (line,) = (line for line in text.getvalue().splitlines() if "plan:" in line)
+    assert line.endswith("plan: star-domain")
+    assert "noise" not in line.rpartition("\x1b[2K")[2]
+
+
+def test_without_a_terminal_nothing_is_written_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.progress_report() as report:
+        report(1, 2, "probes")
+    assert capsys.readouterr().err == ""

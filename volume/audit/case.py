@@ -1,0 +1,154 @@
+"""A case of the audit: a cost, a prior and a cutoff, with the truth where it is known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from spectra.checkpoint import AdamMoments
+from spectra.errors import UserError
+from spectra.interval import half_width
+from spectra.lanczos import Eigenpairs, top_eigenpairs
+from spectra.landscape import Landscape
+from spectra.operators import SymmetricOperator
+from volume.preconditioners import diagonal_curvature
+from volume.prior_units import prior_units
+from volume.priors import GaussianPrior, Lebesgue, Prior
+from volume.quadratic import AnchorMeasure, anchor_measure
+from volume.rays import CostSurface
+
+VOLUME, TRACE, DETERMINANT = "log-volume", "trace", "log-determinant"
+QUANTITIES = (VOLUME, TRACE, DETERMINANT)
+UNITS = {VOLUME: "nat", TRACE: "cost / parameter^2", DETERMINANT: "nat"}
+PAIRS = 40
+ANCHOR_STEPS = 128
+_PAIR_PRODUCTS = 400
+_EXACT_DIAGONAL = 5000
+_DIAGONAL_PROBES = 256
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A number that is known, and how.
+
+    Attributes:
+        value: in the unit of its quantity.
+        error: standard error of the value, or a bound on its error; 0 for a closed form.
+        how: where it comes from, in words.
+        freedom: degrees of freedom of the error; inf for one that is known well, and for a bound.
+    """
+
+    value: float
+    error: float
+    how: str
+    freedom: float = math.inf
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.value) and math.isfinite(self.error) and self.error >= 0.0):
+            raise UserError(f"a truth must be finite, its error not negative; got {self.value:g} with {self.error:g}")
+
+    @property
+    def half_width(self) -> float:
+        """Half of its 95 % interval."""
+        return half_width(self.error, self.freedom)
+
+
+@dataclass(frozen=True, eq=False)
+class AuditCase:
+    """What estimators are given, and what they should say.
+
+    Attributes:
+        name: of the case.
+        surface: the cost.
+        cutoff: T, unit of the cost.
+        truths: by quantity, one of ``QUANTITIES``; empty where nothing is known.
+        prior: the measure of the log-volume.
+        operator: curvature at the anchor; None if the cost has none there.
+        shift: c of the log-determinant ``log det(H + c I)``, unit of the curvature.
+        landscape: the same cost as a landscape of a torch module, for libraries that differentiate one; or None.
+        moments: Adam's, of a checkpoint that has them.
+        most_directions: samplers take no more than these, where more would take minutes.
+    """
+
+    name: str
+    surface: CostSurface
+    cutoff: float
+    truths: Mapping[str, Truth] = field(default_factory=dict)
+    prior: Prior = field(default_factory=Lebesgue)
+    operator: SymmetricOperator | None = None
+    shift: float = 0.0
+    landscape: Landscape | None = None
+    moments: AdamMoments | None = None
+    most_directions: int = 10**9
+
+    @property
+    def size(self) -> int:
+        """Number of parameters n."""
+        return self.surface.size
+
+    @property
+    def strategy(self) -> str:
+        """How products with the curvature are computed; empty as long as that is open."""
+        found = str(getattr(self.operator, "strategy", ""))
+        return "" if found == "auto" else found
+
+    @property
+    def log_density_at_anchor(self) -> float:
+        """Log density of the prior at the anchor: what turns a small Lebesgue volume there into a mass, nats."""
+        return self.prior.log_density(self.surface.theta)
+
+    @property
+    def diagonal_products(self) -> int:
+        """Products that the diagonal of the curvature takes."""
+        return self.size if self.size <= _EXACT_DIAGONAL else _DIAGONAL_PROBES
+
+    @cached_property
+    def diagonal(self) -> Tensor:
+        """(n,) diagonal of the curvature: the same for every seed, so computed once."""
+        probes = None if self.size <= _EXACT_DIAGONAL else _DIAGONAL_PROBES
+        return diagonal_curvature(self.curvature, probes=probes)
+
+    @cached_property
+    def pairs(self) -> Eigenpairs:
+        """Leading eigenpairs of the curvature: the same for every seed, so computed once.
+
+        A flat spectrum has no leading ones, and no tolerance is worth its products: any orthonormal vectors make a
+        preconditioner of determinant one.
+        """
+        return top_eigenpairs(self.curvature, min(PAIRS, max(1, self.size // 4)), max_products=_PAIR_PRODUCTS)
+
+    @cached_property
+    def eigensystem(self) -> tuple[Tensor, Tensor]:
+        """All eigenvalues (n,) and eigenvectors as rows (n, n), from the dense matrix."""
+        values, vectors = torch.linalg.eigh(self.curvature.to_dense())
+        return values, vectors.T
+
+    @cached_property
+    def in_prior_units(self) -> tuple[SymmetricOperator, AnchorMeasure, float, float]:
+        """Curvature in prior units, the anchor's measure, the prior's s there, and the log volume of the units.
+
+        Raises:
+            UserError: if the prior is not Gaussian.
+        """
+        if not isinstance(self.prior, GaussianPrior):
+            raise UserError(f"the case {self.name} needs a gaussian prior, got {self.prior.name}")
+        scale = self.prior.scale(self.size)
+        operator, theta, s = prior_units(self.curvature, self.surface.theta, scale)
+        measure = anchor_measure(operator, theta.to(operator.dtype), min(ANCHOR_STEPS, self.size))
+        return operator, measure, s, 0.0 if operator is self.operator else float(scale.log().sum())
+
+    @property
+    def curvature(self) -> SymmetricOperator:
+        """The curvature.
+
+        Raises:
+            UserError: if there is none.
+        """
+        if self.operator is None:
+            raise UserError(f"the case {self.name} has no curvature at the anchor")
+        return self.operator

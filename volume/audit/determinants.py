@@ -1,0 +1,208 @@
+"""Estimators of the audit that rest on the spectrum: determinants, the quadratic mass, traces."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from torch import Tensor
+
+from spectra.density import SpectralDensity
+from spectra.estimate import Estimate
+from spectra.lanczos import Deflation, hutch_plus_plus, hutchinson, no_runs, xtrace
+from spectra.landscape import Landscape
+from spectra.operators import SymmetricOperator
+from spectra.slq import slq_density
+from spectra.spectrum import SpectrumSettings
+from volume.audit.case import ANCHOR_STEPS, DETERMINANT, TRACE, VOLUME, AuditCase
+from volume.audit.reading import PRODUCT_GRADIENTS, AuditReading, Estimator, NotApplicable
+from volume.audit.samplers import curvature_of, gaussian
+from volume.quadratic import QuadraticMass, ellipsoid_volume, quadratic_mass, shifted_determinant
+
+# PyHessian works one vector at a time through a model; more parameters than this are for its own benchmark.
+LARGEST_PYHESSIAN = 200
+DERIVED = -1.0
+Density = Callable[[AuditCase, SymmetricOperator, int], tuple[SpectralDensity, int]]
+
+
+class CountingOperator(SymmetricOperator):
+    """An operator that counts its products."""
+
+    def __init__(self, inner: SymmetricOperator) -> None:
+        """Starts at zero."""
+        self.inner, self.products = inner, 0
+        self.size, self.dtype, self.device = inner.size, inner.dtype, inner.device
+        self.definite, self.name = inner.definite, inner.name
+
+    def matmat(self, vectors: Tensor) -> Tensor:
+        """``V H`` for rows V (k, n), as (k, n)."""
+        self.products += len(vectors)
+        return self.inner.matmat(vectors)
+
+
+def own_density(probes: int, steps: int) -> Density:
+    """Our density, sampled, its leading Krylov space deflated.
+
+    Args:
+        probes: number of probes.
+        steps: Lanczos steps a probe.
+
+    Returns:
+        What gives a density of an operator and the products spent.
+    """
+
+    def density(case: AuditCase, operator: SymmetricOperator, seed: int) -> tuple[SpectralDensity, int]:  # noqa: ARG001
+        counted = CountingOperator(operator)
+        found = slq_density(counted, SpectrumSettings(probes=probes, steps=steps, seed=seed))
+        return found, counted.products
+
+    return density
+
+
+def pyhessian_density_of(probes: int, steps: int) -> Density:
+    """PyHessian's density in place of ours: plain quadrature, no deflation.
+
+    Args:
+        probes: number of probes.
+        steps: Lanczos steps a probe.
+
+    Returns:
+        What gives a density of an operator and the products spent.
+    """
+
+    def density(case: AuditCase, operator: SymmetricOperator, seed: int) -> tuple[SpectralDensity, int]:
+        from spectra.pyhessian import pyhessian_density
+
+        landscape = _module_of(case)
+        if operator is not case.operator:
+            raise NotApplicable("PyHessian knows no units of a prior")
+        length = min(steps, case.size)
+        nodes, weights = pyhessian_density(landscape, probes, length, seed=seed)
+        scaled = weights.ravel() * case.size / probes
+        known = Deflation(nodes.ravel(), scaled, case.size)
+        return SpectralDensity(case.size, no_runs(), known, "PyHessian's hessian"), probes * length
+
+    return density
+
+
+def determinant_volume(density: Density, k: float) -> Estimator:
+    """The ellipsoid's volume (no prior), or the primer's shifted one times the prior's density at the anchor.
+
+    Args:
+        density: ours or PyHessian's.
+        k: of the shift ``k / s^2``; 0 for the plain ellipsoid, ``DERIVED`` for that of the quadratic mass.
+
+    Returns:
+        The estimator.
+    """
+
+    def run(case: AuditCase, seed: int) -> AuditReading:
+        operator = curvature_of(case)
+        if k == 0.0:
+            if case.prior.proper:
+                raise NotApplicable("it is a Lebesgue volume")
+            found, products = density(case, operator, seed)
+            return _determinant_reading(ellipsoid_volume(found, case.cutoff, negative="abs").log_volume, products)
+        gaussian(case)
+        inner, measure, s, log_scale = case.in_prior_units
+        found, products = density(case, inner, seed)
+        chosen = k
+        if k == DERIVED:
+            chosen = quadratic_mass(found, measure, case.cutoff, standard_deviation=s, negative="clip")[0].derived_k
+            products += ANCHOR_STEPS
+            if not math.isfinite(chosen):
+                raise NotApplicable("the cutoff is above the mean cost under the prior: no k is derived")
+        volume = shifted_determinant(
+            found, case.cutoff, standard_deviation=s, k=chosen, negative="clip", log_scale=log_scale
+        )
+        return _determinant_reading(volume.log_volume, products, offset=case.log_density_at_anchor)
+
+    return run
+
+
+def mass(density: Density) -> Estimator:
+    """The Gaussian mass of the quadratic basin, by saddlepoint.
+
+    Args:
+        density: ours or PyHessian's.
+
+    Returns:
+        The estimator.
+    """
+
+    def run(case: AuditCase, seed: int) -> AuditReading:
+        curvature_of(case)
+        gaussian(case)
+        operator, measure, s, _ = case.in_prior_units
+        found, products = density(case, operator, seed)
+        result: QuadraticMass = quadratic_mass(found, measure, case.cutoff, standard_deviation=s, negative="clip")[0]
+        return _determinant_reading(result.log_mass, products + ANCHOR_STEPS)
+
+    return run
+
+
+def log_determinant(density: Density) -> Estimator:
+    """``log det(H + c I)`` at the shift of the case.
+
+    Args:
+        density: ours or PyHessian's.
+
+    Returns:
+        The estimator.
+    """
+
+    def run(case: AuditCase, seed: int) -> AuditReading:
+        operator = curvature_of(case)
+        if not case.shift > 0.0:
+            raise NotApplicable("the case has no shift")
+        found, products = density(case, operator, seed)
+        return _determinant_reading(found.logdet(case.shift, negative="clip"), products, DETERMINANT)
+
+    return run
+
+
+def trace(method: str, products: int) -> Estimator:
+    """The trace by ``hutchinson``, ``hutch++``, ``xtrace``, or by PyHessian with its own rule of stopping.
+
+    Args:
+        method: one of these.
+        products: number of products; with PyHessian's rule the most.
+
+    Returns:
+        The estimator.
+    """
+    own = {"hutchinson": hutchinson, "hutch++": hutch_plus_plus, "xtrace": xtrace}
+
+    def run(case: AuditCase, seed: int) -> AuditReading:
+        counted = CountingOperator(curvature_of(case))
+        if method == "pyhessian-stopping":
+            from spectra.pyhessian import pyhessian_trace
+
+            found = pyhessian_trace(_module_of(case), products, tolerance=1e-3, seed=seed)
+            return _determinant_reading(found, len(found.samples), TRACE)
+        if method != "hutchinson" and products > case.size:
+            raise NotApplicable("the dense matrix, exact, takes no more products")
+        return _determinant_reading(own[method](counted, products, seed=seed), counted.products, TRACE)
+
+    return run
+
+
+def _module_of(case: AuditCase) -> Landscape:
+    if case.landscape is None or case.size > LARGEST_PYHESSIAN:
+        raise NotApplicable("PyHessian needs a torch model, and here a small one")
+    return case.landscape
+
+
+def _determinant_reading(
+    estimate: Estimate, products: int, quantity: str = VOLUME, offset: float = 0.0
+) -> AuditReading:
+    low, high = estimate.interval(0.95)
+    bounded = math.isfinite(low) and math.isfinite(high)
+    return AuditReading(
+        estimate.value + offset,
+        estimate.standard_error if math.isfinite(estimate.standard_error) else math.nan,
+        low + offset if bounded else math.nan,
+        high + offset if bounded else math.nan,
+        quantity,
+        gradients=PRODUCT_GRADIENTS * products,
+    )

@@ -1,0 +1,77 @@
+"""One answer of an estimator that is audited."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spectra.errors import UserError
+from spectra.interval import ends, half_width
+from volume.audit.case import QUANTITIES, VOLUME, AuditCase
+
+Array = NDArray[np.float64]
+# A product with the curvature counts as so many gradients (measured: 1.2 to 2.8, see the design's table).
+PRODUCT_GRADIENTS = 2.0
+
+
+class NotApplicable(UserError):  # noqa: N818  # not an error of anybody: the estimator has nothing to say here
+    """An estimator does not apply to a case; the message says why."""
+
+
+@dataclass(frozen=True, eq=False)
+class AuditReading:
+    """What an estimator says of a case once.
+
+    Attributes:
+        value: the estimate, in the unit of its quantity.
+        standard_error: what it says of its own error; nan if nothing.
+        low: lower end of its own 95 % interval; by default from the standard error.
+        high: upper end.
+        quantity: one of ``volume.audit.case.QUANTITIES``.
+        gradients: gradient evaluations spent, a product with the curvature counted as two.
+        evaluations: cost evaluations spent.
+        log_terms: (k,) what each direction alone says, nats, if it is a mean over directions; else empty.
+        effective_samples: how many of them carry the estimate; nan where there are none.
+        consistent: whether more directions would bring it to the truth, or to something else.
+        freedom: degrees of freedom of the standard error; inf for one that is known well.
+
+    >>> AuditReading(1.0, 0.5).covers(1.9), AuditReading(1.0, 0.5).covers(2.1)
+    (True, False)
+    """
+
+    value: float
+    standard_error: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    quantity: str = VOLUME
+    gradients: float = 0.0
+    evaluations: float = 0.0
+    log_terms: Array = field(default_factory=lambda: np.empty(0))
+    effective_samples: float = math.nan
+    consistent: bool = True
+    freedom: float = math.inf
+
+    def __post_init__(self) -> None:
+        if self.quantity not in QUANTITIES:
+            raise UserError(f"quantity must be one of {', '.join(QUANTITIES)}; got {self.quantity!r}")
+        if math.isnan(self.low) and math.isnan(self.high) and math.isfinite(self.standard_error):
+            low, high = ends(self.value, half_width(self.standard_error, self.freedom))
+            object.__setattr__(self, "low", low)
+            object.__setattr__(self, "high", high)
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether it comes with an error bar."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+    def covers(self, truth: float, slack: float = 0.0) -> bool:
+        """Whether the interval, widened by ``slack`` on both sides, holds the truth."""
+        return self.low - slack <= truth <= self.high + slack
+
+
+# A user's estimator is any such function: it joins an audit by a name in the mapping of estimators.
+Estimator = Callable[[AuditCase, int], AuditReading]

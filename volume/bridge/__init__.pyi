@@ -1,0 +1,10 @@
+from .cautions import bridge_cautions as bridge_cautions
+from .plots import ORIGIN as ORIGIN
+from .plots import bridge_figure as bridge_figure
+from .result import BridgeResult as BridgeResult
+from .result import BridgeVolume as BridgeVolume
+from .run import bridge_volume as bridge_volume
+from .store import is_bridge_file as is_bridge_file
+from .store import read_bridge as read_bridge
+from .store import refuse_other as refuse_other
+from .store import write_bridge as write_bridge

@@ -1,0 +1,287 @@
+"""Makes the rungs of a bridge: independent draws of the start, then chains begun where the last rung's ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spectra.errors import UserError
+from spectra.model import generator
+from volume.chains.curvature import no_curvature
+from volume.chains.hamiltonian import Potential, hamiltonian_chains, squares
+from volume.chains.ladder import (
+    Carrier,
+    Cloud,
+    finite,
+    first_localisation,
+    goal,
+    next_passage,
+    pending_cutoff,
+    shortened,
+)
+from volume.chains.rung import Array, Passage, Rung, RungState
+from volume.chains.settings import BridgeSettings
+from volume.quadratic import QuadraticEnsemble
+
+Progress = Callable[[int, int, str], None]
+# The sampler's Gaussian keeps eigenpairs whose precision is this many times that of the flattest, or more.
+METRIC_RATIO = 1.5
+# A ladder longer than this goes nowhere.
+MOST_RUNGS = 400
+# Points that the search for the start looks at.
+SEARCHED = 100
+_FIRST_STEP = 0.3
+# Below this step the ensemble is far from its quadratic model: leaps around the localised prior are then longer, or as
+# long and cheaper, and a quarter turn of it makes draws nearly independent.
+_NEAR_STEP = 0.25
+
+
+class RungSampler:
+    """Makes rungs from the ones before; every rung has random numbers of its own, so a resumed bridge is the same.
+
+    Attributes:
+        carrier: of the cost.
+        settings: how many chains and draws.
+    """
+
+    def __init__(self, carrier: Carrier, settings: BridgeSettings, progress: Progress | None = None) -> None:
+        """Takes the carrier, the settings and what to call with work done, all work and what is being done."""
+        self.carrier, self.settings, self.progress = carrier, settings, progress
+        self._before: Cloud | None = None
+        self._recent: Cloud | None = None
+
+    def start(self, number: int, state: RungState | None) -> Rung:
+        """Independent draws of the quadratic ensemble, the exactly known start.
+
+        Args:
+            number: of the pass.
+            state: the ensemble; None finds it.
+
+        Returns:
+            The rung, its works those of replacing the quadratic model by the cost.
+        """
+        draws, chains = self.settings.draws, self.settings.chains
+
+        def draw(at: RungState, count: int = SEARCHED) -> Tensor:
+            return self.carrier.ensemble(at).draws(self._generator(number, 0), count)
+
+        if state is None:
+            state = first_localisation(self.carrier, draw, self.carrier.reference.inverse_temperature)
+        watch = _Watch(self, state, "bridge: the quadratic start", every=1)
+        points = draw(state, draws * chains)
+        for row, part in enumerate(points.view(draws, chains, -1)):
+            watch(row, part, self.carrier.cost.costs(part))
+        arrays = watch.arrays
+        excess = arrays["costs"] - arrays["quadratics"]
+        return Rung(
+            state=state,
+            passage=Passage(state, state, state, state),
+            onward=finite(torch.as_tensor(state.inverse_temperature * excess)),
+            backward=np.empty((0, chains)),
+            last=_finite_last(points, arrays["costs"].ravel(), chains).cpu().numpy(),
+            diverged=np.zeros(chains, dtype=np.int64),
+            **arrays,
+        )
+
+    def sample(self, number: int, rungs: Sequence[Rung], first: Sequence[Rung] | None) -> Rung:
+        """Chains at the ensemble that the last rung named, begun where its chains ended.
+
+        Args:
+            number: of the pass.
+            rungs: of this pass so far.
+            first: of the first pass, whose ladder later ones take; None in the first.
+
+        Returns:
+            The next rung.
+        """
+        before, position = rungs[-1], len(rungs)
+        passage = before.passage
+        assert passage is not None
+        state = passage.there
+        points = torch.as_tensor(before.last).to(self.carrier.cost.like)
+        if position > 1:
+            moved = self.carrier.carried(points, self.carrier.reference.components(points), passage)
+            # Where carrying leads beyond a fence, the chain begins where it stood.
+            finite_there = self.carrier.cost.costs(moved).isfinite().unsqueeze(1)
+            points = torch.where(finite_there, moved, points)
+        what = f"bridge rung {position} (b {state.inverse_temperature:.3g}, g {state.localisation:.3g})"
+        watch = _Watch(self, state, what, every=self._every)
+        metric, step_size, near = self._motion(before, position, passage)
+        last, record = hamiltonian_chains(
+            Potential(self.carrier.cost, state.inverse_temperature, state.localisation),
+            metric,
+            points,
+            self._generator(number, position),
+            warm_up=self.settings.warm_up,
+            draws=self.settings.draws,
+            step_size=step_size,
+            on_draw=watch,
+        )
+        onward_passage, onward = self._onward(rungs, state, watch, first)
+        self._before, self._recent = self._recent, self.carrier.cloud(*watch.kept)
+        return Rung(
+            state=state,
+            passage=onward_passage,
+            onward=onward,
+            backward=self._backward(None if position == 1 else passage, state, watch),
+            last=last.cpu().numpy(),
+            diverged=record.diverged.numpy(),
+            step_size=record.step_size,
+            acceptance=record.acceptance,
+            leaps=record.leaps,
+            near=near,
+            **watch.arrays,
+        )
+
+    def nearer(self, number: int, rungs: Sequence[Rung]) -> Rung:
+        """A rung with the next one half as far, for where that was sampled and shares too little with it.
+
+        Args:
+            number: of the pass.
+            rungs: of this pass, the one in question last.
+
+        Returns:
+            The rung with another passage and the works of it.
+
+        Raises:
+            UserError: if the next one is next to this already.
+        """
+        rung = rungs[-1]
+        assert rung.passage is not None
+        cloud = self._before
+        if not self.carrier.moves:
+            every = self._every
+            costs = torch.from_numpy(rung.costs[every - 1 :: every].ravel())
+            cloud = Cloud(torch.empty(0), costs, torch.empty(0))
+        elif cloud is None:
+            cloud = self._again(number, rungs)
+        self._before = self._recent = cloud
+        passage, works = shortened(self.carrier, cloud, rung.passage)
+        if passage.there == rung.passage.there:
+            raise UserError("neighbouring rungs of the bridge do not overlap: use more draws or a smaller work_spread")
+        return replace(rung, passage=passage, onward=works.reshape(-1, self.settings.chains))
+
+    def _again(self, number: int, rungs: Sequence[Rung]) -> Cloud:
+        """The points of the last rung, which a resumed bridge does not have: sampled again, the same to the bit."""
+        cost = self.carrier.cost
+        if len(rungs[-2].last) == 0:
+            # A file from before two rungs' last points were kept.
+            points = torch.as_tensor(rungs[-1].last).to(cost.like)
+            return self.carrier.cloud(points, cost.costs(points))
+        spent = replace(cost.spent)
+        self.sample(number, rungs[:-1], None)
+        # They were counted when they were sampled first.
+        cost.spent = spent
+        assert self._recent is not None
+        return self._recent
+
+    @property
+    def _every(self) -> int:
+        """Of the draws of a rung, one in so many is carried."""
+        return -(-self.settings.draws // self.settings.kept)
+
+    def _motion(self, before: Rung, position: int, passage: Passage) -> tuple[QuadraticEnsemble, float, bool]:
+        """The Gaussian to split around, a first guess of the step, and whether it is the quadratic ensemble."""
+        if position == 1:
+            return self._metric(passage.arrival), _FIRST_STEP, True
+        if before.near and before.step_size >= _NEAR_STEP:
+            return self._metric(passage.arrival), before.step_size, True
+        state, curvature = passage.there, self.carrier.reference.curvature
+        prior = QuadraticEnsemble(
+            no_curvature(self.carrier.cost.like), self.carrier.cost.anchor, 0.0, state.localisation
+        )
+        if not before.near or len(curvature.values) == 0:
+            return prior, before.step_size, False
+        steepest = state.inverse_temperature * float(curvature.values.max())
+        return prior, (1.0 + steepest / (1.0 + state.localisation)) ** -0.5, False
+
+    def _backward(self, passage: Passage | None, state: RungState, watch: _Watch) -> Array:
+        points, costs = watch.kept
+        if passage is None:
+            excess = costs - self.carrier.ensemble(state).costs(points)
+            works = finite(-state.inverse_temperature * excess)
+        else:
+            back = Passage(passage.there, passage.here, passage.arrival, passage.departure)
+            works = self.carrier.works(self.carrier.cloud(points, costs), back)
+        return works.reshape(-1, self.settings.chains)
+
+    def _onward(
+        self, rungs: Sequence[Rung], state: RungState, watch: _Watch, first: Sequence[Rung] | None
+    ) -> tuple[Passage | None, Array]:
+        """The passage to the next rung, or None, and the works of it."""
+        cloud = self.carrier.cloud(*watch.kept)
+        chains, costs_here = self.settings.chains, watch.arrays["costs"]
+        if first is not None:
+            passage = first[len(rungs)].passage
+            works = np.empty(0) if passage is None else self.carrier.works(cloud, passage)
+            return passage, works.reshape(-1, chains)
+        free = [(rung.state, rung.costs) for rung in rungs[1:] if rung.state.free]
+        free += [(state, costs_here)] if state.free else []
+        cutoff = pending_cutoff(self.settings.cutoffs, free)
+        if cutoff is None:
+            return None, np.empty((0, chains))
+        towards = goal(state, costs_here, cutoff)
+        passage, works = next_passage(self.carrier, cloud, state, towards, self.settings.work_spread)
+        return passage, works.reshape(-1, chains)
+
+    def _metric(self, state: RungState) -> QuadraticEnsemble:
+        """The quadratic ensemble with as many eigenpairs as make a difference to the sampler."""
+        whole = self.carrier.ensemble(state)
+        flat = state.localisation + 1.0
+        steep = state.inverse_temperature * whole.curvature.values > (METRIC_RATIO - 1.0) * flat
+        return QuadraticEnsemble(
+            whole.curvature.truncated(int(steep.sum())), whole.anchor, state.inverse_temperature, state.localisation
+        )
+
+    def _generator(self, number: int, position: int) -> torch.Generator:
+        device = self.carrier.cost.like.device
+        stream = f"bridge {self.settings.target}"
+        return generator(self.settings.seed, stream, number * MOST_RUNGS + position, device=device)
+
+
+def _finite_last(points: Tensor, costs: Array, chains: int) -> Tensor:
+    """The last points of finite cost, for chains to begin at."""
+    usable = np.flatnonzero(np.isfinite(costs))
+    if len(usable) < chains:
+        raise UserError(f"the cost is finite at {len(usable)} of {len(costs)} points near the anchor: no bridge begins")
+    return points[torch.from_numpy(usable[-chains:]).to(points.device)]
+
+
+class _Watch:
+    """Takes the numbers of every draw, and every few draws the points."""
+
+    def __init__(self, sampler: RungSampler, state: RungState, what: str, every: int) -> None:
+        self._ensemble = sampler.carrier.ensemble(state)
+        self._settings, self._progress, self._what, self._every = sampler.settings, sampler.progress, what, every
+        self._rows: list[tuple[Tensor, ...]] = []
+        self._kept: list[tuple[Tensor, Tensor]] = []
+
+    def __call__(self, number: int, points: Tensor, costs: Tensor) -> None:
+        self._rows.append((costs, *squares(points, self._ensemble.anchor)))
+        # The last of each few draws, the farthest from the warm-up.
+        if (number + 1) % self._every == 0:
+            self._kept.append((points, costs))
+        if self._progress is not None:
+            self._progress(number + 1, self._settings.draws, self._what)
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """The numbers by name: of each draw (draws, chains), the quadratic model's cost of those kept."""
+        names = ("costs", "squares", "prior_squares")
+        columns = zip(*self._rows, strict=True)
+        arrays = {
+            name: np.asarray(torch.stack(column).double().cpu().numpy())
+            for name, column in zip(names, columns, strict=True)
+        }
+        kept = self._ensemble.costs(self.kept[0]).view(-1, self._settings.chains)
+        return {**arrays, "quadratics": np.asarray(kept.cpu().numpy())}
+
+    @property
+    def kept(self) -> tuple[Tensor, Tensor]:
+        """Points (kept * chains, n) and their costs."""
+        return torch.cat([points for points, _ in self._kept]), torch.cat([costs for _, costs in self._kept])

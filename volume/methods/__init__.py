@@ -1,0 +1,5 @@
+"""The methods of a volume study, at one cutoff or across many."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,10 @@
+from .hesscale_diagonal import check_chain as check_chain
+from .hesscale_diagonal import hesscale as hesscale
+from .linear_maps import EXPONENT as EXPONENT
+from .linear_maps import Identity as Identity
+from .linear_maps import Preconditioner as Preconditioner
+from .linear_maps import adam_curvature as adam_curvature
+from .linear_maps import diagonal_curvature as diagonal_curvature
+from .linear_maps import diagonal_preconditioner as diagonal_preconditioner
+from .linear_maps import full_preconditioner as full_preconditioner
+from .linear_maps import low_rank_preconditioner as low_rank_preconditioner
