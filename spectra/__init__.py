@@ -1,1 +1,5 @@
-"""Hessian and Fisher spectra of PyTorch checkpoints."""
+"""Hessian, Gauss-Newton and Fisher spectra of PyTorch checkpoints."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

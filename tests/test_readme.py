@@ -10,6 +10,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+TESTS_OF_MODELS = ROOT / "tests" / "test_spectra" / "test_landscape"
+# Tables of wrong calls, damaged files, odd names, full disks and closed streams.
+TRIED = (
+    "test_basinscope/test_trust",
+    "test_basinscope/test_cli/test_degenerate.py",
+    "test_basinscope/test_tasks/test_images/test_bad_image_input.py",
+    "test_basinscope/test_tasks/test_images/test_foreign_classifiers.py",
+    "test_basinscope/test_tasks/test_language/test_bad_language_input.py",
+    "test_basinscope/test_tasks/test_language/test_foreign_folders.py",
+    "test_spectra/test_checkpoint/test_gguf_header.py",
+    "test_spectra/test_checkpoint/test_inert_pickle.py",
+    "test_spectra/test_checkpoint/test_odd_checkpoints.py",
+    "test_spectra/test_checkpoint/test_torch_file.py",
+    "test_spectra/test_files",
+)
 BLOCK = re.compile(r"^```(\w+)(?: title=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -47,10 +62,16 @@ def run(words: list[str], folder: Path) -> None:
     assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}"
 
 
-def test_links_lead_somewhere() -> None:
-    text = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_paths_lead_somewhere(page: Path) -> None:
+    text = page.read_text()
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
-        assert (ROOT / target).exists(), target
+        assert (page.parent / target).exists(), target
+    for path in re.findall(r"`((?:spectra|volume|comparisons|basinscope|tests|docs|benchmarks|data)/[\w/.-]+)`", text):
+        assert (ROOT / path).exists(), path
 
 
 def test_the_two_commands_come_first() -> None:
@@ -61,7 +82,7 @@ def test_the_two_commands_come_first() -> None:
 
 def table(name: str, *lists: str) -> int:
     """Rows of a table of tests."""
-    specification = importlib.util.spec_from_file_location(name, ROOT / "tests" / "test_spectra" / f"{name}.py")
+    specification = importlib.util.spec_from_file_location(name, TESTS_OF_MODELS / f"{name}.py")
     assert specification is not None
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
@@ -77,3 +98,11 @@ def test_the_rows_of_models_and_losses_are_as_many_as_it_says() -> None:
     text = " ".join((ROOT / "README.md").read_text().split())
     assert f"{held} models, layouts and losses are held against the training loss" in text
     assert f"and {refused} are refused" in text
+
+
+def test_as_many_bad_inputs_are_tried_as_it_says() -> None:
+    words = [sys.executable, "-m", "pytest", "--collect-only", "-q", *(str(ROOT / "tests" / one) for one in TRIED)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    found = re.search(r"(\d+) tests collected", done.stdout)
+    assert found is not None, done.stdout[-1000:]
+    assert f"{int(found[1]):,} wrong calls, files, names, streams and machines" in (ROOT / "README.md").read_text()

@@ -10,6 +10,7 @@ import typer
 from basinscope.choices import one_of
 from basinscope.cli.options import DebugOption
 from basinscope.outputs import reserved
+from basinscope.results import kind_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,21 +42,22 @@ def plot(
 
 def _figure(file: Path, scale: str) -> Figure:
     from comparisons.plots import comparison_figure
-    from comparisons.store import is_comparison_file, read_comparison
+    from comparisons.store import read_comparison
     from spectra.plots import spectrum_figure
     from spectra.store import read_spectrum
-    from volume.audit import audit_figure, is_audit_file, read_report
-    from volume.bridge import is_bridge_file, read_bridge
+    from volume.audit import audit_figure, read_report
+    from volume.bridge import read_bridge
     from volume.figures import study_figure
-    from volume.store import is_volume_file, read_study
+    from volume.store import read_study
 
-    if is_comparison_file(file):
+    kind = kind_of(file)
+    if kind == "comparison":
         return comparison_figure(read_comparison(file))
-    if is_volume_file(file):
+    if kind == "volume":
         return study_figure(read_study(file))
-    if is_audit_file(file):
+    if kind == "audit":
         return audit_figure(read_report(file).table)
-    if is_bridge_file(file):
+    if kind == "bridge":
         from basinscope.views import figure_of
 
         return figure_of(*read_bridge(file))

@@ -11,6 +11,7 @@ from basinscope import terminal
 from basinscope.choices import one_of
 from basinscope.cli.options import DebugOption, JsonOption
 from basinscope.cli.spectrum import NEGATIVE_RULES, NegativeOption, ShiftOption, check_shifts, show_summary
+from basinscope.results import kind_of
 from spectra.errors import UserError
 
 
@@ -29,24 +30,13 @@ def show(
     del debug  # read by main
     one_of("--negative", negative, NEGATIVE_RULES)
     check_shifts(shift or [])
-    from comparisons.store import is_comparison_file
+    others = {"comparison": _show_comparison, "audit": _show_audit, "volume": _show_volume, "bridge": _show_bridge}
+    kind = kind_of(file)
+    if kind in others:
+        others[kind](file, against, as_json)
+        return
     from spectra.store import read_spectrum
-    from volume.audit import is_audit_file
-    from volume.bridge import is_bridge_file
-    from volume.store import is_volume_file
 
-    if is_comparison_file(file):
-        _show_comparison(file, against, as_json)
-        return
-    if is_audit_file(file):
-        _show_audit(file, against, as_json)
-        return
-    if is_volume_file(file):
-        _show_volume(file, against, as_json)
-        return
-    if is_bridge_file(file):
-        _show_bridge(file, against, as_json)
-        return
     stored = read_spectrum(file)
     if against is None:
         show_summary(stored, shift or [], negative, as_json, {})
@@ -63,11 +53,11 @@ def show(
 def _show_volume(file: Path, against: Path | None, as_json: bool) -> None:
     from basinscope.cli.volume_report import show_study
     from basinscope.views import volume_differences
-    from volume.store import is_volume_file, read_study
+    from volume.store import read_study
 
     others = []
     if against is not None:
-        if not is_volume_file(against):
+        if kind_of(against) != "volume":
             raise UserError(f"{file} holds a volume, so --against must be a volume file too; {against} is none")
         others = [(against, volume_differences(read_study(file), read_study(against)))]
     show_study(read_study(file), as_json, {}, others)
@@ -76,12 +66,12 @@ def _show_volume(file: Path, against: Path | None, as_json: bool) -> None:
 def _show_bridge(file: Path, against: Path | None, as_json: bool) -> None:
     from basinscope.cli.bridge import show_bridge
     from basinscope.views import OtherBridge
-    from volume.bridge import is_bridge_file, read_bridge
+    from volume.bridge import read_bridge
 
     result, source = read_bridge(file)
     other = None
     if against is not None:
-        if not is_bridge_file(against):
+        if kind_of(against) != "bridge":
             raise UserError(f"{file} holds a bridge, so --against must be a bridge file too; {against} is none")
         other = OtherBridge(against.name, *read_bridge(against))
     show_bridge(result, source, as_json, {}, other)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from basinscope.cli import audit as audit_command
+from basinscope import choices
 from basinscope.cli import main
 from basinscope.tasks import make_landscape
 from spectra.checkpoint import read_checkpoint
@@ -112,7 +112,7 @@ def test_bad_input(words: list[str], sentence: str, capsys: pytest.CaptureFixtur
 
 
 def test_beginnings_choose_names_in_their_own_order() -> None:
-    choose: Callable[..., tuple[str, ...]] = audit_command.chosen
+    choose: Callable[..., tuple[str, ...]] = choices.chosen
     assert choose("--cases", (), ("b", "a")) == ("b", "a")
     assert choose("--cases", ("a",), ("b", "ab", "aa")) == ("ab", "aa")
 

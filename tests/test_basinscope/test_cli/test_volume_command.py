@@ -185,7 +185,7 @@ def test_the_plan_and_the_memory_of_a_large_model_are_said_before_the_computing(
     assert main(words) == 0
     assert capsys.readouterr().err == ""
     for module in ("announcement", "volume_announcement"):
-        monkeypatch.setattr(f"basinscope.{module}.WORTH_SAYING", 0.0)
+        monkeypatch.setattr(f"basinscope.runs.{module}.WORTH_SAYING", 0.0)
     assert main([*words, "--memory", "1MB"]) == 0
     rays, products, memory = capsys.readouterr().err.splitlines()
     assert rays == "plan: star-domain, 3 directions, 3 at a time: about 173 kB above the model"

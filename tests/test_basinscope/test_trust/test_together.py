@@ -153,35 +153,30 @@ def test_many_writers_of_one_file_never_fail(tmp_path: Path, name: str) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def read_often(path: Path, stop: Any, found: Any) -> None:
+def read_often(path: Path, found: Any) -> None:
     """As any program does, with HDF5's own locks."""
-    reads, failures = 0, []
-    while not stop.is_set():
+    failures = []
+    for _ in range(500):
         try:
             with h5py.File(path, "r") as file:
                 assert file["x"][()].sum() == 4950
-            reads += 1
         except OSError as error:
             failures.append(str(error))
-    found.put((reads, failures[:3]))
+    found.put(failures[:3])
 
 
 def test_readers_with_locks_of_their_own_are_never_held_up(tmp_path: Path) -> None:
     path, content = tmp_path / "s.h5", hdf5_image(lambda file: file.__setitem__("x", np.arange(100)))
     replace_file(path, content)
     context = multiprocessing.get_context("forkserver")
-    stop, found = context.Event(), context.Queue()
-    readers = [context.Process(target=read_often, args=(path, stop, found)) for _ in range(2)]
+    found = context.Queue()
+    readers = [context.Process(target=read_often, args=(path, found)) for _ in range(2)]
     for reader in readers:
         reader.start()
-    until = time.monotonic() + 6.0
-    while time.monotonic() < until:
+    while any(reader.is_alive() for reader in readers) and found.empty():
         replace_file(path, content)
-    stop.set()
     for _ in readers:
-        reads, failures = found.get(timeout=60)
-        assert reads > 50
-        assert failures == []
+        assert found.get(timeout=120) == []
     for reader in readers:
         reader.join()
 
@@ -272,14 +267,14 @@ def test_a_run_killed_between_layers_goes_on(
     output = tmp_path / "parts.h5"
     code = (
         "import os, sys\n"
-        "from basinscope import spectrum_run\n"
+        "from basinscope.runs import spectrum\n"
         "from basinscope.cli.app import main\n"
-        "write, done = spectrum_run.write_spectrum, []\n"
+        "write, done = spectrum.write_spectrum, []\n"
         "def counted(*parts):\n"
         "    write(*parts)\n"
         "    done.append(1)\n"
         f"    if len(done) == {blocks}: os._exit(9)\n"
-        "spectrum_run.write_spectrum = counted\n"
+        "spectrum.write_spectrum = counted\n"
         f"main({[*words, '--output', str(output)]!r})\n"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 9

@@ -432,7 +432,7 @@ class TestBlocksAndMemory:
             recorded.append(function)
             return record(function, probe)
 
-        monkeypatch.setattr("spectra.operators.record", recording)
+        monkeypatch.setattr("spectra.operators.curvature.record", recording)
         need = kind(landscape).graph_memory
         room = need.all() + (RECORDING - GRAPH) * need.saved
         for memory, tried in ((room, True), (room - 1, False)):

@@ -1,0 +1,13 @@
+from .comparison import Comparison as Comparison
+from .evidence import Evidence as Evidence
+from .evidence import EvidenceSettings as EvidenceSettings
+from .examination import examine as examine
+from .findings import Findings as Findings
+from .findings import findings_of as findings_of
+from .flatness import Measure as Measure
+from .flatness import Reading as Reading
+from .measures import REGISTRY as REGISTRY
+from .measures import measures_named as measures_named
+from .plots import comparison_figure as comparison_figure
+from .store import read_comparison as read_comparison
+from .store import write_comparison as write_comparison

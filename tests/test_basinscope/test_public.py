@@ -1,0 +1,50 @@
+"""What people import: names that are there, documented and lazy, and any result file by one call."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import basinscope
+import comparisons
+import spectra
+import volume
+from basinscope import load
+
+PACKAGES = (spectra, volume, comparisons, basinscope)
+KINDS = {
+    "spectrum": "StoredSpectrum",
+    "volume": "VolumeStudy",
+    "bridge": "BridgeResult",
+    "audit": "AuditReport",
+    "comparison": "Comparison",
+}
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda one: one.__name__)
+def test_every_name_is_there_and_documented(package: object) -> None:
+    names = package.__all__  # type: ignore[attr-defined]
+    assert set(names) <= set(dir(package))
+    assert len(names) >= 12
+    for name in names:
+        assert getattr(package, name).__doc__, name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_result_file_is_loaded(shelf: Path, kind: str) -> None:
+    assert type(load(shelf / f"{kind}.h5")).__name__ == KINDS[kind]
+
+
+def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.h5").write_text("dear diary")
+    with pytest.raises(basinscope.UserError, match=r"notes\.h5 is not a basinscope spectrum file"):
+        load(tmp_path / "notes.h5")
+
+
+@pytest.mark.parametrize(
+    "words", ["import basinscope", "from basinscope.cli import main; main(['spectrum', '--help'])"]
+)
+def test_torch_is_not_loaded_for_it(words: str) -> None:
+    code = f"{words}; import sys; assert not {{'torch', 'h5py', 'scipy', 'matplotlib'}} & sys.modules.keys()"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
