@@ -215,9 +215,7 @@ def streams(*, as_json: bool) -> Iterator[None]:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="basinscope")
-        if "matplotlib" not in sys.modules:
-            # Figures go to files; the backend that a notebook names for its children need not be installed.
-            os.environ["MPLBACKEND"] = "agg"
+        undone.enter_context(_backend())
         undone.enter_context(_users_warnings())
         if as_json:
             undone.enter_context(_apart())
@@ -282,6 +280,20 @@ def _apart() -> Iterator[None]:
         undone.callback(_kept.pop)
         undone.enter_context(redirect_stdout(sys.stderr))
         yield
+
+
+@contextmanager
+def _backend() -> Iterator[None]:
+    """Figures go to files; the backend of matplotlib that a notebook names for its children need not be installed."""
+    before = os.environ.get("MPLBACKEND")
+    os.environ["MPLBACKEND"] = "agg"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["MPLBACKEND"]
+        else:
+            os.environ["MPLBACKEND"] = before
 
 
 @contextmanager

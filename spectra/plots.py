@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -103,7 +104,10 @@ def drawn(figure: Figure, kind: str = "png", dots_per_inch: int = 150) -> bytes:
 
 def _take_names_literally(figure: Figure) -> None:
     """A dollar in a file's name begins no formula, and a name need not be unicode; ticks are matplotlib's own."""
+    ticks = {id(text) for axis in figure.findobj(Axis) for text in axis.findobj(Text) if text is not axis.label}
     for text in figure.findobj(Text):
+        if id(text) in ticks:
+            continue
         text.set_text(text.get_text().encode("utf-8", "backslashreplace").decode())
         if "$" in text.get_text():
             text.set_parse_math(False)

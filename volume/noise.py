@@ -63,7 +63,7 @@ def above_noise(below: Descent, noise: float) -> Descent:
     return replace(below, fall=0.0, distance=0.0) if below.fall <= _FALLS * noise else below
 
 
-def noise_caution(noise: float, cutoff: float, size: int, dtype: str) -> str:
+def noise_caution(noise: float, cutoff: float, size: int, dtype: str, *, fixed: bool = False) -> str:
     """A sentence if the noise moves crossings of the cutoff by more than a nat, else nothing.
 
     A relative error e of the cost is ``n/2 e`` nats of a ray's log term, where the cost is quadratic.
@@ -73,6 +73,7 @@ def noise_caution(noise: float, cutoff: float, size: int, dtype: str) -> str:
         cutoff: T, the lowest that rays are followed to.
         size: number of parameters n.
         dtype: of the cost.
+        fixed: whether it cannot be chosen where the sentence is read, and so is not advised.
 
     Returns:
         The sentence, or an empty text.
@@ -83,7 +84,7 @@ def noise_caution(noise: float, cutoff: float, size: int, dtype: str) -> str:
     nats = size / 2.0 * noise / cutoff
     if nats <= 1.0:
         return ""
-    advice = "; use --dtype float64" if dtype == "float32" else ""
+    advice = "; use --dtype float64" if dtype == "float32" and not fixed else ""
     return (
         f"the cost's rounding noise of {noise:.2g} in {dtype} moves a ray's log term by about {nats:.2g} nats at the "
         f"cutoff {cutoff:g}, and by less than one only above {size / 2.0 * noise:.2g}{advice}"

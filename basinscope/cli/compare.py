@@ -229,6 +229,7 @@ def _check_shown(request: CompareRequest, shown: _Shown) -> None:
 
 def _check_column(request: CompareRequest, option: str, name: str) -> None:
     """Refuses a column that the table will not have."""
+    from comparisons.examination import hyperparameters
     from comparisons.targets import TARGETS
     from spectra.checkpoint import read_checkpoint
 
@@ -237,10 +238,13 @@ def _check_column(request: CompareRequest, option: str, name: str) -> None:
         return
     known = dict.fromkeys((*TARGETS, *measured))
     for path in request.checkpoints:
-        entries = read_checkpoint(path).metadata
+        try:
+            entries = hyperparameters(read_checkpoint(path))
+        except (OSError, UserError):  # said when its turn comes, and the others go on
+            continue
         if name in entries:
             return
-        known.update(dict.fromkeys(map(str, entries)))
+        known.update(dict.fromkeys(entries))
     found = ", ".join(list(known)[:_SHOWN_COLUMNS])
     raise UserError(f"{option} {name} is no column of these checkpoints; there are {found}{nearest(name, known)}")
 

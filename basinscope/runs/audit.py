@@ -44,6 +44,7 @@ from volume.audit import (
 )
 from volume.bridge import read_bridge
 from volume.curvature_density import curvature_name
+from volume.noise import cost_noise, noise_caution
 from volume.priors import parse_prior
 
 SHIPPED = "digits_mlp_fisher.h5"
@@ -229,7 +230,13 @@ def _checkpoint(request: AuditRequest, path: Path, strategy: str) -> tuple[tuple
     )
     unit = getattr(landscape.cost_function, "unit", "cost")
     made = f"{_effort(request)}, cutoff {request.cutoff:g} {unit}, prior {prior.name}"
-    beside = (truth is None, UNKNOWN), (UNCHECKED in checkpoint.integrity, f"checkpoint: {checkpoint.integrity}")
+    dtype = str(landscape.dtype).removeprefix("torch.")
+    noisy = noise_caution(cost_noise(landscape), request.cutoff, landscape.size, dtype, fixed=True)
+    beside = (
+        (truth is None, UNKNOWN),
+        (UNCHECKED in checkpoint.integrity, f"checkpoint: {checkpoint.integrity}"),
+        (bool(noisy), noisy),
+    )
     notes = (made, *(words for holds, words in beside if holds))
     return (case,), AuditReport(_empty(request), (), path.name, request.command, notes, strategy)
 

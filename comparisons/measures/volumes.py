@@ -15,6 +15,7 @@ from spectra.errors import UserError
 from spectra.landscape import Landscape, ManyCosts
 from volume.estimator import VolumeEstimator
 from volume.method_result import MethodResult
+from volume.noise import cost_noise, noise_caution
 from volume.preconditioners import adam_curvature
 from volume.priors import GaussianPrior
 from volume.study import VolumeSettings
@@ -123,7 +124,7 @@ def star_domain(evidence: Evidence) -> Reading:
     Returns:
         The reading; a lower bound, and cautioned as such, where few directions carry it.
     """
-    return _reading(method_result(evidence, "star-domain"))
+    return _reading(evidence, method_result(evidence, "star-domain"))
 
 
 def ellipsoid_slice(evidence: Evidence) -> Reading:
@@ -138,16 +139,38 @@ def ellipsoid_slice(evidence: Evidence) -> Reading:
     Reference:
         Huang et al., Understanding generalization through visualizations, 2020.
     """
-    return _reading(method_result(evidence, "ellipsoid-slice"))
+    return _reading(evidence, method_result(evidence, "ellipsoid-slice"))
 
 
-def _reading(result: MethodResult) -> Reading:
+def _reading(evidence: Evidence, result: MethodResult) -> Reading:
     assert result.sampled is not None
     details = {"bits": -result.log_volume / math.log(2.0), "largest share": result.sampled.largest_share}
-    if result.trusted:
-        return reading_of(result.known, details=details)
-    # The bootstrap's error means nothing where few directions carry the sum.
-    return replace(reading_of(result.known, details=details), standard_error=math.inf, cautions=(result.verdict,))
+    size, dtype = evidence.landscape.size, str(evidence.landscape.dtype).removeprefix("torch.")
+    noisy = noise_caution(_noise(evidence), evidence.settings.cutoff, size, dtype, fixed=True)
+    found = reading_of(result.known, details=details)
+    if result.trusted and not noisy:
+        return found
+    # The bootstrap's error means nothing where few directions carry the sum, or rounding does.
+    cautions = (() if result.trusted else (result.verdict,)) + ((noisy,) if noisy else ())
+    return replace(found, standard_error=math.inf, cautions=cautions)
+
+
+def _noise(evidence: Evidence) -> float:
+    """The rounding noise of the basin's cost, as the stored study has it or measured."""
+
+    def build(tally: Tally) -> float:
+        stored = evidence.stored_study
+        if stored is not None and not math.isnan(stored.cost_noise):
+            return stored.cost_noise
+        landscape = basin_landscape(evidence)
+        landscape.many_costs, before = CountedCosts(landscape, tally), landscape.many_costs
+        try:
+            tally.gradients += 1
+            return cost_noise(landscape)
+        finally:
+            landscape.many_costs = before
+
+    return evidence.item("basin-noise", build)
 
 
 MEASURES = (

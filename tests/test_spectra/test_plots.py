@@ -11,7 +11,7 @@ from spectra.density import SpectralDensity
 from spectra.files import Provenance
 from spectra.files import atomic as atomic_file
 from spectra.lanczos import Deflation, Tridiagonal
-from spectra.plots import save_figure, spectrum_figure
+from spectra.plots import drawn, save_figure, spectrum_figure
 from spectra.spectrum import Spectrum, SpectrumSettings
 from spectra.store import StoredSpectrum
 
@@ -170,3 +170,15 @@ def test_a_full_disk_leaves_the_old_figure(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(OSError, match="No space left on device"):
         save_figure(spectrum_figure(stored(sampled())), path)
     assert path.read_bytes() == before
+
+
+def test_a_name_begins_no_formula_and_a_figure_is_drawn_alike_every_time() -> None:
+    named = replace(PROVENANCE, checkpoint="runs/$\\frac$.pt")
+    figure = spectrum_figure(replace(stored(sampled()), provenance=named))
+    assert drawn(figure) == drawn(figure)
+    layers = {"a$b$": sampled(), "$\\frac$": sampled()}
+    figure = spectrum_figure(stored(sampled(), layers=layers))
+    drawn(figure)
+    shown = {label.get_text() for axes in figure.axes for label in axes.get_yticklabels() if "frac" in label.get_text()}
+    assert shown == {r"\$\frac\$"}
+    assert all(label.get_parse_math() for axes in figure.axes for label in axes.get_yticklabels())

@@ -190,6 +190,9 @@ def pilot_radius(
 
     Returns:
         The median radius of the pilots.
+
+    Raises:
+        UserError: if the cutoff is so small that rays cross it at once.
     """
     start = 1e-2 * max(float(squared_lengths(landscape.theta[None]).sqrt()), 1e-6)
     count, radii = at_once(landscape.size, PILOTS), []
@@ -198,7 +201,12 @@ def pilot_radius(
         crossings = draw_rays(alone(landscape), prior, preconditioner, correction=correction, **place).crossings  # type: ignore[arg-type]
         radii.append(crossings(settings.cutoff, guess=start, tolerance=0.05, scan=0).radius)
         del crossings
-    return float(np.median(np.concatenate(radii)))
+    found = float(np.median(np.concatenate(radii)))
+    if not found > 0.0:
+        raise UserError(
+            f"cutoff {settings.cutoff:g} is too small: rays cross it nowhere but at the anchor; use a larger one"
+        )
+    return found
 
 
 def joined(first: VolumeEstimate, second: VolumeEstimate) -> VolumeEstimate:

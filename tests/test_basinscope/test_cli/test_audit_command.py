@@ -70,6 +70,14 @@ def test_a_checkpoint_with_and_without_a_truth(checkpoint: Path, capsys: pytest.
     assert "± 0.49" in capsys.readouterr().out
 
 
+def test_a_cutoff_within_the_rounding_of_the_cost_is_said(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["audit", str(checkpoint), "--task", f"{TINY}:tiny", *FEW, "--estimators", "star-domain/identity", "--json"]
+    for cutoff, told in (("1e-9", True), ("0.01", False)):
+        assert main([*words, "--cutoff", cutoff]) == 0
+        notes = json.loads(capsys.readouterr().out)["notes"]
+        assert any("rounding noise" in note for note in notes) == told
+
+
 def test_the_truth_of_a_bridge_file(tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     landscape = make_landscape(f"{TINY}:tiny", read_checkpoint(checkpoint)).with_cost(kl_from_anchor)
     prior = GaussianPrior(1.0)

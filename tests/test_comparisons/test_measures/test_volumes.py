@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -6,6 +7,7 @@ from scipy import stats
 from torch import nn
 
 from comparisons.evidence import Evidence, EvidenceSettings
+from comparisons.flatness import Reading
 from comparisons.measures import volumes
 from spectra.costs import KLFromAnchor, cross_entropy
 from spectra.landscape import Landscape
@@ -50,3 +52,16 @@ def test_few_directions_are_called_a_bound() -> None:
     assert not reading.trusted
     assert "directions carry" in reading.cautions[0] or "lower bound" in reading.cautions[0]
     assert reading.details["bits"] == pytest.approx(-reading.value / math.log(2.0))
+
+
+@pytest.mark.parametrize("measure", [volumes.star_domain, volumes.ellipsoid_slice])
+def test_a_cutoff_within_the_rounding_of_the_cost_is_said(measure: Callable[[Evidence], Reading]) -> None:
+    model = relu_network().float()
+    inputs, targets = classified(1)
+    landscape = Landscape(model, cross_entropy, (inputs.float(), targets))
+    coarse, fine = (
+        measure(Evidence(landscape, settings=EvidenceSettings(directions=4, cutoff=cutoff))) for cutoff in (1e-9, 0.01)
+    )
+    assert "rounding noise" in coarse.cautions[-1]
+    assert math.isinf(coarse.standard_error)
+    assert not any("rounding noise" in caution for caution in fine.cautions)

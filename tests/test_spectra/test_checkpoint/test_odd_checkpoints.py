@@ -114,13 +114,19 @@ KINDS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize("form", ["zip", "old", "safetensors"])
-def test_weights_of_another_kind_of_numbers_are_refused(tmp_path: Path, name: str, form: str) -> None:
+# safetensors knows no complex128.
+ODD = [
+    (form, name)
+    for form in ("zip", "old", "safetensors")
+    for name in KINDS
+    if (form, name) != ("safetensors", "complex128")
+]
+
+
+@pytest.mark.parametrize("form, name", ODD)
+def test_weights_of_another_kind_of_numbers_are_refused(tmp_path: Path, form: str, name: str) -> None:
     changed, words = KINDS[name]
     weights, model, path = network().state_dict() | changed, network(), tmp_path / "model.pt"
-    if form == "safetensors" and name == "complex128":
-        pytest.skip("safetensors knows no such numbers")
     if form == "safetensors":
         save_file(weights, path)
     else:
