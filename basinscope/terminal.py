@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 import rich.text
 from rich.console import Console, Group, RenderableType
+from rich.segment import Segment, Segments
 
 # What a table is laid out for where nobody says how wide the page is.
 PAGE_WIDTH = 110
@@ -167,16 +168,21 @@ def show(*parts: RenderableType) -> None:
     """
     console = page()
     whole = Group(*parts)
-    uncut = _characters(console, whole, WIDEST)
-    while console.width < WIDEST and _characters(console, whole, console.width) < uncut:
-        console.width += 2
-    console.print(whole, crop=False)
+    uncut = _characters(_laid_out(console, whole, WIDEST))
+    width, laid_out = console.width, _laid_out(console, whole, console.width)
+    while width < WIDEST and _characters(laid_out) < uncut:
+        width += 2
+        laid_out = _laid_out(console, whole, width)
+    console.print(Segments(laid_out), crop=False)
 
 
-def _characters(console: Console, whole: Group, width: int) -> int:
-    """Letters and digits on a page of some width; a column that is too narrow loses some."""
-    shown = console.render(whole, console.options.update_width(width))
-    return sum(character.isalnum() for one in shown for character in one.text)
+def _laid_out(console: Console, whole: Group, width: int) -> list[Segment]:
+    return list(console.render(whole, console.options.update_width(width)))
+
+
+def _characters(laid_out: list[Segment]) -> int:
+    """Letters and digits on a page; a column that is too narrow loses some."""
+    return sum(character.isalnum() for one in laid_out for character in one.text)
 
 
 def emit(found: dict[str, Any]) -> None:
