@@ -18,6 +18,8 @@ def tensors_in(part: Any) -> Iterator[Tensor]:
     >>> [one.shape[0] for one in tensors_in({"a": torch.zeros(2), "b": (torch.zeros(3), "text")})]
     [2, 3]
     """
+    if isinstance(part, str | int | float | None):
+        return
     if isinstance(part, Tensor):
         yield part
     elif isinstance(part, Mapping):

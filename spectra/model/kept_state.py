@@ -55,9 +55,14 @@ def restored(model: nn.Module) -> Iterator[None]:
 
 
 def _kept_in(states: list[dict[str, Any]]) -> Iterator[tuple[int, str]]:
+    holds: dict[int, bool] = {}  # modules share a configuration, which may be long
     for number, state in enumerate(states):
         for name, value in state.items():
-            if name not in _OWN and not isinstance(value, nn.Module) and next(tensors_in(value), None) is not None:
+            if name in _OWN or isinstance(value, nn.Module):
+                continue
+            if id(value) not in holds:
+                holds[id(value)] = next(tensors_in(value), None) is not None
+            if holds[id(value)]:
                 yield number, name
 
 
