@@ -49,7 +49,9 @@ def ladder(name: str, budget: float) -> BridgeResult:
         seed=0,
     )
     checkpoint = data_folder() / "digits_mlp" / f"{name}.pt"
-    request = BridgeRequest(checkpoint, settings, FOLDER / f"{name}.h5", prior="init", resume=True)
+    request = BridgeRequest(
+        checkpoint=checkpoint, settings=settings, output=FOLDER / f"{name}.h5", prior="init", resume=True
+    )
 
     def tell(done: int, total: int, what: str) -> None:
         if done == total:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from basinscope.runs import VolumeRequest, run_volume
+from basinscope.runs import Machine, VolumeRequest, run_volume
 from basinscope.tasks import data_folder
 from volume.study import VolumeSettings, VolumeStudy
 
@@ -33,10 +33,10 @@ def study_of(
     """
     KEPT.mkdir(parents=True, exist_ok=True)
     request = VolumeRequest(
-        data_folder() / "digits_mlp" / f"{name}.pt",
-        VolumeSettings(**settings),
+        checkpoint=data_folder() / "digits_mlp" / f"{name}.pt",
+        settings=VolumeSettings(**settings),
         preconditioner=preconditioner,
-        dtype=dtype,
+        machine=Machine(dtype=dtype),
         output=KEPT / f"{label}_{name}.h5",
         resume=True,
         command=f"python benchmarks/volume_figures.py ({label})",

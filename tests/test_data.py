@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy import stats
 
-from basinscope.runs import make_evidence, named_initialisation
+from basinscope.runs import Machine, make_evidence, named_initialisation
 from basinscope.tasks import data_folder, digits_network, load_digits
 from comparisons.evidence import EvidenceSettings
 from comparisons.examination import hyperparameters
@@ -149,7 +149,7 @@ def test_the_initialisation_is_found_by_name_and_is_no_hyperparameter(tmp_path):
     assert found.name == checkpoint.metadata["initialisation"]
     assert "initialisation" not in hyperparameters(checkpoint)
     assert named_initialisation(tmp_path / path.name, checkpoint) is None
-    evidence, _ = make_evidence(path, EvidenceSettings())
+    evidence, _ = make_evidence(path, EvidenceSettings(), machine=Machine())
     assert evidence.landscape.size == 64 * 16 + 16 + 160 + 10
     initial = torch.load(found, weights_only=True)["model"]
     assert torch.equal(evidence.initial, torch.cat([part.flatten() for part in initial.values()]))

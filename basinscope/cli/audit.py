@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import math
-import shlex
-import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from basinscope.cli.options import RESULT, DebugOption, JsonOption, OutputOption, OverwriteOption, PlotOption
-from basinscope.outputs import TASK, reserved
-from basinscope.tasks import task_files
+from basinscope.cli.options import (
+    RESULT,
+    DebugOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    MemoryOption,
+    OutputOption,
+    OverwriteOption,
+    PlotOption,
+    ThreadsOption,
+    command_line,
+    machine_of,
+)
+from basinscope.outputs import reserved
 from basinscope.terminal import emit, page, show
-from spectra.errors import UserError, require_counts
+from spectra.errors import UserError
 
 if TYPE_CHECKING:
     from basinscope.runs import AuditRequest
@@ -64,6 +72,10 @@ def audit(
             rich_help_panel=_CHECKPOINT,
         ),
     ] = None,
+    dtype: DtypeOption = None,
+    device: DeviceOption = None,
+    memory: MemoryOption = "4GiB",
+    threads: ThreadsOption = None,
     output: OutputOption = None,
     plot: PlotOption = None,
     overwrite: OverwriteOption = False,
@@ -82,47 +94,43 @@ def audit(
     if known == (checkpoint is not None):
         raise UserError("audit needs a checkpoint or --known, and not both")
     effort = {"directions": directions, "probes": probes, "steps": steps, "products": products}
-    counts = SimpleNamespace(repeats=repeats, seed=seed, **effort)
-    require_counts(counts, {"repeats": 2, "directions": 1, "probes": 1, "steps": 1, "products": 6, "seed": 0})
-    if not 0.0 < cutoff < math.inf:
-        raise UserError(f"--cutoff must be positive and finite, got {cutoff}")
-    source = {"task": task, "cost": cost, "cutoff": cutoff, "prior": prior, "truth": truth}
-    _refuse_checkpoint_options(known, source, spectrum, cases)
-    where = {"output": output, "plot": plot, "overwrite": overwrite, "resume": resume}
-    asked = {"estimators": tuple(estimators or ()), "cases": tuple(cases or ()), "repeats": repeats, "seed": seed}
-    from basinscope.runs import known_spectrum
+    machine = machine_of(dtype, device, memory, threads)
+    from basinscope.runs import AuditRequest
 
-    read = known_spectrum(spectrum) if known else None
-    inputs = [("CHECKPOINT", checkpoint), ("--spectrum", read), ("--truth", None if truth is None else Path(truth))]
-    inputs += [(TASK, path) for path in task_files(task)]
+    request = AuditRequest(
+        checkpoint=checkpoint,
+        effort=effort,
+        facts=facts and known,
+        spectrum=spectrum,
+        estimators=tuple(estimators or ()),
+        cases=tuple(cases or ()),
+        repeats=repeats,
+        seed=seed,
+        machine=machine,
+        task=task,
+        cost=cost,
+        cutoff=cutoff,
+        prior=prior,
+        truth=truth,
+        output=output,
+        plot=plot,
+        overwrite=overwrite,
+        resume=resume,
+        command=command_line(),
+    )
     with reserved(
-        results={"--output": output}, figures={"--plot": plot}, inputs=inputs, overwrite=overwrite, resume=resume
+        results={"--output": output},
+        figures={"--plot": plot},
+        inputs=request.inputs,
+        overwrite=overwrite,
+        resume=resume,
     ):
-        _run(
-            {"checkpoint": checkpoint, "effort": effort, "facts": facts and known, "spectrum": spectrum}
-            | asked
-            | source
-            | where,
-            as_json,
-        )
+        _run(request, as_json)
 
 
-def _refuse_checkpoint_options(
-    known: bool, source: dict[str, Any], spectrum: Path | None, cases: list[str] | None
-) -> None:
-    """What belongs to the other kind of audit is refused, not ignored."""
-    defaults = {"task": None, "cost": None, "cutoff": 0.01, "prior": "gaussian", "truth": None}
-    given = [name for name, value in source.items() if value != defaults[name]]
-    if known and given:
-        raise UserError(f"--{given[0]} is of the audit of a checkpoint; --known has its own")
-    if not known and (spectrum is not None or cases):
-        raise UserError(f"--{'spectrum' if spectrum is not None else 'cases'} needs --known")
+def _run(request: AuditRequest, as_json: bool) -> None:
+    from basinscope.runs import run_audit, volume_progress
 
-
-def _run(options: dict[str, Any], as_json: bool) -> None:
-    from basinscope.runs import AuditRequest, run_audit, volume_progress
-
-    request: AuditRequest = AuditRequest(command=shlex.join(["basinscope", *sys.argv[1:]]), **options)
     with volume_progress() as progress:
         report = run_audit(request, progress)
     files = {} if request.output is None else {"audit": str(request.output)}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,17 +10,19 @@ import typer
 
 from basinscope.choices import nearest, one_of
 from basinscope.cli.options import (
-    DTYPES,
     RESULT,
     DebugOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
+    MemoryOption,
     OverwriteOption,
     PlotOption,
+    ThreadsOption,
+    command_line,
+    machine_of,
 )
 from basinscope.cli.volume import COSTS
-from basinscope.runs import reserved_for
 from basinscope.terminal import emit, show
 from spectra.errors import UserError
 
@@ -92,6 +92,8 @@ def bridge(
     seed: Annotated[int, typer.Option(help="The one seed of all randomness.", rich_help_panel=_LADDER)] = 0,
     dtype: DtypeOption = None,
     device: DeviceOption = None,
+    memory: MemoryOption = "4GiB",
+    threads: ThreadsOption = None,
     plot: PlotOption = None,
     overwrite: OverwriteOption = False,
     resume: Annotated[
@@ -106,7 +108,8 @@ def bridge(
     under the prior, in nats; one ladder gives the whole curve of log V against the cutoff.
     """  # noqa: DOC501  # the help has no place for it
     del debug  # read by main
-    _check_words(target, origin, prior, cost, dtype)
+    _check_words(target, origin, prior, cost)
+    machine = machine_of(dtype, device, memory, threads)
     from volume.chains import BridgeSettings
 
     settings = BridgeSettings(
@@ -122,7 +125,7 @@ def bridge(
         budget=budget,
         seed=seed,
     )
-    from basinscope.runs import BridgeRequest
+    from basinscope.runs import BridgeRequest, reserved_for
 
     request = BridgeRequest(
         checkpoint=checkpoint,
@@ -131,24 +134,21 @@ def bridge(
         prior=prior,
         task=task,
         cost=cost,
-        dtype=dtype,
-        device=device,
+        machine=machine,
         plot=plot,
         overwrite=overwrite,
         resume=resume,
-        command=shlex.join(["basinscope", *sys.argv[1:]]),
+        command=command_line(),
     )
     with reserved_for(request):
         _run(request, as_json)
 
 
-def _check_words(target: str, origin: str, prior: str, cost: str | None, dtype: str | None) -> None:
+def _check_words(target: str, origin: str, prior: str, cost: str | None) -> None:
     one_of("--target", target, TARGETS)
     one_of("--origin", origin, ORIGINS)
     if cost is not None:
         one_of("--cost", cost, COSTS)
-    if dtype is not None:
-        one_of("--dtype", dtype, DTYPES)
     kind = prior.partition(":")[0]
     if kind not in PRIORS:
         raise UserError(

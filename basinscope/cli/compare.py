@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from basinscope.choices import nearest, one_of
 from basinscope.cli.compare_show import rankings_of, show_comparison, show_findings
-from basinscope.cli.options import RESULT, DebugOption, JsonOption, OutputOption, OverwriteOption, PlotOption
-from basinscope.outputs import TASK, reserved
-from basinscope.tasks import OPTIONS_HELP, task_files
+from basinscope.cli.options import (
+    RESULT,
+    DebugOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    MemoryOption,
+    OutputOption,
+    OverwriteOption,
+    PlotOption,
+    ThreadsOption,
+    command_line,
+    machine_of,
+)
+from basinscope.outputs import reserved
+from basinscope.tasks import OPTIONS_HELP
 from basinscope.terminal import emit, show
 from spectra.errors import UserError
 
@@ -92,6 +103,10 @@ def compare(
     ] = None,
     seed: Annotated[int, typer.Option(help="The one seed of all randomness.", rich_help_panel=_ESTIMATE)] = 0,
     jobs: Annotated[int, typer.Option(help="Checkpoints examined at once.", rich_help_panel=_ESTIMATE)] = 1,
+    dtype: DtypeOption = None,
+    device: DeviceOption = None,
+    memory: MemoryOption = "4GiB",
+    threads: ThreadsOption = None,
     invariance: Annotated[
         bool,
         typer.Option(
@@ -136,18 +151,31 @@ def compare(
     """
     del debug  # read by main
     _check_words(table, as_json, jobs)
-    settings = {
-        "probes": probes,
-        "steps": steps,
-        "cutoff": cutoff,
-        "directions": directions,
-        "k": k,
-        "budget": budget,
-        "seed": seed,
-    }
-    source = {"task": task, "held_out_task": held_out_task, "initial": initial, "reuse": tuple(reuse or ())}
-    where = {"output": output, "plot": plot, "overwrite": overwrite, "resume": resume, "jobs": jobs, "traces": traces}
-    request = _request(checkpoints, measures, settings, {**source, **where})
+    machine = machine_of(dtype, device, memory, threads)
+    from comparisons.evidence import EvidenceSettings
+
+    settings = EvidenceSettings(
+        probes=probes, steps=steps, cutoff=cutoff, directions=directions, k=k, budget=budget, seed=seed
+    )
+    from basinscope.runs import CompareRequest
+
+    request = CompareRequest(
+        checkpoints=tuple(dict.fromkeys(checkpoints)),
+        measures=_measures(measures),
+        settings=settings,
+        machine=machine,
+        task=task,
+        held_out_task=held_out_task,
+        initial=initial,
+        reuse=tuple(reuse or ()),
+        jobs=jobs,
+        output=output,
+        plot=plot,
+        overwrite=overwrite,
+        resume=resume,
+        traces=traces,
+        command=command_line(),
+    )
     if invariance:
         unused: dict[str, object] = {"given": given, "reuse": reuse, "initial": initial}
         unused |= {"report": report, "plot": plot, "agreement-plot": agreement_plot, "table": table, "against": against}
@@ -180,33 +208,20 @@ def _check_words(table: str | None, as_json: bool, jobs: int) -> None:
         raise UserError(f"--jobs must be at least 1, got {jobs}")
 
 
-def _request(paths: list[Path], measures: str, settings: dict[str, Any], options: dict[str, Any]) -> CompareRequest:
-    from comparisons.evidence import EvidenceSettings
-
-    checked = EvidenceSettings(**settings)
+def _measures(words: str) -> tuple[str, ...]:
+    """Names of the measures that names and families stand for."""
     from comparisons.measures import measures_named
 
-    words = [word.strip() for word in measures.split(",") if word.strip()]
-    names = tuple(measure.name for measure in measures_named(words))
-    from basinscope.runs import CompareRequest
-
-    unique = tuple(dict.fromkeys(paths))
-    return CompareRequest(unique, names, checked, command=shlex.join(["basinscope", *sys.argv[1:]]), **options)
+    return tuple(one.name for one in measures_named([word.strip() for word in words.split(",") if word.strip()]))
 
 
 def _reserved(request: CompareRequest, shown: _Shown) -> AbstractContextManager[None]:
     """Checks and holds the files that are written."""
-    tasks = [*task_files(request.task), *task_files(request.held_out_task)]
     return reserved(
         results={"--output": request.output},
         figures={"--plot": request.plot, "--agreement-plot": shown.agreement_plot},
         pages={"--report": shown.report},
-        inputs=[
-            *(("CHECKPOINT", path) for path in request.checkpoints),
-            ("--initial", request.initial),
-            *(("--reuse", path) for path in request.reuse),
-            *((TASK, path) for path in tasks),
-        ],
+        inputs=request.inputs,
         overwrite=request.overwrite,
         resume=request.resume,
     )
@@ -237,7 +252,7 @@ def _check_column(request: CompareRequest, option: str, name: str) -> None:
     if name in TARGETS or name in measured:
         return
     known = dict.fromkeys((*TARGETS, *measured))
-    for path in request.checkpoints:
+    for path in request.files:
         try:
             entries = hyperparameters(read_checkpoint(path))
         except (OSError, UserError):  # said when its turn comes, and the others go on
@@ -316,6 +331,6 @@ def _check_invariance(request: CompareRequest, as_json: bool, given: list[str]) 
     with volume_progress() as report:
         table = run_invariance(request, report)
     if as_json:
-        emit(invariance_json(request.checkpoints[0], table))
+        emit(invariance_json(request.files[0], table))
         return
-    show(invariance_table(request.checkpoints[0], table))
+    show(invariance_table(request.files[0], table))

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from basinscope.choices import one_of, read_bytes
+
+if TYPE_CHECKING:
+    from basinscope.runs import Machine
 
 # Panels of the help.
 MACHINE, RESULT = "Machine", "Result"
@@ -25,8 +32,44 @@ DeviceOption = Annotated[
 MemoryOption = Annotated[
     str, typer.Option(help="What graphs and bases may take, at least 1MB.", rich_help_panel=MACHINE)
 ]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Threads of torch, at most 1024.",
+        show_default="one for a small model, else torch's choice",
+        rich_help_panel=MACHINE,
+    ),
+]
 OutputOption = Annotated[Path | None, typer.Option(help="HDF5 file to write.", rich_help_panel=RESULT)]
 PlotOption = Annotated[Path | None, typer.Option(help="Figure to write: .png, .pdf or .svg.", rich_help_panel=RESULT)]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.", rich_help_panel=RESULT)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def machine_of(dtype: str | None, device: str | None, memory: str, threads: int | None) -> Machine:
+    """The machine that the options of these names ask for.
+
+    Args:
+        dtype: word of ``--dtype``, or None.
+        device: word of ``--device``, or None.
+        memory: text of ``--memory``.
+        threads: number of ``--threads``, or None.
+
+    Returns:
+        The machine; the device is used only when a landscape is put on it.
+
+    Raises:
+        UserError: if a word or a number is not allowed.
+    """
+    if dtype is not None:
+        one_of("--dtype", dtype, DTYPES)
+    number = read_bytes("--memory", memory, least=LEAST_MEMORY)
+    from basinscope.runs import Machine
+
+    return Machine(dtype=dtype, device=device, memory=number, threads=threads)
+
+
+def command_line() -> str:
+    """The command line as it was typed, for the record."""
+    return shlex.join(["basinscope", *sys.argv[1:]])

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from basinscope.choices import one_of, read_bytes
+from basinscope.choices import one_of
 from basinscope.cli.options import (
-    DTYPES,
-    LEAST_MEMORY,
     MACHINE,
     RESULT,
     DebugOption,
@@ -23,8 +19,10 @@ from basinscope.cli.options import (
     OutputOption,
     OverwriteOption,
     PlotOption,
+    ThreadsOption,
+    command_line,
+    machine_of,
 )
-from basinscope.runs import reserved_for
 from basinscope.tasks import CHECKPOINT_HELP, OPTIONS_HELP
 from basinscope.terminal import emit, show
 from spectra.errors import UserError
@@ -100,14 +98,7 @@ def spectrum(
     dtype: DtypeOption = None,
     device: DeviceOption = None,
     memory: MemoryOption = "4GiB",
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            help="Threads of torch, at most 1024.",
-            show_default="one for a small model, else torch's choice",
-            rich_help_panel=MACHINE,
-        ),
-    ] = None,
+    threads: ThreadsOption = None,
     shift: ShiftOption = None,
     negative: NegativeOption = "raise",
     output: OutputOption = None,
@@ -123,7 +114,7 @@ def spectrum(
     """Compute the eigenvalue spectrum of a checkpoint's Hessian or Fisher matrix.
 
     Everything is checked before anything is computed; each finished block of probes is kept in the output.
-    """
+    """  # noqa: DOC501  # the help has no place for it
     del debug  # read by main
     one_of("--operator", operator, OPERATORS)
     one_of("--engine", engine, ENGINES)
@@ -131,8 +122,6 @@ def spectrum(
     one_of("--reorthogonalise", reorthogonalise, REORTHOGONALISATIONS)
     if cost is not None:
         one_of("--cost", cost, COSTS)
-    if dtype is not None:
-        one_of("--dtype", dtype, DTYPES)
     if engine == "pyhessian":
         _only_ours(
             {
@@ -141,24 +130,39 @@ def spectrum(
                 "--reorthogonalise": reorthogonalise != "auto",
             }
         )
-    settings = {
-        "operator": operator,
-        "probes": probes,
-        "steps": steps,
-        "deflate": deflate,
-        "engine": engine,
-        "reorthogonalise": reorthogonalise,
-        "strategy": strategy,
-        "seed": seed,
-        "block": block,
-        "memory": read_bytes("--memory", memory, least=LEAST_MEMORY),
-        "layers": layers,
-        "per_layer": per_layer,
-    }
-    where = {"output": output, "plot": plot, "overwrite": overwrite, "resume": resume}
-    source = {"task": task, "cost": cost, "dtype": dtype, "device": device, "threads": threads}
     check_shifts(shift or [])
-    request = _request(checkpoint, settings, {**source, **where})
+    machine = machine_of(dtype, device, memory, threads)
+    from spectra.spectrum import SpectrumSettings
+
+    settings = SpectrumSettings(
+        operator=operator,
+        probes=probes,
+        steps=steps,
+        deflate=deflate,
+        engine=engine,
+        reorthogonalise=reorthogonalise,
+        strategy=strategy,
+        seed=seed,
+        block=block,
+        layers=layers,
+        per_layer=per_layer,
+    )
+    if not checkpoint.exists():
+        raise FileNotFoundError(f"{checkpoint} does not exist")
+    from basinscope.runs import Request, reserved_for
+
+    request = Request(
+        checkpoint=checkpoint,
+        settings=settings,
+        machine=machine,
+        task=task,
+        cost=cost,
+        output=output,
+        plot=plot,
+        overwrite=overwrite,
+        resume=resume,
+        command=command_line(),
+    )
     with reserved_for(request):
         _run(request, shift or [], negative, as_json)
 
@@ -181,19 +185,6 @@ def check_shifts(shifts: list[float]) -> None:
     for shift in shifts:
         if not 0.0 < shift < float("inf"):
             raise UserError(f"--shift must be positive and finite, got {shift}")
-
-
-def _request(checkpoint: Path, settings: dict[str, Any], options: dict[str, Any]) -> Request:
-    from spectra.spectrum import SpectrumSettings
-
-    checked = SpectrumSettings(**settings)
-    if not checkpoint.exists():
-        raise FileNotFoundError(f"{checkpoint} does not exist")
-    from basinscope.runs import Request
-
-    return Request(
-        checkpoint=checkpoint, settings=checked, command=shlex.join(["basinscope", *sys.argv[1:]]), **options
-    )
 
 
 def _run(request: Request, shifts: list[float], rule: str, as_json: bool) -> None:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import math
-import shlex
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from basinscope.choices import nearest, one_of, read_bytes
+from basinscope.choices import nearest, one_of
 from basinscope.cli.options import (
-    DTYPES,
-    LEAST_MEMORY,
     RESULT,
     DebugOption,
     DeviceOption,
@@ -23,12 +19,12 @@ from basinscope.cli.options import (
     OutputOption,
     OverwriteOption,
     PlotOption,
+    ThreadsOption,
+    command_line,
+    machine_of,
 )
 from basinscope.tasks import CHECKPOINT_HELP, OPTIONS_HELP
 from spectra.errors import UserError
-
-if TYPE_CHECKING:
-    from basinscope.runs import VolumeRequest
 
 # Words that may be typed, here too so that --help needs no torch; a test holds them to the library's.
 METHODS = (
@@ -136,6 +132,7 @@ def volume(
     dtype: DtypeOption = None,
     device: DeviceOption = None,
     memory: MemoryOption = "4GiB",
+    threads: ThreadsOption = None,
     rank_tolerance: Annotated[
         float,
         typer.Option(
@@ -174,45 +171,56 @@ def volume(
     """Estimate the volume of the basin around a checkpoint: the points that cost less than the cutoff.
 
     Log-volumes are in nats; under a prior they are the logarithm of a probability.
-    """
+    """  # noqa: DOC501  # the help has no place for it
     del debug  # read by main
-    settings = {
-        "methods": _methods(method, prior),
-        "cutoff": cutoff,
-        "prior": prior,
-        "eps": eps,
-        "exponent": exponent,
-        "directions": directions,
-        "probes": probes,
-        "steps": steps,
-        "seed": seed,
-        "negative": negative,
-        "k": k,
-        "sweep_cutoff": sweep_cutoff,
-        "rank_tolerance": rank_tolerance,
-        "operator": operator or "",
-    }
-    _check_words(settings, preconditioner, cost)
-    if dtype is not None:
-        one_of("--dtype", dtype, DTYPES)
-    source = {
-        "task": task,
-        "validation_task": validation_task,
-        "cost": cost,
-        "preconditioner": preconditioner,
-        "dtype": dtype,
-        "device": device,
-        "memory": read_bytes("--memory", memory, least=LEAST_MEMORY),
-    }
-    where = {"output": output, "plot": plot, "overwrite": overwrite, "resume": resume}
+    _check_words(prior, negative, operator, preconditioner, cost)
+    if preconditioner == "identity" and eps != "search":
+        raise UserError("--preconditioner identity takes no --eps: leave it out")
+    if preconditioner == "identity" and exponent != EXPONENT:
+        raise UserError("--preconditioner identity takes no --exponent: leave it out")
+    if not 0.0 < cutoff < math.inf:
+        raise UserError(f"--cutoff must be positive and finite, got {cutoff}")
+    methods, machine = _methods(method, prior), machine_of(dtype, device, memory, threads)
     place = _place(checkpoint, trajectory, against or [])
-    request = _request(place, settings, {**source, **where})
-    from basinscope.cli.volume_report import report_trajectory, report_volume
+    from volume.study import VolumeSettings
 
+    settings = VolumeSettings(
+        methods=methods,
+        cutoff=cutoff,
+        prior=prior,
+        eps=eps,
+        exponent=exponent,
+        directions=directions,
+        probes=probes,
+        steps=steps,
+        seed=seed,
+        negative=negative,
+        k=k,
+        sweep_cutoff=sweep_cutoff,
+        rank_tolerance=rank_tolerance,
+        operator=operator or "",
+    )
+    from basinscope.cli.volume_report import report_trajectory, report_volume
+    from basinscope.runs import VolumeRequest
+
+    request = VolumeRequest(
+        checkpoint=place,
+        settings=settings,
+        machine=machine,
+        task=task,
+        validation_task=validation_task,
+        cost=cost,
+        preconditioner=preconditioner,
+        output=output,
+        plot=plot,
+        overwrite=overwrite,
+        resume=resume,
+        command=command_line(),
+    )
     if trajectory is None:
         report_volume(request, as_json, against or [])
     else:
-        report_trajectory(request, as_json)
+        report_trajectory(request, place, as_json)
 
 
 def _place(checkpoint: Path | None, trajectory: Path | None, against: list[Path]) -> Path:
@@ -236,35 +244,17 @@ def _methods(asked: list[str] | None, prior: str) -> tuple[str, ...]:
     return ("quadratic-mass", "star-domain") if gaussian else ("star-domain",)
 
 
-def _check_words(settings: dict[str, Any], preconditioner: str | None, cost: str | None) -> None:
-    kind = settings["prior"].partition(":")[0]
+def _check_words(prior: str, negative: str, operator: str | None, preconditioner: str | None, cost: str | None) -> None:
+    kind = prior.partition(":")[0]
     if kind not in PRIORS:
         raise UserError(
             "--prior must be gaussian, gaussian:S, init, uniform:A, ball:A or lebesgue; got "
-            f"{settings['prior']!r}{nearest(kind, PRIORS)}"
+            f"{prior!r}{nearest(kind, PRIORS)}"
         )
-    one_of("--negative", settings["negative"], NEGATIVE_RULES)
-    if settings["operator"]:
-        one_of("--operator", settings["operator"], OPERATORS)
+    one_of("--negative", negative, NEGATIVE_RULES)
+    if operator is not None:
+        one_of("--operator", operator, OPERATORS)
     if preconditioner is not None:
         one_of("--preconditioner", preconditioner, PRECONDITIONERS)
     if cost is not None:
         one_of("--cost", cost, COSTS)
-    if preconditioner == "identity" and settings["eps"] != "search":
-        raise UserError("--preconditioner identity takes no --eps: leave it out")
-    if preconditioner == "identity" and settings["exponent"] != EXPONENT:
-        raise UserError("--preconditioner identity takes no --exponent: leave it out")
-    cutoff = settings["cutoff"]
-    if not 0.0 < cutoff < math.inf:
-        raise UserError(f"--cutoff must be positive and finite, got {cutoff}")
-
-
-def _request(checkpoint: Path, settings: dict[str, Any], options: dict[str, Any]) -> VolumeRequest:
-    from volume.study import VolumeSettings
-
-    checked = VolumeSettings(**settings)
-    from basinscope.runs import VolumeRequest
-
-    return VolumeRequest(
-        checkpoint=checkpoint, settings=checked, command=shlex.join(["basinscope", *sys.argv[1:]]), **options
-    )

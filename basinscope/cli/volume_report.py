@@ -96,25 +96,26 @@ def _read(request: VolumeRequest) -> list[tuple[str, Path | None]]:
     return [(TASK, path) for path in task_files(request.validation_task)]
 
 
-def report_trajectory(request: VolumeRequest, as_json: bool) -> None:
+def report_trajectory(request: VolumeRequest, place: Path, as_json: bool) -> None:
     """Run the same study of each checkpoint of a folder, and print them.
 
     Args:
-        request: what was asked for; its checkpoint is the folder, or a pattern in one.
+        request: what was asked for of each.
+        place: the folder, or a pattern in one.
         as_json: print one JSON object instead of a table.
 
     Raises:
         UserError: if no checkpoint has a volume.
     """
     figure = replace(request, output=None, resume=False, overwrite=request.overwrite or request.resume)
-    results = trajectory_outputs(request.output, trajectory_files(request.checkpoint)).values()
+    results = trajectory_outputs(request.output, trajectory_files(place)).values()
     with reserved_for(figure, inputs=[*_read(request), *(("--output", path) for path in results)]):
-        _report_trajectory(request, as_json)
+        _report_trajectory(request, place, as_json)
 
 
-def _report_trajectory(request: VolumeRequest, as_json: bool) -> None:
+def _report_trajectory(request: VolumeRequest, place: Path, as_json: bool) -> None:
     with volume_progress() as report:
-        points = run_trajectory(request, request.checkpoint, report)
+        points = run_trajectory(request, place, report)
     files = {} if request.output is None else {"volumes": str(request.output)}
     try:
         if request.plot is not None and any(point.study for point in points):

@@ -14,7 +14,9 @@ from .part_progress import volume_progress as volume_progress
 from .placement import DTYPES as DTYPES
 from .progress import Report as Report
 from .progress import progress_report as progress_report
-from .request import reserved_for as reserved_for
+from .session import Machine as Machine
+from .session import Session as Session
+from .session import reserved_for as reserved_for
 from .spectrum import Request as Request
 from .spectrum import run_spectrum as run_spectrum
 from .volume import VolumeRequest as VolumeRequest

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import os
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
-import torch
 
 from basinscope.choices import chosen
-from basinscope.outputs import to_continue
+from basinscope.outputs import TASK, to_continue
 from basinscope.runs.progress import Report
-from basinscope.runs.spectrum import SMALL
-from basinscope.runs.volume import HELD_OUT, volume_landscape
-from basinscope.tasks import data_folder, make_landscape, task_name
-from spectra.checkpoint import UNCHECKED, AdamMoments, Checkpoint, DamagedStateError, adam_moments, read_checkpoint
-from spectra.errors import UserError
+from basinscope.runs.session import RunRequest, Session, basin_cost, ends_early
+from basinscope.tasks import data_folder, task_files
+from spectra.checkpoint import UNCHECKED, AdamMoments, Checkpoint, DamagedStateError, adam_moments
+from spectra.errors import UserError, require_counts
 from spectra.landscape import Landscape
 from spectra.plan import make_operator
 from spectra.spectrum import SpectrumSettings
@@ -53,12 +52,12 @@ BRIDGES = {"bridge": "sublevel", "bridge-star": "star"}
 UNKNOWN = "without a truth there is no bias: give --truth, or audit on --known cases"
 
 
-@dataclass(frozen=True)
-class AuditRequest:
+@dataclass(frozen=True, kw_only=True)
+class AuditRequest(RunRequest):
     """What the user asked for.
 
     Attributes:
-        checkpoint: path of the checkpoint; None for the known cases.
+        checkpoint: path of the checkpoint, or a landscape of the user's own; None for the known cases.
         effort: directions, probes, steps and products.
         facts: whether to check the sampler's facts.
         spectrum: a spectrum file for the known cases; None takes the one that comes with the data.
@@ -66,36 +65,60 @@ class AuditRequest:
         cases: likewise.
         repeats: seeds a row.
         seed: of the first.
-        task: of the checkpoint; None for its own.
         cost: ``kl``, ``task`` or None.
         cutoff: T.
         prior: as ``volume.priors.parse_prior`` reads it.
         truth: as typed, or None.
-        output: file of the store, or None.
-        plot: file of the figure, or None.
-        overwrite: whether existing files may be replaced.
-        resume: whether to keep the rows of the output.
-        command: the command line, for the record.
     """
 
-    checkpoint: Path | None
+    checkpoint: Path | Landscape | None
     effort: Mapping[str, int]
     facts: bool = True
     spectrum: Path | None = None
     estimators: tuple[str, ...] = ()
     cases: tuple[str, ...] = ()
-    repeats: int = 20
+    repeats: int = 12
     seed: int = 0
-    task: str | None = None
     cost: str | None = None
     cutoff: float = 0.01
     prior: str = "gaussian"
     truth: str | None = None
-    output: Path | None = None
-    plot: Path | None = None
-    overwrite: bool = False
-    resume: bool = False
-    command: str = ""
+
+    def __post_init__(self) -> None:
+        least = {"repeats": 2, "directions": 1, "probes": 1, "steps": 1, "products": 6, "seed": 0}
+        require_counts(SimpleNamespace(repeats=self.repeats, seed=self.seed, **self.effort), least)
+        if not 0.0 < self.cutoff < math.inf:
+            raise UserError(f"--cutoff must be positive and finite, got {self.cutoff}")
+        if self.checkpoint is None:
+            self._refuse_options_of_a_checkpoint()
+        elif self.spectrum is not None or self.cases:
+            raise UserError(f"--{'spectrum' if self.spectrum is not None else 'cases'} needs --known")
+
+    def _refuse_options_of_a_checkpoint(self) -> None:
+        """What belongs to the other kind of audit is refused, not ignored."""
+        given = {
+            "task": self.task is not None,
+            "cost": self.cost is not None,
+            "cutoff": self.cutoff != AuditRequest.cutoff,
+            "prior": self.prior != AuditRequest.prior,
+            "truth": self.truth is not None,
+            "dtype": self.machine.dtype is not None,
+            "device": self.machine.device is not None,
+        }
+        for name, is_given in given.items():
+            if is_given:
+                raise UserError(f"--{name} is of the audit of a checkpoint; --known has its own")
+
+    @property
+    def inputs(self) -> list[tuple[str, Path | None]]:
+        """What is read, each with the option that names it."""
+        source = self.checkpoint if isinstance(self.checkpoint, Path) else None
+        return [
+            ("CHECKPOINT", source),
+            ("--spectrum", known_spectrum(self.spectrum) if self.checkpoint is None else None),
+            ("--truth", None if self.truth is None else Path(self.truth)),
+            *((TASK, path) for path in task_files(self.task)),
+        ]
 
 
 def run_audit(request: AuditRequest, progress: Report) -> AuditReport:
@@ -111,14 +134,14 @@ def run_audit(request: AuditRequest, progress: Report) -> AuditReport:
     Raises:
         UserError: if what was asked for is not possible, in a sentence.
         OSError: if a file cannot be read or written.
+        Interrupted: if the user interrupts the computing, saying what is kept and how to go on.
     """
     names = chosen("--estimators", request.estimators, NAMES)
     if not request.estimators:
         names = tuple(name for name in names if name not in BY_NAME)
     earlier = _earlier(request)
-    if "OMP_NUM_THREADS" not in os.environ and request.checkpoint is None:
-        torch.set_num_threads(1)
     if request.checkpoint is None:
+        request.machine.set_threads(0)
         cases, report = _known(request)
     else:
         cases, report = _checkpoint(request, request.checkpoint, "" if earlier is None else earlier.strategy)
@@ -126,22 +149,34 @@ def run_audit(request: AuditRequest, progress: Report) -> AuditReport:
         raise UserError(f"{request.output} is an audit of {earlier.title} made otherwise; choose another --output")
     every = estimators(**request.effort)
 
+    kept = 0
+
     def keep(table: AuditTable) -> None:
+        nonlocal kept
         if request.output is not None:
             write_report(request.output, replace(report, table=table))
+            kept = len(table.rows)
 
-    table = audit(
-        cases,
-        {name: every[name] for name in names},
-        repeats=request.repeats,
-        seed=request.seed,
-        earlier=None if earlier is None else earlier.table,
-        progress=progress,
-        on_row=keep,
-    )
+    def state() -> str:
+        if request.output is None:
+            return "interrupted; nothing is saved: with --output an audit can be continued"
+        if not kept:
+            return f"interrupted before the first row was done; nothing new is saved in {request.output}"
+        return f"interrupted: {kept} rows are saved in {request.output}; go on with the same command and --resume"
+
     facts: tuple[Fact, ...] = ()
-    if request.facts:
-        facts = sampler_facts(request.seed, lambda done, total: progress(done, total, "facts of the sampler"))
+    with ends_early(state):
+        table = audit(
+            cases,
+            {name: every[name] for name in names},
+            repeats=request.repeats,
+            seed=request.seed,
+            earlier=None if earlier is None else earlier.table,
+            progress=progress,
+            on_row=keep,
+        )
+        if request.facts:
+            facts = sampler_facts(request.seed, lambda done, total: progress(done, total, "facts of the sampler"))
     report = replace(report, table=table, facts=facts)
     if request.output is not None:
         write_report(request.output, report)
@@ -196,29 +231,29 @@ def _eigenvalues(path: Path) -> Array:
     return np.repeat(density.deflation.nodes, counts)
 
 
-def _checkpoint(request: AuditRequest, path: Path, strategy: str) -> tuple[tuple[AuditCase, ...], AuditReport]:
+def _checkpoint(
+    request: AuditRequest, source: Path | Landscape, strategy: str
+) -> tuple[tuple[AuditCase, ...], AuditReport]:
     truth = _given_truth(request.truth)
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
-    checkpoint = read_checkpoint(path)
-    name = task_name(request.task, checkpoint)
-    name = HELD_OUT.get(name, name)
-    landscape = volume_landscape(request.cost, name, make_landscape(name, checkpoint))
-    if landscape.size < SMALL and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)
+    session = Session(source, request.task, request.machine)
+    checkpoint, name = session.checkpoint, session.held_out or session.task
+    landscape = session.shared(basin_cost(session.own(name), request.cost, name))
+    memory = request.machine.memory
     prior = parse_prior(request.prior, landscape.theta, layout=landscape.parameters, metadata=checkpoint.metadata)
-    asked = SpectrumSettings(operator=curvature_name(landscape), strategy=strategy or "auto")
+    asked = SpectrumSettings(operator=curvature_name(landscape), strategy=strategy or "auto", memory=memory)
     operator = make_operator(landscape, asked)
     # The first product chooses the strategy, which all rows, the bridge and whatever goes on share.
     operator.matvec(landscape.theta)
     strategy = str(getattr(operator, "strategy", ""))
     if request.truth in BRIDGES:
         target = BRIDGES[request.truth]
-        truth = bridge_truth(landscape, prior, request.cutoff, target=target, seed=request.seed, strategy=strategy)
+        truth = bridge_truth(
+            landscape, prior, request.cutoff, target=target, seed=request.seed, strategy=strategy, memory=memory
+        )
     elif request.truth is not None and truth is None:
         truth = _stored_truth(request.truth, checkpoint.sha256, landscape, prior.name, request.cutoff)
     case = AuditCase(
-        path.stem,
+        checkpoint.path.stem,
         landscape,
         request.cutoff,
         {} if truth is None else {VOLUME: truth},
@@ -227,18 +262,21 @@ def _checkpoint(request: AuditRequest, path: Path, strategy: str) -> tuple[tuple
         shift=SHIFT,
         landscape=landscape,
         moments=_moments(checkpoint, landscape),
+        memory=memory,
     )
-    unit = getattr(landscape.cost_function, "unit", "cost")
-    made = f"{_effort(request)}, cutoff {request.cutoff:g} {unit}, prior {prior.name}"
-    dtype = str(landscape.dtype).removeprefix("torch.")
-    noisy = noise_caution(cost_noise(landscape), request.cutoff, landscape.size, dtype, fixed=True)
+    made_from = session.provenance(landscape, request.command, name)
+    made = f"{_effort(request)}, cutoff {request.cutoff:g} {made_from.cost_unit}, prior {prior.name}"
+    # As asked for, and not where it is as the task has it: files from before the options were there say nothing of it.
+    machine = {"in": request.machine.dtype, "on": request.machine.device}
+    made = ", ".join([made, *(f"{where} {word}" for where, word in machine.items() if word is not None)])
+    noisy = noise_caution(cost_noise(landscape), request.cutoff, landscape.size, made_from.dtype, fixed=True)
     beside = (
         (truth is None, UNKNOWN),
         (UNCHECKED in checkpoint.integrity, f"checkpoint: {checkpoint.integrity}"),
         (bool(noisy), noisy),
     )
     notes = (made, *(words for holds, words in beside if holds))
-    return (case,), AuditReport(_empty(request), (), path.name, request.command, notes, strategy)
+    return (case,), AuditReport(_empty(request), (), checkpoint.path.name, request.command, notes, strategy)
 
 
 def _moments(checkpoint: Checkpoint, landscape: Landscape) -> AdamMoments | None:

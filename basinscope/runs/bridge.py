@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import torch
-
-from basinscope.failures import Interrupted
+from basinscope.outputs import to_continue
 from basinscope.ranks import STORED, agreed, writes_files
-from basinscope.runs.placement import placed
 from basinscope.runs.progress import Report
-from basinscope.runs.request import CheckpointRequest
-from basinscope.runs.spectrum import SMALL
-from basinscope.runs.volume import HELD_OUT, volume_landscape
-from basinscope.tasks import make_landscape, task_name
-from spectra.checkpoint import read_checkpoint
-from spectra.costs import cost_name
+from basinscope.runs.session import CheckpointRequest, Session, basin_cost, ends_early
 from spectra.errors import UserError
-from spectra.landscape import Landscape, spread
-from spectra.ranks import LostRankError, current_ranks
+from spectra.landscape import Landscape
 from volume.bridge import BridgeResult, bridge_volume, read_bridge, refuse_other, write_bridge
 from volume.chains import BridgeSettings
 from volume.noise import cost_noise
 from volume.priors import parse_prior
 
-# What is told of a source, and may differ where it goes on.
+# What of a source's provenance decides its numbers, and what is told of it and may differ where it goes on.
+_DECIDES = ("checkpoint_sha256", "task", "cost", "dtype")
 _RECORD = ("checkpoint", "checkpoint_integrity", "command", "cost_unit", "noise")
 
 
@@ -36,12 +27,10 @@ class BridgeRequest(CheckpointRequest):
 
     Attributes:
         settings: of the bridge.
-        output: file of the store, which a bridge cannot do without.
         prior: as ``volume.priors.parse_prior`` reads it.
     """
 
     settings: BridgeSettings
-    output: Path
     prior: str = "gaussian"
 
 
@@ -61,41 +50,31 @@ def run_bridge(request: BridgeRequest, progress: Report) -> tuple[BridgeResult, 
         Interrupted: if the user interrupts the computing, saying what is kept and how to go on.
         LostRankError: if another rank of several has died, saying the same.
     """
-    checkpoint = read_checkpoint(request.checkpoint)
-    trained = task_name(request.task, checkpoint)
-    name = HELD_OUT.get(trained, trained)
-    own = placed(make_landscape(name, checkpoint), request.dtype, request.device, name)
-    landscape = spread(volume_landscape(request.cost, name, own), current_ranks())
-    if landscape.size < SMALL and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)
+    session = Session(request.checkpoint, request.task, request.machine)
+    name = session.held_out or session.task
+    landscape = session.shared(basin_cost(session.own(name), request.cost, name))
     noise = _noise(landscape, min(request.settings.cutoffs))
-    prior = parse_prior(request.prior, landscape.theta, layout=landscape.parameters, metadata=checkpoint.metadata)
-    source = {
-        "checkpoint_sha256": checkpoint.sha256,
-        "data_sha256": landscape.batches.sha256,
-        "prior": prior.name,
-        "task": name,
-        "cost": cost_name(landscape.cost_function),
-        "dtype": str(landscape.dtype).removeprefix("torch."),
-        "checkpoint": str(request.checkpoint),
-        "checkpoint_integrity": checkpoint.integrity,
-        "command": request.command,
-        "cost_unit": str(getattr(landscape.cost_function, "unit", "cost")),
-        "noise": f"{noise:.3g}",
-    }
-    agreed("checkpoint", checkpoint.sha256)
+    prior = parse_prior(
+        request.prior, landscape.theta, layout=landscape.parameters, metadata=session.checkpoint.metadata
+    )
+    made = asdict(session.provenance(landscape, request.command, name))
+    source = {key: str(made[key]) for key in (*_DECIDES, *_RECORD) if key in made}
+    source |= {"data_sha256": landscape.batches.sha256, "prior": prior.name, "noise": f"{noise:.3g}"}
+    agreed("checkpoint", source["checkpoint_sha256"])
     agreed("task, cost and dtype", f"{name}, {source['cost']}, {source['dtype']}")
     earlier = _earlier(request, source)
     agreed(STORED, "nothing" if earlier is None else f"{earlier.rung_count} rungs")
     climb = _Climb(request.output, source, 0 if earlier is None else earlier.rung_count)
-    try:
+    with ends_early(climb.state):
         result = bridge_volume(
-            landscape, prior, request.settings, resume=earlier, on_rung=climb.keep, progress=progress
+            landscape,
+            prior,
+            request.settings,
+            resume=earlier,
+            memory=request.machine.memory,
+            on_rung=climb.keep,
+            progress=progress,
         )
-    except KeyboardInterrupt:
-        raise Interrupted(climb.state()) from None
-    except LostRankError as error:
-        raise LostRankError(f"{error}; {climb.state()}") from error
     climb.keep(result)
     return result, source
 
@@ -103,15 +82,17 @@ def run_bridge(request: BridgeRequest, progress: Report) -> tuple[BridgeResult, 
 class _Climb:
     """Writes the store after each rung."""
 
-    def __init__(self, output: Path, source: dict[str, str], kept: int) -> None:
+    def __init__(self, output: Path | None, source: dict[str, str], kept: int) -> None:
         self.output, self.source, self.kept = output, source, kept
 
     def keep(self, result: BridgeResult) -> None:
-        if writes_files():
+        if self.output is not None and writes_files():
             write_bridge(self.output, result, self.source)
         self.kept = result.rung_count
 
     def state(self) -> str:
+        if self.output is None:
+            return "interrupted; nothing is saved: with an output a bridge can be continued"
         if not self.kept:
             return f"interrupted before the first rung was done; nothing is saved in {self.output}"
         return f"interrupted: {self.kept} rungs are saved in {self.output}; go on with the same command and --resume"
@@ -128,9 +109,10 @@ def _noise(landscape: Landscape, cutoff: float) -> float:
 
 
 def _earlier(request: BridgeRequest, source: dict[str, str]) -> BridgeResult | None:
-    if not request.resume or not request.output.exists():
+    output = to_continue(request.output, resume=request.resume)
+    if output is None:
         return None
-    stored, found = read_bridge(request.output)
+    stored, found = read_bridge(output)
     fixed = {name: value for name, value in source.items() if name not in _RECORD}
-    refuse_other(request.output, stored, found, request.settings, fixed)
+    refuse_other(output, stored, found, request.settings, fixed)
     return replace(stored, settings=request.settings)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from basinscope.failures import Interrupted, sentence
-from basinscope.outputs import to_continue
+from basinscope.failures import sentence
+from basinscope.outputs import TASK, to_continue
 from basinscope.ranks import STORED, agreed, common, writes_files
 from basinscope.runs.evidence import make_evidence
 from basinscope.runs.progress import Report
-from basinscope.runs.spectrum import SMALL
+from basinscope.runs.resumption import refuse_differences
+from basinscope.runs.session import RunRequest, ends_early
+from basinscope.tasks import task_files
 from comparisons.comparison import Comparison, Examined
 from comparisons.evidence import Evidence, EvidenceSettings
 from comparisons.examination import examine
@@ -27,48 +27,60 @@ from comparisons.measures import measures_of
 from comparisons.store import read_comparison, write_comparison
 from spectra.errors import UserError, out_of_memory
 from spectra.files import Provenance
-from spectra.ranks import LostRankError, current_ranks
+from spectra.landscape import Landscape
+from spectra.ranks import current_ranks
 
 Strategies = Mapping[str, Mapping[str, str]]
 # What a user's file or task may be at fault for; anything else is a mistake of ours.
 EXPECTED = (UserError, OSError, MemoryError)
 
 
-@dataclass(frozen=True)
-class CompareRequest:
+@dataclass(frozen=True, kw_only=True)
+class CompareRequest(RunRequest):
     """What the user asked for.
 
     Attributes:
-        checkpoints: their paths, in the order of the table.
+        checkpoints: their paths, or one landscape of the user's own; in the order of the table.
         measures: names of measures.
         settings: what decides the numbers.
-        task: name of the task, or None for each checkpoint's own.
         held_out_task: name of the task on held-out data, or None for a built-in task's.
         initial: checkpoint of the initialisation, or None to look for it.
         reuse: files of spectra and volumes.
         jobs: processes.
-        output: file of the store, or None.
-        plot: file of the figure, or None.
-        overwrite: whether existing files may be replaced.
-        resume: whether to skip checkpoints that the output holds.
         traces: whether the output keeps the chains' whole series.
-        command: the command line, for the record.
     """
 
-    checkpoints: tuple[Path, ...]
+    checkpoints: tuple[Path | Landscape, ...]
     measures: tuple[str, ...]
     settings: EvidenceSettings
-    task: str | None = None
     held_out_task: str | None = None
     initial: Path | None = None
     reuse: tuple[Path, ...] = ()
     jobs: int = 1
-    output: Path | None = None
-    plot: Path | None = None
-    overwrite: bool = False
-    resume: bool = False
     traces: bool = True
-    command: str = ""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Those checkpoints that are files."""
+        return tuple(one for one in self.checkpoints if isinstance(one, Path))
+
+    @property
+    def inputs(self) -> list[tuple[str, Path | None]]:
+        """What is read, each with the option that names it."""
+        return [
+            *(("CHECKPOINT", path) for path in self.files),
+            ("--initial", self.initial),
+            *(("--reuse", path) for path in self.reuse),
+            *((TASK, path) for path in (*task_files(self.task), *task_files(self.held_out_task))),
+        ]
+
+    @property
+    def sources(self) -> dict[str, Path | Landscape]:
+        """The checkpoints by the names that the table gives them."""
+        return {
+            f"landscape {place}" if isinstance(one, Landscape) else str(one): one
+            for place, one in enumerate(self.checkpoints, 1)
+        }
 
 
 def run_compare(request: CompareRequest, progress: Report) -> Comparison:
@@ -90,23 +102,19 @@ def run_compare(request: CompareRequest, progress: Report) -> Comparison:
     if request.jobs != 1 and current_ranks() is not None:
         raise UserError("--jobs starts processes of its own, which ranks have already: leave it out under torchrun")
     known, strategies = _known(request)
-    waiting = [path for path in request.checkpoints if str(path) not in known]
+    waiting = [name for name in request.sources if name not in known]
 
     def comparison() -> Comparison:
         # In the order asked for, then what the output held besides.
-        order = dict.fromkeys([*map(str, request.checkpoints), *known])
+        order = dict.fromkeys([*request.sources, *known])
         rows = tuple(known[name] for name in order if name in known)
         return Comparison(request.settings, request.measures, rows)
 
-    try:
+    with ends_early(lambda: f"interrupted: {_left(request)}"):
         for examined in _examined(request, waiting, strategies, progress):
             known[examined.provenance.checkpoint] = examined
             if request.output is not None and writes_files():
                 write_comparison(request.output, comparison(), traces=request.traces)
-    except KeyboardInterrupt:
-        raise Interrupted(f"interrupted: {_left(request)}") from None
-    except LostRankError as error:
-        raise LostRankError(f"{error}; {_left(request)}") from error
     found = comparison()
     if not found.done:
         raise UserError(found.checkpoints[0].failure)
@@ -121,33 +129,33 @@ def _left(request: CompareRequest) -> str:
 
 
 def _examined(
-    request: CompareRequest, waiting: list[Path], strategies: Strategies, progress: Report
+    request: CompareRequest, waiting: list[str], strategies: Strategies, progress: Report
 ) -> Iterator[Examined]:
     if request.jobs == 1 or len(waiting) < 2:
-        for place, path in enumerate(waiting):
+        for place, name in enumerate(waiting):
 
-            def tell(done: int, total: int, what: str, place: int = place, path: Path = path) -> None:
-                progress(place * total + done, len(waiting) * total, f"{path.stem}: {what}")
+            def tell(done: int, total: int, what: str, place: int = place, title: str = Path(name).stem) -> None:
+                progress(place * total + done, len(waiting) * total, f"{title}: {what}")
 
-            yield examine_file(request, path, strategies.get(str(path)), tell)
+            yield examine_file(request, name, strategies.get(name), tell)
         return
     # Spawned, not forked: torch's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(request.jobs, len(waiting)), mp_context=context) as pool:
-        started = [pool.submit(examine_file, request, path, strategies.get(str(path))) for path in waiting]
+        started = [pool.submit(examine_file, request, name, strategies.get(name)) for name in waiting]
         for done, future in enumerate(as_completed(started)):
             yield future.result()
             progress(done + 1, len(waiting), "checkpoints")
 
 
 def examine_file(
-    request: CompareRequest, path: Path, strategies: Mapping[str, str] | None = None, progress: Report | None = None
+    request: CompareRequest, name: str, strategies: Mapping[str, str] | None = None, progress: Report | None = None
 ) -> Examined:
     """Examine one checkpoint; what fails is said in the result.
 
     Args:
         request: what was asked for.
-        path: the checkpoint.
+        name: one of the request's sources.
         strategies: how products of each curvature are computed, as an earlier result of it has it.
         progress: called with measures done, all measures and the name of the next.
 
@@ -158,36 +166,36 @@ def examine_file(
         Exception: if anything but the user's files, task or memory is at fault, or this is one of several ranks.
     """
     try:
-        return _examine(request, path, strategies, progress)
+        return _examine(request, name, strategies, progress)
     except Exception as error:
         # On several ranks a failure may be one rank's alone, and then the others wait for it: it ends the run.
         if current_ranks() is None and (isinstance(error, EXPECTED) or out_of_memory(error)):
-            return Examined(Provenance(str(path), ""), failure=sentence(error))
+            return Examined(Provenance(name, ""), failure=sentence(error))
         raise
 
 
 def _examine(
-    request: CompareRequest, path: Path, strategies: Mapping[str, str] | None, progress: Report | None
+    request: CompareRequest, name: str, strategies: Mapping[str, str] | None, progress: Report | None
 ) -> Examined:
-    evidence, provenance = _evidence(request, path, request.reuse, strategies)
+    evidence, provenance = _evidence(request, name, request.reuse, strategies)
     provenance = common(provenance, "; ".join(evidence.notes))
-    if evidence.landscape.size < SMALL and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)
     return examine(evidence, measures_of(request.measures), provenance, progress=progress)
 
 
 def _evidence(
-    request: CompareRequest, path: Path, reuse: tuple[Path, ...], strategies: Mapping[str, str] | None = None
+    request: CompareRequest, name: str, reuse: tuple[Path, ...], strategies: Mapping[str, str] | None = None
 ) -> tuple[Evidence, Provenance]:
     return make_evidence(
-        path,
+        request.sources[name],
         request.settings,
+        machine=request.machine,
         task=request.task,
         held_out_task=request.held_out_task,
         initial=request.initial,
         reuse=reuse,
         command=request.command,
         strategies=strategies,
+        title=name,
     )
 
 
@@ -210,11 +218,8 @@ def run_invariance(request: CompareRequest, progress: Report) -> InvarianceTable
         raise UserError(f"--invariance takes one checkpoint, got {len(request.checkpoints)}")
     if request.output is not None:
         raise UserError("--invariance writes no file: leave out --output, or use --json")
-    evidence, _ = make_evidence(
-        request.checkpoints[0], request.settings, task=request.task, held_out_task=request.held_out_task
-    )
-    if evidence.landscape.size < SMALL and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)
+    (name,) = request.sources
+    evidence, _ = _evidence(request, name, ())
     measures = measures_of(request.measures)
     return check_invariance(
         evidence.landscape, measures, request.settings, held_out=evidence.held_out, progress=progress
@@ -242,15 +247,18 @@ def _known(request: CompareRequest) -> tuple[dict[str, Examined], Strategies]:
 
 def _fits(one: Examined, request: CompareRequest) -> bool:
     """Whether a stored checkpoint has all measures asked for, of the same file, data, cost and initialisation still."""
-    path = Path(one.provenance.checkpoint)
-    if any(name not in one.outcomes for name in request.measures):
+    name, output = one.provenance.checkpoint, request.output
+    if any(measure not in one.outcomes for measure in request.measures):
         return False
-    if path not in request.checkpoints:
+    if name not in request.sources:
         return True
     try:
-        evidence, provenance = _evidence(request, path, ())
+        evidence, provenance = _evidence(request, name, ())
     except EXPECTED:
         return False  # it will be said when the checkpoint is examined
+    if output is not None:
+        kept, now = one.provenance, provenance
+        refuse_differences(output, [(key, getattr(kept, key), getattr(now, key)) for key in ("dtype", "device")])
     landscape, beside = evidence.landscape, evidence.held_out
     costs = (landscape.anchor_cost, math.nan if beside is None else beside.anchor_cost)
     return (

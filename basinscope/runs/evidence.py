@@ -8,47 +8,48 @@ from pathlib import Path
 
 from torch import Tensor
 
-from basinscope.tasks import make_landscape, task_name
+from basinscope.runs.session import Machine, Session
 from comparisons.evidence import Evidence, EvidenceSettings
 from comparisons.measures import basin_landscape
 from spectra.checkpoint import Checkpoint, read_checkpoint
 from spectra.costs import cost_name
 from spectra.errors import UserError
 from spectra.files import Provenance
-from spectra.landscape import Landscape, spread
-from spectra.ranks import current_ranks
+from spectra.landscape import Landscape
 from spectra.store import read_spectrum
 from spectra.titles import operator_title
 from volume.store import is_volume_file, read_study
 
-# Where a built-in task has rows that the network was not trained on.
-HELD_OUT = {"digits": "digits-heldout"}
 _STEP = re.compile(r"^(?P<run>.*step[-_]?)(?P<step>\d+)(?P<rest>.*)$")
 _SAME_RUN = ("task", "kind", "seed", "hidden")
 
 
 def make_evidence(
-    path: Path,
+    path: Path | Landscape,
     settings: EvidenceSettings,
     *,
+    machine: Machine,
     task: str | None = None,
     held_out_task: str | None = None,
     initial: Path | None = None,
     reuse: tuple[Path, ...] = (),
     command: str = "",
     strategies: Mapping[str, str] | None = None,
+    title: str = "landscape",
 ) -> tuple[Evidence, Provenance]:
     """Reads a checkpoint and what belongs to it.
 
     Args:
-        path: the checkpoint.
+        path: the checkpoint, or a landscape of the user's own.
         settings: what decides the numbers.
+        machine: where it is computed.
         task: as typed; None for the checkpoint's own.
         held_out_task: likewise, for held-out data; None for that of a built-in task.
         initial: checkpoint of the initialisation; None looks for step 0 of the same run beside the checkpoint.
         reuse: files of spectra and volumes.
         command: the command line, for the record.
         strategies: how products of each curvature are computed, as an earlier result has it.
+        title: what stands for the path of a landscape.
 
     Returns:
         The evidence, nothing of it computed yet, and what it is of.
@@ -57,44 +58,36 @@ def make_evidence(
         UserError: if the checkpoint, the task or a file cannot be used, in a sentence.
         OSError: if a file cannot be read.
     """
-    checkpoint = read_checkpoint(path)
-    name = task_name(task, checkpoint)
-    ranks = current_ranks()
-    landscape = spread(make_landscape(name, checkpoint), ranks)
-    beside = held_out_task or HELD_OUT.get(name)
-    held_out = None if beside is None else spread(make_landscape(beside, checkpoint), ranks)
-    start, note = _initial(initial, path, checkpoint, name, landscape)
-    known = {"held_out": held_out, "checkpoint": checkpoint, "initial": start, "strategies": strategies}
-    evidence = Evidence(landscape, settings=settings, **known)  # type: ignore[arg-type]
-    notes = [note, *(reused(evidence, file, checkpoint) for file in reuse)]
-    evidence.notes = tuple(text for text in notes if text)
-    cost = landscape.cost_function
-    provenance = Provenance(
-        checkpoint=str(path),
-        checkpoint_sha256=checkpoint.sha256,
-        checkpoint_integrity=checkpoint.integrity,
-        task=name,
-        cost=cost_name(cost),
-        cost_unit=str(getattr(cost, "unit", "cost")),
-        dtype=str(landscape.dtype).removeprefix("torch."),
-        device=str(landscape.device),
-        command=command,
+    session = Session(path, task, machine, title=title)
+    landscape = session.shared(session.own())
+    beside = held_out_task or session.held_out
+    held_out = None if beside is None else session.shared(session.own(beside))
+    start, note = _initial(initial, session, landscape)
+    evidence = Evidence(
+        landscape,
+        settings=settings,
+        held_out=held_out,
+        checkpoint=session.checkpoint,
+        initial=start,
+        strategies=strategies,
+        memory=machine.memory,
     )
-    return evidence, provenance
+    notes = [note, *(reused(evidence, file, session.checkpoint) for file in reuse)]
+    evidence.notes = tuple(text for text in notes if text)
+    return evidence, session.provenance(landscape, command)
 
 
-def _initial(
-    asked: Path | None, path: Path, checkpoint: Checkpoint, task: str, landscape: Landscape
-) -> tuple[Tensor | None, str]:
+def _initial(asked: Path | None, session: Session, landscape: Landscape) -> tuple[Tensor | None, str]:
     """The parameters at initialisation, and a sentence on where they are from."""
-    found = asked or named_initialisation(path, checkpoint) or step_zero(path)
+    checkpoint = session.checkpoint
+    found = asked or named_initialisation(checkpoint.path, checkpoint) or step_zero(checkpoint.path)
     if found is None:
         return None, ""
     start = read_checkpoint(found)
     differing = [key for key in _SAME_RUN if start.metadata.get(key) != checkpoint.metadata.get(key)]
     if asked is None and differing:
         return None, f"{found.name} is not taken for the initialisation: its {differing[0]} differs"
-    theta = make_landscape(task, start).theta
+    theta = session.own(checkpoint=start).theta
     if theta.shape != landscape.theta.shape:
         raise UserError(f"{found} has {len(theta)} parameters, the checkpoint {landscape.size}: not its initialisation")
     return theta, f"initialisation read from {found.name}"
@@ -162,6 +155,8 @@ def reused(evidence: Evidence, file: Path, checkpoint: Checkpoint) -> str:
         reason = "it is of other data"
     elif stored.provenance.cost != cost_name(landscape.cost_function):
         reason = f"it is of the cost {stored.provenance.cost}"
+    elif stored.provenance.dtype != str(landscape.dtype).removeprefix("torch."):
+        reason = f"it is in {stored.provenance.dtype}"
     elif tuple(name for name, _ in spectrum.parameters) != landscape.parameters.names:
         reason = "it is of other parameters"
     elif not spectrum.complete:
@@ -183,6 +178,8 @@ def _reused_volume(evidence: Evidence, file: Path, checkpoint: Checkpoint) -> st
         reason = "it is of other data than the held-out rows" if evidence.held_out else "it is of other data"
     elif study.provenance.cost != cost_name(landscape.cost_function):
         reason = f"it is of the cost {study.provenance.cost}"
+    elif study.provenance.dtype != str(landscape.dtype).removeprefix("torch."):
+        reason = f"it is in {study.provenance.dtype}"
     elif study.settings.cutoff != evidence.settings.cutoff:
         reason = f"its cutoff is {study.settings.cutoff:g}"
     elif study.settings.prior != "gaussian":

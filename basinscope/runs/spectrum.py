@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import torch
-
-from basinscope.failures import Interrupted
 from basinscope.outputs import to_continue
 from basinscope.ranks import common, writes_files
 from basinscope.runs.announcement import announcement, memory_line, plan_of
-from basinscope.runs.placement import guarded, placed
-from basinscope.runs.request import CheckpointRequest
+from basinscope.runs.placement import guarded
 from basinscope.runs.resumption import check_landscape, check_settings, check_source
-from basinscope.tasks import make_landscape, task_name
-from spectra.checkpoint import Checkpoint, read_checkpoint
+from basinscope.runs.session import CheckpointRequest, Session, continued, ends_early
 from spectra.compute import compute_spectrum
-from spectra.costs import BY_NAME, cost_name
+from spectra.costs import BY_NAME
 from spectra.errors import UserError
 from spectra.files import Provenance
-from spectra.landscape import Landscape, spread
-from spectra.ranks import LostRankError, current_ranks
 from spectra.spectrum import Spectrum, SpectrumSettings
 from spectra.store import StoredSpectrum, read_spectrum, write_spectrum
-
-# Below this many parameters a product is too short to share between threads: 614 products of a network of
-# 4,810 parameters took 3.1 s on one thread and 208 s on two threads of a busy machine.
-SMALL = 200_000
-# More than any machine has use for; OpenMP ends the process where it cannot start as many as it is asked for.
-MOST_THREADS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +24,10 @@ class Request(CheckpointRequest):
     """What the user asked for; the cost is the task's own by default.
 
     Attributes:
-        settings: of the spectrum.
-        threads: number of threads, or None to choose.
+        settings: of the spectrum; its memory is the machine's.
     """
 
     settings: SpectrumSettings
-    threads: int | None = None
 
 
 def run_spectrum(
@@ -65,33 +49,30 @@ def run_spectrum(
         Interrupted: if the user interrupts the computing, saying what is kept and how to go on.
         LostRankError: if another rank of several has died, saying the same.
     """
+    settings = replace(request.settings, memory=request.machine.memory)
+    request = replace(request, settings=settings)
     stored = _earlier(request)
-    checkpoint = read_checkpoint(request.checkpoint)
-    name = task_name(request.task, checkpoint)
-    _set_threads(request.threads)
-    landscape = spread(_landscape(request, name, checkpoint), current_ranks())
-    if request.threads is None and landscape.size < SMALL and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)
-    provenance = common(_provenance(request, name, checkpoint, landscape), _described(stored))
+    session = Session(request.checkpoint, request.task, request.machine)
+    landscape = session.own()
+    if request.cost is not None:
+        with guarded(f"--cost {request.cost}", session.task):
+            landscape = landscape.with_cost(BY_NAME[request.cost])
+    landscape = session.shared(landscape)
+    provenance = common(session.provenance(landscape, request.command), _described(stored))
     if stored is not None and request.output is not None:
         check_source(request.output, stored.provenance, provenance)
         check_landscape(request.output, stored, landscape.batches.sha256, landscape.cost())
-        command = "\n".join(dict.fromkeys([*stored.provenance.command.splitlines(), request.command]))
-        provenance = replace(stored.provenance, command=command)
+        provenance = continued(stored.provenance, request.command)
         if stored.spectrum.complete and stored.spectrum.settings.probes == request.settings.probes:
             return stored, ()
     resume = None if stored is None else stored.spectrum
-    plan, need = plan_of(landscape, request.settings, resume)
-    announce(announcement(plan, request.settings, resume))
+    plan, need = plan_of(landscape, settings, resume)
+    announce(announcement(plan, settings, resume))
     if need is not None and (line := memory_line(need)):
         announce(line)
     keeper = _Keeper(request, provenance, resume)
-    try:
-        spectrum = compute_spectrum(landscape, request.settings, resume=resume, on_block=keeper.keep, progress=progress)
-    except KeyboardInterrupt:
-        raise Interrupted(keeper.state()) from None
-    except LostRankError as error:
-        raise LostRankError(f"{error}; {keeper.state()}") from error
+    with ends_early(keeper.state):
+        spectrum = compute_spectrum(landscape, settings, resume=resume, on_block=keeper.keep, progress=progress)
     keeper.keep(spectrum)
     return StoredSpectrum(spectrum, provenance), plan.notes
 
@@ -140,36 +121,3 @@ def _described(stored: StoredSpectrum | None) -> str:
     if stored is None:
         return "nothing"
     return f"{stored.spectrum.density.runs.probes} probes of {stored.provenance.created}"
-
-
-def _landscape(request: Request, name: str, checkpoint: Checkpoint) -> Landscape:
-    landscape = make_landscape(name, checkpoint)
-    if request.cost is not None:
-        with guarded(f"--cost {request.cost}", name):
-            landscape = landscape.with_cost(BY_NAME[request.cost])
-    return placed(landscape, request.dtype, request.device, name)
-
-
-def _set_threads(threads: int | None) -> None:
-    if threads is None:
-        return
-    if threads < 1:
-        raise UserError(f"--threads must be at least 1, got {threads}")
-    if threads > MOST_THREADS:
-        raise UserError(f"--threads must be at most {MOST_THREADS}, got {threads}")
-    torch.set_num_threads(threads)
-
-
-def _provenance(request: Request, name: str, checkpoint: Checkpoint, landscape: Landscape) -> Provenance:
-    cost = landscape.cost_function
-    return Provenance(
-        checkpoint=str(request.checkpoint),
-        checkpoint_sha256=checkpoint.sha256,
-        checkpoint_integrity=checkpoint.integrity,
-        task=name,
-        cost=cost_name(cost),
-        cost_unit=str(getattr(cost, "unit", "cost")),
-        dtype=str(landscape.dtype).removeprefix("torch."),
-        device=str(landscape.device),
-        command=request.command,
-    )

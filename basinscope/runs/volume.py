@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from basinscope.failures import Interrupted
 from basinscope.outputs import to_continue
 from basinscope.ranks import common, writes_files
-from basinscope.runs.placement import guarded, placed
 from basinscope.runs.progress import Report
-from basinscope.runs.request import CheckpointRequest
 from basinscope.runs.resumption import check_source
-from basinscope.runs.spectrum import SMALL
+from basinscope.runs.session import CheckpointRequest, Session, basin_cost, continued, ends_early
 from basinscope.runs.volume_announcement import volume_lines
 from basinscope.runs.volume_resumption import check_landscape, check_settings
-from basinscope.tasks import make_landscape, task_name
-from spectra.checkpoint import AdamMoments, Checkpoint, adam_moments, read_checkpoint
-from spectra.costs import CrossEntropy, KLFromAnchor, cost_name, kl_from_anchor
+from spectra.checkpoint import AdamMoments, Checkpoint, adam_moments
+from spectra.costs import CrossEntropy
 from spectra.errors import UserError, out_of_memory
 from spectra.files import Provenance
-from spectra.landscape import Landscape, spread
-from spectra.ranks import LostRankError, current_ranks
-from spectra.spectrum import SpectrumSettings
+from spectra.landscape import Landscape
+from spectra.ranks import current_ranks
 from volume.curvature_density import curvature_name
 from volume.descent import Descent, descent
 from volume.estimator import VolumeEstimator, refuse_without_volume
@@ -42,9 +35,6 @@ from volume.store import read_study, write_study
 from volume.study import VolumeSettings, VolumeStudy
 from volume.sweep import CutoffSweep, parse_sweep
 
-# Basins are measured on data that the network was not trained on, where a built-in task has such.
-HELD_OUT = {"digits": "digits-heldout"}
-
 
 @dataclass(frozen=True, kw_only=True)
 class VolumeRequest(CheckpointRequest):
@@ -54,13 +44,11 @@ class VolumeRequest(CheckpointRequest):
         settings: of the study.
         preconditioner: as typed; None takes that of the output if it is continued, else the settings'.
         validation_task: name of the task to measure basins on, or None for a built-in task's held-out rows.
-        memory: bytes that graphs and Lanczos bases may take.
     """
 
     settings: VolumeSettings
     preconditioner: str | None = None
     validation_task: str | None = None
-    memory: int = SpectrumSettings.memory
 
 
 def run_volume(
@@ -82,18 +70,15 @@ def run_volume(
         Interrupted: if the user interrupts the computing, saying what is kept and how to go on.
     """
     earlier = _earlier(request)
-    checkpoint = read_checkpoint(request.checkpoint)
-    trained = task_name(request.task, checkpoint)
-    name = request.validation_task or HELD_OUT.get(trained, trained)
-    own = placed(make_landscape(name, checkpoint), request.dtype, request.device, name)
-    landscape = spread(volume_landscape(request.cost, name, own), current_ranks())
-    if landscape.size < SMALL and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)
+    session = Session(request.checkpoint, request.task, request.machine)
+    checkpoint, name = session.checkpoint, request.validation_task or session.held_out or session.task
+    own = session.own(name)
+    landscape = session.shared(basin_cost(own, request.cost, name))
     chosen, moments = _preconditioner(request, checkpoint, landscape, earlier)
     below, noise = _surroundings(landscape, earlier, progress)
     asked = replace(request.settings, preconditioner=chosen)
-    study = _study(request, name, checkpoint, landscape, asked, below, noise)
-    study = replace(study, provenance=common(study.provenance, _described(earlier)))
+    provenance = common(session.provenance(landscape, request.command, name), _described(earlier))
+    study = _study(provenance, landscape, asked, below, noise)
     prior = parse_prior(
         study.settings.prior, landscape.theta, layout=landscape.parameters, metadata=checkpoint.metadata
     )
@@ -107,9 +92,9 @@ def run_volume(
         fall=below.fall,
         noise=noise,
         data=own if isinstance(own.softmax, CrossEntropy) and own.softmax.plain else None,
-        training=_training(request, trained, name, checkpoint),
+        training=_training(request, session, name),
         strategy=study.strategy,
-        memory=request.memory,
+        memory=request.machine.memory,
         progress=progress,
     )
     for line in volume_lines(estimator):
@@ -125,17 +110,13 @@ class _Work:
         self.kept = 0
 
     def run(self) -> VolumeStudy:
-        try:
+        with ends_early(self.state):
             for method in self.study.settings.methods:
                 self.method(method)
             refuse_without_volume(self.study.results)
             if self.study.settings.sweep_cutoff:
                 self.sweep(parse_sweep(self.study.settings.sweep_cutoff))
             self.write()
-        except KeyboardInterrupt:
-            raise Interrupted(self.state()) from None
-        except LostRankError as error:
-            raise LostRankError(f"{error}; {self.state()}") from error
         return self.study
 
     def method(self, method: str) -> None:
@@ -229,7 +210,6 @@ def _continued(output: Path, typed: str, earlier: VolumeStudy, study: VolumeStud
     check_source(output, earlier.provenance, study.provenance)
     check_settings(output, earlier, study.settings)
     check_landscape(output, earlier, study)
-    command = "\n".join(dict.fromkeys([*earlier.provenance.command.splitlines(), typed]))
     kept = _kept_settings(earlier, study.settings)
     # What failed is tried again.
     results = {name: one for name, one in earlier.results.items() if not (one.failure and name in kept.methods)}
@@ -239,7 +219,7 @@ def _continued(output: Path, typed: str, earlier: VolumeStudy, study: VolumeStud
         results=results,
         sweep=earlier.sweep,
         strategy=earlier.strategy if earlier.operator == study.operator else "",
-        provenance=replace(earlier.provenance, command=command),
+        provenance=continued(earlier.provenance, typed),
     )
 
 
@@ -253,41 +233,16 @@ def _kept_settings(earlier: VolumeStudy, asked: VolumeSettings) -> VolumeSetting
     return replace(asked, preconditioner=before.preconditioner, eps=before.eps, exponent=before.exponent)
 
 
-def _training(request: VolumeRequest, trained: str, name: str, checkpoint: Checkpoint) -> Landscape | None:
+def _training(request: VolumeRequest, session: Session, name: str) -> Landscape | None:
     """The landscape of the training data, for the segment; None if that is not asked for."""
     if SEGMENT not in request.settings.methods:
         return None
-    if trained == name:
+    if session.task == name:
         raise UserError(
             f"segment needs two sets of data, and there is only that of the task {name!r}: give --task, the data that "
             "the checkpoint was trained on, and --validation-task, other data"
         )
-    own = placed(make_landscape(trained, checkpoint), request.dtype, request.device, trained)
-    return volume_landscape(request.cost, trained, own)
-
-
-def volume_landscape(cost: str | None, name: str, landscape: Landscape) -> Landscape:
-    """The task's landscape under the divergence from the anchor, or under its own cost.
-
-    Args:
-        cost: ``kl``, ``task``, or None to choose by the task's cost.
-        name: of the task.
-        landscape: as the task makes it.
-
-    Returns:
-        The landscape.
-
-    Raises:
-        UserError: if the task's model has no such cost.
-        OSError: if its data cannot be read.
-        MemoryError: if its data does not fit the memory.
-    """
-    if cost == "task" or (cost is None and landscape.softmax is None):
-        return landscape
-    if isinstance(landscape.softmax, KLFromAnchor):
-        return landscape
-    with guarded("--cost kl", name):
-        return landscape.with_cost(kl_from_anchor)
+    return basin_cost(session.own(), request.cost, session.task)
 
 
 def _preconditioner(
@@ -321,33 +276,13 @@ def _surroundings(landscape: Landscape, earlier: VolumeStudy | None, progress: R
 
 
 def _study(
-    request: VolumeRequest,
-    name: str,
-    checkpoint: Checkpoint,
-    landscape: Landscape,
-    settings: VolumeSettings,
-    below: Descent,
-    noise: float,
+    provenance: Provenance, landscape: Landscape, settings: VolumeSettings, below: Descent, noise: float
 ) -> VolumeStudy:
     """The study before its first result."""
-    cost = landscape.cost_function
-    unit = str(getattr(cost, "unit", "cost"))
-    dtype = str(landscape.dtype).removeprefix("torch.")
     lowest = float(parse_sweep(settings.sweep_cutoff)[0]) if settings.sweep_cutoff else settings.cutoff
-    cautions = [below.caution(min(settings.cutoff, lowest), unit)]
+    cautions = [below.caution(min(settings.cutoff, lowest), provenance.cost_unit)]
     if set(SAMPLED) & set(settings.methods):
-        cautions.append(noise_caution(noise, min(settings.cutoff, lowest), landscape.size, dtype))
-    provenance = Provenance(
-        checkpoint=str(request.checkpoint),
-        checkpoint_sha256=checkpoint.sha256,
-        checkpoint_integrity=checkpoint.integrity,
-        task=name,
-        cost=cost_name(cost),
-        cost_unit=unit,
-        dtype=dtype,
-        device=str(landscape.device),
-        command=request.command,
-    )
+        cautions.append(noise_caution(noise, min(settings.cutoff, lowest), landscape.size, provenance.dtype))
     return VolumeStudy(
         settings=settings,
         provenance=provenance,

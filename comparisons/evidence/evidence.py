@@ -14,7 +14,7 @@ from comparisons.evidence.work import Tally, Work
 from spectra.checkpoint import Checkpoint
 from spectra.errors import UserError, require_counts
 from spectra.landscape import Landscape
-from spectra.spectrum import Spectrum
+from spectra.spectrum import Spectrum, SpectrumSettings
 from volume.study import VolumeStudy
 
 Item = TypeVar("Item")
@@ -69,6 +69,7 @@ class Evidence:
         notes: sentences on what was reused, and what was not and why.
         strategies: how products of each curvature are computed, by its name: what the first of them chose by time, and
             all others, and whoever goes on, take again.
+        memory: bytes that graphs and bases may take.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Evidence:
         initial: Tensor | None = None,
         settings: EvidenceSettings | None = None,
         strategies: Mapping[str, str] | None = None,
+        memory: int = SpectrumSettings.memory,
     ) -> None:
         """Computes nothing yet.
 
@@ -92,7 +94,7 @@ class Evidence:
         self.initial = None if initial is None else initial.to(landscape.theta)
         self.settings = settings or EvidenceSettings()
         self.notes: tuple[str, ...] = ()
-        self.strategies = dict(strategies or {})
+        self.strategies, self.memory = dict(strategies or {}), memory
         self.stored_spectra: dict[str, Spectrum] = {}
         self.stored_study: VolumeStudy | None = None
         self._items: dict[str, Any] = {}

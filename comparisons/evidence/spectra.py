@@ -38,8 +38,14 @@ def spectrum_settings(evidence: Evidence, operator: str) -> SpectrumSettings:
         products = max(asked.budget // 2, 2 * LEAST_STEPS)
         steps = min(steps, max(products // 2, LEAST_STEPS))
         probes = max(2, products // steps)
-    strategy = evidence.strategy(operator)
-    return SpectrumSettings(operator=operator, probes=probes, steps=steps, seed=asked.seed, strategy=strategy)
+    return SpectrumSettings(
+        operator=operator,
+        probes=probes,
+        steps=steps,
+        seed=asked.seed,
+        strategy=evidence.strategy(operator),
+        memory=evidence.memory,
+    )
 
 
 def hessian_spectrum(evidence: Evidence) -> Spectrum:
@@ -170,7 +176,8 @@ def basin_mass(evidence: Evidence) -> QuadraticMass:
         density = gauss_newton_density(evidence)
         steps = min(2 * evidence.settings.steps, density.size)
         operator = gauss_newton_operator(evidence)
-        anchor: AnchorMeasure = anchor_measure(operator, evidence.landscape.theta.to(operator.dtype), steps)
+        theta = evidence.landscape.theta.to(operator.dtype)
+        anchor: AnchorMeasure = anchor_measure(operator, theta, steps, memory=evidence.memory)
         evidence.keep_strategy("gauss-newton", operator)
         tally.products += steps
         width, cutoff = prior_width(evidence), evidence.settings.cutoff

@@ -88,7 +88,7 @@ def method_result(evidence: Evidence, method: str) -> MethodResult:
         )
         prior = GaussianPrior.from_parameters_rms(landscape.theta)
         known = evidence.strategies.get(BASIN, "")
-        estimator = VolumeEstimator(landscape, settings, prior, moments=moments, strategy=known)
+        estimator = VolumeEstimator(landscape, settings, prior, moments=moments, strategy=known, memory=evidence.memory)
         found = estimator.run(method)
         evidence.keep_strategy(BASIN, estimator)
         return found

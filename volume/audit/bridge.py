@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from spectra.landscape import Landscape
+from spectra.spectrum import SpectrumSettings
 from volume.audit.case import AuditCase, Truth
 from volume.audit.reading import AuditReading, Estimator, NotApplicable
 from volume.audit.samplers import gaussian
@@ -42,7 +43,14 @@ def bridge(*, chains: int = 16, draws: int = 100, target: str = "sublevel") -> E
 
 
 def bridge_truth(
-    landscape: Landscape, prior: Prior, cutoff: float, *, target: str = "sublevel", seed: int = 0, strategy: str = ""
+    landscape: Landscape,
+    prior: Prior,
+    cutoff: float,
+    *,
+    target: str = "sublevel",
+    seed: int = 0,
+    strategy: str = "",
+    memory: int = SpectrumSettings.memory,
 ) -> Truth:
     """The log-volume by a bridge, as the truth of a checkpoint.
 
@@ -53,12 +61,13 @@ def bridge_truth(
         target: ``sublevel``, or ``star`` for what star-domain estimators estimate.
         seed: of the bridge.
         strategy: how products with the curvature are computed; empty times the candidates.
+        memory: bytes that the graphs of these products may take.
 
     Returns:
         The truth, its error the bridge's own.
     """
     settings = BridgeSettings((cutoff,), target=target, seed=seed)
-    return truth_of(bridge_volume(landscape, prior, settings, strategy=strategy), cutoff)
+    return truth_of(bridge_volume(landscape, prior, settings, strategy=strategy, memory=memory), cutoff)
 
 
 def truth_of(result: BridgeResult, cutoff: float) -> Truth:

@@ -16,6 +16,7 @@ from spectra.interval import half_width
 from spectra.lanczos import Eigenpairs, top_eigenpairs
 from spectra.landscape import Landscape
 from spectra.operators import SymmetricOperator
+from spectra.spectrum import SpectrumSettings
 from volume.preconditioners import diagonal_curvature
 from volume.prior_units import prior_units
 from volume.priors import GaussianPrior, Lebesgue, Prior
@@ -73,6 +74,7 @@ class AuditCase:
         landscape: the same cost as a landscape of a torch module, for libraries that differentiate one; or None.
         moments: Adam's, of a checkpoint that has them.
         most_directions: samplers take no more than these, where more would take minutes.
+        memory: bytes that Lanczos bases may take.
     """
 
     name: str
@@ -85,6 +87,7 @@ class AuditCase:
     landscape: Landscape | None = None
     moments: AdamMoments | None = None
     most_directions: int = 10**9
+    memory: int = SpectrumSettings.memory
 
     @property
     def size(self) -> int:
@@ -139,7 +142,8 @@ class AuditCase:
             raise UserError(f"the case {self.name} needs a gaussian prior, got {self.prior.name}")
         scale = self.prior.scale(self.size)
         operator, theta, s = prior_units(self.curvature, self.surface.theta, scale)
-        measure = anchor_measure(operator, theta.to(operator.dtype), min(ANCHOR_STEPS, self.size))
+        steps = min(ANCHOR_STEPS, self.size)
+        measure = anchor_measure(operator, theta.to(operator.dtype), steps, memory=self.memory)
         return operator, measure, s, 0.0 if operator is self.operator else float(scale.log().sum())
 
     @property

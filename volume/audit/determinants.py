@@ -51,9 +51,10 @@ def own_density(probes: int, steps: int) -> Density:
         What gives a density of an operator and the products spent.
     """
 
-    def density(case: AuditCase, operator: SymmetricOperator, seed: int) -> tuple[SpectralDensity, int]:  # noqa: ARG001
+    def density(case: AuditCase, operator: SymmetricOperator, seed: int) -> tuple[SpectralDensity, int]:
         counted = CountingOperator(operator)
-        found = slq_density(counted, SpectrumSettings(probes=probes, steps=steps, seed=seed))
+        settings = SpectrumSettings(probes=probes, steps=steps, seed=seed, memory=case.memory)
+        found = slq_density(counted, settings)
         return found, counted.products
 
     return density

@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from spectra.errors import UserError
 from spectra.landscape import Landscape
+from spectra.spectrum import SpectrumSettings
 from volume.bridge.result import BridgeResult
 from volume.chains import (
     LEAST_OVERLAP,
@@ -50,6 +51,7 @@ def bridge_volume(
     curvature: LeadingCurvature | None = None,
     resume: BridgeResult | None = None,
     strategy: str = "",
+    memory: int = SpectrumSettings.memory,
     on_rung: OnRung | None = None,
     progress: Progress | None = None,
 ) -> BridgeResult:
@@ -63,6 +65,7 @@ def bridge_volume(
             the prior needs none.
         resume: an earlier result of the same settings; its rungs are kept, and its strategy is taken again.
         strategy: how products with the curvature are computed; empty times the candidates.
+        memory: bytes that the graphs of these products may take.
         on_rung: called with the result so far after each rung, to store it.
         progress: called with the work done, all work and what is being done.
 
@@ -90,8 +93,13 @@ def bridge_volume(
         if progress is not None:
             progress(0, 1, "bridge: curvature at the anchor")
         name = curvature_name(landscape)
-        strategy = strategy if resume is None else resume.strategy
-        curvature = leading_curvature(landscape, prior, name, settings.pairs, seed=settings.seed, strategy=strategy)
+        products = SpectrumSettings(
+            operator=name,
+            seed=settings.seed,
+            strategy=(strategy if resume is None else resume.strategy) or "auto",
+            memory=memory,
+        )
+        curvature = leading_curvature(landscape, prior, products, settings.pairs)
     return _Bridge(cost, curvature, settings, on_rung, progress).run(resume)
 
 

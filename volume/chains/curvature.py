@@ -26,11 +26,8 @@ TRACE_PRODUCTS = 64
 def leading_curvature(
     landscape: Landscape,
     prior: Prior,
-    name: str,
+    settings: SpectrumSettings,
     pairs: int | None = None,
-    *,
-    seed: int = 0,
-    strategy: str = "",
 ) -> LeadingCurvature:
     """Eigenpairs of a landscape's curvature at its anchor, in standard deviations of the prior.
 
@@ -39,20 +36,19 @@ def leading_curvature(
     Args:
         landscape: the cost.
         prior: a Gaussian one.
-        name: of the curvature, as ``spectra.plan.make_operator`` knows it.
-        pairs: how many; None takes all up to 6,000 parameters, else 400.
-        seed: of the Krylov space and the trace's probes.
-        strategy: how products are computed, as an earlier result names it; empty times the candidates.
+        settings: name of the curvature, seed of the Krylov space and of the trace's probes, strategy of the products
+            and the memory that they may take.
+        pairs: number of eigenpairs; None takes all up to 6,000 parameters, else 400.
 
     Returns:
         The curvature, which names the strategy.
     """
-    operator = make_operator(landscape, SpectrumSettings(operator=name, seed=seed, strategy=strategy or "auto"))
+    operator = make_operator(landscape, settings)
     scaled = ScaledOperator(operator, prior.scale(landscape.size).to(landscape.device))
     if pairs is None and landscape.size <= LARGEST_DENSE:
         found = dense_curvature(scaled.to_dense())
     else:
-        found = _top(scaled, min(pairs or PAIRS, landscape.size), seed)
+        found = _top(scaled, min(pairs or PAIRS, landscape.size), settings.seed)
     return replace(found, strategy=str(getattr(operator, "strategy", "")))
 
 

@@ -1,0 +1,279 @@
+"""What every command stands on: a machine, a checkpoint opened on it, and what is said where a run ends early."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from basinscope.failures import Interrupted
+from basinscope.outputs import TASK, Named, reserved
+from basinscope.runs.placement import guarded, placed
+from basinscope.tasks import make_landscape, task_files, task_name
+from spectra.checkpoint import Checkpoint, read_checkpoint
+from spectra.costs import KLFromAnchor, cost_name, kl_from_anchor
+from spectra.errors import UserError, UserTypeError
+from spectra.files import Provenance
+from spectra.landscape import Landscape, spread
+from spectra.ranks import LostRankError, current_ranks
+from spectra.spectrum import SpectrumSettings
+
+# Below this many parameters a product is too short to share between threads: 614 products of a network of
+# 4,810 parameters took 3.1 s on one thread and 208 s on two threads of a busy machine.
+SMALL = 200_000
+# More than any machine has use for; OpenMP ends the process where it cannot start as many as it is asked for.
+MOST_THREADS = 1024
+# Where a built-in task has rows that the network was not trained on.
+HELD_OUT = {"digits": "digits-heldout"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where a run computes and what it may take: the options of these names.
+
+    Attributes:
+        dtype: name of a dtype, or None for the model's own.
+        device: name of a device, or None for where the task put the model.
+        memory: bytes that graphs and bases may take.
+        threads: number of torch's threads; None takes one for a small model, else torch's choice.
+
+    Raises:
+        UserError: if the number of threads is out of range.
+    """
+
+    dtype: str | None = None
+    device: str | None = None
+    memory: int = SpectrumSettings.memory
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.threads is None:
+            return
+        if self.threads < 1:
+            raise UserError(f"--threads must be at least 1, got {self.threads}")
+        if self.threads > MOST_THREADS:
+            raise UserError(f"--threads must be at most {MOST_THREADS}, got {self.threads}")
+
+    def set_threads(self, size: int | None = None) -> None:
+        """Set torch's threads: those asked for, else one for a model that is too small to share between threads.
+
+        Args:
+            size: number of parameters; None where it is not known yet.
+        """
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        elif size is not None and size < SMALL and "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """What the user asks of any run.
+
+    Attributes:
+        machine: where it computes.
+        task: name of the task, or None for the checkpoint's own.
+        output: file of the store, or None.
+        plot: file of the figure, or None.
+        overwrite: whether existing files may be replaced.
+        resume: whether to go on with the output if it exists.
+        command: the command line, for the record.
+    """
+
+    machine: Machine = Machine()
+    task: str | None = None
+    output: Path | None = None
+    plot: Path | None = None
+    overwrite: bool = False
+    resume: bool = False
+    command: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointRequest(RunRequest):
+    """What the user asks of a run on one checkpoint.
+
+    Attributes:
+        checkpoint: path of the checkpoint, or a landscape of the user's own.
+        cost: name of a cost, or None to choose by the task's cost.
+    """
+
+    checkpoint: Path | Landscape
+    cost: str | None = None
+
+
+@contextmanager
+def reserved_for(
+    request: CheckpointRequest, *, results: Mapping[str, Path | None] | None = None, inputs: Named = ()
+) -> Iterator[None]:
+    """Check and hold the files of a request while it is worked on.
+
+    Args:
+        request: names the checkpoint, the task, the output and the figure.
+        results: further files that are written, by the option that names them.
+        inputs: further files that are read, each with the option that names it.
+
+    Yields:
+        Nothing.
+    """
+    source = None if isinstance(request.checkpoint, Landscape) else request.checkpoint
+    with reserved(
+        results={"--output": request.output, **(results or {})},
+        figures={"--plot": request.plot},
+        inputs=[("CHECKPOINT", source), *((TASK, path) for path in task_files(request.task)), *inputs],
+        overwrite=request.overwrite,
+        resume=request.resume,
+    ):
+        yield
+
+
+class Session:
+    """A checkpoint opened on a machine: its landscapes, and where a result of it comes from.
+
+    Attributes:
+        checkpoint: what was read; of a landscape of the user's own its parameters alone.
+        task: name of the task; empty for a landscape.
+        machine: where it computes.
+    """
+
+    def __init__(
+        self, source: Path | Landscape, task: str | None, machine: Machine, *, title: str = "landscape"
+    ) -> None:
+        """Reads the checkpoint, and sets the threads that were asked for.
+
+        Args:
+            source: path of the checkpoint, or a landscape.
+            task: name of the task, or None for the checkpoint's own.
+            machine: where it computes.
+            title: what stands for the path of a landscape.
+
+        Raises:
+            UserError: if the file cannot be used, or names no task and none is given.
+            UserTypeError: if a task is given for a landscape.
+        """
+        self.machine, self._landscape = machine, None
+        if isinstance(source, Landscape):
+            if task is not None:
+                raise UserTypeError(f"a landscape needs no task, got {task!r}: leave it out, or give a checkpoint")
+            self._landscape, self.checkpoint, self.task = source, _checkpoint_of(source, title), ""
+        else:
+            self.checkpoint = read_checkpoint(source)
+            self.task = task_name(task, self.checkpoint)
+        machine.set_threads()
+
+    @property
+    def held_out(self) -> str | None:
+        """The built-in task on rows that the network was not trained on, if there is one."""
+        return HELD_OUT.get(self.task)
+
+    def own(self, task: str | None = None, checkpoint: Checkpoint | None = None) -> Landscape:
+        """The landscape that a task makes, in the dtype and on the device asked for.
+
+        Args:
+            task: name of it; None for the session's.
+            checkpoint: what it is made of; None for the session's.
+
+        Returns:
+            The landscape, not yet shared out among ranks.
+
+        Raises:
+            UserError: if the device cannot be used, or the task cannot make one.
+            UserTypeError: if a task is named and the session is of a landscape.
+        """
+        name = self.task if task is None else task
+        if name and self._landscape is not None:
+            raise UserTypeError(f"a landscape needs no task, got {name!r}: leave it out, or give a checkpoint")
+        made = self._landscape or make_landscape(name, checkpoint or self.checkpoint)
+        return placed(made, self.machine.dtype, self.machine.device, name or "your landscape")
+
+    def shared(self, landscape: Landscape) -> Landscape:
+        """The landscape shared out among the ranks, if there are several; threads are set as its size wants them."""
+        self.machine.set_threads(landscape.size)
+        return spread(landscape, current_ranks())
+
+    def provenance(self, landscape: Landscape, command: str, task: str | None = None) -> Provenance:
+        """Where a result on a landscape of this checkpoint comes from.
+
+        Args:
+            landscape: what it is computed on.
+            command: the command line.
+            task: name of the task that made the landscape; None for the session's.
+
+        Returns:
+            The record.
+        """
+        cost, read = landscape.cost_function, self.checkpoint
+        return Provenance(
+            checkpoint=str(read.path),
+            checkpoint_sha256=read.sha256,
+            checkpoint_integrity=read.integrity,
+            task=self.task if task is None else task,
+            cost=cost_name(cost),
+            cost_unit=str(getattr(cost, "unit", "cost")),
+            dtype=str(landscape.dtype).removeprefix("torch."),
+            device=str(landscape.device),
+            command=command,
+        )
+
+
+def _checkpoint_of(landscape: Landscape, title: str) -> Checkpoint:
+    """A landscape's parameters in place of a checkpoint; their digest stands for the file's."""
+    theta = landscape.theta.detach().cpu().contiguous()
+    digest = hashlib.sha256(theta.view(torch.uint8).numpy().tobytes()).hexdigest()
+    return Checkpoint(Path(title), digest, {}, None, {})
+
+
+def basin_cost(landscape: Landscape, cost: str | None, task: str) -> Landscape:
+    """The landscape under the divergence from the anchor, or under its own cost.
+
+    Args:
+        landscape: as the task makes it.
+        cost: ``kl``, ``task``, or None to choose by the task's cost.
+        task: name of it, for the message.
+
+    Returns:
+        The landscape.
+
+    Raises:
+        UserError: if the task's model has no such cost.
+        OSError: if its data cannot be read.
+        MemoryError: if its data does not fit the memory.
+    """
+    if cost == "task" or (cost is None and landscape.softmax is None):
+        return landscape
+    if isinstance(landscape.softmax, KLFromAnchor):
+        return landscape
+    with guarded("--cost kl", task):
+        return landscape.with_cost(kl_from_anchor)
+
+
+@contextmanager
+def ends_early(state: Callable[[], str]) -> Iterator[None]:
+    """Say what is kept and how to go on where the user, or the loss of a rank, ends the computing.
+
+    Args:
+        state: what an interruption leaves, in a sentence.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        Interrupted: in place of KeyboardInterrupt.
+        LostRankError: with the sentence.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(state()) from None
+    except LostRankError as error:
+        raise LostRankError(f"{error}; {state()}") from error
+
+
+def continued(before: Provenance, command: str) -> Provenance:
+    """Where a result that a run goes on with comes from: the stored record, and this run's command line."""
+    return replace(before, command="\n".join(dict.fromkeys([*before.command.splitlines(), command])))
