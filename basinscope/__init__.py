@@ -1,6 +1,7 @@
 """How much of parameter space behaves like a checkpoint: spectra, basin volumes, flatness measures.
 
-The nouns that people need, each imported when it is first asked for; ``load`` reads any result file.
+A call for each command (``spectrum``, ``volume``, ``bridge``, ``compare``, ``audit``), ``load`` for any result file,
+and the nouns that people need, each imported when it is first asked for.
 """
 
 import lazy_loader

@@ -1,3 +1,8 @@
+from .calls import audit as audit
+from .calls import bridge as bridge
+from .calls import compare as compare
+from .calls import spectrum as spectrum
+from .calls import volume as volume
 from .nouns import REGISTRY as REGISTRY
 from .nouns import AuditReport as AuditReport
 from .nouns import BridgeResult as BridgeResult
@@ -11,6 +16,7 @@ from .nouns import GaussianPrior as GaussianPrior
 from .nouns import GaussNewton as GaussNewton
 from .nouns import Hessian as Hessian
 from .nouns import Landscape as Landscape
+from .nouns import Machine as Machine
 from .nouns import Measure as Measure
 from .nouns import Prior as Prior
 from .nouns import SpectralDensity as SpectralDensity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from basinscope.runs import Machine
 from comparisons.comparison import Comparison
 from comparisons.evidence import EvidenceSettings
 from comparisons.flatness import Measure
@@ -38,6 +39,7 @@ __all__ = [
     "GaussianPrior",
     "Hessian",
     "Landscape",
+    "Machine",
     "Measure",
     "Prior",
     "REGISTRY",

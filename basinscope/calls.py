@@ -1,0 +1,382 @@
+"""One call a command: what ``basinscope spectrum`` and the others do, from Python, with the result returned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from basinscope.choices import nearest
+from basinscope.outputs import TASK, reserved
+from basinscope.runs import (
+    AuditRequest,
+    BridgeRequest,
+    CompareRequest,
+    Machine,
+    Report,
+    Request,
+    VolumeRequest,
+    reserved_for,
+    run_audit,
+    run_bridge,
+    run_compare,
+    run_spectrum,
+    run_volume,
+)
+from basinscope.tasks import task_files
+from comparisons.evidence import EvidenceSettings
+from comparisons.measures import measures_named
+from spectra.errors import UserError, UserTypeError
+from spectra.landscape import Landscape
+from spectra.spectrum import SpectrumSettings
+from volume.chains import BridgeSettings
+from volume.study import VolumeSettings
+
+if TYPE_CHECKING:
+    from comparisons.comparison import Comparison
+    from spectra.store import StoredSpectrum
+    from volume.audit import AuditReport
+    from volume.bridge import BridgeResult
+    from volume.study import VolumeStudy
+
+Source = str | Path | Landscape
+Settings = TypeVar("Settings", SpectrumSettings, VolumeSettings, BridgeSettings, EvidenceSettings)
+
+
+def spectrum(
+    source: Source,
+    settings: SpectrumSettings | None = None,
+    *,
+    task: str | None = None,
+    cost: str | None = None,
+    machine: Machine | None = None,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    progress: Report | None = None,
+    **changes: Any,
+) -> StoredSpectrum:
+    """The eigenvalue spectrum of a Hessian, Gauss-Newton or Fisher matrix, as ``basinscope spectrum`` computes it.
+
+    Args:
+        source: path of a checkpoint, or a landscape of your own.
+        settings: operator, probes, steps and the rest of what decides the numbers.
+        task: name of the task that makes a landscape of the checkpoint; None for the checkpoint's own.
+        cost: name of a cost in place of the task's.
+        machine: dtype, device, memory and threads.
+        output: HDF5 file that keeps each finished block of probes; None keeps nothing.
+        overwrite: whether an existing output may be replaced.
+        resume: whether to go on with the output if it exists.
+        progress: called with the work done, all work and what is being done.
+        **changes: fields of the settings by name, such as ``probes=16``.
+
+    Returns:
+        The spectrum and where it comes from.
+
+    Raises:
+        UserError: if what was asked for is not possible, in a sentence.
+        UserTypeError: if a field of the settings has no such name, or a landscape is given a task.
+        OSError: if a file cannot be read or written.
+
+    >>> import torch
+    >>> from spectra.costs import mean_squared_error
+    >>> model, x = torch.nn.Linear(2, 1, bias=False), torch.eye(2)
+    >>> found = spectrum(Landscape(model, mean_squared_error, (x, torch.zeros(2, 1))), engine="dense")
+    >>> found.spectrum.density.deflation.nodes.tolist()
+    [1.0, 1.0]
+    """
+    request = Request(
+        checkpoint=_source(source),
+        settings=_changed(settings or SpectrumSettings(), changes),
+        machine=machine or Machine(),
+        task=task,
+        cost=cost,
+        output=_path(output),
+        overwrite=overwrite,
+        resume=resume,
+        command="basinscope.spectrum from Python",
+    )
+    with reserved_for(request):
+        return run_spectrum(request, progress or _silent, lambda _: None)[0]
+
+
+def volume(
+    source: Source,
+    settings: VolumeSettings | None = None,
+    *,
+    task: str | None = None,
+    validation_task: str | None = None,
+    cost: str | None = None,
+    machine: Machine | None = None,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    progress: Report | None = None,
+    **changes: Any,
+) -> VolumeStudy:
+    """The volume of the basin around a checkpoint by several methods, as ``basinscope volume`` estimates it.
+
+    Args:
+        source: path of a checkpoint, or a landscape of your own.
+        settings: methods, cutoff, prior and the rest of what decides the numbers.
+        task: name of the task that makes a landscape of the checkpoint; None for the checkpoint's own.
+        validation_task: name of the task of the data that basins are measured on; None for the task's held-out rows.
+        cost: ``kl`` (divergence from the checkpoint's outputs) or ``task``; None for kl where the model has outputs
+            of a classifier.
+        machine: dtype, device, memory and threads.
+        output: HDF5 file that keeps each finished block of directions; None keeps nothing.
+        overwrite: whether an existing output may be replaced.
+        resume: whether to go on with the output if it exists.
+        progress: called with the work done, all work and what is being done.
+        **changes: fields of the settings by name, such as ``directions=200``.
+
+    Returns:
+        The study: log-volumes in nats, by method.
+
+    Raises:
+        UserError: if what was asked for is not possible, in a sentence.
+        UserTypeError: if a field of the settings has no such name, or a landscape is given a task.
+        OSError: if a file cannot be read or written.
+    """
+    request = VolumeRequest(
+        checkpoint=_source(source),
+        settings=_changed(settings or VolumeSettings(), changes),
+        preconditioner=changes.get("preconditioner"),
+        validation_task=validation_task,
+        machine=machine or Machine(),
+        task=task,
+        cost=cost,
+        output=_path(output),
+        overwrite=overwrite,
+        resume=resume,
+        command="basinscope.volume from Python",
+    )
+    with reserved_for(request, inputs=[(TASK, path) for path in task_files(validation_task)]):
+        return run_volume(request, progress or _silent)
+
+
+def bridge(
+    source: Source,
+    settings: BridgeSettings | None = None,
+    *,
+    prior: str = "gaussian",
+    task: str | None = None,
+    cost: str | None = None,
+    machine: Machine | None = None,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    progress: Report | None = None,
+    **changes: Any,
+) -> BridgeResult:
+    """The ground truth of a basin's volume by a ladder of Markov chains, as ``basinscope bridge`` measures it.
+
+    Args:
+        source: path of a checkpoint, or a landscape of your own.
+        settings: cutoffs, target, chains and draws.
+        prior: ``gaussian``, ``gaussian:S`` (standard deviation S) or ``init``.
+        task: name of the task that makes a landscape of the checkpoint; None for the checkpoint's own.
+        cost: ``kl`` or ``task``; None for kl where the model has outputs of a classifier.
+        machine: dtype, device, memory and threads.
+        output: HDF5 file that keeps each finished rung; None keeps nothing.
+        overwrite: whether an existing output may be replaced.
+        resume: whether to go on with the output if it exists.
+        progress: called with the work done, all work and what is being done.
+        **changes: fields of the settings by name, such as ``chains=4``.
+
+    Returns:
+        The bridge: its ``volumes`` are log-volumes in nats with standard errors.
+
+    Raises:
+        UserError: if what was asked for is not possible, in a sentence.
+        UserTypeError: if a field of the settings has no such name, or a landscape is given a task.
+        OSError: if a file cannot be read or written.
+    """
+    request = BridgeRequest(
+        checkpoint=_source(source),
+        settings=_changed(settings or BridgeSettings(), changes),
+        prior=prior,
+        machine=machine or Machine(),
+        task=task,
+        cost=cost,
+        output=_path(output),
+        overwrite=overwrite,
+        resume=resume,
+        command="basinscope.bridge from Python",
+    )
+    with reserved_for(request):
+        return run_bridge(request, progress or _silent)[0]
+
+
+def compare(
+    sources: Source | Sequence[Source],
+    settings: EvidenceSettings | None = None,
+    *,
+    measures: Sequence[str] = ("all",),
+    task: str | None = None,
+    held_out_task: str | None = None,
+    initial: str | Path | None = None,
+    reuse: Sequence[str | Path] = (),
+    jobs: int = 1,
+    machine: Machine | None = None,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    progress: Report | None = None,
+    **changes: Any,
+) -> Comparison:
+    """Flatness measures of checkpoints side by side, as ``basinscope compare`` computes them.
+
+    Args:
+        sources: paths of checkpoints, or landscapes of your own.
+        settings: probes, directions, cutoff and the rest of what decides the numbers.
+        measures: names of measures or families, or ``all``.
+        task: name of the task that makes a landscape of each checkpoint; None for its own.
+        held_out_task: name of the task on held-out data; None for that of a built-in task.
+        initial: checkpoint of the initialisation; None for step 0 of the same run, beside it.
+        reuse: files of spectra and volumes to take evidence from where it fits.
+        jobs: number of checkpoints examined at once, each in a process of its own.
+        machine: dtype, device, memory and threads.
+        output: HDF5 file that keeps each finished checkpoint; None keeps nothing.
+        overwrite: whether an existing output may be replaced.
+        resume: whether to skip checkpoints that the output holds.
+        progress: called with the work done, all work and what is being done.
+        **changes: fields of the settings by name, such as ``probes=4``.
+
+    Returns:
+        The comparison; a checkpoint that could not be examined has a sentence in place of its outcomes.
+
+    Raises:
+        UserError: if what was asked for is not possible, in a sentence.
+        UserTypeError: if a field of the settings has no such name, or a landscape is given a task.
+        OSError: if a file cannot be read or written.
+    """
+    every = [sources] if isinstance(sources, str | Path | Landscape) else list(sources)
+    checkpoints = tuple(dict.fromkeys(map(_source, every)))
+    if not checkpoints:
+        raise UserError("compare needs at least one checkpoint or landscape, got none")
+    if jobs < 1 or (jobs > 1 and any(isinstance(one, Landscape) for one in checkpoints)):
+        raise UserError(f"jobs must be at least 1, and 1 where a source is a landscape and no file; got {jobs}")
+    request = CompareRequest(
+        checkpoints=checkpoints,
+        measures=tuple(one.name for one in measures_named(list(measures))),
+        settings=_changed(settings or EvidenceSettings(), changes),
+        held_out_task=held_out_task,
+        initial=_path(initial),
+        reuse=tuple(map(Path, reuse)),
+        jobs=jobs,
+        machine=machine or Machine(),
+        task=task,
+        output=_path(output),
+        overwrite=overwrite,
+        resume=resume,
+        command="basinscope.compare from Python",
+    )
+    with reserved(results={"output": request.output}, inputs=request.inputs, overwrite=overwrite, resume=resume):
+        return run_compare(request, progress or _silent)
+
+
+def audit(
+    source: Source | None = None,
+    *,
+    estimators: Sequence[str] = (),
+    cases: Sequence[str] = (),
+    repeats: int = 12,
+    directions: int = 100,
+    probes: int = 8,
+    steps: int = 32,
+    products: int = 60,
+    seed: int = 0,
+    facts: bool = True,
+    cost: str | None = None,
+    cutoff: float = 0.01,
+    prior: str = "gaussian",
+    truth: str | None = None,
+    task: str | None = None,
+    machine: Machine | None = None,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    progress: Report | None = None,
+) -> AuditReport:
+    """Bias, spread, coverage and cost of estimators over repeats, as ``basinscope audit`` tells them.
+
+    Args:
+        source: path of a checkpoint, or a landscape of your own; None audits on the cases whose truth is known.
+        estimators: names of estimators, or their beginnings; empty for all but the bridge.
+        cases: names of known cases, or their beginnings; empty for all.
+        repeats: number of seeds an estimator and case, at least 2.
+        directions: number of directions of sampled methods.
+        probes: number of probes of spectra.
+        steps: number of Lanczos steps a probe.
+        products: number of operator products of traces.
+        seed: seed of the first repeat.
+        facts: whether to check the facts of the sampler too, with the known cases.
+        cost: ``kl`` or ``task``, of a checkpoint.
+        cutoff: cost T that bounds the basin, of a checkpoint.
+        prior: prior of the volume, of a checkpoint.
+        truth: nats and their standard error as ``-1300:5``, a bridge file, ``bridge`` or ``bridge-star``.
+        task: name of the task that makes a landscape of the checkpoint; None for the checkpoint's own.
+        machine: dtype, device, memory and threads.
+        output: HDF5 file that keeps each finished row; None keeps nothing.
+        overwrite: whether an existing output may be replaced.
+        resume: whether to keep the rows that the output has.
+        progress: called with the work done, all work and what is being done.
+
+    Returns:
+        The report; biases in nats.
+
+    Raises:
+        UserError: if what was asked for is not possible, in a sentence.
+        UserTypeError: if a landscape is given a task.
+        OSError: if a file cannot be read or written.
+    """
+    request = AuditRequest(
+        checkpoint=None if source is None else _source(source),
+        effort={"directions": directions, "probes": probes, "steps": steps, "products": products},
+        facts=facts and source is None,
+        estimators=tuple(estimators),
+        cases=tuple(cases),
+        repeats=repeats,
+        seed=seed,
+        cost=cost,
+        cutoff=cutoff,
+        prior=prior,
+        truth=truth,
+        machine=machine or Machine(),
+        task=task,
+        output=_path(output),
+        overwrite=overwrite,
+        resume=resume,
+        command="basinscope.audit from Python",
+    )
+    with reserved(results={"output": request.output}, inputs=request.inputs, overwrite=overwrite, resume=resume):
+        return run_audit(request, progress or _silent)
+
+
+def _source(source: Source) -> Path | Landscape:
+    if isinstance(source, Landscape):
+        return source
+    path = Path(source)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    return path
+
+
+def _path(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def _changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
+    """The settings with some fields changed; a name that is no field is refused with the nearest that is."""
+    names = [field.name for field in fields(settings)]
+    for name in changes:
+        if name not in names:
+            kind = type(settings).__name__
+            raise UserTypeError(f"{name} is no field of {kind}: {', '.join(names)}{nearest(name, names)}")
+    return replace(settings, **changes)
+
+
+def _silent(done: int, total: int, what: str) -> None:
+    pass
