@@ -83,15 +83,13 @@ class _Ending:
 
     def watched(self, command: Callable[[], int | None]) -> int | None:
         """The command with a process group; what ends it is remembered."""
-        from spectra.ranks import LostRankError, current_ranks
+        from spectra.ranks import LostRankError, Ranks
 
         with self._group():
             try:
                 with _quiet_unless(self._rank == 0):
                     code = command()
-                ranks = current_ranks()
-                if ranks is not None:
-                    ranks.wait()
+                Ranks.current().wait()
             except LostRankError as error:
                 self._lost = True
                 raise ConnectionError(str(error)) from error
@@ -202,10 +200,9 @@ def _quiet_unless(first: bool) -> Iterator[None]:
 
 def writes_files() -> bool:
     """Whether this process is the one that writes files: the only one, or rank 0."""
-    from spectra.ranks import current_ranks
+    from spectra.ranks import Ranks
 
-    ranks = current_ranks()
-    return ranks is None or ranks.first
+    return Ranks.current().first
 
 
 def agreed(what: str, text: str) -> None:
@@ -218,11 +215,9 @@ def agreed(what: str, text: str) -> None:
     Raises:
         UserError: if it differs between ranks.
     """
-    from spectra.ranks import current_ranks
+    from spectra.ranks import Ranks
 
-    ranks = current_ranks()
-    if ranks is not None:
-        ranks.require_same(what, text)
+    Ranks.current().require_same(what, text)
 
 
 def common(provenance: Provenance, stored: str) -> Provenance:
@@ -240,11 +235,9 @@ def common(provenance: Provenance, stored: str) -> Provenance:
     """
     from dataclasses import replace
 
-    from spectra.ranks import current_ranks
+    from spectra.ranks import Ranks
 
-    ranks = current_ranks()
-    if ranks is None:
-        return provenance
+    ranks = Ranks.current()
     ranks.require_same("checkpoint", provenance.checkpoint_sha256)
     ranks.require_same("task, cost and dtype", f"{provenance.task}, {provenance.cost}, {provenance.dtype}")
     ranks.require_same(STORED, stored)

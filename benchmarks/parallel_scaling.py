@@ -50,15 +50,15 @@ def jobs(workload: str, asked: argparse.Namespace) -> dict[str, Callable[[], Any
 
     from spectra.costs import cross_entropy
     from spectra.lanczos import draw_probes, lanczos
-    from spectra.landscape import Landscape, spread
+    from spectra.landscape import Landscape
     from spectra.operators import Hessian
-    from spectra.ranks import current_ranks
+    from spectra.ranks import Ranks
     from volume.priors import GaussianPrior
     from volume.rays import StarDomainSettings, star_domain_volume
 
     torch.manual_seed(0)
     made = WORKLOADS[workload]()
-    landscape = spread(Landscape(made.model, cross_entropy, made.pieces), current_ranks())
+    landscape = Landscape(made.model, cross_entropy, made.pieces).over(Ranks.current())
     operator = Hessian(landscape, strategy=asked.strategy)
     vectors = draw_probes(landscape.size, asked.block, seed=0)
     settings = StarDomainSettings(directions=asked.directions, cutoff=0.01)

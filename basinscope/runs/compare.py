@@ -28,7 +28,7 @@ from comparisons.store import read_comparison, write_comparison
 from spectra.errors import UserError, out_of_memory
 from spectra.files import Provenance
 from spectra.landscape import Landscape
-from spectra.ranks import current_ranks
+from spectra.ranks import Ranks
 
 Strategies = Mapping[str, Mapping[str, str]]
 # What a user's file or task may be at fault for; anything else is a mistake of ours.
@@ -99,7 +99,7 @@ def run_compare(request: CompareRequest, progress: Report) -> Comparison:
         Interrupted: if the user interrupts the computing, saying what is kept and how to go on.
         LostRankError: if another rank of several has died, saying the same.
     """
-    if request.jobs != 1 and current_ranks() is not None:
+    if request.jobs != 1 and not Ranks.current().alone:
         raise UserError("--jobs starts processes of its own, which ranks have already: leave it out under torchrun")
     known, strategies = _known(request)
     waiting = [name for name in request.sources if name not in known]
@@ -169,7 +169,7 @@ def examine_file(
         return _examine(request, name, strategies, progress)
     except Exception as error:
         # On several ranks a failure may be one rank's alone, and then the others wait for it: it ends the run.
-        if current_ranks() is None and (isinstance(error, EXPECTED) or out_of_memory(error)):
+        if Ranks.current().alone and (isinstance(error, EXPECTED) or out_of_memory(error)):
             return Examined(Provenance(name, ""), failure=sentence(error))
         raise
 
@@ -212,7 +212,7 @@ def run_invariance(request: CompareRequest, progress: Report) -> InvarianceTable
     Raises:
         UserError: if there is more than one checkpoint, or a file to write.
     """
-    if current_ranks() is not None:
+    if not Ranks.current().alone:
         raise UserError("--invariance runs in one process: leave torchrun out")
     if len(request.checkpoints) != 1:
         raise UserError(f"--invariance takes one checkpoint, got {len(request.checkpoints)}")

@@ -19,8 +19,8 @@ from spectra.checkpoint import Checkpoint, read_checkpoint
 from spectra.costs import KLFromAnchor, cost_name, kl_from_anchor
 from spectra.errors import UserError, UserTypeError
 from spectra.files import Provenance
-from spectra.landscape import Landscape, spread
-from spectra.ranks import LostRankError, current_ranks
+from spectra.landscape import Landscape
+from spectra.ranks import LostRankError, Ranks
 from spectra.spectrum import SpectrumSettings
 
 # Below this many parameters a product is too short to share between threads: 614 products of a network of
@@ -194,7 +194,7 @@ class Session:
     def shared(self, landscape: Landscape) -> Landscape:
         """The landscape shared out among the ranks, if there are several; threads are set as its size wants them."""
         self.machine.set_threads(landscape.size)
-        return spread(landscape, current_ranks())
+        return landscape.over(Ranks.current())
 
     def provenance(self, landscape: Landscape, command: str, task: str | None = None) -> Provenance:
         """Where a result on a landscape of this checkpoint comes from.

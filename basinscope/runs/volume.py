@@ -23,7 +23,7 @@ from spectra.costs import CrossEntropy
 from spectra.errors import UserError, out_of_memory
 from spectra.files import Provenance
 from spectra.landscape import Landscape
-from spectra.ranks import current_ranks
+from spectra.ranks import Ranks
 from volume.curvature_density import curvature_name
 from volume.descent import Descent, descent
 from volume.estimator import VolumeEstimator, refuse_without_volume
@@ -135,7 +135,7 @@ class _Work:
 
     def expected(self, method: str, error: Exception) -> Exception:
         """The error, if it is one that costs no more than the method; on several ranks it may be one rank's alone."""
-        shared = current_ranks() is None or method not in SAMPLED
+        shared = Ranks.current().alone or method not in SAMPLED
         if shared and (isinstance(error, UserError | MemoryError) or out_of_memory(error)):
             return error
         raise error

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from comparisons.langevin.chains import Array, Chains
-from spectra.landscape import Landscape, SpreadLandscape
+from spectra.landscape import Landscape
 
 
 def over_ranks(landscape: Landscape, count: int, run: Callable[[Landscape, range], Chains]) -> Chains:
@@ -26,7 +26,7 @@ def over_ranks(landscape: Landscape, count: int, run: Callable[[Landscape, range
     Returns:
         All chains in order, the same on each rank; its seconds are those of the slowest rank.
     """
-    if not isinstance(landscape, SpreadLandscape):
+    if landscape.ranks.alone:
         return run(landscape, range(count))
     ranks = landscape.ranks
     mine = ranks.part(count)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from torch import Tensor
@@ -12,7 +14,7 @@ from comparisons.flatness import Measure, Reading, reading_of
 from spectra.checkpoint import AdamMoments, DamagedStateError, adam_moments
 from spectra.costs import CrossEntropy, kl_from_anchor
 from spectra.errors import UserError
-from spectra.landscape import Landscape, ManyCosts
+from spectra.landscape import Landscape
 from volume.estimator import VolumeEstimator
 from volume.method_result import MethodResult
 from volume.noise import cost_noise, noise_caution
@@ -24,18 +26,20 @@ from volume.study import VolumeSettings
 BASIN = "basin"
 
 
-class CountedCosts(ManyCosts):
-    """Costs at many points, which counts them."""
+@contextmanager
+def counting(landscape: Landscape, tally: Tally) -> Iterator[None]:
+    """Costs at k points are counted as k forward passes."""
+    costs = landscape.many_costs
 
-    def __init__(self, landscape: Landscape, tally: Tally) -> None:
-        """Counts into a tally."""
-        super().__init__(landscape)
-        self._tally = tally
+    def counted(thetas: Tensor) -> Tensor:
+        tally.evaluations += len(thetas)
+        return costs(thetas)
 
-    def __call__(self, thetas: Tensor) -> Tensor:
-        """Cost sums (k,), counted as k forward passes."""
-        self._tally.evaluations += len(thetas)
-        return super().__call__(thetas)
+    landscape.many_costs = counted
+    try:
+        yield
+    finally:
+        landscape.many_costs = costs
 
 
 def basin_landscape(evidence: Evidence) -> Landscape:
@@ -74,7 +78,6 @@ def method_result(evidence: Evidence, method: str) -> MethodResult:
         if stored is not None and method in stored.results and not stored.results[method].failure:
             return stored.results[method]
         landscape = basin_landscape(evidence)
-        landscape.many_costs = CountedCosts(landscape, tally)
         moments = _moments(evidence, landscape)
         if moments is None and method == "star-domain":
             reason = evidence.missing("adam") or "its optimizer state has no second moments of these parameters"
@@ -89,7 +92,8 @@ def method_result(evidence: Evidence, method: str) -> MethodResult:
         prior = GaussianPrior.from_parameters_rms(landscape.theta)
         known = evidence.strategies.get(BASIN, "")
         estimator = VolumeEstimator(landscape, settings, prior, moments=moments, strategy=known, memory=evidence.memory)
-        found = estimator.run(method)
+        with counting(landscape, tally):
+            found = estimator.run(method)
         evidence.keep_strategy(BASIN, estimator)
         return found
 
@@ -163,12 +167,9 @@ def _noise(evidence: Evidence) -> float:
         if stored is not None and not math.isnan(stored.cost_noise):
             return stored.cost_noise
         landscape = basin_landscape(evidence)
-        landscape.many_costs, before = CountedCosts(landscape, tally), landscape.many_costs
-        try:
+        with counting(landscape, tally):
             tally.gradients += 1
             return cost_noise(landscape)
-        finally:
-            landscape.many_costs = before
 
     return evidence.item("basin-noise", build)
 

@@ -17,9 +17,8 @@ from .recurrence import LanczosRun as LanczosRun
 from .recurrence import basis_bytes as basis_bytes
 from .recurrence import dots as dots
 from .recurrence import lanczos as lanczos
-from .rows import Rows as Rows
-from .rows import orthonormal_rows as orthonormal_rows
-from .rows import rows_of as rows_of
+from .shards import Shards as Shards
+from .shards import orthonormal_rows as orthonormal_rows
 from .traces import hutch_plus_plus as hutch_plus_plus
 from .traces import hutchinson as hutchinson
 from .traces import squared_frobenius_norm as squared_frobenius_norm

@@ -12,7 +12,7 @@ from torch import Tensor
 from spectra.errors import UserError
 from spectra.lanczos.probes import draw_probes
 from spectra.lanczos.quadrature import Array
-from spectra.lanczos.rows import orthonormal_rows
+from spectra.lanczos.shards import orthonormal_rows
 from spectra.operators import SymmetricOperator
 
 _RANKS: dict[str, Callable[[Array], Array]] = {

@@ -12,7 +12,7 @@ from torch import Tensor
 from spectra.errors import UserError
 from spectra.lanczos.integration import Deflation
 from spectra.lanczos.quadrature import Array
-from spectra.lanczos.rows import Rows, rows_of
+from spectra.lanczos.shards import Shards
 from spectra.operators import SymmetricOperator
 
 _NOT_FINITE = "a product with the operator is not finite; the cost's curvature overflows or is undefined"
@@ -23,18 +23,18 @@ class KrylovSpace:
     """An orthonormal basis of a block Krylov space and the operator projected on it.
 
     Attributes:
-        basis: (captured, n) orthonormal rows: the leading part of the space, which is deflated; a slice on each rank.
+        basis: (captured, n) orthonormal rows: the leading part of the space, which is deflated; a shard on each rank.
         projected: (d, d) float64, ``Q H Q^T`` on the whole space, d >= captured; block tridiagonal.
         block: columns of one block step.
         remainder: (block, block) float64 coupling to the next, unbuilt block, for residuals.
-        rows: how the basis is held.
+        shards: how the basis is held.
     """
 
     basis: Tensor
     projected: Array
     block: int
     remainder: Array
-    rows: Rows
+    shards: Shards
 
     @property
     def captured(self) -> int:
@@ -53,10 +53,10 @@ class KrylovSpace:
 
     def complement(self, vectors: Tensor) -> Tensor:
         """Rows (k, n) projected on the complement of the basis, twice for the sake of rounding."""
-        parts = self.rows.part(vectors)
+        parts = self.shards.part(vectors)
         for _ in range(2):
-            parts = parts - self.rows.total(parts @ self.basis.T) @ self.basis
-        return self.rows.joined(parts)
+            parts = parts - self.shards.total(parts @ self.basis.T) @ self.basis
+        return self.shards.joined(parts)
 
     def ritz(self) -> tuple[Array, Array]:
         """Ritz values of the whole space, descending in magnitude, and their residual norms, rounding included."""
@@ -109,21 +109,21 @@ def krylov_space(
             f"depth {depth} and extra {extra} in blocks of {block} must be at least 1 and 0, and stay within the size "
             f"{operator.size}"
         )
-    total, rows = depth + extra, rows_of(operator)
-    basis = torch.zeros(block * total, rows.width, dtype=operator.dtype, device=operator.device)
+    total, shards = depth + extra, Shards(operator.size, operator.ranks)
+    basis = torch.zeros(block * total, shards.width, dtype=operator.dtype, device=operator.device)
     projected = np.zeros((block * total, block * total))
-    current = rows.orthonormal(rows.part(starts.to(operator.device, operator.dtype)))
+    current = shards.orthonormal(shards.part(starts.to(operator.device, operator.dtype)))
     remainder, filled, scale = np.zeros((block, block)), 0, 0.0
     for _ in range(total):
         width = len(current)
         basis[filled : filled + width] = current
         known = basis[: filled + width]
-        product = rows.product(operator, current)
+        product = shards.product(operator, current)
         if progress is not None:
             progress(width)
-        columns = rows.total(known @ product.T)
+        columns = shards.total(known @ product.T)
         product = product - columns.T @ known
-        again = rows.total(known @ product.T)
+        again = shards.total(known @ product.T)
         product = product - again.T @ known
         coefficients = (columns + again).double().cpu().numpy()
         if not np.isfinite(coefficients).all():
@@ -132,20 +132,20 @@ def krylov_space(
         projected[filled : filled + width, : filled + width] = coefficients.T
         filled += width
         scale = max(scale, float(np.linalg.norm(coefficients, 2)))
-        current, remainder = _next_block(product, known, scale, rows)
+        current, remainder = _next_block(product, known, scale, shards)
         if len(current) == 0:
             break
     captured = min(filled, block * depth)
     core = projected[:filled, :filled]
-    return KrylovSpace(basis[:captured], (core + core.T) / 2.0, max(1, remainder.shape[1]), remainder, rows)
+    return KrylovSpace(basis[:captured], (core + core.T) / 2.0, max(1, remainder.shape[1]), remainder, shards)
 
 
-def _next_block(product: Tensor, known: Tensor, scale: float, rows: Rows) -> tuple[Tensor, Array]:
+def _next_block(product: Tensor, known: Tensor, scale: float, shards: Shards) -> tuple[Tensor, Array]:
     """The next block, without directions that have vanished, and its coupling to the present one."""
     roundings = 10.0 * torch.finfo(product.dtype).eps * max(scale, torch.finfo(product.dtype).tiny)
-    values, right = rows.singular(product)
+    values, right = shards.singular(product)
     found = right[values > roundings * product.shape[0] ** 0.5]
-    found = found - rows.total(found @ known.T) @ known
-    found = rows.orthonormal(found) if len(found) else found
-    coupling = rows.total(found @ product.T).double().cpu().numpy()
+    found = found - shards.total(found @ known.T) @ known
+    found = shards.orthonormal(found) if len(found) else found
+    coupling = shards.total(found @ product.T).double().cpu().numpy()
     return found, coupling

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from spectra.errors import UserError
 from spectra.lanczos.quadrature import BREAKDOWN_ROUNDINGS, Tridiagonal
-from spectra.lanczos.rows import Rows, rows_of
+from spectra.lanczos.shards import Shards
 from spectra.operators import SymmetricOperator
+from spectra.ranks import ALONE
 
 REORTHOGONALISE = ("full", "none")
 _COLUMNS = 2**20
@@ -82,11 +83,13 @@ def lanczos(
     steps = min(steps, operator.size)
     probes = len(starts)
     # A basis that is returned is held whole.
-    rows = Rows(operator.size) if keep_basis else rows_of(operator)
-    state = _State.begin(rows.part(starts.to(operator.device, operator.dtype)), steps, reorthogonalise == "full", rows)
+    shards = Shards(operator.size, ALONE if keep_basis else operator.ranks)
+    state = _State.begin(
+        shards.part(starts.to(operator.device, operator.dtype)), steps, reorthogonalise == "full", shards
+    )
     del starts  # a caller that passes them on without a name holds one vector a probe less
     for step in range(steps):
-        state.advance(rows.product(operator, state.current), step)
+        state.advance(shards.product(operator, state.current), step)
         if progress is not None:
             progress(probes)
         if step % 8 == 7 and not bool(state.alive.any()):
@@ -97,9 +100,9 @@ def lanczos(
 class _State:
     """Vectors and coefficients between two steps; scalars stay on the device."""
 
-    def __init__(self, current: Tensor, steps: int, full: bool, rows: Rows) -> None:
+    def __init__(self, current: Tensor, steps: int, full: bool, shards: Shards) -> None:
         probes, size = current.shape
-        self.rows = rows
+        self.shards = shards
         self.current, self.previous = current, torch.zeros_like(current)
         self.basis = current.new_zeros(probes, steps, size) if full else None
         self.diagonal = torch.zeros(probes, steps, dtype=torch.float64, device=current.device)
@@ -109,25 +112,25 @@ class _State:
         self.scale = torch.zeros(probes, dtype=torch.float64, device=current.device)
 
     @classmethod
-    def begin(cls, starts: Tensor, steps: int, full: bool, rows: Rows) -> _State:
-        norms = rows.total(dots(starts, starts)).sqrt()
+    def begin(cls, starts: Tensor, steps: int, full: bool, shards: Shards) -> _State:
+        norms = shards.total(dots(starts, starts)).sqrt()
         if not bool((torch.isfinite(norms) & (norms > 0)).all()):
             raise UserError("starts must be finite and not zero")
-        return cls(starts / norms.to(starts.dtype).unsqueeze(1), steps, full, rows)
+        return cls(starts / norms.to(starts.dtype).unsqueeze(1), steps, full, shards)
 
     def advance(self, product: Tensor, step: int) -> None:
         """One step: ``product`` is H times the current vectors; it is overwritten."""
         if self.basis is not None:
             self.basis[:, step] = self.current
-        alpha = self.rows.total(dots(product, self.current))
+        alpha = self.shards.total(dots(product, self.current))
         _subtract(product, self.current, alpha)
         if step:
             _subtract(product, self.previous, self.off_diagonal[:, step - 1])
         if self.basis is not None:
             known = self.basis[:, : step + 1]
-            along = self.rows.total(torch.bmm(known, product.unsqueeze(2)))
+            along = self.shards.total(torch.bmm(known, product.unsqueeze(2)))
             product -= torch.bmm(along.transpose(1, 2), known).squeeze(1)
-        beta = self.rows.total(dots(product, product)).sqrt()
+        beta = self.shards.total(dots(product, product)).sqrt()
         alpha, beta = alpha * self.alive, beta * self.alive
         self.scale = torch.maximum(self.scale, alpha.abs() + beta)
         self.diagonal[:, step] = alpha

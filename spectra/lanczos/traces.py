@@ -12,7 +12,7 @@ from spectra.errors import UserError
 from spectra.estimate import Estimate, from_samples
 from spectra.lanczos.probes import draw_probes
 from spectra.lanczos.recurrence import dots
-from spectra.lanczos.rows import orthonormal_rows
+from spectra.lanczos.shards import orthonormal_rows
 from spectra.operators import SymmetricOperator
 
 Progress = Callable[[int], None] | None

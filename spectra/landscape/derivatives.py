@@ -10,18 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import combinations
-from typing import TYPE_CHECKING, Protocol
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from spectra.errors import UserError
+from spectra.landscape.average_cost import AverageCost
 from spectra.landscape.hidden_parameters import DerivativeError, graph_nodes, refuse_hidden
-from spectra.model import Witness, generator
+from spectra.model import Batch, Witness, generator
 
-if TYPE_CHECKING:
-    from spectra.landscape.landscape import Landscape
-    from spectra.model import Batch
+Cost = TypeVar("Cost", bound=AverageCost)
+# The derivative along a direction (theta's, (n,)) on a part of the data, and the function of theta it is that of.
+Differentiated = Callable[[Cost, Tensor, Tensor], tuple[Tensor, Callable[[Tensor], Tensor]]]
 
 # An eighth of the batch at most, so that the check costs a few gradients, but more than one row.
 ROWS, SHARE = 16, 8
@@ -44,61 +45,56 @@ COARSE = 1e-3
 _SMALL = 1e-4
 
 
-class Confirmable(Protocol):
-    """A curvature that can say what its core differentiates."""
-
-    landscape: Landscape
-    theta: Tensor
-    name: str
-
-    def differentiated(
-        self, landscape: Landscape, theta: Tensor, direction: Tensor
-    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """The core's derivative along a direction on another landscape, and the function of theta it is that of."""
-        ...
-
-
-def confirm(curvature: Confirmable) -> tuple[str, ...]:
-    """Compares the core of a curvature with central differences on a few rows.
+def confirm(cost: Cost, name: str, theta: Tensor, differentiated: Differentiated[Cost]) -> tuple[str, ...]:
+    """Compares what a curvature differentiates with central differences on a few rows.
 
     Args:
-        curvature: what is about to be used.
+        cost: the average cost whose curvature is about to be used.
+        name: name of the curvature.
+        theta: (n,) where.
+        differentiated: the curvature's derivative along a direction, and the function that it differentiates.
 
     Returns:
         Sentences on what could not be confirmed; none where the two agree.
 
     Raises:
-        UserError: if the differences agree with one another and the core does not agree with them.
+        UserError: if the differences agree with one another and the derivative does not agree with them.
     """
 
-    def compare(part: Landscape) -> tuple[str, ...]:
-        theta = curvature.theta.to(part.theta)
-        direction = torch.randn(part.size, generator=generator(0, "confirm"), dtype=torch.float64).to(theta)
+    def compare(part: Cost) -> tuple[str, ...]:
+        at = theta.to(part.theta)
+        direction = torch.randn(part.size, generator=generator(0, "confirm"), dtype=torch.float64).to(at)
         direction /= direction.norm()
-        known, function = curvature.differentiated(part, theta, direction)
-        verdict = _Verdict(part, known, function, theta, direction)
-        return verdict.notes_or_refusal(f"the {curvature.name}", "products", "second derivative", "", part)
+        known, function = differentiated(part, at, direction)
+        verdict = _Verdict(part, known, function, at, direction)
+        return verdict.notes_or_refusal(f"the {name}", "products", "second derivative", "", part)
 
-    return _on_a_part(curvature.landscape, f"the {curvature.name}", compare)
+    return _on_a_part(cost, f"the {name}", compare)
 
 
-def confirm_gradient(landscape: Landscape) -> None:
+def confirm_gradient(cost: AverageCost) -> tuple[float, tuple[str, ...]]:
     """Compares the gradient with central differences of the cost on a few rows, a little off the anchor.
 
     Args:
-        landscape: whose first gradient is about to be used; what could not be confirmed is noted in it.
+        cost: the average cost whose first gradient is about to be used.
+
+    Returns:
+        Relative error of the gradient where it is coarser than the dtype says, else 0; and sentences on what could not
+        be confirmed.
 
     Raises:
         UserError: if the gradient leaves parameters out on which the outputs depend, or the differences agree with one
             another and the gradient does not agree with them.
     """
+    coarseness = 0.0
 
-    def compare(part: Landscape) -> tuple[str, ...]:
+    def compare(part: AverageCost) -> tuple[str, ...]:
+        nonlocal coarseness
         theta = _aside(part)
-        slope = sum((part.batch_gradient(theta, batch) for batch in part.share()), torch.zeros_like(theta))
+        slope = _slope(part, theta)
         refuse_hidden(part, theta)
-        notes: tuple[str, ...] = ()
-        notes += _precision(landscape, part, theta, slope)
+        found, notes = _precision(cost, part, theta, slope)
+        coarseness = found or coarseness
         for direction in _directions(part, theta, slope):
             known = (slope.double() @ direction.double()).reshape(1).cpu()
             function = lambda at: torch.tensor([part.cost(at)], dtype=torch.float64)  # noqa: E731
@@ -107,26 +103,28 @@ def confirm_gradient(landscape: Landscape) -> None:
             notes += verdict.notes_or_refusal("the gradient", "values", "derivative", where, part)
         return tuple(dict.fromkeys(notes))
 
-    for note in _on_a_part(landscape, "the gradient", compare):
-        landscape._note(note)
+    notes = _on_a_part(cost, "the gradient", compare)
+    return coarseness, notes
 
 
-def _precision(landscape: Landscape, part: Landscape, theta: Tensor, slope: Tensor) -> tuple[str, ...]:
-    """What is said of a model that computes in lower precision than its curvature's digits suggest."""
-    own = landscape.parameters.computed
+def _slope(part: AverageCost, theta: Tensor) -> Tensor:
+    """The gradient, the penalty left out."""
+    return sum((part.batch_gradient(theta, batch) for batch in part.share()), torch.zeros_like(theta))
+
+
+def _precision(cost: AverageCost, part: AverageCost, theta: Tensor, slope: Tensor) -> tuple[float, tuple[str, ...]]:
+    """The error and what is said of a model that computes in lower precision than its curvature's digits suggest."""
+    own = cost.parameters.computed
     if part.parameters.computed != torch.float64 or own == torch.float64:
-        return ()
-    assert part._merged is not None
-    narrow = landscape.derived(part._merged, own)
-    at = theta.to(narrow.theta)
-    found = sum((narrow.batch_gradient(at, batch) for batch in narrow.share()), torch.zeros_like(at))
+        return 0.0, ()
+    narrow = cost.derived(list(part.taken()), own)
+    found = _slope(narrow, theta.to(narrow.theta))
     error = float((found.double() - slope).norm()) / (float(slope.norm()) or 1.0)
     if not error > COARSE:
-        return ()
-    landscape.coarseness = error
+        return 0.0, ()
     kind = str(own).removeprefix("torch.")
     inside = "" if own in (torch.float16, torch.bfloat16) else " (autocast or half precision inside of the model?)"
-    return (
+    return error, (
         f"computed in {kind}, in which the gradient is {error:.1g} of its length off that in float64{inside}: so are "
         "all numbers here, also those that are called exact; use --dtype float32 or float64",
     )
@@ -136,7 +134,7 @@ class _Verdict:
     """A derivative along a direction beside its central differences."""
 
     def __init__(
-        self, part: Landscape, known: Tensor, function: Callable[[Tensor], Tensor], theta: Tensor, direction: Tensor
+        self, part: AverageCost, known: Tensor, function: Callable[[Tensor], Tensor], theta: Tensor, direction: Tensor
     ) -> None:
         wide = part.parameters.computed == torch.float64
         self.tolerance = AGREES if wide else NARROW_AGREES
@@ -158,7 +156,7 @@ class _Verdict:
     def agrees(self) -> bool:
         return self.errors[-1] <= self.tolerance
 
-    def notes_or_refusal(self, what: str, its: str, kind: str, where: str, part: Landscape) -> tuple[str, ...]:
+    def notes_or_refusal(self, what: str, its: str, kind: str, where: str, part: AverageCost) -> tuple[str, ...]:
         """Nothing, a sentence of caution, or the refusal."""
         if self.agrees:
             return ()
@@ -173,12 +171,12 @@ class _Verdict:
         return (f"finite differences confirm {what} only to {least:.2g}: the model is not smooth there",)
 
 
-def _on_a_part(landscape: Landscape, what: str, compare: Callable[[Landscape], tuple[str, ...]]) -> tuple[str, ...]:
+def _on_a_part(cost: Cost, what: str, compare: Callable[[Cost], tuple[str, ...]]) -> tuple[str, ...]:
     """A comparison in float64 where the model bears it, else in its own dtype; on a few rows where they can be cut."""
     reason = ""
-    for batch, dtype in _parts(landscape):
+    for batch, dtype in _parts(cost):
         try:
-            return compare(_weighty(landscape.derived([batch], dtype)))
+            return compare(_weighty(cost.derived([batch], dtype)))
         except DerivativeError:
             raise
         except (UserError, RuntimeError, IndexError, TypeError) as problem:
@@ -186,24 +184,24 @@ def _on_a_part(landscape: Landscape, what: str, compare: Callable[[Landscape], t
     return (f"{what} was not held against finite differences: evaluating a part of the data fails ({reason})",)
 
 
-def _parts(landscape: Landscape) -> Iterator[tuple[Batch, torch.dtype]]:
+def _parts(cost: AverageCost) -> Iterator[tuple[Batch, torch.dtype]]:
     """Parts of the data and dtypes to try, the best first."""
-    whole = landscape._taken(next(iter(landscape.batches)))
+    whole = next(cost.unjoined())
     rows = min(ROWS, max(2, whole.rows // SHARE))
     batches = [whole.cut(slice(rows)), whole] if whole.divisible and whole.rows > rows else [whole]
-    own = landscape.parameters.computed
-    wide = _VECTORS * 8 * landscape.size <= _MEMORY and own != torch.float64
+    own = cost.parameters.computed
+    wide = _VECTORS * 8 * cost.size <= _MEMORY and own != torch.float64
     for dtype in ([torch.float64] if wide else []) + [torch.promote_types(own, torch.float32)]:
         yield from ((batch, dtype) for batch in batches)
 
 
-def _weighty(part: Landscape) -> Landscape:
+def _weighty(part: Cost) -> Cost:
     if part.total_weight <= 0.0:
         raise UserError("the part of the data has no sample that counts")
     return part
 
 
-def _aside(part: Landscape) -> Tensor:
+def _aside(part: AverageCost) -> Tensor:
     moved = part.theta.clone()
     size = float(moved.double().square().mean().sqrt())
     for number, one in enumerate(torch.split(moved, part.parameters.sizes)):
@@ -212,7 +210,7 @@ def _aside(part: Landscape) -> Tensor:
     return moved
 
 
-def _directions(part: Landscape, theta: Tensor, slope: Tensor) -> Iterator[Tensor]:
+def _directions(part: AverageCost, theta: Tensor, slope: Tensor) -> Iterator[Tensor]:
     """Unit directions in which each parameter takes part: random ones, and one that leans on the gradient's signs."""
     pieces = list(zip(*(torch.split(one, part.parameters.sizes) for one in (theta, slope)), strict=True))
     size = float(theta.double().square().mean().sqrt()) or 1.0
@@ -235,7 +233,7 @@ def _scale(values: Tensor, size: float) -> float:
     return max(float(values.double().square().mean().sqrt()), 0.1 * size)
 
 
-def _culprit(part: Landscape, theta: Tensor, slope: Tensor) -> str:
+def _culprit(part: AverageCost, theta: Tensor, slope: Tensor) -> str:
     """The parameter whose gradient is furthest from finite differences, in words."""
     worst, name = 0.0, ""
     length = 1e-5 * (float(theta.norm()) or 1.0)
@@ -251,7 +249,7 @@ def _culprit(part: Landscape, theta: Tensor, slope: Tensor) -> str:
     return f", most by {name}" if name else ""
 
 
-def _suspects(part: Landscape) -> str:
+def _suspects(part: AverageCost) -> str:
     """What in the model may be the cause, in words."""
     witness = Witness()
     leaves = part.leaves(part.theta)

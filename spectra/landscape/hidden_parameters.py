@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from spectra.errors import UserError
+from spectra.landscape.average_cost import AverageCost
 from spectra.model import Witness, generator
-
-if TYPE_CHECKING:
-    from spectra.landscape.landscape import Landscape
 
 # Lengths of the moves over the root mean square of each parameter: a smooth dependence halves with them, or quarters
 # where its derivative is zero; jumps of a threshold do neither.
@@ -30,7 +27,7 @@ class DerivativeError(UserError):
     """Autograd does not give the derivative of what the model computes."""
 
 
-def refuse_hidden(part: Landscape, theta: Tensor) -> None:
+def refuse_hidden(part: AverageCost, theta: Tensor) -> None:
     """Refuses parameters that autograd does not see, but on which the cost depends smoothly.
 
     Args:
@@ -74,7 +71,7 @@ def graph_nodes(value: Tensor) -> Iterator[torch.autograd.graph.Node]:
         ahead.extend(one for one, _ in node.next_functions)
 
 
-def _depends(part: Landscape, tensors: dict[str, Tensor], name: str) -> bool:
+def _depends(part: AverageCost, tensors: dict[str, Tensor], name: str) -> bool:
     """Whether the samples' costs change with a parameter as a smooth function does."""
     batch = next(part.share())
 

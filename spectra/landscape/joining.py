@@ -7,16 +7,13 @@ contrastive costs, graphs, padding. Nothing tells but trying: each sample's cost
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from spectra.errors import UserError
+from spectra.landscape.average_cost import AverageCost
 from spectra.model import Batch, generator, groups, joined_batch
-
-if TYPE_CHECKING:
-    from spectra.landscape.landscape import Landscape
 
 MERGED_ROWS = 4096
 MERGED_BYTES = 256 * 2**20
@@ -30,37 +27,42 @@ _ASIDE = 0.02
 _MEMORY = 2**28
 
 
-def joined_where_shown(landscape: Landscape, plain: list[Batch]) -> list[Batch]:
+def joined_where_shown(
+    cost: AverageCost, plain: list[Batch], joinable: bool | None
+) -> tuple[list[Batch], bool | None, tuple[str, ...]]:
     """Small batches joined if nothing changes, as far as what a forward pass saves for backward stays small.
 
     Args:
-        landscape: the cost; told in a note if batches stay as they came.
+        cost: the average cost.
         plain: its batches as they came.
+        joinable: whether batches may be joined; None finds out.
 
     Returns:
-        Batches with the same rows in the same order.
+        Batches with the same rows in the same order, whether they may be joined (None if nobody had to know), and a
+        sentence if it was found that they stay as they came.
     """
-    if landscape.mode == "train" or landscape._joinable is False or len(plain) == 1:
-        return plain
-    batch = landscape._placed(plain[0])
-    used = landscape.evaluation.saved_bytes(landscape.leaves(landscape.theta), batch.inputs)
+    if cost.mode == "train" or joinable is False or len(plain) == 1:
+        return plain, joinable, ()
+    batch = cost._placed(plain[0])
+    used = cost.evaluation.saved_bytes(cost.leaves(cost.theta), batch.inputs)
     found = groups(plain, min(MERGED_ROWS, int(MERGED_BYTES / max(used / max(batch.rows, 1), 1.0))))
-    if landscape._joinable is None:
-        reason = joined_apart(landscape, found)
-        landscape._joinable = landscape.largest(float(bool(reason))) == 0.0
-        if not landscape._joinable:
+    notes: tuple[str, ...] = ()
+    if joinable is None:
+        reason = joined_apart(cost, found)
+        joinable = cost.ranks.every(not reason)
+        if not joinable:
             words = reason or "another rank found a difference"
-            landscape._note(f"batches are evaluated as they came: joined, {words}")
-    return [joined_batch(group) for group in found] if landscape._joinable else plain
+            notes = (f"batches are evaluated as they came: joined, {words}",)
+    return [joined_batch(group) for group in found] if joinable else plain, joinable, notes
 
 
-def joined_apart(landscape: Landscape, together: Sequence[Sequence[Batch]]) -> str:
+def joined_apart(cost: AverageCost, together: Sequence[Sequence[Batch]]) -> str:
     """What changes when batches are evaluated as one.
 
     In the model's own dtype the costs of all batches are compared, in float64 the costs and the gradient of a pair.
 
     Args:
-        landscape: the cost.
+        cost: the average cost.
         together: groups of batches that would be joined, as they came.
 
     Returns:
@@ -70,26 +72,26 @@ def joined_apart(landscape: Landscape, together: Sequence[Sequence[Batch]]) -> s
     if not several:
         return ""
 
-    def compare(wide: Landscape, seen: list[Batch]) -> str:
+    def compare(wide: AverageCost, seen: list[Batch]) -> str:
         return _apart(wide, seen, joined_batch(seen))
 
-    found = _tried(landscape, several[0][:2], compare)
+    found = _tried(cost, several[0][:2], compare)
     for group in several:
-        found = found or _of_all(landscape, group)
+        found = found or _of_all(cost, group)
     return found
 
 
-def rows_apart(landscape: Landscape, batch: Batch) -> str:
+def rows_apart(cost: AverageCost, batch: Batch) -> str:
     """Why the rows of a batch are no samples of their own.
 
     Args:
-        landscape: the cost.
+        cost: the average cost.
         batch: a batch as it came.
 
     Returns:
         A few words; empty if any selection of rows costs what these rows cost in the batch.
     """
-    if landscape.mode == "train":
+    if cost.mode == "train":
         return "in train mode the rows of a batch may depend on one another"
     if not batch.divisible:
         return "the tensors of a batch do not have one leading length"
@@ -98,40 +100,40 @@ def rows_apart(landscape: Landscape, batch: Batch) -> str:
     order = torch.randperm(batch.rows, generator=generator(0, "rows"))
     half = (batch.rows + 1) // 2
 
-    def compare(wide: Landscape, seen: list[Batch]) -> str:
+    def compare(wide: AverageCost, seen: list[Batch]) -> str:
         if not seen[0].divisible:
             return "the cost's targets do not have the rows of its inputs"
         places = order.to(wide.device)
         found = _apart(wide, [seen[0].cut(places[:half]), seen[0].cut(places[half:])], seen[0].cut(places))
         return found or _same_in_any_order(wide, seen[0], places)
 
-    return _tried(landscape, [batch], compare)
+    return _tried(cost, [batch], compare)
 
 
-def _tried(landscape: Landscape, batches: Sequence[Batch], compare: Callable[[Landscape, list[Batch]], str]) -> str:
+def _tried(cost: AverageCost, batches: Sequence[Batch], compare: Callable[[AverageCost, list[Batch]], str]) -> str:
     """The comparison in float64 where the model bears it, else in its own dtype."""
-    small = 8 * landscape.size * 8 <= _MEMORY
+    small = 8 * cost.size * 8 <= _MEMORY
     # Half precision shows nothing: its rounding is as large as what is looked for.
-    own = torch.promote_types(landscape.parameters.computed, torch.float32)
+    own = torch.promote_types(cost.parameters.computed, torch.float32)
     found = ""
     for dtype in ([torch.float64] if small else []) + [own]:
-        found, failed = _caught(lambda: landscape.derived(list(batches), dtype), compare)  # noqa: B023
+        found, failed = _caught(lambda: cost.derived(list(batches), dtype), compare)  # noqa: B023
         if not failed:
             return found
     return found
 
 
-def _of_all(landscape: Landscape, group: Sequence[Batch]) -> str:
+def _of_all(cost: AverageCost, group: Sequence[Batch]) -> str:
     """What changes in the costs of all batches of a group, in the model's own dtype."""
-    if landscape.parameters.computed.itemsize < torch.float32.itemsize:
+    if cost.parameters.computed.itemsize < torch.float32.itemsize:
         return ""
     return _caught(
-        lambda: landscape.derived(list(group)),
+        lambda: cost.derived(list(group)),
         lambda own, seen: _apart(own, seen, joined_batch(seen), gradient=False),
     )[0]
 
 
-def _caught(make: Callable[[], Landscape], compare: Callable[[Landscape, list[Batch]], str]) -> tuple[str, bool]:
+def _caught(make: Callable[[], AverageCost], compare: Callable[[AverageCost, list[Batch]], str]) -> tuple[str, bool]:
     """A comparison, and whether it failed: joined or cut, batches may be none that the model takes."""
     try:
         made = make()
@@ -140,7 +142,7 @@ def _caught(make: Callable[[], Landscape], compare: Callable[[Landscape, list[Ba
         return f"evaluating them fails ({' '.join(str(problem).split())[:100]})", True
 
 
-def _aside(wide: Landscape) -> Tensor:
+def _aside(wide: AverageCost) -> Tensor:
     """Parameters a little off the anchor, each by a share of its own root mean square."""
     moved = wide.theta.clone()
     size = float(moved.square().mean().sqrt())
@@ -150,7 +152,7 @@ def _aside(wide: Landscape) -> Tensor:
     return moved
 
 
-def _apart(wide: Landscape, parts: Sequence[Batch], whole: Batch, *, gradient: bool = True) -> str:
+def _apart(wide: AverageCost, parts: Sequence[Batch], whole: Batch, *, gradient: bool = True) -> str:
     theta = _aside(wide)
     together, apart = _costs(wide, theta, whole), torch.cat([_costs(wide, theta, part) for part in parts])
     tolerance = _tolerance(wide)
@@ -170,7 +172,7 @@ def _apart(wide: Landscape, parts: Sequence[Batch], whole: Batch, *, gradient: b
     return ""
 
 
-def _same_in_any_order(wide: Landscape, batch: Batch, places: Tensor) -> str:
+def _same_in_any_order(wide: AverageCost, batch: Batch, places: Tensor) -> str:
     theta = _aside(wide)
     whole, moved = _costs(wide, theta, batch), _costs(wide, theta, batch.cut(places))
     if len(whole) % batch.rows or len(whole) != len(moved):
@@ -182,13 +184,13 @@ def _same_in_any_order(wide: Landscape, batch: Batch, places: Tensor) -> str:
     return ""
 
 
-def _costs(wide: Landscape, theta: Tensor, batch: Batch) -> Tensor:
+def _costs(wide: AverageCost, theta: Tensor, batch: Batch) -> Tensor:
     """Weighted cost of each sample, (samples,) float64."""
     with torch.no_grad():
         costs, weights = wide.samples_at(wide.parameters.unflatten(theta), batch)
     return costs.double() if weights is None else costs.double() * weights.double()
 
 
-def _tolerance(wide: Landscape) -> float:
+def _tolerance(wide: AverageCost) -> float:
     computed = wide.parameters.computed
     return _WIDE if computed == torch.float64 else _NARROW * torch.finfo(computed).eps

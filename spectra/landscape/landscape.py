@@ -5,50 +5,44 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from spectra.costs import (
-    Anchors,
-    CrossEntropy,
     KLFromAnchor,
-    Likelihood,
     PerSampleCost,
-    cost_name,
     divergence_like,
     recognised,
     refuse_ignored,
     shifted,
     with_decoder_inputs,
 )
-from spectra.errors import UserError, UserTypeError, foreign
+from spectra.errors import UserError
+from spectra.landscape.average_cost import AverageCost, weighted_sums
 from spectra.landscape.derivatives import confirm_gradient
 from spectra.landscape.joining import joined_where_shown, rows_apart
-from spectra.landscape.many_costs import ManyCosts
-from spectra.landscape.settling import refuse_anchor, refuse_values, settle_cost, settle_padding, weighted_sums
+from spectra.landscape.settling import refuse_anchor, refuse_values, settle_labels, settle_padding, writes_into_targets
+from spectra.landscape.shares import fingerprint, share_of
 from spectra.model import (
     Batch,
     Batches,
     Evaluation,
-    ParameterLayout,
     Patterns,
     chosen,
     kept_tensors,
     preserved_random_state,
     select_parameters,
 )
-from spectra.nested import cast, mapped, tensors_in
-from spectra.ranks import OneProcess, whole_model
+from spectra.nested import cast, tensors_in
+from spectra.ranks import ALONE, Ranks, whole_model
 
 _NAMED = 4
 PADDINGS = ("refuse", "constant", "variable")
 
 
-class Landscape(OneProcess):
+class Landscape(AverageCost):
     r"""The cost of a model on data as a function of its parameters.
 
     ``C(theta) = sum_i w_i c_i / sum_i w_i + l2/2 |theta|^2``.
@@ -57,16 +51,14 @@ class Landscape(OneProcess):
     are evaluated as they came, or joined where that was shown to change nothing. The user's model is left as found. It
     is evaluated in eval mode (batch norm with its running statistics, no dropout) unless ``mode`` says ``train``.
 
+    On several ranks each has the whole model and evaluates its share of the samples: consecutive rows, or whole batches
+    where the data is streamed, cannot be cut by rows, or is evaluated in train mode. ``costs`` and ``gradient``, and
+    products with curvatures, must then be asked for by all ranks together: they are those of one process to rounding,
+    and the same to the bit on each rank. ``iterate`` and ``outputs`` read all of the data on each rank.
+
     Attributes:
         model: the user's model; a twin with whole parameters of one that is sharded (FSDP2, DTensor).
-        cost_function: the per-sample cost; of a loss of torch the likelihood that it stands for.
-        parameters: layout of the differentiated parameters, in the order of theta.
-        theta: (n,) the anchor.
         batches: the data as read.
-        total_weight: sum of the samples' weights.
-        samples: number of samples of a weight above zero.
-        l2: coefficient of the penalty ``l2 / 2 |theta|^2``.
-        anchor_cost: cost at the anchor.
         coarseness: relative error of the gradient where it is coarser than the dtype says (half precision), else 0.
     """
 
@@ -88,6 +80,7 @@ class Landscape(OneProcess):
         padding: str = "refuse",
         joinable: bool | None = None,
         notes: tuple[str, ...] = (),
+        ranks: Ranks = ALONE,
     ) -> None:
         """Reads the data, and refuses what cannot be trusted.
 
@@ -108,11 +101,14 @@ class Landscape(OneProcess):
                 it ``constant`` as training does, or differentiate it as a ``variable``.
             joinable: whether batches may be joined for speed; default finds out whether that changes anything.
             notes: sentences on the data and the model, for whoever reads the results.
+            ranks: the processes that share the data out, all of which make this landscape at the same time, with the
+                same model and all of the data; default this one alone.
 
         Raises:
             UserError: for an empty selection, data or model that are not deterministic, a cost that is not finite
                 at the anchor (naming the batch and the value), a cost of the wrong shape, or targets that are none
-                for the cost (missing, of the wrong shape, soft ones that do not sum to 1).
+                for the cost (missing, of the wrong shape, soft ones that do not sum to 1); if the data or the anchor is
+                not the same on all ranks, or there are fewer rows, or batches where those cannot be cut, than ranks.
         """
         if mode not in ("eval", "train"):
             raise UserError(f"mode must be eval or train, got {mode!r}")
@@ -124,57 +120,22 @@ class Landscape(OneProcess):
         with torch.inference_mode(False), torch.enable_grad():
             model = whole_model(model)
             self.evaluation = Evaluation(model, mode, background or {})
-            self.parameters: ParameterLayout = select_parameters(self.evaluation.model, parameters)
-            self.model, self.l2, self.mode, self._padding = model, l2, mode, padding
+            self.parameters = select_parameters(self.evaluation.model, parameters)
+            self.model, self.l2, self.mode, self.ranks, self._padding = model, l2, mode, ranks, padding
             self._given_cost, self.cost_function = cost, recognised(cost)
-            self._is_torchs, self._cost_writes = self.cost_function is not cost, False
             self._anchor_bytes, self._anchor_storage, self._notes = anchor_bytes, anchor_storage, notes
             found = self.parameters.flatten(dict(self.evaluation.model.named_parameters()))
             self.theta = found if theta is None else theta.detach().to(found).clone()
             refuse_anchor(self.parameters.unflatten(self.theta))
-            self.device = self.theta.device
             self.batches = batches if isinstance(batches, Batches) else Batches(batches)
-            self.many_costs = ManyCosts(self)
-            self._merged: list[Batch] | None = None
-            self._firsts: list[int] = []
-            self._reached = self._shifts = False
+            self._shifts = False
             self._rows_apart: str | None = None
             self._joinable = joinable
             self._found: tuple[str, ...] = ()
-            self._anchors: Anchors | None = None
+            self._whole: Landscape | None = None
+            self._begin()
             with preserved_random_state(self.device):
                 self._prepare()
-
-    @property
-    def size(self) -> int:
-        """Number of parameters n."""
-        return self.parameters.size
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of theta."""
-        return self.theta.dtype
-
-    @cached_property
-    def samples(self) -> float:
-        """Number of samples whose weight is not zero."""
-        count, tensors = 0.0, self.parameters.unflatten(self.theta)
-        with torch.no_grad():
-            for batch in self.iterate():
-                costs, weights = self.sample_costs(self.evaluation(tensors, batch.inputs), batch)
-                count += len(costs) if weights is None else int((weights > 0).sum())
-        return count
-
-    @property
-    def likelihood(self) -> Likelihood | None:
-        """The cost as a likelihood, or None for a plain callable."""
-        return self.cost_function if isinstance(self.cost_function, Likelihood) else None
-
-    @property
-    def softmax(self) -> CrossEntropy | KLFromAnchor | None:
-        """The cost, or that of a part of the outputs, as one of a softmax; None for others."""
-        inner = None if self.likelihood is None else self.likelihood.inner
-        return inner if isinstance(inner, CrossEntropy | KLFromAnchor) else None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -183,24 +144,35 @@ class Landscape(OneProcess):
         anchors = self._anchors.notes if self._anchors is not None else ()
         return (*self._notes, *cost, *self.evaluation.notes, *self._found, *anchors)
 
-    def _note(self, sentence: str) -> None:
-        if sentence not in self._found:
-            self._found = (*self._found, sentence)
+    def _note(self, *sentences: str) -> None:
+        self._found = tuple(dict.fromkeys((*self._found, *sentences)))
 
     def _prepare(self) -> None:
+        if not self.ranks.alone:
+            self.ranks.require_same("data", self.batches.sha256)
+            self.ranks.require_same("anchor", f"{self.size} parameters in {self.dtype}")
+            self.ranks.require_close("anchor", fingerprint(self.theta))
         tensors = self.parameters.unflatten(self.theta)
-        first = with_decoder_inputs(self.evaluation.model, next(iter(self.batches)))
-        first = self._placed(first)
+        first = self._placed(with_decoder_inputs(self.evaluation.model, next(iter(self.batches))))
         witness = self.evaluation.examine(tensors, first.inputs)
         with torch.no_grad():
-            settle_cost(self, tensors, first)
+            self._settle_cost(tensors, first)
         if self.batches.kept:
-            self._merged = [self._placed(batch) for batch in self._merge()]
-        if isinstance(self.softmax, KLFromAnchor) and self.likelihood is not None:
-            self._anchors = Anchors(self.likelihood, partial(self.evaluation, tensors), self._anchor_storage)
-            self._anchors.keep(self.taken(), self._anchor_bytes)
+            joined, self._joinable, notes = joined_where_shown(self, list(self._own()), self._joinable)
+            self._note(*notes)
+            self._merged = [self._placed(batch) for batch in joined]
+        self._keep_anchors(tensors, self._anchor_storage)
         self._sum_at_anchor(tensors)
-        settle_padding(self, witness, tensors)
+        self._note(*settle_padding(self, witness, tensors, self._padding))
+
+    def _settle_cost(self, tensors: dict[str, Tensor], first: Batch) -> None:
+        """What the first batch decides of the cost: the axis of classes, whether labels are shifted."""
+        torchs = self._given_cost if self.cost_function is not self._given_cost else None
+        outputs = self.evaluation(tensors, first.inputs)
+        if self.likelihood is not None:
+            self.cost_function = self.likelihood.settled(outputs, first.targets)
+        self._shifts, self._found = settle_labels(self, tensors, outputs, first, torchs)
+        self._cost_writes = writes_into_targets(self, tensors, first)
 
     def _sum_at_anchor(self, tensors: dict[str, Tensor]) -> None:
         """The cost at the anchor, the samples' weights and places, and what is to be checked on each batch."""
@@ -213,9 +185,12 @@ class Landscape(OneProcess):
                 value, weight, used = weighted_sums(costs, weights)
                 count += len(costs)
                 if not torch.isfinite(value):
-                    self._refuse_values(tensors, number, float(value))
+                    before = 0 if self.batches.kept else self.ranks.part(self.batches.count).start
+                    refuse_values(self, tensors, before + number, float(value))
                 sums = [sums[0] + float(value), sums[1] + weight, sums[2] + used]
-        (total, self.total_weight, self.samples), self._firsts = self._over_ranks(sums, places, count)
+        total, self.total_weight, self.samples = self.ranks.total(torch.tensor(sums, dtype=torch.float64)).tolist()
+        before = int(self.ranks.gathered(torch.tensor([count])).flatten()[: self.ranks.rank].sum())
+        self._firsts = [before + place for place in places]
         if self.total_weight <= 0.0:
             raise UserError("the samples' weights sum to zero")
         self.anchor_cost = total / self.total_weight + self._penalty(self.theta)
@@ -231,34 +206,40 @@ class Landscape(OneProcess):
 
         return self.evaluation.inside(tensors, checked)
 
-    def _refuse_values(self, tensors: dict[str, Tensor], number: int, value: float) -> None:
-        refuse_values(self, tensors, number, value)
-
-    def _merge(self) -> list[Batch]:
-        return joined_where_shown(self, [self._taken(batch) for batch in self._source()])
-
     def _taken(self, batch: Batch) -> Batch:
         """A batch as the model takes it: labels shifted, inputs of a decoder made, as in the model's own loss."""
         if batch.labelled:
             batch = with_decoder_inputs(self.evaluation.model, batch)
         return shifted(batch) if self._shifts and batch.labelled else batch
 
-    def _placed(self, batch: Batch) -> Batch:
-        """A batch on the device, in the parameters' dtype; of a model of several dtypes as the user made it."""
-        return batch.to(self.device, None if self.evaluation.mixed else self.parameters.computed)
+    def unjoined(self) -> Iterator[Batch]:
+        """All of the data in the batches that it came in, as the model takes it; not yet on the device."""
+        return (self._taken(batch) for batch in self.batches)
 
     def taken(self) -> Iterator[Batch]:
         """The batches as the model takes them: on the device, joined, with the data's own targets."""
-        if self._merged is not None:
-            return iter(self._merged)
-        return (self._placed(self._taken(batch)) for batch in self._source())
+        return iter(self._merged) if self._merged is not None else map(self._placed, self._own())
 
-    def share(self) -> Iterator[Batch]:
-        """The batches as the cost sees them: on the device, joined, anchor log-probabilities as targets."""
-        for number, batch in enumerate(self.taken()):
-            first = self._firsts[number] if number < len(self._firsts) else 0
-            seen = batch if self._anchors is None else self._anchors.seen(batch, number)
-            yield replace(seen, number=number, first=first)
+    def _own(self) -> Iterator[Batch]:
+        """This process's batches as the model takes them; not yet on the device."""
+        return map(self._taken, share_of(self.batches, self.ranks, self.rows_apart))
+
+    def count(self) -> int:
+        """How many batches ``share`` gives."""
+        return len(self._merged if self._merged is not None else self.ranks.part(self.batches.count))
+
+    @property
+    def whole(self) -> Landscape:
+        """The landscape in one process, with all data; made when first needed."""
+        if self.ranks.alone:
+            return self
+        if self._whole is None:
+            self._whole = Landscape(**self._options())
+        return self._whole
+
+    def iterate(self) -> Iterator[Batch]:
+        """All batches as the cost sees them, on each rank."""
+        return self.whole.share()
 
     def rows_apart(self) -> str:
         """Why rows of the data are no samples of their own, in a few words; empty if they are.
@@ -271,62 +252,6 @@ class Landscape(OneProcess):
             self._rows_apart = next(filter(None, (rows_apart(self, self._taken(batch)) for batch in ends)), "")
         return self._rows_apart
 
-    def sample_costs(
-        self, outputs: Any, batch: Batch, cost: PerSampleCost | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Cost of each sample of a batch, (samples,), and the samples' weights or None."""
-        cost = cost or self.cost_function
-        targets = mapped(batch.targets, Tensor.clone) if self._cost_writes else batch.targets
-        with foreign(f"the cost {cost_name(cost)}"):
-            costs = cost(outputs, targets)
-        if not isinstance(costs, Tensor):
-            raise UserTypeError(f"cost {cost_name(cost)} must return a tensor, got {type(costs).__name__}")
-        if costs.dim() == 2 and costs.shape[1] == 1:
-            costs = costs.squeeze(1)
-        if costs.dim() != 1:
-            raise UserError(
-                f"cost {cost_name(cost)} must return one value a sample, shape (samples,), got shape "
-                f"{tuple(costs.shape)}: average the elements of each sample, leave the mean over samples out "
-                "(reduction='none'), or give a loss of torch.nn itself; a cost of a whole batch has shape (1,)"
-            )
-        weights = cost.weights(batch.targets) if isinstance(cost, Likelihood) else None
-        if batch.weights is not None:
-            given = batch.weights.reshape(-1)
-            if given.shape != costs.shape:
-                raise UserError(f"weights must have shape {tuple(costs.shape)}, got {tuple(given.shape)}")
-            weights = given if weights is None else weights * given
-        return costs, weights
-
-    def samples_at(self, tensors: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """``sample_costs`` at parameters by name; the cost too sees the model with them, as do hooks and penalties."""
-        return self.evaluation.inside(tensors, lambda: self.sample_costs(self.evaluation.outputs(batch.inputs), batch))
-
-    def cost_at(self, tensors: Mapping[str, Tensor], batch: Batch) -> Tensor:
-        """``batch_cost`` at parameters by name."""
-        return self.evaluation.inside(tensors, lambda: self.batch_cost(self.evaluation.outputs(batch.inputs), batch))
-
-    def batch_cost(self, outputs: Any, batch: Batch) -> Tensor:
-        """What a batch adds to the average over all samples, a scalar to differentiate."""
-        costs, weights = self.sample_costs(outputs, batch)
-        summed = costs.sum() if weights is None else (costs * weights.to(costs)).sum()
-        return summed / self.total_weight
-
-    def _penalty(self, theta: Tensor) -> float:
-        return 0.5 * self.l2 * float(theta.double().square().sum()) if self.l2 else 0.0
-
-    def cost(self, theta: Tensor | None = None) -> float:
-        """The cost at theta (n,), default the anchor; float64 sum, unit of the per-sample cost."""
-        if theta is None:
-            return self.anchor_cost
-        return float(self.costs(theta.unsqueeze(0))[0])
-
-    def costs(self, thetas: Tensor) -> Tensor:
-        """The costs at rows of thetas (k, n), as float64 (k,)."""
-        totals = self.joint(self.many_costs(thetas)) / self.total_weight
-        if self.l2:
-            totals += 0.5 * self.l2 * thetas.double().square().sum(-1).to(self.device)
-        return totals
-
     def gradient(self, theta: Tensor | None = None) -> Tensor:
         """Gradient at theta (n,), default the anchor.
 
@@ -334,18 +259,18 @@ class Landscape(OneProcess):
         """
         theta = self.theta if theta is None else theta.to(self.theta)
         self.confirm()
-        total, unreached = self.own_l2 * theta, set(self.parameters.names)
+        total, unused = self.own_l2 * theta, set(self.parameters.names)
         for batch in self.share():
-            total = total + self.batch_gradient(theta, batch, unreached)
-        total = self.joint(total)
-        if unreached and not self.l2:
-            self._name_useless(total, unreached)
+            total = total + self.batch_gradient(theta, batch, unused)
+        total = self.ranks.total(total)
+        if unused and not self.l2:
+            self._note_unused(total, unused)
         return total
 
-    def _name_useless(self, slope: Tensor, unreached: set[str]) -> None:
+    def _note_unused(self, slope: Tensor, unused: set[str]) -> None:
         """Says which parameters no path leads from to the cost, on this rank or another."""
         parts = zip(self.parameters.names, torch.split(slope, self.parameters.sizes), strict=True)
-        names = [name for name, part in parts if name in unreached and not bool(part.any())]
+        names = [name for name, part in parts if name in unused and not bool(part.any())]
         if names:
             more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
             self._note(f"the cost does not depend on {', '.join(names[:_NAMED])}{more}")
@@ -356,34 +281,10 @@ class Landscape(OneProcess):
         Raises:
             DerivativeError: if autograd gives something else.
         """
-        if not self._reached:
-            confirm_gradient(self)
-            self._reached = True
-
-    def batch_gradient(self, theta: Tensor, batch: Batch, unreached: set[str] | None = None) -> Tensor:
-        """What a batch adds to the gradient at theta (n,), the penalty left out.
-
-        Args:
-            theta: (n,) where.
-            batch: as the cost sees it.
-            unreached: names of parameters, from which those are taken that the batch's cost depends on.
-
-        Returns:
-            (n,) the gradient.
-        """
-        parts = self.leaves(theta)
-
-        def slope() -> tuple[Tensor | None, ...]:
-            value = self.batch_cost(self.evaluation.outputs(batch.inputs), batch)
-            if not value.requires_grad:
-                return (None,) * len(parts)
-            return torch.autograd.grad(value, list(parts.values()), allow_unused=True)
-
-        with torch.enable_grad():
-            slopes = self.evaluation.inside(parts, slope)
-        if unreached is not None:
-            unreached -= {name for name, one in zip(parts, slopes, strict=True) if one is not None}
-        return self.parameters.joined(slopes, list(parts.values())).detach()
+        if not self._confirmed:
+            coarseness, notes = confirm_gradient(self)
+            self._note(*notes)
+            self.coarseness, self._confirmed = coarseness or self.coarseness, True
 
     def gradients(self, thetas: Tensor) -> Tensor:
         """Gradients at rows of thetas (k, n), as (k, n)."""
@@ -392,12 +293,9 @@ class Landscape(OneProcess):
     def outputs(self, theta: Tensor | None = None) -> list[Any]:
         """The model's outputs at theta (n,), one nest of tensors a batch, without graph."""
         tensors = self.parameters.unflatten(self.theta if theta is None else theta.to(self.theta))
+        whole = self.whole
         with torch.no_grad():
-            return [self.evaluation(tensors, batch.inputs) for batch in self.taken()]
-
-    def leaves(self, theta: Tensor) -> dict[str, Tensor]:
-        """Theta as new leaf tensors that require gradients, by parameter name."""
-        return {name: part.detach().requires_grad_() for name, part in self.parameters.unflatten(theta).items()}
+            return [whole.evaluation(tensors, batch.inputs) for batch in whole.taken()]
 
     def restricted(self, patterns: Patterns) -> Landscape:
         """The same landscape with only those of its parameters that match as variables.
@@ -435,50 +333,31 @@ class Landscape(OneProcess):
             background={k: cast(v, dtype, device) for k, v in self.evaluation.background.items()},
         )
 
-    def derived(self, batches: list[Batch], dtype: torch.dtype | None = None, *, l2: float = 0.0) -> Landscape:
-        """The same cost on other batches, taken as they are and unchecked, in one process.
-
-        The model is not copied: its parameters and buffers are replaced by their values in another dtype. The average
-        is over the samples of these batches.
+    def over(self, ranks: Ranks) -> Landscape:
+        """The same landscape with its data shared out over ranks; itself in one process.
 
         Args:
-            batches: as the model takes them.
-            dtype: of the parameters and the data; default as they are.
-            l2: coefficient of the penalty.
+            ranks: the processes, each of which has the same model and all of the data; all of them must call this.
 
         Returns:
-            A landscape around the same anchor.
+            The landscape.
+
+        Raises:
+            UserError: if data or anchor are not the same on all ranks, or the data cannot be shared out.
         """
-        found = object.__new__(Landscape)
-        vars(found).update(vars(self), ranks=None, l2=l2, _reached=True, _anchors=None, _firsts=[], total_weight=1.0)
-        if dtype is not None:
-            found.parameters, found.evaluation = self.parameters.in_dtype(dtype), self.evaluation.in_dtype(dtype)
-            found.theta = self.theta.to(found.parameters.dtype)
-        found.many_costs = ManyCosts(found)
-        found._merged = [found._placed(batch) for batch in batches]
-        tensors = found.parameters.unflatten(found.theta)
-        with torch.no_grad():
-            if isinstance(self.softmax, KLFromAnchor) and self.likelihood is not None:
-                found._anchors = Anchors(self.likelihood, partial(found.evaluation, tensors), "memory")
-                found._anchors.keep(found.taken(), self._anchor_bytes)
-            sums = [weighted_sums(*found.samples_at(tensors, batch)) for batch in found.share()]
-        total, found.total_weight, found.samples = (sum(float(one[place]) for one in sums) for place in range(3))
-        found.anchor_cost = total / (found.total_weight or 1.0) + found._penalty(found.theta)
-        return found
+        return self if ranks.alone else Landscape(**self._options(), ranks=ranks)
 
     def _again(self, **changes: Any) -> Landscape:
-        return self._inherited(Landscape(**(self._options() | changes)), changes)
-
-    def _inherited(self, found: Landscape, changes: Mapping[str, Any]) -> Landscape:
         """A landscape made from this one: what was shown of it need not be shown again."""
+        found = Landscape(**(self._options() | {"ranks": self.ranks} | changes))
         fewer = set(changes) == {"parameters", "theta", "background"}
         if fewer or not changes.keys() & {"model", "cost", "batches", "theta"}:
-            found._reached, found._rows_apart = self._reached, self._rows_apart
+            found._confirmed, found._rows_apart = self._confirmed, self._rows_apart
             found.coarseness = self.coarseness
         return found
 
     def _options(self) -> dict[str, Any]:
-        """What it was made from."""
+        """What it was made from, its ranks left out."""
         return {
             "model": self.model,
             "cost": self._given_cost,

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from spectra.errors import FAST_PATH_FAILURES
-
-if TYPE_CHECKING:
-    from spectra.landscape.landscape import Landscape
-    from spectra.model import Batch
+from spectra.model import Batch, Evaluation, ParameterLayout
 
 # Vmapped outputs and activations of one chunk stay below this: within the cache, where the device is the CPU.
 CHUNK_BYTES = 2**28
@@ -37,6 +33,18 @@ def beside(theta: Tensor) -> Tensor:
     return torch.stack([theta + aside, theta - aside])
 
 
+def vmappable(evaluation: Evaluation, theta: Tensor) -> bool:
+    """Whether passes at several vectors gain from being one: small models, and on the CPU none with convolutions."""
+    return len(theta) <= LARGEST_VMAPPED and not (evaluation.convolutional and theta.device.type == "cpu")
+
+
+def agree(one: Tensor, two: Tensor, rounding: float) -> bool:
+    """Whether two ways give the same numbers, up to a share of the largest."""
+    one, two = one.double(), two.double()
+    scale = one.abs().max().clamp_min(torch.finfo(torch.float64).tiny)
+    return bool((one - two).abs().max() <= rounding * scale)
+
+
 class ManyCosts:
     """Sums of the samples' costs at rows of thetas, in float64.
 
@@ -48,22 +56,38 @@ class ManyCosts:
         vmapped: whether it is used; None as long as nobody asked.
     """
 
-    def __init__(self, landscape: Landscape) -> None:
-        """Takes the landscape whose costs are summed."""
-        self._landscape = landscape
+    def __init__(
+        self,
+        evaluation: Evaluation,
+        layout: ParameterLayout,
+        theta: Tensor,
+        samples_at: Callable[[Mapping[str, Tensor], Batch], tuple[Tensor, Tensor | None]],
+        batches: Callable[[], Iterator[Batch]],
+    ) -> None:
+        """Takes what is summed.
+
+        Args:
+            evaluation: the model.
+            layout: the parameters in theta.
+            theta: (n,) the anchor.
+            samples_at: costs and weights of a batch's samples at parameters by name.
+            batches: starts a pass over the data.
+        """
+        self._evaluation, self._layout, self._theta = evaluation, layout, theta
+        self._samples_at, self._batches = samples_at, batches
         self.vmapped: bool | None = None
         self._chunk = 1
 
     def __call__(self, thetas: Tensor) -> Tensor:
         """Cost sums (k,) over all samples, float64, penalty left out."""
-        thetas = thetas.to(self._landscape.theta)
+        thetas = thetas.to(self._theta)
         several = len(thetas) > 1
         if self.vmapped is None and several:
-            self.vmapped = self._decide(beside(self._landscape.theta))
+            self.vmapped = self._decide(beside(self._theta))
         vmapped = self.vmapped and several
         totals = torch.zeros(len(thetas), dtype=torch.float64, device=thetas.device)
         with torch.no_grad():
-            for batch in self._landscape.share():
+            for batch in self._batches():
                 totals += self._vmapped(thetas, batch) if vmapped else self._looped(thetas, batch)
         return totals
 
@@ -76,22 +100,18 @@ class ManyCosts:
         return torch.cat([mapped(part).double().sum(-1) for part in torch.split(thetas, self._chunk)])
 
     def _at(self, batch: Batch) -> Callable[[Tensor], Tensor]:
-        landscape = self._landscape
-
         def weighted(theta: Tensor) -> Tensor:
-            costs, weights = landscape.samples_at(landscape.parameters.unflatten(theta), batch)
+            costs, weights = self._samples_at(self._layout.unflatten(theta), batch)
             return costs if weights is None else costs.double() * weights.double()
 
         return weighted
 
     def _decide(self, thetas: Tensor) -> bool:
-        landscape = self._landscape
-        convolutional = any(isinstance(m, nn.modules.conv._ConvNd) for m in landscape.model.modules())
-        if landscape.size > LARGEST_VMAPPED or (convolutional and landscape.device.type == "cpu"):
+        if not vmappable(self._evaluation, self._theta):
             return False
-        batch = next(landscape.share())
-        held = landscape.evaluation.saved_bytes(landscape.leaves(landscape.theta), batch.inputs)
-        limit = CPU_CHUNK_BYTES if landscape.device.type == "cpu" else CHUNK_BYTES
+        batch = next(self._batches())
+        held = self._evaluation.saved_bytes(self._layout.leaves(self._theta), batch.inputs)
+        limit = CPU_CHUNK_BYTES if self._theta.device.type == "cpu" else CHUNK_BYTES
         self._chunk = max(1, min(LARGEST_CHUNK, limit // max(held, 1)))
         if self._chunk < SMALLEST_CHUNK:
             return False
@@ -101,5 +121,4 @@ class ManyCosts:
                 two = self._vmapped(thetas, batch)
             except FAST_PATH_FAILURES:  # whatever vmap cannot do, the loop can
                 return False
-        scale = one.abs().max().clamp_min(torch.finfo(torch.float64).tiny)
-        return bool((one - two).abs().max() <= 100 * torch.finfo(landscape.dtype).eps * scale)
+        return agree(one, two, 100 * torch.finfo(self._theta.dtype).eps)

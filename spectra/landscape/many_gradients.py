@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from spectra.errors import FAST_PATH_FAILURES
-from spectra.landscape.many_costs import CHUNK_BYTES, LARGEST_VMAPPED, SMALLEST_CHUNK, beside
-
-if TYPE_CHECKING:
-    from spectra.landscape.landscape import Landscape
-    from spectra.model import Batch
+from spectra.landscape.landscape import Landscape
+from spectra.landscape.many_costs import CHUNK_BYTES, SMALLEST_CHUNK, agree, beside, vmappable
+from spectra.model import Batch
 
 # Beyond this the batched products gain nothing more.
 LARGEST_CHUNK = 16
@@ -77,9 +74,8 @@ class ManyGradients:
 
     def _decide(self, thetas: Tensor) -> bool:
         landscape = self.landscape
-        convolutional = any(isinstance(m, nn.modules.conv._ConvNd) for m in landscape.model.modules())
         one = self._looped(thetas)  # first, for it refuses models whose parameters autograd cannot reach
-        if landscape.size > LARGEST_VMAPPED or (convolutional and landscape.device.type == "cpu"):
+        if not vmappable(landscape.evaluation, landscape.theta):
             return False
         batch = next(landscape.iterate())
         held = landscape.evaluation.saved_bytes(landscape.leaves(landscape.theta), batch.inputs)
@@ -90,10 +86,4 @@ class ManyGradients:
             two = self._vmapped(thetas)
         except FAST_PATH_FAILURES:  # whatever vmap cannot do, the loop can
             return False
-        rounding = 1000 * torch.finfo(landscape.dtype).eps
-        return all(_close(a.double(), b.double(), rounding) for a, b in zip(one, two, strict=True))
-
-
-def _close(one: Tensor, two: Tensor, rounding: float) -> bool:
-    scale = one.abs().max().clamp_min(torch.finfo(torch.float64).tiny)
-    return bool((one - two).abs().max() <= rounding * scale)
+        return all(agree(a, b, 1000 * torch.finfo(landscape.dtype).eps) for a, b in zip(one, two, strict=True))

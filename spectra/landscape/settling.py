@@ -5,18 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
-from spectra.costs import KLFromAnchor, Likelihood, TorchLoss, as_cross_entropy, check_mean, cost_name, relabelling
+from spectra.costs import (
+    KLFromAnchor,
+    Likelihood,
+    PerSampleCost,
+    TorchLoss,
+    as_cross_entropy,
+    check_mean,
+    cost_name,
+    relabelling,
+)
 from spectra.errors import UserError
+from spectra.landscape.average_cost import AverageCost, weighted_sums
 from spectra.model import Batch, Witness
 from spectra.nested import mapped, tensors_in
-
-if TYPE_CHECKING:
-    from spectra.landscape.landscape import Landscape
 
 # Relative change of the cost that is no rounding.
 _CHANGE = 1e-6
@@ -30,86 +37,112 @@ def refuse_anchor(tensors: Mapping[str, Tensor]) -> None:
             raise UserError(f"parameter {name} is not finite at the anchor: it holds {float(wrong[0])}")
 
 
-def settle_cost(landscape: Landscape, tensors: dict[str, Tensor], first: Batch) -> None:
-    """What the first batch decides of the cost: the axis of classes, whether labels are shifted."""
-    outputs = landscape.evaluation(tensors, first.inputs)
-    if landscape.likelihood is not None:
-        landscape.cost_function = landscape.likelihood.settled(outputs, first.targets)
-    cost = landscape.cost_function
-    if isinstance(landscape.softmax, KLFromAnchor):
+def settle_labels(
+    cost: AverageCost, tensors: Mapping[str, Tensor], outputs: Any, first: Batch, given: PerSampleCost | None
+) -> tuple[bool, tuple[str, ...]]:
+    """Whether labels are shifted, as in the model's own loss, and sentences on it; holds a loss of torch against torch.
+
+    Args:
+        cost: the average cost, its cost function settled.
+        tensors: the parameters by name.
+        outputs: the model's outputs on the first batch.
+        first: the first batch.
+        given: the loss of torch as the user gave it; None for other costs.
+
+    Raises:
+        UserError: if the cost is neither the model's own loss nor, on plain targets, torch's.
+    """
+    per_sample = cost.cost_function
+    if isinstance(cost.softmax, KLFromAnchor):
         # Labels are shifted under the divergence where they would be under cross-entropy.
-        assert landscape.likelihood is not None
-        cost = as_cross_entropy(landscape.likelihood)
+        assert cost.likelihood is not None
+        per_sample = as_cross_entropy(cost.likelihood)
 
     def mean(batch: Batch) -> float:
-        if isinstance(cost, Likelihood):
-            cost.check(outputs, batch.targets)
+        if isinstance(per_sample, Likelihood):
+            per_sample.check(outputs, batch.targets)
         value, weight, _ = weighted_sums(
-            *landscape.evaluation.inside(tensors, lambda: landscape.sample_costs(outputs, batch, cost))
+            *cost.evaluation.inside(tensors, lambda: cost.sample_costs(outputs, batch, per_sample))
         )
         return float(value) / weight if weight else math.nan
 
-    landscape._shifts, notes = relabelling(landscape.evaluation, tensors, first, mean, landscape.softmax is not None)
-    landscape._found += notes
-    if landscape._is_torchs and not first.labelled and first.weights is None:
-        check_mean(landscape.cost_function, landscape._given_cost, outputs, first.targets, mean(first))
-    if not isinstance(cost, Likelihood | TorchLoss):
-        _examine_cost(landscape, tensors, first)
+    found = relabelling(cost.evaluation, tensors, first, mean, cost.softmax is not None)
+    if given is not None and not first.labelled and first.weights is None:
+        check_mean(cost.cost_function, given, outputs, first.targets, mean(first))
+    return found
 
 
-def _examine_cost(landscape: Landscape, tensors: dict[str, Tensor], first: Batch) -> None:
-    """Finds out whether a plain callable writes into its targets, and refuses one that is not deterministic."""
+def writes_into_targets(cost: AverageCost, tensors: Mapping[str, Tensor], first: Batch) -> bool:
+    """Whether a plain callable writes into its targets; refuses one that is not deterministic.
+
+    Args:
+        cost: the average cost.
+        tensors: the parameters by name.
+        first: the first batch.
+
+    Raises:
+        UserError: if two calls on the same batch differ.
+    """
+    if isinstance(cost.cost_function, Likelihood | TorchLoss):
+        return False
     given = replace(first, targets=mapped(first.targets, Tensor.clone))
-    once, _ = landscape.samples_at(tensors, given)
-    landscape._cost_writes = any(tensor._version for tensor in tensors_in(given.targets))
-    twice, _ = landscape.samples_at(tensors, first)
+    once, _ = cost.samples_at(tensors, given)
+    writes = any(tensor._version for tensor in tensors_in(given.targets))
+    if writes:
+        first = replace(first, targets=mapped(first.targets, Tensor.clone))
+    twice, _ = cost.samples_at(tensors, first)
     if once.shape != twice.shape or not torch.allclose(once, twice, rtol=1e-4, atol=0.0, equal_nan=True):
         raise UserError(
-            f"cost {cost_name(landscape.cost_function)} is not deterministic: two calls on the same batch differ; take "
+            f"cost {cost_name(cost.cost_function)} is not deterministic: two calls on the same batch differ; take "
             "randomness out of it (noise, sampled negatives), or seed it at each call"
         )
+    return writes
 
 
-def settle_padding(landscape: Landscape, witness: Witness, tensors: dict[str, Tensor]) -> None:
-    """Padding rows of embeddings, which training holds constant: as asked for where the cost depends on them."""
+def settle_padding(cost: AverageCost, witness: Witness, tensors: dict[str, Tensor], padding: str) -> tuple[str, ...]:
+    """Padding rows of embeddings, which training holds constant: as asked for where the cost depends on them.
+
+    Args:
+        cost: the average cost, whose evaluation is told to hold them.
+        witness: what the model's first call did.
+        tensors: the parameters by name.
+        padding: ``refuse``, ``constant`` or ``variable``.
+
+    Returns:
+        A sentence if rows are held.
+
+    Raises:
+        UserError: if the cost depends on them and ``padding`` is ``refuse``.
+    """
     rows = witness.padding_rows(tensors)
-    if not rows or landscape._padding == "variable":
-        return
-    moved = landscape.theta.clone()
-    parts = landscape.parameters.unflatten(moved)
+    if not rows or padding == "variable":
+        return ()
+    moved = cost.theta.clone()
+    parts = cost.parameters.unflatten(moved)
     for name, row in rows.items():
         parts[name][row] += float(tensors[name].double().square().mean().sqrt()) or 1.0
-    at, found = landscape.anchor_cost, landscape.cost(landscape.parameters.flatten(parts))
-    depends = abs(found - at) > _CHANGE * max(abs(found), abs(at))
+    at, found = cost.anchor_cost, cost.cost(cost.parameters.flatten(parts))
+    if not abs(found - at) > _CHANGE * max(abs(found), abs(at)):
+        return ()
     names = ", ".join(f"row {row} of {name}" for name, row in rows.items())
-    if depends and landscape._padding == "refuse":
+    if padding == "refuse":
         raise UserError(
             f"the cost depends on a padding row ({names}, padding_idx of the embedding), which training holds "
             "constant: give Landscape(..., padding='constant') to hold it so, padding='variable' to differentiate "
             "it too, or build the model with padding_idx=None"
         )
-    if depends:
-        landscape.evaluation.hold(rows, tensors)
-        landscape._note(f"{names} is padding and is held constant, as in training")
+    cost.evaluation.hold(rows, tensors)
+    return (f"{names} is padding and is held constant, as in training",)
 
 
-def refuse_values(landscape: Landscape, tensors: dict[str, Tensor], number: int, value: float) -> NoReturn:
-    """Names the batch as the user numbers it, where merged ones hold several."""
-    for index, batch in enumerate(landscape.batches if landscape._merged is not None else ()):
-        moved = landscape._placed(landscape._taken(batch))
-        if landscape._anchors is not None:
-            moved = landscape._anchors.seen(moved)
-        found, _, _ = weighted_sums(*landscape.samples_at(tensors, moved))
+def refuse_values(cost: AverageCost, tensors: Mapping[str, Tensor], number: int, value: float) -> NoReturn:
+    """Names the batch whose cost is not finite as the user numbers it, where merged ones hold several."""
+    for index, batch in enumerate(cost.unjoined() if cost._merged is not None else ()):
+        moved = cost._placed(batch)
+        if cost._anchors is not None:
+            moved = cost._anchors.seen(moved)
+        found, _, _ = weighted_sums(*cost.samples_at(tensors, moved))
         if not torch.isfinite(found):
             number, value = index, float(found)
             break
     raise UserError(f"the cost at the anchor is not finite: batch {number} gives {value}")
-
-
-def weighted_sums(costs: Tensor, weights: Tensor | None) -> tuple[Tensor, float, float]:
-    """Weighted sum of costs in float64, sum of the weights, and how many of them are above zero."""
-    if weights is None:
-        return costs.double().sum(), float(len(costs)), float(len(costs))
-    if not bool((weights >= 0).all()):
-        raise UserError("the samples' weights must be non-negative and finite")
-    return (costs.double() * weights.double()).sum(), float(weights.double().sum()), float((weights > 0).sum())

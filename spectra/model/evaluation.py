@@ -143,6 +143,11 @@ class Evaluation:
                 return self.model(**inputs)
             return self.model(*inputs) if type(inputs) in (tuple, list) else self.model(inputs)
 
+    @property
+    def convolutional(self) -> bool:
+        """Whether the model has convolutions: vmapped they run as grouped ones, which the CPU does slowly."""
+        return any(isinstance(module, nn.modules.conv._ConvNd) for module in self.model.modules())
+
     @contextmanager
     def _guards(self) -> Iterator[None]:
         with ExitStack() as stack:

@@ -88,6 +88,10 @@ class ParameterLayout:
         """Theta (n,) as a dictionary from parameter names to tensors."""
         return dict(zip(self.names, self.split(theta), strict=True))
 
+    def leaves(self, theta: Tensor) -> dict[str, Tensor]:
+        """Theta (n,) as new leaf tensors that require gradients, by parameter name."""
+        return {name: part.detach().requires_grad_() for name, part in self.unflatten(theta).items()}
+
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """The tensors of these parameters as one new vector (n,)."""
         return torch.cat([tensors[name].detach().reshape(-1).to(self.dtype) for name in self.names])

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from spectra.errors import FAST_PATH_FAILURES, UserError, out_of_memory
-from spectra.landscape import Landscape, confirm, kept_or_rebuilt
+from spectra.landscape import Landscape, confirm
 from spectra.model import Batch, Patterns, generator
 from spectra.operators.graph_memory import GraphMemory
 from spectra.operators.linear import Restricted, SymmetricOperator
@@ -123,7 +123,7 @@ class Curvature(SymmetricOperator):
 
     def matmat(self, vectors: Tensor) -> Tensor:
         """``V H`` for rows V (k, n), as (k, n), summed over batches."""
-        return self.landscape.joint(self.addend(vectors))
+        return self.ranks.total(self.addend(vectors))
 
     def addend(self, vectors: Tensor) -> Tensor:
         """The sum over this process's batches."""
@@ -138,7 +138,7 @@ class Curvature(SymmetricOperator):
         except FAST_PATH_FAILURES as problem:  # a fast path may fail on a batch or a block of another shape
             self._note(f"{self.strategy} fails here ({type(problem).__name__}) and is no longer used")
         self.strategy, self._chunk = core.name, 2**30
-        self._products = kept_or_rebuilt(core.build, self.landscape, self._keep)
+        self._products = self._passes(core.build)
         return self._summed(vectors)
 
     def _summed(self, vectors: Tensor) -> Tensor:
@@ -166,17 +166,17 @@ class Curvature(SymmetricOperator):
         held = self.graph_memory
         core = next(iter(self._strategies.values()))
         # Alike on all ranks, which go through what is tried together.
-        keep = self.landscape.largest(0.0 if held.kept(self.memory) else 1.0) == 0.0
-        recordable = self.landscape.largest(0.0 if held.recordable(self.memory) else 1.0) == 0.0
+        keep = self.ranks.every(held.kept(self.memory))
+        recordable = self.ranks.every(held.recordable(self.memory))
         # Two vectors tell a block apart from a row; a model so large that they weigh is checked on one.
         probe = self._probe("verify")
         if self.size <= _LARGE:
             probe = torch.cat([probe, self._probe("verify again")])
         self.landscape.confirm()
         product, truth, seconds = self._core_product(core, first, probe)
-        self._said += confirm(self)
+        self._said += confirm(self.landscape, self.name, self.theta, self.differentiated)
         if self.strategy == "auto":
-            core_time = self.landscape.largest(self._seconds_per_vector(core, product, vectors, seconds / len(probe)))
+            core_time = self.ranks.largest(self._seconds_per_vector(core, product, vectors, seconds / len(probe)))
             del product  # one graph at a time
             chosen = self._choose(first, core, core_time, (probe, truth), vectors, recordable)
         else:
@@ -195,13 +195,20 @@ class Curvature(SymmetricOperator):
     def _built(self, core: Strategy, chosen: Strategy) -> Callable[[], Iterator[Product]]:
         """The products of all batches; by the core if the chosen way fails on a later batch."""
         try:
-            return kept_or_rebuilt(chosen.build, self.landscape, self._keep)
+            return self._passes(chosen.build)
         except FAST_PATH_FAILURES as problem:
             if chosen is core:
                 raise
             self._note(f"{chosen.name} fails here ({type(problem).__name__}) and is not used")
             self.strategy = core.name
-            return kept_or_rebuilt(core.build, self.landscape, self._keep)
+            return self._passes(core.build)
+
+    def _passes(self, build: Callable[[Batch], Product]) -> Callable[[], Iterator[Product]]:
+        """Starts a pass over the products of this process's batches: built once and kept, or built anew each time."""
+        if not self._keep:
+            return lambda: (build(batch) for batch in self.landscape.share())
+        kept = [build(batch) for batch in self.landscape.share()]
+        return lambda: iter(kept)
 
     def _probe(self, stream: str) -> Tensor:
         probe = torch.randn(self.size, generator=generator(0, stream, device=self.device), device=self.device)
@@ -264,7 +271,7 @@ class Curvature(SymmetricOperator):
         for one in list(self._strategies.values())[1:]:
             if not self._worth_trying(one, recordable, len(vectors)) or one.instead_of in right:
                 continue
-            taken = self.landscape.largest(self._tried(one, core, batch, known, vectors))
+            taken = self.ranks.largest(self._tried(one, core, batch, known, vectors))
             if math.isfinite(taken):
                 right.add(one.name)
             if taken < best_time:
@@ -332,9 +339,7 @@ class Curvature(SymmetricOperator):
         # One row at a time a block's way gains nothing, and takes two vectors more of a large model's memory.
         if strategy.batched and rows == 1 and self.size > _LARGE:
             return False
-        # vmapped convolutions run as grouped ones, which the CPU does slowly.
-        convolutional = any(isinstance(m, nn.modules.conv._ConvNd) for m in self.landscape.model.modules())
-        return not (strategy.batched and convolutional and self.device.type == "cpu")
+        return not (strategy.batched and self.landscape.evaluation.convolutional and self.device.type == "cpu")
 
     def _note(self, sentence: str) -> None:
         self._said = (*self._said, sentence)

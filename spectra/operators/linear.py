@@ -12,7 +12,7 @@ from torch import Tensor
 
 from spectra.errors import UserError, UserTypeError
 from spectra.model import Patterns
-from spectra.ranks import Ranks
+from spectra.ranks import ALONE, Ranks
 
 
 class SymmetricOperator(ABC):
@@ -24,7 +24,7 @@ class SymmetricOperator(ABC):
         device: where the vectors live.
         definite: whether H is known to have no negative eigenvalue.
         name: what it is, for messages.
-        ranks: the processes over which products are summed; None for an operator that each process has whole.
+        ranks: the processes over which products are summed; one alone for an operator that each process has whole.
     """
 
     size: int
@@ -32,7 +32,7 @@ class SymmetricOperator(ABC):
     device: torch.device
     definite: bool = False
     name: str = "operator"
-    ranks: Ranks | None = None
+    ranks: Ranks = ALONE
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -125,7 +125,7 @@ class Shifted(OfAnother):
     def addend(self, vectors: Tensor) -> Tensor:
         """The shift is the first rank's to add."""
         found = self.inner.addend(vectors)
-        return found + self.shift * vectors if self.ranks is None or self.ranks.first else found
+        return found + self.shift * vectors if self.ranks.first else found
 
     def matmat(self, vectors: Tensor) -> Tensor:
         """``V (H + shift I)`` for rows V (k, n)."""

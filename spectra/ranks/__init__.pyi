@@ -1,8 +1,7 @@
+from .group import ALONE as ALONE
 from .group import TIMEOUT as TIMEOUT
 from .group import LostRankError as LostRankError
 from .group import Ranks as Ranks
-from .group import current_ranks as current_ranks
-from .one_process import OneProcess as OneProcess
 from .sharded import whole_model as whole_model
 from .traffic import PRODUCT_OPERATIONS as PRODUCT_OPERATIONS
 from .traffic import Job as Job

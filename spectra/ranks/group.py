@@ -1,7 +1,8 @@
 """Several processes on one job: sums, slices and texts across the ranks of torch.distributed.
 
 All ranks run the same program with the same numbers; what each does alone is joined here. A result is the same to the
-bit on all of them, so that no two can decide differently and wait for one another in vain.
+bit on all of them, so that no two can decide differently and wait for one another in vain. One process is a group of
+one, in which everything is joined already.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -20,8 +22,8 @@ from spectra.errors import UserError
 # A rank that dies closes its connections and is noticed at once; one that hangs, or a machine that vanishes, after
 # this. It is more than ranks should be apart: what each does between two sums is at most a pass over its data.
 TIMEOUT = timedelta(minutes=10)
-# Rows are joined or split in pieces of at most this many numbers, or of one row.
-_PIECE = 2**22
+# Rows are joined or split in chunks of at most this many numbers, or of one row.
+_CHUNK = 2**22
 # What machines of different kinds may make of the same numbers in single precision.
 _APART = 1e-5
 
@@ -39,10 +41,26 @@ class Ranks:
         sent: bytes that this rank handed to each kind of operation so far, before the ring multiplies them.
     """
 
-    def __init__(self, rank: int, count: int) -> None:
+    def __init__(self, rank: int = 0, count: int = 1) -> None:
         """Takes the place of this process in torch's default group."""
         self.rank, self.count = rank, count
         self.sent: Counter[str] = Counter()
+
+    @classmethod
+    def current(cls) -> Ranks:
+        """The ranks of torch's default process group; this process alone where there is no group.
+
+        >>> Ranks.current().alone
+        True
+        """
+        if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+            return ALONE
+        return cls(dist.get_rank(), dist.get_world_size())
+
+    @property
+    def alone(self) -> bool:
+        """Whether this is the only process."""
+        return self.count == 1
 
     @property
     def first(self) -> bool:
@@ -65,12 +83,16 @@ class Ranks:
 
     def total(self, addend: Tensor) -> Tensor:
         """The sum of the ranks' tensors, in their dtype; ``addend`` is overwritten by it where it is contiguous."""
+        if self.alone:
+            return addend
         summed = addend.contiguous()
         self._done("all_reduce", summed, lambda: dist.all_reduce(summed))
         return summed
 
     def largest(self, value: float) -> float:
         """The largest of the ranks' numbers."""
+        if self.alone:
+            return value
         found = torch.tensor([value], dtype=torch.float64)
         self._done("all_reduce", found, lambda: dist.all_reduce(found, dist.ReduceOp.MAX))
         return float(found)
@@ -81,6 +103,8 @@ class Ranks:
 
     def gathered(self, one: Tensor) -> Tensor:
         """The ranks' tensors of one shape, stacked in order, (ranks, ...)."""
+        if self.alone:
+            return one.unsqueeze(0)
         mine = one.contiguous()
         found = mine.new_empty(self.count, *mine.shape)
         self._done("all_gather", mine, lambda: dist.all_gather_single(found.view(-1), mine.view(-1)))
@@ -131,26 +155,33 @@ class Ranks:
 
     def sliced(self, rows: Tensor) -> Tensor:
         """This rank's slice (k, width) of rows (k, n) that all ranks have."""
+        if self.alone:
+            return rows
         width = self.width(rows.shape[1])
         mine = rows[:, self.rank * width : (self.rank + 1) * width]
         return F.pad(mine, (0, width - mine.shape[1])) if mine.shape[1] < width else mine.clone()
 
     def joined(self, parts: Tensor, size: int) -> Tensor:
         """Rows (k, size) from their slices (k, width)."""
+        if self.alone:
+            return parts
         found = parts.new_empty(len(parts), size)
-        for rows in self._pieces(len(parts), size):
+        for rows in self._chunks(len(parts), size):
             slices = self.gathered(parts[rows])
             found[rows] = slices.transpose(0, 1).reshape(slices.shape[1], -1)[:, :size]
         return found
 
     def summed_slice(self, addends: Tensor) -> Tensor:
         """This rank's slice (k, width) of the sum of the ranks' rows (k, n)."""
+        if self.alone:
+            return addends
         size, width = addends.shape[1], self.width(addends.shape[1])
         found = addends.new_empty(len(addends), width)
-        for rows in self._pieces(len(addends), size):
+        for rows in self._chunks(len(addends), size):
             padded = F.pad(addends[rows], (0, width * self.count - size)).view(-1, self.count, width)
             slices, mine = padded.transpose(0, 1).contiguous(), padded.new_empty(len(padded), width)
-            self._reduce_scatter(mine, slices)
+            scatter = partial(dist.reduce_scatter_single, mine.view(-1), slices.view(-1))
+            self._done("reduce_scatter", slices, scatter)
             found[rows] = mine
         return found
 
@@ -158,11 +189,8 @@ class Ranks:
         """Waits for all ranks."""
         self.largest(0.0)
 
-    def _reduce_scatter(self, mine: Tensor, slices: Tensor) -> None:
-        self._done("reduce_scatter", slices, lambda: dist.reduce_scatter_single(mine.view(-1), slices.view(-1)))
-
-    def _pieces(self, rows: int, size: int) -> list[slice]:
-        step = max(1, _PIECE // size)
+    def _chunks(self, rows: int, size: int) -> list[slice]:
+        step = max(1, _CHUNK // size)
         return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
 
     def _done(self, kind: str, tensor: Tensor, run: Callable[[], object]) -> None:
@@ -178,15 +206,4 @@ class Ranks:
             raise LostRankError("another rank died or cannot be reached") from error
 
 
-def current_ranks() -> Ranks | None:
-    """The ranks of torch's default process group.
-
-    Returns:
-        The ranks; None where there is no group, or one process alone in it.
-
-    >>> current_ranks() is None
-    True
-    """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return None
-    return Ranks(dist.get_rank(), dist.get_world_size())
+ALONE = Ranks()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from spectra.errors import UserError
-from spectra.landscape import Landscape, SpreadLandscape
+from spectra.landscape import Landscape
 from spectra.ranks import Ranks
 from volume.chains.cost import BridgeCost, Evaluations
 from volume.priors import Prior
@@ -78,7 +78,7 @@ def shared_cost(
     Raises:
         UserError: if there are fewer chains than ranks, or the prior is not Gaussian.
     """
-    if not isinstance(landscape, SpreadLandscape):
+    if landscape.ranks.alone:
         return make(landscape, prior)
     if chains < landscape.ranks.count:
         raise UserError(f"{chains} chains cannot be shared out over {landscape.ranks.count} ranks: use more chains")

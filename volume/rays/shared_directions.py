@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from spectra.landscape import SpreadLandscape
+from spectra.landscape import Landscape
 from volume.rays.cost_surface import CostSurface
 from volume.result import VolumeEstimate
 
@@ -26,7 +26,7 @@ def alone(landscape: CostSurface) -> CostSurface:
     Returns:
         The whole landscape of one that is spread over ranks; others as they are.
     """
-    return landscape.whole if isinstance(landscape, SpreadLandscape) else landscape
+    return landscape.whole if isinstance(landscape, Landscape) else landscape
 
 
 def over_ranks(landscape: CostSurface, solve: Solve, first: int, count: int) -> tuple[VolumeEstimate, ...]:
@@ -44,7 +44,7 @@ def over_ranks(landscape: CostSurface, solve: Solve, first: int, count: int) -> 
     Returns:
         The estimates, with all directions in order, the same on each rank.
     """
-    if not isinstance(landscape, SpreadLandscape):
+    if not isinstance(landscape, Landscape) or landscape.ranks.alone:
         return solve(landscape, first, count)
     ranks = landscape.ranks
     mine = ranks.part(count)

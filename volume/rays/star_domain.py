@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from spectra.errors import UserError, require_counts
-from spectra.landscape import SpreadLandscape
+from spectra.landscape import Landscape
 from volume.chunks import at_once, squared_lengths
 from volume.preconditioners import Identity, Preconditioner
 from volume.priors import Lebesgue, Prior
@@ -68,7 +68,7 @@ class StarDomainSettings:
         Returns:
             The number, 0 if all are.
         """
-        ranks = landscape.ranks.count if isinstance(landscape, SpreadLandscape) else 1
+        ranks = landscape.ranks.count if isinstance(landscape, Landscape) else 1
         block = min(self.block, at_once(landscape.size, self.block) * ranks)
         return max(0, min(block - done % block, self.directions - done))
 

@@ -200,7 +200,11 @@ def test_a_bridge_goes_on_as_it_began(
         assert again.volumes[0].log_volume == pytest.approx(whole.volumes[0].log_volume, rel=1e-9)
 
 
-@pytest.mark.parametrize("evaluate", [ManyCosts, ManyGradients])
+def many_costs(place: Landscape) -> ManyCosts:
+    return ManyCosts(place.evaluation, place.parameters, place.theta, place.samples_at, place.share)
+
+
+@pytest.mark.parametrize("evaluate", [many_costs, ManyGradients])
 def test_many_vectors_go_the_same_way_whatever_was_asked_first(evaluate: Callable[..., Callable]) -> None:
     """Fresh evaluators are asked in other orders, for one vector, and for ones where nothing is finite."""
     model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 4))

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from comparisons.langevin import ChainSettings, sample_chains
 from spectra.compute import compute_spectrum
 from spectra.costs import cross_entropy, kl_from_anchor
-from spectra.lanczos import Rows, draw_probes, krylov_space, lanczos, rows_of
-from spectra.landscape import Landscape, spread
+from spectra.lanczos import Shards, draw_probes, krylov_space, lanczos
+from spectra.landscape import Landscape
 from spectra.model import Batches
 from spectra.operators import Fisher, GaussNewton, Hessian
-from spectra.ranks import TIMEOUT, Job, LostRankError, Ranks, current_ranks, krylov_handed, lanczos_handed
+from spectra.ranks import TIMEOUT, Job, LostRankError, Ranks, krylov_handed, lanczos_handed
 from spectra.spectrum import SpectrumSettings
 from volume.bridge import bridge_volume
 from volume.chains import BridgeSettings
@@ -55,16 +55,16 @@ class Streamed:
         return iter(data())
 
 
-def landscapes(ranks: Ranks | None) -> dict[str, Landscape]:
+def landscapes(ranks: Ranks) -> dict[str, Landscape]:
     found = {
         "penalised": Landscape(network(), cross_entropy, data(), l2=0.3),
         "divergence": Landscape(network(), kl_from_anchor, data()),
         "streamed": Landscape(network(), cross_entropy, Batches(Streamed(), cache_bytes=0)),
     }
-    return {name: spread(one, ranks) for name, one in found.items()}
+    return {name: one.over(ranks) for name, one in found.items()}
 
 
-def costs(ranks: Ranks | None) -> Found:
+def costs(ranks: Ranks) -> Found:
     found = {}
     for name, one in landscapes(ranks).items():
         thetas = one.theta + 0.1 * draw_probes(one.size, 3, seed=0, dtype=one.dtype)
@@ -86,7 +86,7 @@ def costs(ranks: Ranks | None) -> Found:
     return found
 
 
-def spectra(ranks: Ranks | None) -> Found:
+def spectra(ranks: Ranks) -> Found:
     found = {}
     one = landscapes(ranks)["penalised"]
     kinds = {
@@ -107,10 +107,10 @@ def spectra(ranks: Ranks | None) -> Found:
     return found
 
 
-def rows(ranks: Ranks | None) -> Found:
+def rows(ranks: Ranks) -> Found:
     """What a Krylov method does to its vectors, whole again; up to signs for orthonormal rows."""
     operator = Hessian(landscapes(ranks)["divergence"], strategy="double-backward")
-    layout = Rows(operator.size) if ranks is None else rows_of(operator)
+    layout = Shards(operator.size, operator.ranks)
     vectors = draw_probes(operator.size, 3, seed=2, dtype=torch.float64)
     parts = layout.part(vectors)
     values, right = layout.singular(parts)
@@ -126,13 +126,13 @@ def rows(ranks: Ranks | None) -> Found:
     }
 
 
-def directions(ranks: Ranks | None) -> Found:
+def directions(ranks: Ranks) -> Found:
     surface = landscapes(ranks)["divergence"]
     found = star_domain_volume(surface, StarDomainSettings(directions=11, block=4, seed=3))
     return {"terms": found.log_terms, "evaluations": found.evaluations, "monotone": found.monotone}
 
 
-def chains(ranks: Ranks | None) -> Found:
+def chains(ranks: Ranks) -> Found:
     """More chains than ranks, and one chain for all of them; some fail at a step size past the limit."""
     surface = landscapes(ranks)["penalised"]
     found = {}
@@ -149,7 +149,7 @@ def chains(ranks: Ranks | None) -> Found:
     return found
 
 
-def bridges(ranks: Ranks | None) -> Found:
+def bridges(ranks: Ranks) -> Found:
     """Short ladders from both ends that are known, before rounding has grown; chains that do not share out evenly."""
     surface, prior = landscapes(ranks)["divergence"], GaussianPrior(1.0)
     found = {}
@@ -165,20 +165,20 @@ def bridges(ranks: Ranks | None) -> Found:
     return found
 
 
-def sharded(ranks: Ranks | None) -> Found:
+def sharded(ranks: Ranks) -> Found:
     """A model whose parameters are DTensors, after ``fully_shard`` on its layers and on the whole."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     model = network()
-    if ranks is not None:
+    if not ranks.alone:
         mesh = init_device_mesh("cpu", (ranks.count,))
         for layer in (model[0], model[2], model):
             fully_shard(layer, mesh=mesh)
-    one = spread(Landscape(model, cross_entropy, data()), ranks)
+    one = Landscape(model, cross_entropy, data()).over(ranks)
     spectrum = compute_spectrum(one, SETTINGS)
     still = [type(parameter).__name__ == "DTensor" for parameter in model.parameters()]
-    assert all(still) == any(still) == (ranks is not None)
+    assert all(still) == any(still) == (not ranks.alone)
     inputs = data()[0][0]
     return {
         "theta": one.theta.numpy(),
@@ -189,14 +189,14 @@ def sharded(ranks: Ranks | None) -> Found:
     }
 
 
-def wrapped(ranks: Ranks | None) -> Found:
+def wrapped(ranks: Ranks) -> Found:
     """A tensor-parallel model, one under DistributedDataParallel, and one that FSDP2 runs in half precision."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
     from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
     models = {name: network() for name in ("tensor-parallel", "data-parallel", "half precision")}
-    if ranks is not None:
+    if not ranks.alone:
         mesh = init_device_mesh("cpu", (ranks.count,))
         parallelize_module(models["tensor-parallel"], mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
         models["data-parallel"] = nn.parallel.DistributedDataParallel(models["data-parallel"])
@@ -205,17 +205,17 @@ def wrapped(ranks: Ranks | None) -> Found:
             Landscape(FullyShardedDataParallel(network(), device_id=torch.device("cpu")), cross_entropy, data())
     found = {}
     for name, model in models.items():
-        one = spread(Landscape(model, cross_entropy, data()), ranks)
+        one = Landscape(model, cross_entropy, data()).over(ranks)
         vector = draw_probes(one.size, 1, seed=1, dtype=one.dtype)
         found[name] = Hessian(one, strategy="double-backward").matmat(vector).numpy()
     return found
 
 
-def traffic(ranks: Ranks | None) -> Found:
+def traffic(ranks: Ranks) -> Found:
     """Bytes handed over, less what the formulas say: nothing."""
-    if ranks is None:
+    if ranks.alone:
         return {"lanczos": np.zeros(3), "krylov": np.zeros(3)}
-    operator = Hessian(spread(Landscape(network(), cross_entropy, data()), ranks), strategy="double-backward")
+    operator = Hessian(Landscape(network(), cross_entropy, data()).over(ranks), strategy="double-backward")
     operator.matmat(draw_probes(operator.size, 1, seed=0, dtype=torch.float64))
     jobs = {"lanczos": (3, 9, lanczos_handed), "krylov": (2, 6, krylov_handed)}
     found = {}
@@ -229,26 +229,24 @@ def traffic(ranks: Ranks | None) -> Found:
     return found
 
 
-def refused(ranks: Ranks | None) -> Found:
+def refused(ranks: Ranks) -> Found:
     """Anchors that differ: in the order of their numbers alone, in one weight, or by rounding, which is let pass."""
     found = []
-    mine = 0 if ranks is None else ranks.rank
     for change in ("order", "weight", "rounding"):
         model = network()
         weight = model[0].weight.data
-        if mine and change == "order":
+        if ranks.rank and change == "order":
             model[0].weight.data = weight.flip(0)
-        if mine and change == "weight":
+        if ranks.rank and change == "weight":
             weight[0, 0] += 1e-3
-        if mine and change == "rounding":
+        if ranks.rank and change == "rounding":
             weight *= 1.0 + 1e-7
         try:
-            spread(Landscape(model, cross_entropy, data()), ranks)
+            Landscape(model, cross_entropy, data()).over(ranks)
         except ValueError as error:
-            assert ranks is not None
             found.append(str(error).startswith(f"all ranks need the same anchor: rank {ranks.count - 1} is"))
         else:
-            found.append(change == "rounding" or ranks is None)
+            found.append(change == "rounding" or ranks.alone)
     return {"as expected": np.array(found)}
 
 
@@ -266,13 +264,12 @@ PARTS = {
 }
 
 
-def results(ranks: Ranks | None, parts: list[str]) -> Found:
+def results(ranks: Ranks, parts: list[str]) -> Found:
     return {f"{part}: {key}": value for part in parts for key, value in PARTS[part](ranks).items()}
 
 
-def hanging(ranks: Ranks | None) -> Found:
+def hanging(ranks: Ranks) -> Found:
     """Rank 0 waits for rank 1, which sleeps past the group's patience; seconds until it knows."""
-    assert ranks is not None
     if not ranks.first:
         time.sleep(20.0)
         os._exit(0)
@@ -287,8 +284,7 @@ if __name__ == "__main__":
     place, rank, count, output = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     patience = timedelta(seconds=3.0) if sys.argv[5] == "hanging" else TIMEOUT
     dist.init_process_group("gloo", timeout=patience, init_method=f"file://{place}", rank=rank, world_size=count)
-    ranks = current_ranks()
-    assert ranks is not None
+    ranks = Ranks.current()
     if sys.argv[5] == "hanging":
         hanging(ranks)
     np.savez(output, **results(ranks, sys.argv[5:]))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from spectra.landscape import share_of_rows
 from spectra.model import Batch, as_batch
-from spectra.ranks import Ranks
+from spectra.ranks import ALONE, Ranks
 
 WORKER = Path(__file__).with_name("parallel_worker.py")
 DEADLINE = 300.0
@@ -43,7 +43,7 @@ def on_ranks(count: int, folder: Path, parts: tuple[str, ...]) -> list[dict[str,
 
 
 def check(count: int, folder: Path, *parts: str) -> None:
-    alone = worker().results(None, parts)
+    alone = worker().results(ALONE, parts)
     together = on_ranks(count, folder, parts)
     assert alone
     for found in together:
