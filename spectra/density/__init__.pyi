@@ -3,12 +3,13 @@ from .caution import for_shift as for_shift
 from .caution import negative_rule as negative_rule
 from .dense import dense_bytes as dense_bytes
 from .dense import dense_spectrum as dense_spectrum
-from .density import ROUNDING as ROUNDING
-from .density import SEMIDEFINITE as SEMIDEFINITE
 from .density import SpectralDensity as SpectralDensity
 from .gram import CHUNK_COLUMNS as CHUNK_COLUMNS
 from .gram import gram_bytes as gram_bytes
 from .gram import gram_rows as gram_rows
 from .gram import gram_spectrum as gram_spectrum
+from .measure import ROUNDING as ROUNDING
+from .measure import SEMIDEFINITE as SEMIDEFINITE
+from .measure import SpectralMeasure as SpectralMeasure
 from .smoothing import REACH as REACH
 from .smoothing import SmoothedDensity as SmoothedDensity

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import numpy as np
-from numpy.typing import NDArray
 
+from spectra.density.measure import Array, SpectralMeasure
 from spectra.errors import UserError
 from spectra.interval import short
 from spectra.titles import operator_title
-
-if TYPE_CHECKING:
-    from spectra.density.density import SpectralDensity
-
-Array = NDArray[np.float64]
 
 _RULES: dict[str, Callable[[Array], Array]] = {
     "raise": lambda x: x,
@@ -59,7 +54,7 @@ def negative_rule(name: str) -> Callable[[Array], Array]:
     return _RULES[name]
 
 
-def _mass(density: SpectralDensity, threshold: float) -> str:
+def _mass(density: SpectralMeasure, threshold: float) -> str:
     count = density.mass_below(np.nextafter(threshold, np.inf))
     if count.exact:
         return f"{count.value:,.0f} of {density.size:,} eigenvalues"
@@ -67,7 +62,7 @@ def _mass(density: SpectralDensity, threshold: float) -> str:
     return f"about {short(count.value)} ({short(low)} to {short(high)}) of {density.size:,} eigenvalues"
 
 
-def refuse_pole(density: SpectralDensity, shift: float) -> NoReturn:
+def refuse_pole(density: SpectralMeasure, shift: float) -> NoReturn:
     """Refuses an effective dimension whose pole lies inside the spectrum."""
     raise IndefiniteError(
         f"shift {shift:.3g} is inside the negative eigenvalues: {_mass(density, -shift)} lie at or below "
@@ -77,7 +72,7 @@ def refuse_pole(density: SpectralDensity, shift: float) -> NoReturn:
     )
 
 
-def refuse_dimension(density: SpectralDensity, shift: float, taken: float, made: float) -> NoReturn:
+def refuse_dimension(density: SpectralMeasure, shift: float, taken: float, made: float) -> NoReturn:
     """Refuses a sum that is no count of dimensions, because negative eigenvalues outweigh the others."""
     raise IndefiniteError(
         f"the effective dimension at shift {shift:.3g} would be below zero: {_mass(density, 0.0)} are negative and "
@@ -86,7 +81,7 @@ def refuse_dimension(density: SpectralDensity, shift: float, taken: float, made:
     )
 
 
-def refuse_determinant(density: SpectralDensity, shift: float) -> NoReturn:
+def refuse_determinant(density: SpectralMeasure, shift: float) -> NoReturn:
     """Refuses a shift inside the negative eigenvalues."""
     raise IndefiniteError(
         f"the {operator_title(density.operator)} plus {shift:.3g} is not positive definite: "
@@ -97,12 +92,12 @@ def refuse_determinant(density: SpectralDensity, shift: float) -> NoReturn:
     )
 
 
-def _shift_or_rule(density: SpectralDensity) -> str:
+def _shift_or_rule(density: SpectralMeasure) -> str:
     rule = "state a rule for negative eigenvalues (clip or abs)"
     return f"use a shift above {-density.support[0]:.3g}, or {rule}"
 
 
-def for_shift(density: SpectralDensity, shift: float, negative: str) -> tuple[str, ...]:
+def for_shift(density: SpectralMeasure, shift: float, negative: str) -> tuple[str, ...]:
     """Why a function with a singularity at ``-shift`` is not to be trusted on this density.
 
     Args:

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from spectra.density.measure import Array, SpectralMeasure
 from spectra.errors import UserError
-
-if TYPE_CHECKING:
-    from spectra.density.density import SpectralDensity
-
-Array = NDArray[np.float64]
 
 SCALES = ("linear", "symlog")
 
@@ -76,7 +70,7 @@ class CumulativeDensity:
 
 
 def smooth(
-    density: SpectralDensity,
+    density: SpectralMeasure,
     width: float | None = None,
     *,
     scale: str = "symlog",
@@ -133,7 +127,7 @@ def smooth(
     return SmoothedDensity(eigenvalues, coordinate, values, error, width, scale, turn)
 
 
-def cumulative(density: SpectralDensity) -> CumulativeDensity:
+def cumulative(density: SpectralMeasure) -> CumulativeDensity:
     """Fraction of eigenvalues at or below each node that carries weight.
 
     Args:
@@ -210,7 +204,7 @@ def _default_width(low: float, high: float) -> float:
     return scale / WIDTHS_PER_SPAN or 1.0
 
 
-def _linear_scale(density: SpectralDensity, asked: float | None) -> float:
+def _linear_scale(density: SpectralMeasure, asked: float | None) -> float:
     if asked is not None:
         return _positive("linear_scale", asked)
     largest = max(abs(end) for end in density.support)
