@@ -1,4 +1,4 @@
-"""Memory that a spectrum takes above the loaded model, foretold before it is computed."""
+"""Memory that a spectrum takes above the loaded model, predicted before it is computed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Footprint:
     Attributes:
         vector: a parameter vector.
         vectors: how many are held beside bases and graphs.
-        basis: of the Lanczos runs and the deflated space.
+        basis: bases of the Lanczos runs and the deflated space.
         graphs: what is differentiated.
         kept: whether all batches' graphs are held at once, else one.
         recorded: whether a product may be recorded on the way.
@@ -57,11 +57,11 @@ def footprint(graphs: GraphMemory, plan: Plan, settings: SpectrumSettings, size:
     """What a plan of the ``slq`` route will hold.
 
     Args:
-        graphs: of the operator.
+        graphs: memory of the operator's graphs.
         plan: how the spectrum will be computed.
         settings: what was asked for.
         size: number of parameters n.
-        dtype: of the vectors.
+        dtype: dtype of the vectors.
 
     Returns:
         The footprint.

@@ -200,7 +200,7 @@ def with_stored_space(plan: Plan, captured: int) -> Plan:
     """The plan of a resumed run: further probes sample the complement of the stored space, not of one planned anew.
 
     Args:
-        plan: as planned from the settings.
+        plan: the plan made from the settings.
         captured: dimension of the stored space.
 
     Returns:

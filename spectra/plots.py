@@ -117,7 +117,7 @@ def literal(name: str) -> str:
     """A name as the label of a tick.
 
     Args:
-        name: of a file or a layer.
+        name: name of a file or a layer.
 
     Returns:
         The name, in which no dollar begins a formula, and what is not unicode is written out.

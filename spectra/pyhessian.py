@@ -49,49 +49,6 @@ Array = NDArray[np.float64]
 Result = TypeVar("Result")
 
 
-def pyhessian_eigenvalues(
-    landscape: Landscape, count: int = 1, *, iterations: int = 1000, tolerance: float = 1e-6, seed: int = 0
-) -> tuple[Array, Array]:
-    """Eigenvalues of largest magnitude of the Hessian at the anchor, by PyHessian's power iteration.
-
-    ``H q_i = l_i q_i`` for ``i = 1 .. count``; each vector is iterated orthogonally to those before.
-
-    Args:
-        landscape: what is differentiated.
-        count: number of eigenvalues.
-        iterations: most products spent on one eigenvalue.
-        tolerance: relative change of an eigenvalue between iterations at which it is taken as found.
-        seed: of the starting vectors.
-
-    Returns:
-        Eigenvalues (count,) in the order found, and their unit vectors (count, n).
-
-    Raises:
-        UserError: if ``count`` is not between 1 and the number of parameters, or ``iterations`` is below 2.
-
-    Reference:
-        Yao, Gholami, Keutzer, Mahoney (2020), PyHessian: neural networks through the lens of the Hessian.
-
-    Example:
-        >>> from spectra.costs import mean_squared_error
-        >>> model = torch.nn.Linear(2, 1, bias=False)
-        >>> data = (torch.diag(torch.tensor([3.0, 1.0])), torch.zeros(2, 1))
-        >>> values, _ = pyhessian_eigenvalues(Landscape(model, mean_squared_error, data), 2)
-        >>> values.round(3).tolist()
-        [9.0, 1.0]
-    """
-    _require("count", count, landscape.size)
-    if iterations < 2:
-        raise UserError(f"iterations must be at least 2, got {iterations}")
-
-    def power_iteration(subject: Any) -> tuple[Array, Array]:
-        values, vectors = subject.eigenvalues(maxIter=iterations, tol=tolerance, top_n=count)
-        rows = [torch.cat([part.detach().reshape(-1).double() for part in vector]) for vector in vectors]
-        return np.array(values, dtype=np.float64), torch.stack(rows).cpu().numpy()
-
-    return _inside_pyhessian(landscape, seed, power_iteration)
-
-
 def pyhessian_trace(
     landscape: Landscape, probes: int = 100, *, tolerance: float | None = None, seed: int = 0
 ) -> Estimate:
@@ -104,7 +61,7 @@ def pyhessian_trace(
         probes: number of probes; with a tolerance, the most.
         tolerance: PyHessian's own stopping rule, relative change of the running mean; its default is 1e-3. It
             biases the estimate and is here to be audited. None: all probes are used.
-        seed: of the probes; more probes extend the sequence.
+        seed: seed of the probes; more probes extend the sequence.
 
     Returns:
         The estimate with one sample a probe.
@@ -125,7 +82,7 @@ def pyhessian_trace(
     _require("probes", probes)
     # The rule is |change| / (mean + 1e-6) < tol with a signed mean: only minus infinity never stops.
     limit = -math.inf if tolerance is None else tolerance
-    samples = _inside_pyhessian(landscape, seed, lambda subject: subject.trace(maxIter=probes, tol=limit))
+    samples = inside_pyhessian(landscape, seed, lambda subject: subject.trace(maxIter=probes, tol=limit))
     return from_samples(np.array(samples, dtype=np.float64))
 
 
@@ -138,7 +95,7 @@ def pyhessian_density(landscape: Landscape, probes: int = 1, steps: int = 100, *
         landscape: what is differentiated.
         probes: number p of Rademacher probes, run one after another.
         steps: Lanczos steps m of each, with one pass of full reorthogonalisation.
-        seed: of the probes; more probes extend the sequence.
+        seed: seed of the probes; more probes extend the sequence.
 
     Returns:
         Nodes (p, m), ascending in each row, and weights (p, m), each row summing to one.
@@ -165,7 +122,7 @@ def pyhessian_density(landscape: Landscape, probes: int = 1, steps: int = 100, *
         nodes, weights = _with_eig(type(subject).density)(subject, iter=steps, n_v=probes)
         return np.array(nodes, dtype=np.float64), np.array(weights, dtype=np.float64)
 
-    return _inside_pyhessian(landscape, seed, lanczos)
+    return inside_pyhessian(landscape, seed, lanczos)
 
 
 class _StandIn:
@@ -226,7 +183,7 @@ class _StandIn:
         return {"data": next(iter(self))}
 
 
-def _inside_pyhessian(landscape: Landscape, seed: int, job: Callable[[Any], Result]) -> Result:
+def inside_pyhessian(landscape: Landscape, seed: int, job: Callable[[Any], Result]) -> Result:
     """Runs a job on a PyHessian object for the landscape, in surroundings that are put back afterwards."""
     import pyhessian
 

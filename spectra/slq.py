@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from spectra.density import SpectralDensity
-from spectra.lanczos import KrylovSpace, Tridiagonal, draw_probes, krylov_space, lanczos, no_runs
+from spectra.lanczos import KrylovSpace, Tridiagonal, krylov_space, lanczos, no_runs, probes_of
 from spectra.operators import SymmetricOperator
 from spectra.plan import KRYLOV_BLOCK, KRYLOV_EXTRA, Plan, sampled_plan
 from spectra.spectrum import SpectrumSettings
@@ -68,14 +68,7 @@ def deflated_space(
     """The Krylov space that the plan deflates, None if it deflates nothing; deterministic in the seed."""
     if plan.depth == 0:
         return None
-    starts = draw_probes(
-        operator.size,
-        KRYLOV_BLOCK,
-        seed=settings.seed,
-        stream=f"krylov/{stream}",
-        dtype=operator.dtype,
-        device=operator.device,
-    )
+    starts = probes_of(operator, KRYLOV_BLOCK, seed=settings.seed, stream=f"krylov/{stream}")
     return krylov_space(operator, starts, plan.depth, extra=KRYLOV_EXTRA, progress=tell)
 
 
@@ -92,15 +85,7 @@ def next_probes(
     count = min(settings.block - first % settings.block, settings.probes - first)
 
     def starts() -> Tensor:
-        probes = draw_probes(
-            operator.size,
-            count,
-            seed=settings.seed,
-            first=first,
-            stream=f"probes/{stream}",
-            dtype=operator.dtype,
-            device=operator.device,
-        )
+        probes = probes_of(operator, count, seed=settings.seed, first=first, stream=f"probes/{stream}")
         return probes if space is None else space.complement(probes)
 
     run = lanczos(operator, starts(), settings.steps, reorthogonalise=plan.reorthogonalise, progress=tell)

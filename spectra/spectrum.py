@@ -15,7 +15,6 @@ Array = NDArray[np.float64]
 
 OPERATORS = ("hessian", "gauss-newton", "fisher", "sampled-fisher", "empirical-fisher")
 ENGINES = ("auto", "slq", "dense", "gram", "pyhessian")
-# What random generators and the store take: 64 bits with a sign.
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def layer_of(name: str) -> str:
     """The module that owns a parameter, by its name, or the parameter itself where none does.
 
     Args:
-        name: of the parameter.
+        name: name of the parameter.
 
     Returns:
         The layer, as ``ParameterLayout.layers`` names it.
@@ -93,7 +92,7 @@ class Spectrum:
         notes: sentences on choices made and things stepped back from.
         cost: the cost at the anchor, in its unit.
         gradient_norm: norm of its gradient there: how stationary the anchor is.
-        samples: of the data, those whose weight is not zero.
+        samples: number of samples of the data whose weight is not zero.
         parameters: names and shapes of the parameters differentiated.
         data_sha256: digest of the data as iterated.
         products: operator-vector products spent.

@@ -10,7 +10,7 @@ import torch
 from spectra.density import SpectralDensity
 from spectra.errors import UserError
 from spectra.estimate import Estimate, from_samples
-from spectra.lanczos import Array, Function, Tridiagonal, draw_probes, krylov_space, lanczos, probe_means
+from spectra.lanczos import Array, Function, Tridiagonal, krylov_space, lanczos, probe_means, probes_of
 from spectra.operators import SymmetricOperator
 from spectra.plan import KRYLOV_BLOCK, KRYLOV_EXTRA, KRYLOV_SHARE
 
@@ -52,7 +52,7 @@ def integrate_within(
         function: f, elementwise on arrays.
         products: budget, at least ``16 * max_steps / 3``.
         max_steps: most Lanczos steps a probe.
-        seed: of all probes.
+        seed: seed of all probes.
 
     Returns:
         The sum with its errors, and the split.
@@ -71,12 +71,11 @@ def integrate_within(
     if depth < 1 or left < (PILOTS + 1) * max_steps:
         least = spent + (PILOTS + 1) * max_steps
         raise UserError(f"products must be at least {least} for {max_steps} steps a probe, got {products}")
-    options = {"seed": seed, "dtype": operator.dtype, "device": operator.device}
-    starts = draw_probes(operator.size, KRYLOV_BLOCK, stream="krylov", **options)  # type: ignore[arg-type]
+    starts = probes_of(operator, KRYLOV_BLOCK, seed=seed, stream="krylov")
     space = krylov_space(operator, starts, depth, extra=KRYLOV_EXTRA)
 
     def runs(first: int, count: int, steps: int) -> Tridiagonal:
-        probes = draw_probes(operator.size, count, first=first, **options)  # type: ignore[arg-type]
+        probes = probes_of(operator, count, seed=seed, first=first)
         return lanczos(operator, space.complement(probes), steps).tridiagonal
 
     epsilon = torch.finfo(operator.dtype).eps

@@ -9,7 +9,7 @@ def operator_title(operator: str, *, first: bool = False) -> str:
     """The name of an operator as the field writes it.
 
     Args:
-        operator: as options and files spell it.
+        operator: its name as options and files spell it.
         first: whether it is the first word of a sentence or of a title.
 
     Returns:

@@ -25,9 +25,9 @@ class AdamState:
     """What an optimizer saved of Adam.
 
     Attributes:
-        keys: of its parameters, in its order.
+        keys: keys of its parameters, in its order.
         sizes: number of parameters of each of its groups.
-        names: of its parameters where it kept names, else none.
+        names: names of its parameters where it kept names, else none.
         moments: averages of the gradient and of its square, and the number of steps, by key; keys that were never
             stepped are absent.
     """
@@ -40,12 +40,6 @@ class AdamState:
 
 def read_adam_state(optimizer: Mapping[str, Any]) -> AdamState:
     """The state of Adam in an optimizer's state dict.
-
-    Args:
-        optimizer: as saved; may be empty.
-
-    Returns:
-        The state.
 
     Raises:
         UserError: if there is none.

@@ -191,12 +191,6 @@ def load_into(checkpoint: Checkpoint, model: nn.Module) -> None:
 def check_kind(path: Path, name: str, saved: Tensor, dtype: torch.dtype) -> None:
     """Refuse numbers that would not be the same ones in the model.
 
-    Args:
-        path: of the checkpoint, for the message.
-        name: of the parameter or buffer.
-        saved: its values in the checkpoint.
-        dtype: that it has in the model.
-
     Raises:
         UserError: if complex numbers would lose a part, whole numbers or truth values would become weights, or
             fractions would become whole numbers.

@@ -32,7 +32,7 @@ class Content(NamedTuple):
     """What a checkpoint file holds.
 
     Attributes:
-        weights: by name as saved.
+        weights: the weights by name, as saved.
         extra: what modules keep as extra state that is no tensor, by name as saved.
         optimizer: its state dict, or None.
         metadata: plain values.
@@ -48,9 +48,6 @@ class Content(NamedTuple):
 
 def read_content(path: Path) -> Content:
     """Read a torch or safetensors file; its first bytes decide which it is, not its name.
-
-    Args:
-        path: an existing file.
 
     Returns:
         Its content, on the CPU.
@@ -96,12 +93,6 @@ def read_tensors(path: Path, *, mapped: bool = False) -> Any:
 
 def read_integrity(path: Path) -> str:
     """How far damage to a file of weights would be noticed; a file with checksums is held against them.
-
-    Args:
-        path: an existing file.
-
-    Returns:
-        The words.
 
     Raises:
         UserError: if the file cannot be read.

@@ -69,7 +69,7 @@ def weight_files(folder: Path) -> list[Path]:
     """The files that hold a folder's weights, in the order that transformers prefers.
 
     Args:
-        folder: with a config.json.
+        folder: a folder with a config.json.
 
     Returns:
         One file, or all that the index names.
@@ -111,14 +111,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def folder_digest(folder: Path) -> str:
-    """SHA-256 over the config and the weights of a folder, names included.
-
-    Args:
-        folder: with a config.json.
-
-    Returns:
-        The digest in hexadecimal.
-    """
+    """SHA-256 over the config and the weights of a folder, names included."""
     whole = hashlib.sha256()
     for path in (folder / CONFIG, *weight_files(folder)):
         with open_regular(path) as file:
@@ -128,9 +121,6 @@ def folder_digest(folder: Path) -> str:
 
 def folder_metadata(folder: Path) -> dict[str, Any]:
     """Architecture, and how far a Trainer came.
-
-    Args:
-        folder: with a config.json.
 
     Returns:
         ``format``, ``architectures``, ``model_type``, ``step`` and ``epoch``, as far as they are there.
@@ -162,9 +152,6 @@ def folder_weights(folder: Path) -> Mapping[str, Tensor]:
 def folder_integrity(folder: Path) -> str:
     """How far damage to the weights of a folder would have been noticed, in words.
 
-    Args:
-        folder: with a config.json.
-
     Returns:
         The words; files of torch are read through and held against their checksums.
     """
@@ -173,14 +160,7 @@ def folder_integrity(folder: Path) -> str:
 
 
 def folder_optimizer(folder: Path) -> Mapping[str, Any] | None:
-    """The optimizer's state dict that a Trainer saved, mapped from the file when it is asked for; None without one.
-
-    Args:
-        folder: with a config.json.
-
-    Returns:
-        The state dict, or None.
-    """
+    """The optimizer's state dict that a Trainer saved, mapped from the file when it is asked for; None without one."""
     path = folder / OPTIMIZER
     if not path.is_file():
         return None

@@ -24,7 +24,7 @@ class GgufHeader:
     """The numbers and the tensors that a GGUF file names.
 
     Attributes:
-        numbers: by name, texts and lists left out.
+        numbers: the numbers by name, texts and lists left out.
         tensors: names of the tensors.
     """
 

@@ -25,9 +25,6 @@ class Unfinished:
     def finished(self, state: Any) -> Any:
         """The array or dtype.
 
-        Args:
-            state: as the pickle has it.
-
         Returns:
             The array; an ``Opaque`` for one that does not consist of numbers or texts.
         """

@@ -35,9 +35,9 @@ class Storage:
     """Numbers in a file.
 
     Attributes:
-        dtype: of the numbers; None for a kind that is not read.
+        dtype: dtype of the numbers; None for a kind that is not read.
         width: bytes a number.
-        bytes: of all numbers.
+        bytes: bytes that all numbers take.
     """
 
     def __init__(self, kind: Any, count: Any, read: Callable[[], Tensor] | None, *, first: Any = 0) -> None:

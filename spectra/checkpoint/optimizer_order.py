@@ -24,11 +24,6 @@ def optimized(state: AdamState, saved: list[str], by_name: Mapping[str, Any]) ->
     optimizers with two groups first by those who split them: transformers' Trainer (biases and norms apart) and
     training loops that set vectors apart from matrices.
 
-    Args:
-        state: of the optimizer.
-        saved: the names it saved, without wrapper prefixes, or none.
-        by_name: the model's parameters by name, tied ones under each of theirs.
-
     Returns:
         Names and parameters; of tied ones the first name.
 

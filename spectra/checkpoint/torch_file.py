@@ -31,10 +31,6 @@ def read_torch(file: BufferedReader, *, mapped: bool = False) -> tuple[Any, str]
     Tensors are on the CPU; those of a kind that is not read (quantised, sparse, without numbers) and instances of
     classes are ``Opaque``.
 
-    Args:
-        file: the open file.
-        mapped: whether tensors stay in the file until they are used, where its format allows.
-
     Returns:
         The content, and in words how far damage would have been noticed.
 

@@ -6,7 +6,7 @@ from .builtin import binary_cross_entropy as binary_cross_entropy
 from .builtin import cross_entropy as cross_entropy
 from .builtin import kl_from_anchor as kl_from_anchor
 from .builtin import mean_squared_error as mean_squared_error
-from .ignored import refuse_ignored as refuse_ignored
+from .labels import refuse_ignored as refuse_ignored
 from .labels import relabelling as relabelling
 from .labels import shifted as shifted
 from .labels import with_decoder_inputs as with_decoder_inputs

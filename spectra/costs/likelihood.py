@@ -212,9 +212,6 @@ def part_of(whole: Any, part: str | int, what: str) -> Any:
 def precise(outputs: Tensor) -> Tensor:
     """Outputs in float32 at least: a softmax over a vocabulary has no right digit in half precision.
 
-    Args:
-        outputs: of a model.
-
     Returns:
         The same tensor, or half precision widened.
 

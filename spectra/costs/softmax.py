@@ -295,7 +295,7 @@ def divergence_like(cost: Likelihood, asked: KLFromAnchor) -> Likelihood:
     """The divergence from the anchor on the same part, axis and ignored class as another cost of a softmax.
 
     Args:
-        cost: of a softmax, or one on a part of the outputs.
+        cost: a cost of a softmax, or one on a part of the outputs.
         asked: the divergence; what it says itself counts.
 
     Returns:

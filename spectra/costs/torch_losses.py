@@ -48,7 +48,7 @@ class TorchLoss:
     """A loss of torch as a cost: its elements averaged over each sample's, so that the mean is torch's.
 
     Attributes:
-        name: of the loss.
+        name: name of the loss.
         own: the loss as the user made it.
         summed: whether a sample's elements are summed, else averaged.
         notes: a sentence on how it averages.
@@ -83,8 +83,8 @@ class ModuleCost:
     """A cost that is a module of the user's own: its tensors follow the outputs to their device and dtype.
 
     Attributes:
-        name: of its class.
-        module: as the user made it.
+        name: name of its class.
+        module: the module as the user made it.
         notes: says that parameters of its own are held constant, if it has any.
     """
 
@@ -120,7 +120,7 @@ def recognised(cost: PerSampleCost) -> PerSampleCost:
     ``functools.partial``. Whatever its ``reduction``, the cost is averaged as ``reduction="mean"`` averages.
 
     Args:
-        cost: as the user gives it.
+        cost: the cost as the user gives it.
 
     Returns:
         A likelihood for cross-entropy, negative log-likelihood, binary cross-entropy with logits and squared error, a
@@ -152,10 +152,10 @@ def check_mean(cost: PerSampleCost, given: PerSampleCost, outputs: Any, targets:
     """Holds the mean of a recognised cost over a batch against torch's own.
 
     Args:
-        cost: as recognised.
-        given: as the user gave it.
-        outputs: of one batch.
-        targets: of the same batch.
+        cost: the cost as recognised.
+        given: the loss as the user gave it.
+        outputs: the model's outputs on one batch.
+        targets: targets of the same batch.
         mean: what the cost averages to over that batch.
 
     Raises:

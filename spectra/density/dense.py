@@ -8,7 +8,7 @@ import torch
 
 from spectra.density.density import SpectralDensity
 from spectra.errors import UserError
-from spectra.operators import SymmetricOperator
+from spectra.operators import SymmetricOperator, not_finite
 
 
 def dense_bytes(size: int, dtype: torch.dtype) -> int:
@@ -34,9 +34,7 @@ def dense_spectrum(operator: SymmetricOperator) -> SpectralDensity:
     """
     matrix = operator.to_dense()
     if not bool(torch.isfinite(matrix).all()):
-        raise UserError(
-            f"a product with the {operator.name} is not finite; the cost's curvature overflows or is undefined"
-        )
+        raise UserError(not_finite(operator.name))
     values = torch.linalg.eigvalsh(matrix.double())
     epsilon = torch.finfo(operator.dtype).eps
     found = SpectralDensity.from_eigenvalues(values.cpu().numpy(), operator=operator.name, epsilon=epsilon)

@@ -40,9 +40,9 @@ def gram_bytes(rows: int, size: int, dtype: torch.dtype) -> int:
     """Bytes that the Gram route takes besides one backward pass.
 
     Args:
-        rows: of A.
+        rows: number of rows of A.
         size: n, its columns.
-        dtype: of its entries.
+        dtype: dtype of its entries.
 
     Returns:
         A, a chunk of its columns in float64, and in float64 the Gram matrix and the copy that is decomposed.

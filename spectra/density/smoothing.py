@@ -130,9 +130,6 @@ def smooth(
 def cumulative(density: SpectralMeasure) -> CumulativeDensity:
     """Fraction of eigenvalues at or below each node that carries weight.
 
-    Args:
-        density: what to sum up.
-
     Returns:
         The cumulative density, with its standard error over probes.
 

@@ -7,6 +7,7 @@ from .integration import probe_means as probe_means
 from .krylov import KrylovSpace as KrylovSpace
 from .krylov import krylov_space as krylov_space
 from .probes import draw_probes as draw_probes
+from .probes import probes_of as probes_of
 from .quadrature import BREAKDOWN_ROUNDINGS as BREAKDOWN_ROUNDINGS
 from .quadrature import Array as Array
 from .quadrature import Tridiagonal as Tridiagonal
@@ -21,5 +22,4 @@ from .shards import Shards as Shards
 from .shards import orthonormal_rows as orthonormal_rows
 from .traces import hutch_plus_plus as hutch_plus_plus
 from .traces import hutchinson as hutchinson
-from .traces import squared_frobenius_norm as squared_frobenius_norm
 from .traces import xtrace as xtrace

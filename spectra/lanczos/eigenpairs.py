@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spectra.errors import UserError
-from spectra.lanczos.probes import draw_probes
+from spectra.lanczos.probes import probes_of
 from spectra.lanczos.quadrature import Array
 from spectra.lanczos.shards import orthonormal_rows
 from spectra.operators import SymmetricOperator
@@ -64,7 +64,7 @@ def top_eigenpairs(
         tolerance: residual over the largest magnitude; default 1e-10 in float64 and 1e-5 in float32.
         max_products: stop after this many; default ``100 count + 1000``.
         block: vectors a step; eigenvalues of that multiplicity are found.
-        seed: of the start vectors.
+        seed: seed of the start vectors.
         progress: called with the number of products of each step.
 
     Returns:
@@ -89,16 +89,7 @@ def top_eigenpairs(
     limit = 100 * count + 1000 if max_products is None else max_products
     width = min(operator.size, 2 * count + 8 * block)
     space = _Space(operator, width, count, progress)
-    space.start(
-        draw_probes(
-            operator.size,
-            min(block, width),
-            seed=seed,
-            stream="eigenpairs",
-            dtype=operator.dtype,
-            device=operator.device,
-        )
-    )
+    space.start(probes_of(operator, min(block, width), seed=seed, stream="eigenpairs"))
     while True:
         space.grow(limit)
         values, vectors, residuals = space.ritz(_RANKS[which])
@@ -168,9 +159,7 @@ class _Space:
         self.exhausted = self.filled == self.operator.size or (len(rows) == 0 and self.filled >= self.wanted)
         if len(rows) == 0 and not self.exhausted:
             # An invariant subspace smaller than what is wanted: go on from a fresh direction.
-            rows = draw_probes(
-                known.shape[1], 1, seed=self.filled, stream="fresh", dtype=known.dtype, device=known.device
-            )
+            rows = probes_of(self.operator, 1, seed=self.filled, stream="fresh")
         if len(rows):
             for _ in range(2):
                 rows = rows - (rows @ known.T) @ known

@@ -18,14 +18,6 @@ Function = Callable[[Array], Array]
 def weighted_sum(nodes: Array, weights: Array, function: Function) -> float:
     """The sum over the nodes that carry weight, so that a function may be infinite elsewhere.
 
-    Args:
-        nodes: (d,) points.
-        weights: (d,) non-negative masses.
-        function: elementwise.
-
-    Returns:
-        ``sum_j weight_j f(node_j)``.
-
     Raises:
         UserError: if the function is not finite at a node that carries weight.
 
@@ -63,7 +55,7 @@ def moved_by(integral: Callable[[Function], float], function: Function, rounding
     """By how much an integral changes where all nodes are moved by rounding, to either side.
 
     Args:
-        integral: of a function.
+        integral: gives the integral of a function.
         function: elementwise.
         rounding: how far the nodes may be off.
 

@@ -13,9 +13,7 @@ from spectra.errors import UserError
 from spectra.lanczos.integration import Deflation
 from spectra.lanczos.quadrature import Array
 from spectra.lanczos.shards import Shards
-from spectra.operators import SymmetricOperator
-
-_NOT_FINITE = "a product with the operator is not finite; the cost's curvature overflows or is undefined"
+from spectra.operators import SymmetricOperator, not_finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +125,7 @@ def krylov_space(
         product = product - again.T @ known
         coefficients = (columns + again).double().cpu().numpy()
         if not np.isfinite(coefficients).all():
-            raise UserError(_NOT_FINITE)
+            raise UserError(not_finite())
         projected[: filled + width, filled : filled + width] = coefficients
         projected[filled : filled + width, : filled + width] = coefficients.T
         filled += width

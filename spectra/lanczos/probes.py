@@ -7,6 +7,7 @@ from torch import Tensor
 
 from spectra.errors import UserError
 from spectra.model import generator
+from spectra.operators import SymmetricOperator
 
 KINDS = ("sphere", "gaussian", "rademacher")
 
@@ -34,7 +35,7 @@ def draw_probes(
         first: number of the first one.
         kind: ``sphere`` (uniform, norm sqrt n), ``gaussian`` or ``rademacher``.
         stream: name of the purpose.
-        dtype: of the result.
+        dtype: dtype of the result.
         device: where they are drawn and returned.
 
     Returns:
@@ -58,3 +59,25 @@ def draw_probes(
     if kind == "sphere":
         rows *= size**0.5 / rows.norm(dim=1, keepdim=True)
     return rows
+
+
+def probes_of(
+    operator: SymmetricOperator,
+    count: int,
+    *,
+    seed: int,
+    first: int = 0,
+    kind: str = "sphere",
+    stream: str = "probes",
+) -> Tensor:
+    """``draw_probes`` of an operator's size, in its dtype and on its device, as (count, n)."""
+    return draw_probes(
+        operator.size,
+        count,
+        seed=seed,
+        first=first,
+        kind=kind,
+        stream=stream,
+        dtype=operator.dtype,
+        device=operator.device,
+    )

@@ -42,11 +42,6 @@ class Tridiagonal:
         """Number of steps asked for."""
         return int(self.diagonal.shape[1])
 
-    @property
-    def stop_reasons(self) -> tuple[str, ...]:
-        """Why each run ended: ``steps`` taken as asked, or an ``invariant-subspace`` was found."""
-        return tuple("steps" if length == self.steps else "invariant-subspace" for length in self.lengths)
-
     def quadrature(self, steps: int | None = None) -> tuple[Array, Array]:
         """Nodes and weights of the Gauss rule of each run.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from spectra.errors import UserError
 from spectra.lanczos.quadrature import BREAKDOWN_ROUNDINGS, Tridiagonal
 from spectra.lanczos.shards import Shards
-from spectra.operators import SymmetricOperator
+from spectra.operators import SymmetricOperator, not_finite
 from spectra.ranks import ALONE
 
 REORTHOGONALISE = ("full", "none")
@@ -146,7 +146,7 @@ class _State:
 
     def finish(self, keep_basis: bool) -> LanczosRun:
         if not bool(torch.isfinite(self.diagonal).all() & torch.isfinite(self.off_diagonal).all()):
-            raise UserError("a product with the operator is not finite; the cost's curvature overflows or is undefined")
+            raise UserError(not_finite())
         tridiagonal = Tridiagonal(
             self.diagonal.cpu().numpy(), self.off_diagonal.cpu().numpy(), self.lengths.cpu().numpy()
         )

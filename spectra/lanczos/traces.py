@@ -1,4 +1,4 @@
-"""The trace and its kin from products alone: Hutchinson, Hutch++ and XTrace."""
+"""The trace from products alone: Hutchinson, Hutch++ and XTrace."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from spectra.errors import UserError
 from spectra.estimate import Estimate, from_samples
-from spectra.lanczos.probes import draw_probes
+from spectra.lanczos.probes import probes_of
 from spectra.lanczos.recurrence import dots
 from spectra.lanczos.shards import orthonormal_rows
 from spectra.operators import SymmetricOperator
@@ -28,8 +28,8 @@ def hutchinson(
     Args:
         operator: H, of size n.
         products: number of probes, each one product; at least 1.
-        seed: of the probes.
-        kind: of the probes, see ``draw_probes``.
+        seed: seed of the probes.
+        kind: kind of the probes, see ``draw_probes``.
         block: probes that share a pass over the data.
 
     Returns:
@@ -45,46 +45,16 @@ def hutchinson(
     >>> hutchinson(MatrixOperator(torch.diag(torch.tensor([1.0, 2.0]))), 4).value
     3.0
     """
-    forms, _, lengths = _quadratic_forms(operator, products, seed, kind, block)
-    return from_samples(forms, truncation_error=_rounding(operator) * float(lengths.mean()))
-
-
-def squared_frobenius_norm(
-    operator: SymmetricOperator, products: int, *, seed: int = 0, kind: str = "rademacher", block: int = 8
-) -> Estimate:
-    """``|H|_F^2 = tr H^2`` as the mean of ``|H z|^2``, from the same products as ``hutchinson``.
-
-    Args:
-        operator: H, of size n.
-        products: number of probes.
-        seed: of the probes.
-        kind: of the probes.
-        block: probes that share a pass over the data.
-
-    Returns:
-        The estimate with its standard error.
-    """
-    _, squares, _ = _quadratic_forms(operator, products, seed, kind, block)
-    return from_samples(squares, truncation_error=_rounding(operator) * float(squares.mean()))
-
-
-def _quadratic_forms(
-    operator: SymmetricOperator, products: int, seed: int, kind: str, block: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """``z^T H z``, ``|H z|^2`` and ``|z| |H z|`` of each probe z."""
     if products < 1:
         raise UserError(f"products must be at least 1, got {products}")
-    first, second, third = [], [], []
+    forms, lengths = [], []
     for start in range(0, products, block):
-        count = min(block, products - start)
-        probes = draw_probes(
-            operator.size, count, seed=seed, first=start, kind=kind, dtype=operator.dtype, device=operator.device
-        )
+        probes = probes_of(operator, min(block, products - start), seed=seed, first=start, kind=kind)
         images = operator.matmat(probes)
-        first.append(dots(probes, images).cpu().numpy())
-        second.append(dots(images, images).cpu().numpy())
-        third.append(_lengths(probes, images).cpu().numpy())
-    return np.concatenate(first), np.concatenate(second), np.concatenate(third)
+        forms.append(dots(probes, images).cpu().numpy())
+        lengths.append(_lengths(probes, images).cpu().numpy())
+    error = _rounding(operator) * float(np.concatenate(lengths).mean())
+    return from_samples(np.concatenate(forms), truncation_error=error)
 
 
 def _rounding(operator: SymmetricOperator) -> float:
@@ -111,7 +81,7 @@ def _split(operator: SymmetricOperator, basis: Tensor, count: int, seed: int) ->
     left = operator.size - len(basis)
     if left == 0:
         return Estimate(known, truncation_error=error)
-    probes = draw_probes(operator.size, count, seed=seed, kind="gaussian", dtype=operator.dtype, device=operator.device)
+    probes = probes_of(operator, count, seed=seed, kind="gaussian")
     for _ in range(2):
         probes = probes - (probes @ basis.T) @ basis
     images, squares = operator.matmat(probes), dots(probes, probes)
@@ -127,7 +97,7 @@ def hutch_plus_plus(operator: SymmetricOperator, products: int, *, seed: int = 0
     Args:
         operator: H, of size n.
         products: total number of products, at least 6 (so that two probes give an error).
-        seed: of sketch and probes.
+        seed: seed of the sketch and the probes.
 
     Returns:
         The estimate; its samples are those of the complement's probes.
@@ -145,15 +115,7 @@ def hutch_plus_plus(operator: SymmetricOperator, products: int, *, seed: int = 0
     if products < 6:
         raise UserError(f"products must be at least 6, got {products}")
     sketch = min(products // 3, operator.size)
-    rows = draw_probes(
-        operator.size,
-        sketch,
-        seed=seed,
-        stream="sketch",
-        kind="gaussian",
-        dtype=operator.dtype,
-        device=operator.device,
-    )
+    rows = probes_of(operator, sketch, seed=seed, stream="sketch", kind="gaussian")
     basis, _ = orthonormal_rows(operator.matmat(rows))
     return _split(operator, basis, products - 2 * sketch, seed)
 
@@ -168,7 +130,7 @@ def xtrace(operator: SymmetricOperator, products: int, *, seed: int = 0) -> Esti
     Args:
         operator: H, of size n.
         products: total number of products, even and at least 4; half sketch, half project.
-        seed: of the probes.
+        seed: seed of the probes.
 
     Returns:
         The estimate. Its samples are exchangeable but not independent; their spread estimates the error (section 4
@@ -188,9 +150,7 @@ def xtrace(operator: SymmetricOperator, products: int, *, seed: int = 0) -> Esti
     count = products // 2
     if count < 2 or count > operator.size:
         raise UserError(f"products must lie between 4 and twice the size {operator.size}, got {products}")
-    probes = draw_probes(
-        operator.size, count, seed=seed, kind="sphere", stream="sketch", dtype=operator.dtype, device=operator.device
-    )
+    probes = probes_of(operator, count, seed=seed, stream="sketch")
     sketch = operator.matmat(probes)
     basis, factor = orthonormal_rows(sketch)
     # rows = factor^T basis: the right singular vectors of factor^T make the basis of what is not rounding.

@@ -15,7 +15,7 @@ from torch import Tensor
 from spectra.costs import Anchors, CrossEntropy, KLFromAnchor, Likelihood, PerSampleCost, cost_name
 from spectra.errors import UserError, UserTypeError, foreign
 from spectra.landscape.many_costs import ManyCosts
-from spectra.model import Batch, Evaluation, ParameterLayout
+from spectra.model import Batch, Evaluation, ParameterLayout, generator
 from spectra.nested import mapped
 from spectra.ranks import ALONE, Ranks
 
@@ -165,7 +165,7 @@ class AverageCost(ABC):
 
         Args:
             theta: (n,) where.
-            batch: as the cost sees it.
+            batch: the batch as the cost sees it.
             unused: names of parameters, from which those are taken that the batch's cost depends on.
 
         Returns:
@@ -189,6 +189,15 @@ class AverageCost(ABC):
         """Theta as new leaf tensors that require gradients, by parameter name."""
         return self.parameters.leaves(theta)
 
+    def aside(self, share: float) -> Tensor:
+        """Theta (n,) a little off the anchor: each parameter moved by a share of its own root mean square."""
+        moved = self.theta.clone()
+        size = float(moved.double().square().mean().sqrt())
+        for number, part in enumerate(torch.split(moved, self.parameters.sizes)):
+            noise = torch.randn(len(part), generator=generator(0, "aside", number), dtype=torch.float64).to(part)
+            part += share * max(float(part.double().square().mean().sqrt()), 0.1 * size) * noise
+        return moved
+
     def derived(self, batches: list[Batch], dtype: torch.dtype | None = None, *, l2: float = 0.0) -> Self:
         """The same cost on other batches, taken as they are and unchecked, in one process.
 
@@ -196,7 +205,7 @@ class AverageCost(ABC):
         is over the samples of these batches.
 
         Args:
-            batches: as the model takes them.
+            batches: the batches as the model takes them.
             dtype: dtype of the parameters and the data; default as they are.
             l2: coefficient of the penalty.
 

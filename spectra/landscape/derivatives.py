@@ -90,7 +90,7 @@ def confirm_gradient(cost: AverageCost) -> tuple[float, tuple[str, ...]]:
 
     def compare(part: AverageCost) -> tuple[str, ...]:
         nonlocal coarseness
-        theta = _aside(part)
+        theta = part.aside(_ASIDE)
         slope = _slope(part, theta)
         refuse_hidden(part, theta)
         found, notes = _precision(cost, part, theta, slope)
@@ -199,15 +199,6 @@ def _weighty(part: Cost) -> Cost:
     if part.total_weight <= 0.0:
         raise UserError("the part of the data has no sample that counts")
     return part
-
-
-def _aside(part: AverageCost) -> Tensor:
-    moved = part.theta.clone()
-    size = float(moved.double().square().mean().sqrt())
-    for number, one in enumerate(torch.split(moved, part.parameters.sizes)):
-        noise = torch.randn(len(one), generator=generator(0, "aside", number), dtype=torch.float64).to(one)
-        one += _ASIDE * max(float(one.double().square().mean().sqrt()), 0.1 * size) * noise
-    return moved
 
 
 def _directions(part: AverageCost, theta: Tensor, slope: Tensor) -> Iterator[Tensor]:

@@ -30,10 +30,6 @@ class DerivativeError(UserError):
 def refuse_hidden(part: AverageCost, theta: Tensor) -> None:
     """Refuses parameters that autograd does not see, but on which the cost depends smoothly.
 
-    Args:
-        part: the cost on a part of the data.
-        theta: (n,) where.
-
     Raises:
         DerivativeError: if there is a reentrant checkpoint in the graph, or the cost changes with a parameter without
             gradient in proportion to the move or its square.

@@ -61,10 +61,6 @@ def joined_apart(cost: AverageCost, together: Sequence[Sequence[Batch]]) -> str:
 
     In the model's own dtype the costs of all batches are compared, in float64 the costs and the gradient of a pair.
 
-    Args:
-        cost: the average cost.
-        together: groups of batches that would be joined, as they came.
-
     Returns:
         A few words; empty if neither a sample's cost nor the gradient changes.
     """
@@ -83,10 +79,6 @@ def joined_apart(cost: AverageCost, together: Sequence[Sequence[Batch]]) -> str:
 
 def rows_apart(cost: AverageCost, batch: Batch) -> str:
     """Why the rows of a batch are no samples of their own.
-
-    Args:
-        cost: the average cost.
-        batch: a batch as it came.
 
     Returns:
         A few words; empty if any selection of rows costs what these rows cost in the batch.
@@ -142,18 +134,8 @@ def _caught(make: Callable[[], AverageCost], compare: Callable[[AverageCost, lis
         return f"evaluating them fails ({' '.join(str(problem).split())[:100]})", True
 
 
-def _aside(wide: AverageCost) -> Tensor:
-    """Parameters a little off the anchor, each by a share of its own root mean square."""
-    moved = wide.theta.clone()
-    size = float(moved.square().mean().sqrt())
-    for number, part in enumerate(torch.split(moved, wide.parameters.sizes)):
-        noise = torch.randn(len(part), generator=generator(0, "aside", number), dtype=torch.float64).to(part)
-        part += _ASIDE * max(float(part.square().mean().sqrt()), 0.1 * size) * noise
-    return moved
-
-
 def _apart(wide: AverageCost, parts: Sequence[Batch], whole: Batch, *, gradient: bool = True) -> str:
-    theta = _aside(wide)
+    theta = wide.aside(_ASIDE)
     together, apart = _costs(wide, theta, whole), torch.cat([_costs(wide, theta, part) for part in parts])
     tolerance = _tolerance(wide)
     if together.shape != apart.shape:
@@ -173,7 +155,7 @@ def _apart(wide: AverageCost, parts: Sequence[Batch], whole: Batch, *, gradient:
 
 
 def _same_in_any_order(wide: AverageCost, batch: Batch, places: Tensor) -> str:
-    theta = _aside(wide)
+    theta = wide.aside(_ASIDE)
     whole, moved = _costs(wide, theta, batch), _costs(wide, theta, batch.cut(places))
     if len(whole) % batch.rows or len(whole) != len(moved):
         return "the cost does not give as many values for each row"

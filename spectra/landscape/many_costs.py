@@ -23,9 +23,6 @@ LARGEST_VMAPPED = 10**6
 def beside(theta: Tensor) -> Tensor:
     """Two vectors near the anchor, on which two ways to evaluate are compared, the same whatever is asked for first.
 
-    Args:
-        theta: (n,) the anchor.
-
     Returns:
         (2, n), off the anchor, where a gradient may be nothing but rounding.
     """

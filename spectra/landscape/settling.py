@@ -75,11 +75,6 @@ def settle_labels(
 def writes_into_targets(cost: AverageCost, tensors: Mapping[str, Tensor], first: Batch) -> bool:
     """Whether a plain callable writes into its targets; refuses one that is not deterministic.
 
-    Args:
-        cost: the average cost.
-        tensors: the parameters by name.
-        first: the first batch.
-
     Raises:
         UserError: if two calls on the same batch differ.
     """
@@ -101,15 +96,6 @@ def writes_into_targets(cost: AverageCost, tensors: Mapping[str, Tensor], first:
 
 def settle_padding(cost: AverageCost, witness: Witness, tensors: dict[str, Tensor], padding: str) -> tuple[str, ...]:
     """Padding rows of embeddings, which training holds constant: as asked for where the cost depends on them.
-
-    Args:
-        cost: the average cost, whose evaluation is told to hold them.
-        witness: what the model's first call did.
-        tensors: the parameters by name.
-        padding: ``refuse``, ``constant`` or ``variable``.
-
-    Returns:
-        A sentence if rows are held.
 
     Raises:
         UserError: if the cost depends on them and ``padding`` is ``refuse``.

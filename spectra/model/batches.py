@@ -166,8 +166,8 @@ def groups(batches: Iterable[Batch], rows: int) -> list[list[Batch]]:
     """Consecutive batches that could be joined, by the shapes of their tensors.
 
     Args:
-        batches: in order.
-        rows: that the batches of a group have at most.
+        batches: the batches, in order.
+        rows: most rows that the batches of a group have together.
 
     Returns:
         The same batches in the same order, each group to be joined by ``joined_batch`` where that changes nothing.

@@ -12,4 +12,5 @@ from .hessian import Hessian as Hessian
 from .linear import MatrixOperator as MatrixOperator
 from .linear import OfAnother as OfAnother
 from .linear import SymmetricOperator as SymmetricOperator
+from .linear import not_finite as not_finite
 from .recording import record as record

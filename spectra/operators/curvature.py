@@ -345,6 +345,16 @@ class Curvature(SymmetricOperator):
         self._said = (*self._said, sentence)
 
 
+def row_by_row(product: Callable[..., Tensor], vectors: Tensor) -> Tensor:
+    """Products of rows (k, n), one after another; no copy of a row: of a large model each is worth sparing."""
+    if len(vectors) == 1:
+        return product(vectors[0]).unsqueeze(0)
+    found = torch.empty_like(vectors)
+    for place, vector in zip(found, vectors, strict=True):
+        product(vector, out=place)
+    return found
+
+
 def linearize(function: Callable[[Tensor], Tensor], theta: Tensor) -> Linearised:
     """``torch.func.linearize`` at theta: the value and the linear map to its tangents."""
     with warnings.catch_warnings():

@@ -50,7 +50,7 @@ class Fisher(JacobianSandwich):
             landscape: its cost must be a likelihood, except for the empirical Fisher.
             kind: ``exact``, ``sampled`` or ``empirical``.
             draws: targets drawn for each sample, for ``sampled``.
-            seed: of those draws; a sample's depend on its place in the data, not on the split into batches.
+            seed: seed of those draws; a sample's depend on its place in the data, not on the split into batches.
             theta: (n,) where; default the landscape's anchor.
             strategy: see ``Curvature``.
             memory: see ``Curvature``.
@@ -165,7 +165,7 @@ def uniforms(seed: int, places: range, each: tuple[int, int]) -> Tensor:
 
     Args:
         seed: the user's seed.
-        places: of the samples, within the data.
+        places: places of the samples within the data.
         each: (draws, count) numbers for each sample.
 
     Returns:

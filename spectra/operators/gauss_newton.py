@@ -14,7 +14,7 @@ from spectra.errors import UserError, UserTypeError
 from spectra.landscape import Landscape
 from spectra.model import Batch
 from spectra.nested import mapped, tensors_in
-from spectra.operators.curvature import DEFAULT_MEMORY, Curvature, Product, Strategy, linearize
+from spectra.operators.curvature import DEFAULT_MEMORY, Curvature, Product, Strategy, linearize, row_by_row
 
 OutputMap = Callable[[Tensor], Tensor]
 Slopes = tuple[Tensor | None, ...]
@@ -101,16 +101,7 @@ class JacobianSandwich(Curvature):
                 slopes = torch.autograd.grad(outputs, parts, curved, retain_graph=True, allow_unused=True)
                 return landscape.parameters.joined(slopes, parts, out=out)
 
-            def rows() -> Tensor:
-                # No copy of a row: of a large model each is worth sparing.
-                if len(vectors) == 1:
-                    return row(vectors[0]).unsqueeze(0)
-                found = torch.empty_like(vectors)
-                for place, vector in zip(found, vectors, strict=True):
-                    row(vector, place)
-                return found
-
-            return evaluation.inside(leaves, rows)
+            return evaluation.inside(leaves, lambda: row_by_row(row, vectors))
 
         return product
 
@@ -220,7 +211,7 @@ def floats_in(outputs: Any) -> list[Tensor]:
     """The tensors of outputs that can be differentiated.
 
     Args:
-        outputs: of a model: a tensor, or a nest of them.
+        outputs: outputs of a model: a tensor, or a nest of them.
 
     Returns:
         Those of floating point.

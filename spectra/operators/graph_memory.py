@@ -17,7 +17,7 @@ class GraphMemory:
     Attributes:
         saved: what a forward pass of the first batch saves for its backward pass, bytes.
         vector: a parameter vector, bytes: each graph holds the gradient that it is of.
-        batches: of this process.
+        batches: number of batches of this process.
         repeatable: whether the data is held in memory, so that graphs of it can be kept.
     """
 

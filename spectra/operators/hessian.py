@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spectra.landscape import Landscape
 from spectra.model import Batch
-from spectra.operators.curvature import Curvature, Product, Strategy, flat_cost, linearize
+from spectra.operators.curvature import Curvature, Product, Strategy, flat_cost, linearize, row_by_row
 
 
 class Hessian(Curvature):
@@ -74,15 +74,7 @@ class Hessian(Curvature):
                 slopes = torch.autograd.grad(flat, parts, vector, retain_graph=True, allow_unused=True)
                 return self.landscape.parameters.joined(slopes, parts, out=out)
 
-            def rows() -> Tensor:
-                if len(vectors) == 1:
-                    return row(vectors[0]).unsqueeze(0)
-                found = torch.empty_like(vectors)
-                for place, vector in zip(found, vectors, strict=True):
-                    row(vector, place)
-                return found
-
-            return self.landscape.evaluation.inside(leaves, rows)
+            return self.landscape.evaluation.inside(leaves, lambda: row_by_row(row, vectors))
 
         return product
 

@@ -15,6 +15,11 @@ from spectra.model import Patterns
 from spectra.ranks import ALONE, Ranks
 
 
+def not_finite(operator: str = "operator") -> str:
+    """What is said where products are not finite."""
+    return f"a product with the {operator} is not finite; the cost's curvature overflows or is undefined"
+
+
 class SymmetricOperator(ABC):
     """A real symmetric matrix H (n, n), accessed by products alone.
 

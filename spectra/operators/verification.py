@@ -10,24 +10,12 @@ from torch import Tensor
 
 
 def tolerance(dtype: torch.dtype) -> float:
-    """Relative difference up to which two ways count as equal: rounding, with room for cancellation.
-
-    Args:
-        dtype: of the products.
-
-    Returns:
-        The tolerance.
-    """
+    """Relative difference up to which two ways count as equal: rounding, with room for cancellation."""
     return max(100.0 * torch.finfo(dtype).eps, 1e-11)
 
 
 def difference(product: Callable[[Tensor], Tensor], vectors: Tensor, truth: Tensor) -> tuple[float, float]:
     """Relative error of a block's products, the second time: a program that writes into its constants is right once.
-
-    Args:
-        product: rows (k, n) -> (k, n).
-        vectors: (k, n) rows.
-        truth: (k, n) their right products.
 
     Returns:
         The relative error, and the seconds that the second call took.
@@ -38,15 +26,7 @@ def difference(product: Callable[[Tensor], Tensor], vectors: Tensor, truth: Tens
 
 
 def timed(product: Callable[[Tensor], Tensor], vectors: Tensor) -> tuple[Tensor, float]:
-    """A block's products, and what they take.
-
-    Args:
-        product: rows (k, n) -> (k, n).
-        vectors: (k, n) rows.
-
-    Returns:
-        The products, and seconds.
-    """
+    """A block's products, and what they take."""
     _synchronise(vectors.device)
     start = time.perf_counter()
     found = product(vectors)

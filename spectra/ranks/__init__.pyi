@@ -3,11 +3,3 @@ from .group import TIMEOUT as TIMEOUT
 from .group import LostRankError as LostRankError
 from .group import Ranks as Ranks
 from .sharded import whole_model as whole_model
-from .traffic import PRODUCT_OPERATIONS as PRODUCT_OPERATIONS
-from .traffic import Job as Job
-from .traffic import balanced_tokens as balanced_tokens
-from .traffic import held_bytes as held_bytes
-from .traffic import krylov_handed as krylov_handed
-from .traffic import lanczos_handed as lanczos_handed
-from .traffic import on_the_wire as on_the_wire
-from .traffic import product_handed as product_handed

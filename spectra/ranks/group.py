@@ -122,7 +122,7 @@ class Ranks:
 
         Args:
             what: the name of it, for the message.
-            text: that stands for it, such as a digest.
+            text: a text that stands for it, such as a digest.
 
         Raises:
             UserError: on all ranks, naming one that differs from rank 0.

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.sparse.linalg import eigsh
 
-from spectra.lanczos import draw_probes, hutch_plus_plus, hutchinson, squared_frobenius_norm, top_eigenpairs, xtrace
+from spectra.lanczos import draw_probes, hutch_plus_plus, hutchinson, top_eigenpairs, xtrace
 from spectra.operators import MatrixOperator, SymmetricOperator
 from spectra.split import integrate_within
 
@@ -119,12 +119,6 @@ def test_xtrace_equals_leaving_each_probe_out() -> None:
         samples.append(float(torch.trace(basis.T @ matrix @ basis)) + scale * float(rest @ matrix @ rest))
     estimate = xtrace(operator, 2 * count, seed=4)
     assert np.allclose(estimate.samples, samples, rtol=1e-9)
-
-
-def test_frobenius_norm() -> None:
-    operator, truth = MatrixOperator(power_law()), float((power_law() ** 2).sum())
-    estimate = squared_frobenius_norm(operator, 400)
-    assert abs(estimate.value - truth) < 5 * estimate.standard_error
 
 
 def test_bad_budgets() -> None:

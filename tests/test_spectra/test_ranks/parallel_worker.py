@@ -1,11 +1,13 @@
 """What the tests of several ranks compute: in one process, or as one rank of several (``python THIS_FILE``)."""
 
 import os
+import runpy
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,7 @@ from spectra.lanczos import Shards, draw_probes, krylov_space, lanczos
 from spectra.landscape import Landscape
 from spectra.model import Batches
 from spectra.operators import Fisher, GaussNewton, Hessian
-from spectra.ranks import TIMEOUT, Job, LostRankError, Ranks, krylov_handed, lanczos_handed
+from spectra.ranks import TIMEOUT, LostRankError, Ranks
 from spectra.spectrum import SpectrumSettings
 from volume.bridge import bridge_volume
 from volume.chains import BridgeSettings
@@ -30,6 +32,7 @@ from volume.priors import GaussianPrior
 from volume.rays import StarDomainSettings, star_domain_volume
 
 Found = dict[str, NDArray[Any]]
+FORMULAS = Path(__file__).parents[3] / "benchmarks" / "parallel_traffic.py"
 SETTINGS = SpectrumSettings(engine="slq", probes=5, steps=12, block=3, deflate=8, strategy="double-backward")
 
 
@@ -217,14 +220,15 @@ def traffic(ranks: Ranks) -> Found:
         return {"lanczos": np.zeros(3), "krylov": np.zeros(3)}
     operator = Hessian(Landscape(network(), cross_entropy, data()).over(ranks), strategy="double-backward")
     operator.matmat(draw_probes(operator.size, 1, seed=0, dtype=torch.float64))
-    jobs = {"lanczos": (3, 9, lanczos_handed), "krylov": (2, 6, krylov_handed)}
+    formulas = runpy.run_path(str(FORMULAS))
+    jobs = {"lanczos": (3, 9), "krylov": (2, 6)}
     found = {}
-    for name, (block, steps, formula) in jobs.items():
+    for name, (block, steps) in jobs.items():
         before = Counter(operator.ranks.sent)
         starts = draw_probes(operator.size, block, seed=1, dtype=torch.float64)
         _ = lanczos(operator, starts, steps) if name == "lanczos" else krylov_space(operator, starts, steps)
         sent = operator.ranks.sent - before
-        expected = formula(Job(operator.size, ranks.count, block, steps, 8))
+        expected = formulas[f"{name}_handed"](formulas["Job"](operator.size, ranks.count, block, steps, 8))
         found[name] = np.array([sent[kind] - expected[kind] for kind in ("all_reduce", "all_gather", "reduce_scatter")])
     return found
 
