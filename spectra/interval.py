@@ -107,8 +107,8 @@ def joint_freedom(parts: Iterable[tuple[float, float]]) -> float:
     if any(not math.isfinite(error) or freedom <= 0.0 for error, freedom in known):
         return 0.0
     total = sum(error**2 for error, _ in known)
-    spread = sum((error**2 / total) ** 2 / freedom for error, freedom in known)
-    return 1.0 / spread if spread > 0.0 else math.inf
+    inverse = sum((error**2 / total) ** 2 / freedom for error, freedom in known)
+    return 1.0 / inverse if inverse > 0.0 else math.inf
 
 
 def with_ends(value: float, interval: tuple[float, float]) -> str:

@@ -86,10 +86,10 @@ def cast(tensor: Tensor, dtype: torch.dtype | None, device: torch.device | str |
     return tensor.to(device=device, dtype=dtype)
 
 
-def joined(parts: list[Any]) -> Any:
+def concatenated(parts: list[Any]) -> Any:
     """Nests of one structure as one, their tensors joined along the leading dimension.
 
-    >>> joined([(torch.zeros(2),), (torch.ones(1),)])
+    >>> concatenated([(torch.zeros(2),), (torch.ones(1),)])
     (tensor([0., 0., 1.]),)
     """
     columns = zip(*(tensors_in(part) for part in parts), strict=True)

@@ -42,8 +42,8 @@ def integrate_within(
     r"""``tr f(H)`` from a fixed number of products, split by what f needs.
 
     A quarter of the products builds a block Krylov space that is deflated. Three pilot probes of ``max_steps`` steps
-    in the complement say how fast the quadrature converges for f, and what one probe's spread is: ``2 (|f|_F^2 / d -
-    mean^2)`` for the sphere. Many probes of few steps m have little spread but a truncation error, which the pilots
+    in the complement say how fast the quadrature converges for f, and what one probe's variance is: ``2 (|f|_F^2 / d -
+    mean^2)`` for the sphere. Many probes of few steps m have little variance but a truncation error, which the pilots
     know and correct (multilevel Monte Carlo with two levels): ``mean over all of I_m + mean over pilots of (I_M -
     I_m)``. The m with the least predicted error is taken, and the rest of the budget goes into probes.
 
@@ -82,7 +82,7 @@ def integrate_within(
     pilots = SpectralDensity(operator.size, runs(0, PILOTS, max_steps), space.deflation(), operator.name, epsilon)
     steps, count = _best_split(pilots, function, left - PILOTS * max_steps)
     short = pilots.runs if steps == max_steps else leading(pilots.runs, steps)
-    density = replace(pilots, runs=short.joined(runs(PILOTS, count, steps)) if count else short)
+    density = replace(pilots, runs=short.appended(runs(PILOTS, count, steps)) if count else short)
     spent += PILOTS * max_steps + count * steps
     return BudgetedSum(_two_levels(density, pilots, function), density, spent, steps, space.captured)
 
@@ -123,7 +123,7 @@ def _best_split(density: SpectralDensity, function: Function, left: int) -> tupl
     reference = _means(density.runs, most, function)
     mean = float(reference.mean())
     square = float(_means(density.runs, most, lambda x: function(x) ** 2).mean())
-    spread = 2.0 * max(square - mean**2, 0.0)
+    variance = 2.0 * max(square - mean**2, 0.0)
     best: tuple[float, int, int] | None = None
     for steps in sorted({max(1, round(most * share)) for share in 2.0 ** -np.arange(0, 7, 0.5)}):
         count = left // steps
@@ -131,7 +131,7 @@ def _best_split(density: SpectralDensity, function: Function, left: int) -> tupl
         # The mean square, not the variance: three pilots judge a variance badly, and a function for which short
         # runs are far off (a kink, say) is one whose correction they cannot be trusted with.
         doubt = float(np.mean(gained**2)) / PILOTS
-        error = spread / ((count + PILOTS) * max(density.complement, 1)) + doubt
+        error = variance / ((count + PILOTS) * max(density.complement, 1)) + doubt
         if best is None or error < best[0]:
             best = (error, steps, count)
     assert best is not None

@@ -135,7 +135,7 @@ def _row_gradient(landscape: Landscape, parts: dict[str, Tensor], row: Batch) ->
     summed = costs.sum() if weights is None else (costs * weights.to(costs)).sum()
     weight = float(len(costs)) if weights is None else float(weights.sum())
     leaves = list(parts.values())
-    return landscape.parameters.joined(torch.autograd.grad(summed, leaves, allow_unused=True), leaves), weight
+    return landscape.parameters.concatenated(torch.autograd.grad(summed, leaves, allow_unused=True), leaves), weight
 
 
 def margins(evidence: Evidence) -> Array:

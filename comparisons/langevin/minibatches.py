@@ -145,7 +145,7 @@ class Minibatches:
 
             value, found = landscape.evaluation.inside(leaves, slope)
             costs.append(value.double())
-            slopes.append(landscape.parameters.joined(found, parts))
+            slopes.append(landscape.parameters.concatenated(found, parts))
         return torch.stack(costs), torch.stack(slopes)
 
     def _decide(self, thetas: Tensor, index: Tensor) -> bool:

@@ -60,7 +60,7 @@ class AdamMoments:
 
     Attributes:
         first: ``exp_avg`` by parameter name, each with the parameter's shape; unit cost / parameter.
-        second: ``exp_avg_sq`` likewise; unit (cost / parameter)^2.
+        second: ``exp_avg_sq`` in the same form; unit (cost / parameter)^2.
         step: number of optimizer steps behind them, the largest over parameters.
     """
 

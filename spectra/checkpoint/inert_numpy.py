@@ -1,4 +1,4 @@
-"""Arrays, numbers and dtypes of numpy out of a pickle, built by functions of ours."""
+"""Arrays, numbers and dtypes of numpy out of a pickle, built by functions of this program."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Pickles read without running them: data is built, and what would take foreign code becomes a placeholder.
 
 Pickle is a small stack language that may name any function and have it called. Here its operations are followed one by
-one, and nothing that they name is ever imported or called: a table has functions of ours for the names behind plain
-data (ordered dictionaries, numbers of numpy, paths), any other class becomes an ``Opaque``, and the call of any other
-function is refused.
+one, and nothing that they name is ever imported or called: a table has functions of this program for the names behind
+plain data (ordered dictionaries, numbers of numpy, paths), any other class becomes an ``Opaque``, and the call of any
+other function is refused.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def read_pickle(
     Args:
         source: read up to the pickle's end.
         size: bytes of the whole file, which bounds what its pickles may copy.
-        stand_ins: functions of ours by the name that they stand for, beside those of plain data.
+        stand_ins: functions of this program by the name that they stand for, beside those of plain data.
         outside: gives what an identifier of something outside the pickle stands for.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Tensors out of a pickle, built by functions of ours as views of stored bytes; other kinds become placeholders."""
+"""Tensors out of a pickle, built by this program as views of stored bytes; other kinds become placeholders."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _unread(words: str) -> Callable[..., Opaque]:
     return lambda *_: _placeholder(words)
 
 
-# Functions of ours by the name of the function of torch that they stand for.
+# Functions of this program by the name of the function of torch that they stand for.
 TORCH: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,

@@ -1,5 +1,5 @@
-from .anchors import STORAGES as STORAGES
-from .anchors import Anchors as Anchors
+from .anchor_log_probabilities import STORAGES as STORAGES
+from .anchor_log_probabilities import AnchorLogProbabilities as AnchorLogProbabilities
 from .builtin import BY_NAME as BY_NAME
 from .builtin import MeanSquaredError as MeanSquaredError
 from .builtin import binary_cross_entropy as binary_cross_entropy

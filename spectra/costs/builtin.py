@@ -127,7 +127,7 @@ class BinaryCrossEntropy(Likelihood):
         if len(wrong):
             raise UserError(f"cost {self.name} needs targets from 0 to 1, got {float(wrong[0]):.6g}")
 
-    def _spread(self, rows: Tensor, targets: Tensor) -> Tensor:
+    def _variances(self, rows: Tensor, targets: Tensor) -> Tensor:
         chance, share = rows.sigmoid(), targets.to(rows)
         mass = share + (1.0 - share) if self.pos_weight is None else self.pos_weight.to(rows) * share + (1.0 - share)
         mass = mass if self.weight is None else mass * self.weight.to(rows)
@@ -135,22 +135,22 @@ class BinaryCrossEntropy(Likelihood):
 
     def hessian_product(self, rows: Tensor, tangents: Tensor, targets: Any) -> Tensor:
         """``w s (1 - s) t / K`` with s the sigmoid of each output."""
-        return self._spread(precise(rows), targets) * tangents
+        return self._variances(precise(rows), targets) * tangents
 
     def hessian_factor(self, rows: Tensor, targets: Any) -> Tensor:
         """The diagonal of square roots, for each sample."""
-        return torch.diag_embed(self._spread(precise(rows), targets).sqrt())
+        return torch.diag_embed(self._variances(precise(rows), targets).sqrt())
 
     def hessian_diagonal(self, rows: Tensor, targets: Any) -> Tensor:
         """``w s (1 - s) / K`` with s the sigmoid of each output."""
-        return self._spread(precise(rows), targets)
+        return self._variances(precise(rows), targets)
 
     def sample_scores(self, rows: Tensor, uniforms: Uniforms, targets: Any) -> Tensor:
         """``(s - y) sqrt(w / K)`` for y drawn from the Bernoulli of each output."""
         chance = precise(rows).sigmoid()
         drawn = (uniforms(rows.shape[-1]).to(rows.device) < chance.double()).to(chance)
-        spread = (chance * (1.0 - chance)).clamp_min(torch.finfo(chance.dtype).tiny)
-        return (chance - drawn) * (self._spread(precise(rows), targets) / spread).sqrt()
+        own = (chance * (1.0 - chance)).clamp_min(torch.finfo(chance.dtype).tiny)
+        return (chance - drawn) * (self._variances(precise(rows), targets) / own).sqrt()
 
 
 cross_entropy = CrossEntropy()

@@ -167,5 +167,5 @@ class SpectralDensity(SpectralMeasure):
 
     def with_runs(self, runs: Tridiagonal) -> SpectralDensity:
         """The same density with further probes appended."""
-        joined = runs if self.runs.probes == 0 else self.runs.joined(runs)
-        return replace(self, runs=joined)
+        runs = runs if self.runs.probes == 0 else self.runs.appended(runs)
+        return replace(self, runs=runs)

@@ -128,5 +128,5 @@ def _fill(matrix: Tensor, operator: JacobianSandwich, batch: Batch, leaves: dict
             cotangent = torch.zeros_like(rows)
             cotangent[sample] = factor[sample, rank]
             slopes = torch.autograd.grad(rows, parts, cotangent, retain_graph=True, allow_unused=True)
-            operator.landscape.parameters.joined(slopes, parts, out=matrix[sample * ranks + rank])
+            operator.landscape.parameters.concatenated(slopes, parts, out=matrix[sample * ranks + rank])
     return samples * ranks

@@ -192,7 +192,7 @@ class SpectralMeasure:
         """Distance between the neighbouring nodes around ``at``: detail below it is not seen.
 
         Args:
-            at: where, unit of the eigenvalues.
+            at: the point, unit of the eigenvalues.
 
         Returns:
             The median over probes; outside of a probe's nodes the gap between its last two, or the distance to them

@@ -117,7 +117,7 @@ def smooth(
     coordinate = _grid(low, high, width)
 
     def kernels(nodes: Array, masses: Array) -> Array:
-        return _spread(nodes if linear else np.arcsinh(nodes / turn), masses, coordinate, width)
+        return _gaussians(nodes if linear else np.arcsinh(nodes / turn), masses, coordinate, width)
 
     known = kernels(density.deflation.nodes, density.deflation.weights) / density.size
     rows = [kernels(n, w) for n, w in zip(density.nodes, density.weights, strict=True)]
@@ -165,7 +165,7 @@ def _steps(nodes: Array, masses: Array, at: Array) -> Array:
     return found
 
 
-def _spread(centres: Array, masses: Array, coordinate: Array, width: float) -> Array:
+def _gaussians(centres: Array, masses: Array, coordinate: Array, width: float) -> Array:
     """Sum of Gaussians of the given masses; each touches only the grid points within its reach."""
     used = masses > 0.0
     centres, masses = centres[used], masses[used]

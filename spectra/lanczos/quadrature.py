@@ -84,7 +84,7 @@ class Tridiagonal:
             lowest[row], highest[row] = last[0], last[-1]
         return lowest, highest
 
-    def joined(self, other: Tridiagonal) -> Tridiagonal:
+    def appended(self, other: Tridiagonal) -> Tridiagonal:
         """These runs followed by ``other``'s, which must have as many steps."""
         if other.steps != self.steps:
             raise UserError(f"runs of {self.steps} steps cannot be joined with runs of {other.steps} steps")

@@ -1,4 +1,4 @@
-from .derivatives import confirm as confirm
+from .finite_differences import check_curvature as check_curvature
 from .landscape import Landscape as Landscape
 from .many_costs import ManyCosts as ManyCosts
 from .many_gradients import ManyGradients as ManyGradients

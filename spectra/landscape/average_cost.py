@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from spectra.costs import Anchors, CrossEntropy, KLFromAnchor, Likelihood, PerSampleCost, cost_name
+from spectra.costs import AnchorLogProbabilities, CrossEntropy, KLFromAnchor, Likelihood, PerSampleCost, cost_name
 from spectra.errors import UserError, UserTypeError, foreign
 from spectra.landscape.many_costs import ManyCosts
 from spectra.model import Batch, Evaluation, ParameterLayout, generator
@@ -49,10 +49,10 @@ class AverageCost(ABC):
     anchor_cost: float
     many_costs: Callable[[Tensor], Tensor]
     _merged: list[Batch] | None = None
-    _anchors: Anchors | None = None
+    _anchors: AnchorLogProbabilities | None = None
     _anchor_bytes: int
     _firsts: Sequence[int] = ()
-    _cost_writes = _confirmed = False
+    _cost_writes = _checked = False
 
     @abstractmethod
     def taken(self) -> Iterator[Batch]:
@@ -164,7 +164,7 @@ class AverageCost(ABC):
         """What a batch adds to the gradient at theta (n,), the penalty left out.
 
         Args:
-            theta: (n,) where.
+            theta: (n,) the point.
             batch: the batch as the cost sees it.
             unused: names of parameters, from which those are taken that the batch's cost depends on.
 
@@ -183,7 +183,7 @@ class AverageCost(ABC):
             slopes = self.evaluation.inside(parts, slope)
         if unused is not None:
             unused -= {name for name, one in zip(parts, slopes, strict=True) if one is not None}
-        return self.parameters.joined(slopes, list(parts.values())).detach()
+        return self.parameters.concatenated(slopes, list(parts.values())).detach()
 
     def leaves(self, theta: Tensor) -> dict[str, Tensor]:
         """Theta as new leaf tensors that require gradients, by parameter name."""
@@ -213,7 +213,7 @@ class AverageCost(ABC):
             The cost around the same anchor.
         """
         found = copy.copy(self)
-        found.ranks, found.l2, found.total_weight, found._confirmed = ALONE, l2, 1.0, True
+        found.ranks, found.l2, found.total_weight, found._checked = ALONE, l2, 1.0, True
         found._anchors, found._firsts = None, ()
         if dtype is not None:
             found.parameters, found.evaluation = self.parameters.in_dtype(dtype), self.evaluation.in_dtype(dtype)
@@ -234,7 +234,7 @@ class AverageCost(ABC):
     def _keep_anchors(self, tensors: Mapping[str, Tensor], storage: str) -> None:
         """Where the cost is a divergence, from what it is one."""
         if isinstance(self.softmax, KLFromAnchor) and self.likelihood is not None:
-            self._anchors = Anchors(self.likelihood, partial(self.evaluation, tensors), storage)
+            self._anchors = AnchorLogProbabilities(self.likelihood, partial(self.evaluation, tensors), storage)
             self._anchors.keep(self.taken(), self._anchor_bytes)
 
 

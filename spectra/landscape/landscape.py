@@ -21,9 +21,15 @@ from spectra.costs import (
 )
 from spectra.errors import UserError
 from spectra.landscape.average_cost import AverageCost, weighted_sums
-from spectra.landscape.derivatives import confirm_gradient
+from spectra.landscape.finite_differences import check_gradient
+from spectra.landscape.first_batch import (
+    hold_padding,
+    label_shift,
+    refuse_batch,
+    refuse_parameters,
+    writes_into_targets,
+)
 from spectra.landscape.joining import joined_where_shown, rows_apart
-from spectra.landscape.settling import refuse_anchor, refuse_values, settle_labels, settle_padding, writes_into_targets
 from spectra.landscape.shares import fingerprint, share_of
 from spectra.model import (
     Batch,
@@ -126,7 +132,7 @@ class Landscape(AverageCost):
             self._anchor_bytes, self._anchor_storage, self._notes = anchor_bytes, anchor_storage, notes
             found = self.parameters.flatten(dict(self.evaluation.model.named_parameters()))
             self.theta = found if theta is None else theta.detach().to(found).clone()
-            refuse_anchor(self.parameters.unflatten(self.theta))
+            refuse_parameters(self.parameters.unflatten(self.theta))
             self.batches = batches if isinstance(batches, Batches) else Batches(batches)
             self._shifts = False
             self._rows_apart: str | None = None
@@ -156,22 +162,22 @@ class Landscape(AverageCost):
         first = self._placed(with_decoder_inputs(self.evaluation.model, next(iter(self.batches))))
         witness = self.evaluation.examine(tensors, first.inputs)
         with torch.no_grad():
-            self._settle_cost(tensors, first)
+            self._read_first_batch(tensors, first)
         if self.batches.kept:
             joined, self._joinable, notes = joined_where_shown(self, list(self._own()), self._joinable)
             self._note(*notes)
             self._merged = [self._placed(batch) for batch in joined]
         self._keep_anchors(tensors, self._anchor_storage)
         self._sum_at_anchor(tensors)
-        self._note(*settle_padding(self, witness, tensors, self._padding))
+        self._note(*hold_padding(self, witness, tensors, self._padding))
 
-    def _settle_cost(self, tensors: dict[str, Tensor], first: Batch) -> None:
+    def _read_first_batch(self, tensors: dict[str, Tensor], first: Batch) -> None:
         """What the first batch decides of the cost: the axis of classes, whether labels are shifted."""
         torchs = self._given_cost if self.cost_function is not self._given_cost else None
         outputs = self.evaluation(tensors, first.inputs)
         if self.likelihood is not None:
             self.cost_function = self.likelihood.settled(outputs, first.targets)
-        self._shifts, self._found = settle_labels(self, tensors, outputs, first, torchs)
+        self._shifts, self._found = label_shift(self, tensors, outputs, first, torchs)
         self._cost_writes = writes_into_targets(self, tensors, first)
 
     def _sum_at_anchor(self, tensors: dict[str, Tensor]) -> None:
@@ -186,7 +192,7 @@ class Landscape(AverageCost):
                 count += len(costs)
                 if not torch.isfinite(value):
                     before = 0 if self.batches.kept else self.ranks.part(self.batches.count).start
-                    refuse_values(self, tensors, before + number, float(value))
+                    refuse_batch(self, tensors, before + number, float(value))
                 sums = [sums[0] + float(value), sums[1] + weight, sums[2] + used]
         total, self.total_weight, self.samples = self.ranks.total(torch.tensor(sums, dtype=torch.float64)).tolist()
         before = int(self.ranks.gathered(torch.tensor([count])).flatten()[: self.ranks.rank].sum())
@@ -258,7 +264,7 @@ class Landscape(AverageCost):
         The first is held against finite differences of the cost, and refused where autograd gives something else.
         """
         theta = self.theta if theta is None else theta.to(self.theta)
-        self.confirm()
+        self.check_gradient()
         total, unused = self.own_l2 * theta, set(self.parameters.names)
         for batch in self.share():
             total = total + self.batch_gradient(theta, batch, unused)
@@ -275,16 +281,16 @@ class Landscape(AverageCost):
             more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
             self._note(f"the cost does not depend on {', '.join(names[:_NAMED])}{more}")
 
-    def confirm(self) -> None:
+    def check_gradient(self) -> None:
         """Holds the gradient against finite differences of the cost, the first time that it is asked to.
 
         Raises:
             DerivativeError: if autograd gives something else.
         """
-        if not self._confirmed:
-            coarseness, notes = confirm_gradient(self)
+        if not self._checked:
+            coarseness, notes = check_gradient(self)
             self._note(*notes)
-            self.coarseness, self._confirmed = coarseness or self.coarseness, True
+            self.coarseness, self._checked = coarseness or self.coarseness, True
 
     def gradients(self, thetas: Tensor) -> Tensor:
         """Gradients at rows of thetas (k, n), as (k, n)."""
@@ -352,7 +358,7 @@ class Landscape(AverageCost):
         found = Landscape(**(self._options() | {"ranks": self.ranks} | changes))
         fewer = set(changes) == {"parameters", "theta", "background"}
         if fewer or not changes.keys() & {"model", "cost", "batches", "theta"}:
-            found._confirmed, found._rows_apart = self._confirmed, self._rows_apart
+            found._checked, found._rows_apart = self._checked, self._rows_apart
             found.coarseness = self.coarseness
         return found
 

@@ -20,7 +20,7 @@ SMALLEST_CHUNK = 4
 LARGEST_VMAPPED = 10**6
 
 
-def beside(theta: Tensor) -> Tensor:
+def nearby(theta: Tensor) -> Tensor:
     """Two vectors near the anchor, on which two ways to evaluate are compared, the same whatever is asked for first.
 
     Returns:
@@ -80,7 +80,7 @@ class ManyCosts:
         thetas = thetas.to(self._theta)
         several = len(thetas) > 1
         if self.vmapped is None and several:
-            self.vmapped = self._decide(beside(self._theta))
+            self.vmapped = self._decide(nearby(self._theta))
         vmapped = self.vmapped and several
         totals = torch.zeros(len(thetas), dtype=torch.float64, device=thetas.device)
         with torch.no_grad():

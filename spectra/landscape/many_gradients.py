@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spectra.errors import FAST_PATH_FAILURES
 from spectra.landscape.landscape import Landscape
-from spectra.landscape.many_costs import CHUNK_BYTES, SMALLEST_CHUNK, agree, beside, vmappable
+from spectra.landscape.many_costs import CHUNK_BYTES, SMALLEST_CHUNK, agree, nearby, vmappable
 from spectra.model import Batch
 
 # Beyond this the batched products gain nothing more.
@@ -41,7 +41,7 @@ class ManyGradients:
         thetas = thetas.to(self.landscape.theta)
         several = len(thetas) > 1
         if self.vmapped is None and several:
-            self.vmapped = self._decide(beside(self.landscape.theta))
+            self.vmapped = self._decide(nearby(self.landscape.theta))
         return self._vmapped(thetas) if self.vmapped and several else self._looped(thetas)
 
     def _looped(self, thetas: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from spectra.errors import UserError, UserTypeError, foreign
 from spectra.model.randomness import preserved_random_state
-from spectra.nested import cast, joined, mapped, plain_in, structure, tensors_in
+from spectra.nested import cast, concatenated, mapped, plain_in, structure, tensors_in
 
 CACHE_BYTES = 2**30
 
@@ -193,7 +193,7 @@ def joined_batch(parts: list[Batch]) -> Batch:
     """
     if len(parts) == 1:
         return parts[0]
-    inputs, targets, weights = joined([part.parts for part in parts])
+    inputs, targets, weights = concatenated([part.parts for part in parts])
     return replace(parts[0], inputs=inputs, targets=targets, weights=weights)
 
 

@@ -70,7 +70,7 @@ class ParameterLayout:
         starts = accumulate(self.sizes, initial=0)
         return [start % 2 == 1 and size % 2 == 0 for start, size in zip(starts, self.sizes, strict=False)]
 
-    def joined(self, parts: Sequence[Tensor | None], like: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
+    def concatenated(self, parts: Sequence[Tensor | None], like: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
         """One tensor a parameter as one vector (n,), into ``out`` if given; for None zeros shaped as in ``like``."""
         rows = []
         for part, one, odd in zip(parts, like, self.odd, strict=True):

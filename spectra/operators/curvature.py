@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from spectra.errors import FAST_PATH_FAILURES, UserError, out_of_memory
-from spectra.landscape import Landscape, confirm
+from spectra.landscape import Landscape, check_curvature
 from spectra.model import Batch, Patterns, generator
 from spectra.operators.graph_memory import GraphMemory
 from spectra.operators.linear import Restricted, SymmetricOperator
@@ -70,7 +70,7 @@ class Curvature(SymmetricOperator):
 
         Args:
             landscape: what is differentiated.
-            theta: (n,) where; default its anchor.
+            theta: (n,) the point; default its anchor.
             strategy: a strategy's name, or ``auto``.
             memory: bytes that kept graphs and blocks of vectors may take.
 
@@ -172,9 +172,9 @@ class Curvature(SymmetricOperator):
         probe = self._probe("verify")
         if self.size <= _LARGE:
             probe = torch.cat([probe, self._probe("verify again")])
-        self.landscape.confirm()
+        self.landscape.check_gradient()
         product, truth, seconds = self._core_product(core, first, probe)
-        self._said += confirm(self.landscape, self.name, self.theta, self.differentiated)
+        self._said += check_curvature(self.landscape, self.name, self.theta, self.differentiated)
         if self.strategy == "auto":
             core_time = self.ranks.largest(self._seconds_per_vector(core, product, vectors, seconds / len(probe)))
             del product  # one graph at a time

@@ -51,7 +51,7 @@ class Fisher(JacobianSandwich):
             kind: ``exact``, ``sampled`` or ``empirical``.
             draws: targets drawn for each sample, for ``sampled``.
             seed: seed of those draws; a sample's depend on its place in the data, not on the split into batches.
-            theta: (n,) where; default the landscape's anchor.
+            theta: (n,) the point; default the landscape's anchor.
             strategy: see ``Curvature``.
             memory: see ``Curvature``.
 

@@ -1,4 +1,4 @@
-"""Gauss-Newton and its kin: ``J^T B J`` with the Jacobian J of the outputs and B in output space."""
+"""Gauss-Newton and Fisher matrices: ``J^T B J`` with the Jacobian J of the outputs and B in output space."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class JacobianSandwich(Curvature):
             return (
                 rows,
                 dual,
-                landscape.parameters.joined(slopes, parts),
+                landscape.parameters.concatenated(slopes, parts),
                 self.output_map(mapped(outputs, Tensor.detach), batch),
             )
 
@@ -99,7 +99,7 @@ class JacobianSandwich(Curvature):
                 (tangent,) = torch.autograd.grad(transposed, dual, vector, retain_graph=True)
                 curved = curvature(tangent.unsqueeze(0))[0]
                 slopes = torch.autograd.grad(outputs, parts, curved, retain_graph=True, allow_unused=True)
-                return landscape.parameters.joined(slopes, parts, out=out)
+                return landscape.parameters.concatenated(slopes, parts, out=out)
 
             return evaluation.inside(leaves, lambda: row_by_row(row, vectors))
 
@@ -136,7 +136,7 @@ class JacobianSandwich(Curvature):
 
         return rows
 
-    def _at_anchor(self, batch: Batch) -> OutputMap:
+    def _output_map_at_theta(self, batch: Batch) -> OutputMap:
         """B at theta."""
         landscape = self.landscape
         tensors = landscape.parameters.unflatten(self.theta)
@@ -147,7 +147,7 @@ class JacobianSandwich(Curvature):
 
     def _linearize(self, batch: Batch) -> Product:
         _, tangent = self.linearised(batch, lambda: linearize(self._model(batch), self.theta))
-        curvature = self._at_anchor(batch)
+        curvature = self._output_map_at_theta(batch)
         leaf = self.theta.detach().requires_grad_()
         graph = self._model(batch)(leaf)
 
@@ -162,7 +162,7 @@ class JacobianSandwich(Curvature):
 
     def _linearize_batched(self, batch: Batch) -> Product:
         _, tangent = self.linearised(batch, lambda: linearize(self._model(batch), self.theta))
-        curvature = self._at_anchor(batch)
+        curvature = self._output_map_at_theta(batch)
         pullback = torch.func.vjp(self._model(batch), self.theta)[1]
         push, pull = torch.func.vmap(tangent), torch.func.vmap(lambda one: pullback(one)[0])
 
@@ -239,8 +239,8 @@ def _differentiated_twice(landscape: Landscape, outputs: Any, batch: Batch) -> O
     def row(tangent: Tensor) -> Tensor:
         if flat is None or not flat.requires_grad:
             return torch.zeros_like(tangent)
-        pieces = torch.split(tangent.reshape(-1), sizes)
-        along = torch.cat([piece for piece, kept in zip(pieces, used, strict=True) if kept])
+        chunks = torch.split(tangent.reshape(-1), sizes)
+        along = torch.cat([chunk for chunk, kept in zip(chunks, used, strict=True) if kept])
         found: Slopes = torch.autograd.grad(flat, leaves, along, retain_graph=True, allow_unused=True)
         parts = [torch.zeros_like(leaf) if one is None else one for one, leaf in zip(found, leaves, strict=True)]
         return torch.cat([part.reshape(-1) for part in parts]).reshape(tangent.shape)

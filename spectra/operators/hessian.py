@@ -56,7 +56,7 @@ class Hessian(Curvature):
         def gradient() -> Tensor:
             cost = landscape.batch_cost(landscape.evaluation.outputs(batch.inputs), batch)
             slopes = torch.autograd.grad(cost, parts, create_graph=True, allow_unused=True)
-            return landscape.parameters.joined(slopes, parts)
+            return landscape.parameters.concatenated(slopes, parts)
 
         with torch.enable_grad():
             flat = landscape.evaluation.inside(leaves, gradient)
@@ -72,7 +72,7 @@ class Hessian(Curvature):
 
             def row(vector: Tensor, out: Tensor | None = None) -> Tensor:
                 slopes = torch.autograd.grad(flat, parts, vector, retain_graph=True, allow_unused=True)
-                return self.landscape.parameters.joined(slopes, parts, out=out)
+                return self.landscape.parameters.concatenated(slopes, parts, out=out)
 
             return self.landscape.evaluation.inside(leaves, lambda: row_by_row(row, vectors))
 

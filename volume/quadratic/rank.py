@@ -240,5 +240,5 @@ def _slopes(landscape: Landscape, batch: Batch, leaves: dict[str, Tensor], behav
     found = torch.empty(len(rows), landscape.size, dtype=landscape.dtype, device=landscape.device)
     for place, one in enumerate(rows):
         slopes = torch.autograd.grad(one, parts, retain_graph=True, allow_unused=True)
-        landscape.parameters.joined(slopes, parts, out=found[place])
+        landscape.parameters.concatenated(slopes, parts, out=found[place])
     return found

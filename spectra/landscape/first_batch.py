@@ -29,7 +29,7 @@ from spectra.nested import mapped, tensors_in
 _CHANGE = 1e-6
 
 
-def refuse_anchor(tensors: Mapping[str, Tensor]) -> None:
+def refuse_parameters(tensors: Mapping[str, Tensor]) -> None:
     """Refuses parameters that are not finite."""
     for name, tensor in tensors.items():
         wrong = tensor[~torch.isfinite(tensor)]
@@ -37,7 +37,7 @@ def refuse_anchor(tensors: Mapping[str, Tensor]) -> None:
             raise UserError(f"parameter {name} is not finite at the anchor: it holds {float(wrong[0])}")
 
 
-def settle_labels(
+def label_shift(
     cost: AverageCost, tensors: Mapping[str, Tensor], outputs: Any, first: Batch, given: PerSampleCost | None
 ) -> tuple[bool, tuple[str, ...]]:
     """Whether labels are shifted, as in the model's own loss, and sentences on it; holds a loss of torch against torch.
@@ -94,7 +94,7 @@ def writes_into_targets(cost: AverageCost, tensors: Mapping[str, Tensor], first:
     return writes
 
 
-def settle_padding(cost: AverageCost, witness: Witness, tensors: dict[str, Tensor], padding: str) -> tuple[str, ...]:
+def hold_padding(cost: AverageCost, witness: Witness, tensors: dict[str, Tensor], padding: str) -> tuple[str, ...]:
     """Padding rows of embeddings, which training holds constant: as asked for where the cost depends on them.
 
     Raises:
@@ -121,7 +121,7 @@ def settle_padding(cost: AverageCost, witness: Witness, tensors: dict[str, Tenso
     return (f"{names} is padding and is held constant, as in training",)
 
 
-def refuse_values(cost: AverageCost, tensors: Mapping[str, Tensor], number: int, value: float) -> NoReturn:
+def refuse_batch(cost: AverageCost, tensors: Mapping[str, Tensor], number: int, value: float) -> NoReturn:
     """Names the batch whose cost is not finite as the user numbers it, where merged ones hold several."""
     for index, batch in enumerate(cost.unjoined() if cost._merged is not None else ()):
         moved = cost._placed(batch)

@@ -20,7 +20,7 @@ STORAGES = ("auto", "memory", "disk", "recompute")
 _AGAIN = "the anchor's log-probabilities are computed again for each batch"
 
 
-class Anchors:
+class AnchorLogProbabilities:
     """Batches as ``kl_from_anchor`` sees them: log-probabilities as targets, weights zero where a class is ignored.
 
     Attributes:

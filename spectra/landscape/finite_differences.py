@@ -45,13 +45,13 @@ COARSE = 1e-3
 _SMALL = 1e-4
 
 
-def confirm(cost: Cost, name: str, theta: Tensor, differentiated: Differentiated[Cost]) -> tuple[str, ...]:
+def check_curvature(cost: Cost, name: str, theta: Tensor, differentiated: Differentiated[Cost]) -> tuple[str, ...]:
     """Compares what a curvature differentiates with central differences on a few rows.
 
     Args:
         cost: the average cost whose curvature is about to be used.
         name: name of the curvature.
-        theta: (n,) where.
+        theta: (n,) the point.
         differentiated: the curvature's derivative along a direction, and the function that it differentiates.
 
     Returns:
@@ -72,7 +72,7 @@ def confirm(cost: Cost, name: str, theta: Tensor, differentiated: Differentiated
     return _on_a_part(cost, f"the {name}", compare)
 
 
-def confirm_gradient(cost: AverageCost) -> tuple[float, tuple[str, ...]]:
+def check_gradient(cost: AverageCost) -> tuple[float, tuple[str, ...]]:
     """Compares the gradient with central differences of the cost on a few rows, a little off the anchor.
 
     Args:
@@ -176,7 +176,7 @@ def _on_a_part(cost: Cost, what: str, compare: Callable[[Cost], tuple[str, ...]]
     reason = ""
     for batch, dtype in _parts(cost):
         try:
-            return compare(_weighty(cost.derived([batch], dtype)))
+            return compare(_with_weight(cost.derived([batch], dtype)))
         except DerivativeError:
             raise
         except (UserError, RuntimeError, IndexError, TypeError) as problem:
@@ -195,7 +195,7 @@ def _parts(cost: AverageCost) -> Iterator[tuple[Batch, torch.dtype]]:
         yield from ((batch, dtype) for batch in batches)
 
 
-def _weighty(part: Cost) -> Cost:
+def _with_weight(part: Cost) -> Cost:
     if part.total_weight <= 0.0:
         raise UserError("the part of the data has no sample that counts")
     return part
@@ -203,14 +203,14 @@ def _weighty(part: Cost) -> Cost:
 
 def _directions(part: AverageCost, theta: Tensor, slope: Tensor) -> Iterator[Tensor]:
     """Unit directions in which each parameter takes part: random ones, and one that leans on the gradient's signs."""
-    pieces = list(zip(*(torch.split(one, part.parameters.sizes) for one in (theta, slope)), strict=True))
+    parts = list(zip(*(torch.split(one, part.parameters.sizes) for one in (theta, slope)), strict=True))
     size = float(theta.double().square().mean().sqrt()) or 1.0
-    strengths = [float(g.double().norm()) * _scale(t, size) for t, g in pieces]
+    strengths = [float(g.double().norm()) * _scale(t, size) for t, g in parts]
     least = 1e-2 * max(strengths) or 1.0
     for number in range(_DIRECTIONS):
         random = generator(0, "directions", number)
         found = []
-        for (at, pull), strength in zip(pieces, strengths, strict=True):
+        for (at, pull), strength in zip(parts, strengths, strict=True):
             way = torch.randn(len(at), generator=random, dtype=torch.float64).to(theta)
             if number == _DIRECTIONS - 1:
                 way = pull.sign() + 0.5 * way
