@@ -1,8 +1,17 @@
-"""How the name of a curvature is written in a sentence."""
+"""How the names of curvatures and of dtypes are written in a sentence."""
 
 from __future__ import annotations
 
 _PROPER = {"hessian": "Hessian", "gauss": "Gauss", "newton": "Newton", "fisher": "Fisher"}
+
+
+def dtype_title(dtype: object) -> str:
+    """A dtype of torch without the name of its package.
+
+    >>> dtype_title("torch.float32")
+    'float32'
+    """
+    return str(dtype).removeprefix("torch.")
 
 
 def operator_title(operator: str, *, first: bool = False) -> str:

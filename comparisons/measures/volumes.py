@@ -15,6 +15,7 @@ from spectra.checkpoint import AdamMoments, DamagedStateError, adam_moments
 from spectra.costs import CrossEntropy, kl_from_anchor
 from spectra.errors import UserError
 from spectra.landscape import Landscape
+from spectra.titles import dtype_title
 from volume.estimator import VolumeEstimator
 from volume.method_result import MethodResult
 from volume.noise import cost_noise, noise_caution
@@ -149,7 +150,7 @@ def ellipsoid_slice(evidence: Evidence) -> Reading:
 def _reading(evidence: Evidence, result: MethodResult) -> Reading:
     assert result.sampled is not None
     details = {"bits": -result.log_volume / math.log(2.0), "largest share": result.sampled.largest_share}
-    size, dtype = evidence.landscape.size, str(evidence.landscape.dtype).removeprefix("torch.")
+    size, dtype = evidence.landscape.size, dtype_title(evidence.landscape.dtype)
     noisy = noise_caution(_noise(evidence), evidence.settings.cutoff, size, dtype, fixed=True)
     found = reading_of(result.known, details=details)
     if result.trusted and not noisy:

@@ -24,6 +24,7 @@ from spectra.checkpoint.optimizer_order import optimized
 from spectra.checkpoint.torch_file import UNCHECKED
 from spectra.errors import UserError
 from spectra.files import Opaque, about, open_regular
+from spectra.titles import dtype_title
 
 # What DistributedDataParallel and torch.compile put before every name.
 _WRAPPERS = ("module.", "_orig_mod.")
@@ -200,7 +201,7 @@ def check_kind(path: Path, name: str, saved: Tensor, dtype: torch.dtype) -> None
     else:
         fits = not saved.is_complex() and torch.equal(saved.to(dtype).to(saved.dtype), saved)
     if not fits:
-        kinds = f"{str(saved.dtype).removeprefix('torch.')} in {path} but {str(dtype).removeprefix('torch.')}"
+        kinds = f"{dtype_title(saved.dtype)} in {path} but {dtype_title(dtype)}"
         raise UserError(f"{name} is {kinds} in the model, where its values would be others: convert it when saving")
 
 

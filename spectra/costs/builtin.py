@@ -10,37 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spectra.costs.likelihood import (
-    Likelihood,
-    Part,
-    PerSampleCost,
-    Uniforms,
-    check_tensors,
-    cost_name,
-    part_of,
-    precise,
-    shape_of,
-)
+from spectra.costs.likelihood import Likelihood, Uniforms, check_tensors, precise, shape_of
 from spectra.costs.softmax import CrossEntropy, KLFromAnchor
 from spectra.errors import UserError
-
-__all__ = [
-    "BY_NAME",
-    "BinaryCrossEntropy",
-    "CrossEntropy",
-    "KLFromAnchor",
-    "Likelihood",
-    "MeanSquaredError",
-    "Part",
-    "PerSampleCost",
-    "binary_cross_entropy",
-    "cost_name",
-    "cross_entropy",
-    "kl_from_anchor",
-    "mean_squared_error",
-    "part_of",
-    "precise",
-]
 
 
 @dataclass(frozen=True, eq=False)

@@ -242,8 +242,3 @@ def check_tensors(name: str, outputs: Any, targets: Any) -> None:
 def shape_of(tensor: Tensor) -> tuple[int, ...]:
     """The shape as a message shows it."""
     return tuple(tensor.shape)
-
-
-def dtype_of(tensor: Tensor) -> str:
-    """The dtype as a message shows it."""
-    return str(tensor.dtype).removeprefix("torch.")

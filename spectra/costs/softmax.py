@@ -16,11 +16,11 @@ from spectra.costs.likelihood import (
     Uniforms,
     check_tensor,
     check_tensors,
-    dtype_of,
     precise,
     shape_of,
 )
 from spectra.errors import UserError
+from spectra.titles import dtype_title
 
 # Rounding to half precision changes each probability, and so their sum, by at most 2^-11 of itself.
 PROBABILITY_ERROR = 2.0**-10
@@ -196,7 +196,7 @@ class CrossEntropy(_Softmax):
         if shape_of(targets) != (shape_of(outputs) if soft else classes):
             raise UserError(
                 f"cost {self.name} needs classes (integers) of shape {classes} or probabilities of shape "
-                f"{shape_of(outputs)}, got {dtype_of(targets)} targets of shape {shape_of(targets)}"
+                f"{shape_of(outputs)}, got {dtype_title(targets.dtype)} targets of shape {shape_of(targets)}"
                 f"{'; for real targets use mean_squared_error' if soft else ''}"
             )
         self._check_options(count, outputs, axis)

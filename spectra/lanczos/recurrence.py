@@ -160,8 +160,7 @@ def _subtract(target: Tensor, direction: Tensor, coefficients: Tensor) -> None:
 def dots(left: Tensor, right: Tensor) -> Tensor:
     """Dot products of matching rows (k, n), accumulated in float64 by chunks, as (k,)."""
     total = torch.zeros(len(left), dtype=torch.float64, device=left.device)
-    for start in range(0, left.shape[1], _COLUMNS):
-        part = slice(start, start + _COLUMNS)
+    for one, other in zip(torch.split(left, _COLUMNS, 1), torch.split(right, _COLUMNS, 1), strict=True):
         # A chunk is summed in its own dtype, pairwise; the chunks in float64.
-        total += torch.linalg.vecdot(left[:, part], right[:, part]).double()
+        total += torch.linalg.vecdot(one, other).double()
     return total

@@ -19,6 +19,7 @@ from spectra.errors import UserError
 from spectra.landscape.average_cost import AverageCost
 from spectra.landscape.hidden_parameters import DerivativeError, graph_nodes, refuse_hidden
 from spectra.model import Batch, Witness, generator
+from spectra.titles import dtype_title
 
 Cost = TypeVar("Cost", bound=AverageCost)
 # The derivative along a direction (theta's, (n,)) on a part of the data, and the function of theta it is that of.
@@ -122,7 +123,7 @@ def _precision(cost: AverageCost, part: AverageCost, theta: Tensor, slope: Tenso
     error = float((found.double() - slope).norm()) / (float(slope.norm()) or 1.0)
     if not error > COARSE:
         return 0.0, ()
-    kind = str(own).removeprefix("torch.")
+    kind = dtype_title(own)
     inside = "" if own in (torch.float16, torch.bfloat16) else " (autocast or half precision inside of the model?)"
     return error, (
         f"computed in {kind}, in which the gradient is {error:.1g} of its length off that in float64{inside}: so are "
