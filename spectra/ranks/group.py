@@ -112,6 +112,8 @@ class Ranks:
 
     def texts(self, text: str) -> list[str]:
         """The ranks' texts, in order."""
+        if self.alone:
+            return [text]
         mine = torch.tensor(list(text.encode()), dtype=torch.uint8)
         lengths = self.gathered(torch.tensor([len(mine)])).flatten().tolist()
         rows = self.gathered(F.pad(mine, (0, max(lengths) - len(mine)))) if any(lengths) else [mine] * self.count

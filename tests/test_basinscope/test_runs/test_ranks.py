@@ -318,3 +318,4 @@ def test_one_process_is_no_rank(monkeypatch: pytest.MonkeyPatch, variables: dict
         monkeypatch.setenv(name, value)
     assert not ranks.started_on_ranks()
     assert ranks.writes_files()
+    ranks.agreed("task", "a name that is no unicode: \udcff")
