@@ -32,7 +32,7 @@ def gram_rows(operator: JacobianSandwich) -> int | None:
         return None
     total = 0
     for batch, outputs in zip(operator.landscape.iterate(), operator.landscape.outputs(operator.theta), strict=True):
-        total += _rows_of(operator, outputs, batch)
+        total += _row_count(operator, outputs, batch)
     return total
 
 
@@ -96,7 +96,7 @@ def gram_spectrum(operator: JacobianSandwich) -> SpectralDensity:
     return replace(found, coarseness=operator.coarseness)
 
 
-def _rows_of(operator: JacobianSandwich, outputs: Any, batch: Batch) -> int:
+def _row_count(operator: JacobianSandwich, outputs: Any, batch: Batch) -> int:
     """Rows of a batch's factor, known from shapes alone."""
     if isinstance(operator, Fisher) and operator.kind != "exact":
         return (operator.draws if operator.kind == "sampled" else 1) * len(operator.output_rows(outputs, batch))

@@ -89,9 +89,9 @@ class Fisher(JacobianSandwich):
         if self.landscape.likelihood is not None:
             return super().output_rows(outputs, batch)
         samples = len(self.landscape.sample_costs(mapped(outputs, Tensor.detach), batch)[0])
-        return self._rows_of(floats_in(outputs), samples)
+        return self._by_sample(floats_in(outputs), samples)
 
-    def _rows_of(self, tensors: list[Tensor], samples: int) -> Tensor:
+    def _by_sample(self, tensors: list[Tensor], samples: int) -> Tensor:
         """Tensors that lead with the samples, as one matrix."""
         if samples == 0 or any(one.numel() % samples for one in tensors):
             shapes = ", ".join(str(tuple(one.shape)) for one in tensors)
@@ -137,8 +137,8 @@ class Fisher(JacobianSandwich):
                 return self.landscape.likelihood.rows(self._filled(held, plain), batch.targets).unsqueeze(0)
             signs = torch.randn(len(costs), generator=generator(0, "signs")).sign().to(costs)
             signed = self._slopes(costs @ signs, leaves)
-        rows = self._rows_of(plain, len(costs))
-        apart = (self._rows_of(signed, len(costs)) - signs.unsqueeze(1) * rows).norm()
+        rows = self._by_sample(plain, len(costs))
+        apart = (self._by_sample(signed, len(costs)) - signs.unsqueeze(1) * rows).norm()
         if not float(apart) <= 1e3 * torch.finfo(rows.dtype).eps * float(rows.norm()):
             raise UserError(
                 f"the {self.name} needs the gradient of each sample, and under cost "
