@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from comparisons.evidence import Tally
 from spectra.errors import UserError
-from spectra.landscape import Landscape
+from spectra.landscape import Landscape, ManyCosts
 
 Array = NDArray[np.float64]
 # Above this share the slope at the checkpoint, and not its curvature, makes a worst case.
@@ -68,6 +69,20 @@ class CountedCost:
         """Gradient at theta (n,), default the anchor."""
         self.gradients += 1
         return self.landscape.gradient(theta)
+
+
+class CountedCosts(ManyCosts):
+    """Costs at many points, which counts them."""
+
+    def __init__(self, landscape: Landscape, tally: Tally) -> None:
+        """Counts into a tally."""
+        super().__init__(landscape)
+        self._tally = tally
+
+    def __call__(self, thetas: Tensor) -> Tensor:
+        """Cost sums (k,), counted as k forward passes."""
+        self._tally.evaluations += len(thetas)
+        return super().__call__(thetas)
 
 
 def slope_caution(first_order: float, rise: float) -> tuple[str, ...]:

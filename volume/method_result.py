@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from spectra.estimate import Estimate
 from spectra.interval import with_ends, with_error
-from volume.quadratic import DeterminantVolume, QuadraticMass
 from volume.result import VolumeEstimate
+
+if TYPE_CHECKING:
+    from volume.quadratic import DeterminantVolume, QuadraticMass
 
 METHODS = (
     "shifted-determinant",

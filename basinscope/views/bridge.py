@@ -15,7 +15,7 @@ from basinscope.terminal import Text, written
 from basinscope.views.summary import finite
 from spectra.estimate import Estimate, independent
 from spectra.interval import RULE, half_width, with_ends, with_error
-from volume.bridge import ORIGIN, BridgeResult, BridgeVolume, bridge_cautions, bridge_figure
+from volume.bridge import ORIGIN, BridgeResult, BridgeVolume, bridge_cautions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -135,6 +135,8 @@ def figure_of(result: BridgeResult, source: Mapping[str, str]) -> Figure:
     Returns:
         The figure.
     """
+    from volume.bridge import bridge_figure
+
     return bridge_figure(result, checkpoint=source.get("checkpoint", ""), unit=source.get("cost_unit", "cost"))
 
 

@@ -4,38 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from comparisons.evidence import Evidence, Tally
 from comparisons.flatness import Measure, Reading, reading_of
-from spectra.checkpoint import AdamMoments, DamagedStateError, adam_moments
-from spectra.costs import CrossEntropy, kl_from_anchor
 from spectra.errors import UserError
-from spectra.landscape import Landscape, ManyCosts
-from volume.estimator import VolumeEstimator
-from volume.method_result import MethodResult
-from volume.noise import cost_noise, noise_caution
-from volume.preconditioners import adam_curvature
-from volume.priors import GaussianPrior
 from volume.study import VolumeSettings
+
+if TYPE_CHECKING:
+    from spectra.checkpoint import AdamMoments
+    from spectra.landscape import Landscape
+    from volume.method_result import MethodResult
 
 # Under this name the strategy of the basin's curvature is kept.
 BASIN = "basin"
-
-
-class CountedCosts(ManyCosts):
-    """Costs at many points, which counts them."""
-
-    def __init__(self, landscape: Landscape, tally: Tally) -> None:
-        """Counts into a tally."""
-        super().__init__(landscape)
-        self._tally = tally
-
-    def __call__(self, thetas: Tensor) -> Tensor:
-        """Cost sums (k,), counted as k forward passes."""
-        self._tally.evaluations += len(thetas)
-        return super().__call__(thetas)
 
 
 def basin_landscape(evidence: Evidence) -> Landscape:
@@ -49,6 +31,7 @@ def basin_landscape(evidence: Evidence) -> Landscape:
     Returns:
         The landscape; under the task's own cost if its outputs are no softmax.
     """
+    from spectra.costs import CrossEntropy, kl_from_anchor
 
     def build(_: Tally) -> Landscape:
         chosen = evidence.held_out or evidence.landscape
@@ -68,6 +51,9 @@ def method_result(evidence: Evidence, method: str) -> MethodResult:
     Returns:
         The result.
     """
+    from comparisons.sharpness_result import CountedCosts
+    from volume.estimator import VolumeEstimator
+    from volume.priors import GaussianPrior
 
     def build(tally: Tally) -> MethodResult:
         stored = evidence.stored_study
@@ -103,6 +89,9 @@ def _directions(evidence: Evidence) -> int:
 
 
 def _moments(evidence: Evidence, landscape: Landscape) -> AdamMoments | None:
+    from spectra.checkpoint import DamagedStateError, adam_moments
+    from volume.preconditioners import adam_curvature
+
     if evidence.checkpoint is None or not evidence.checkpoint.optimizer:
         return None
     try:
@@ -143,6 +132,8 @@ def ellipsoid_slice(evidence: Evidence) -> Reading:
 
 
 def _reading(evidence: Evidence, result: MethodResult) -> Reading:
+    from volume.noise import noise_caution
+
     assert result.sampled is not None
     details = {"bits": -result.log_volume / math.log(2.0), "largest share": result.sampled.largest_share}
     size, dtype = evidence.landscape.size, str(evidence.landscape.dtype).removeprefix("torch.")
@@ -157,6 +148,8 @@ def _reading(evidence: Evidence, result: MethodResult) -> Reading:
 
 def _noise(evidence: Evidence) -> float:
     """The rounding noise of the basin's cost, as the stored study has it or measured."""
+    from comparisons.sharpness_result import CountedCosts
+    from volume.noise import cost_noise
 
     def build(tally: Tally) -> float:
         stored = evidence.stored_study

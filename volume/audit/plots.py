@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from spectra.errors import UserError
 from spectra.plots import BLUE, GREEN, GREY, ORANGE, SKY, VERMILLION
-from volume.audit.case import VOLUME
+from volume.audit.reading import VOLUME
 from volume.audit.table import AuditRow, AuditTable
 
 COLUMNS = 2

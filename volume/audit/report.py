@@ -4,8 +4,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from volume.audit.facts import Fact
 from volume.audit.table import AuditTable
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A claim, what was measured of it, and whether it holds.
+
+    Attributes:
+        letter: a to g.
+        claim: in words.
+        measured: in words, with half of its 95 % interval.
+        verdict: ``holds``, or what does.
+        value: the number measured.
+        error: its standard error; nan for a share.
+    """
+
+    letter: str
+    claim: str
+    measured: str
+    verdict: str
+    value: float
+    error: float
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,14 +6,14 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spectra.errors import UserError
 from spectra.interval import half_width
-from volume.audit.case import VOLUME, AuditCase, Truth
-from volume.audit.reading import AuditReading, Estimator
+from volume.audit.reading import VOLUME, AuditReading, Estimator, Truth
 from volume.audit.statistics import (
     Directions,
     Figure,
@@ -26,6 +26,9 @@ from volume.audit.statistics import (
     rms_of,
     spread_of,
 )
+
+if TYPE_CHECKING:
+    from volume.audit.case import AuditCase
 
 Array = NDArray[np.float64]
 Progress = Callable[[int, int, str], None]

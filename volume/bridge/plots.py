@@ -12,11 +12,8 @@ from matplotlib.figure import Figure
 from spectra.estimate import Estimate
 from spectra.interval import bars, interval_label, with_ends
 from spectra.plots import BLUE, GREY, ORANGE, VERMILLION
-from volume.bridge.cautions import LARGEST_RHAT
+from volume.bridge.cautions import LARGEST_RHAT, ORIGIN
 from volume.bridge.result import BridgeResult
-
-# What a ladder begins at, in words.
-ORIGIN = {"prior": "the prior", "quadratic": "the checkpoint's quadratic model"}
 
 
 def bridge_figure(result: BridgeResult, *, checkpoint: str = "", unit: str = "cost") -> Figure:
