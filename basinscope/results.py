@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,7 +64,8 @@ def load(path: str | Path) -> Result:
     if kind == "bridge":
         from volume.bridge import read_bridge
 
-        return read_bridge(path)[0]
+        result, source = read_bridge(path)
+        return replace(result, source=source)
     from spectra.store import read_spectrum
 
     return read_spectrum(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from spectra.density.caution import for_shift, negative_rule, refuse_determinant
 from spectra.density.smoothing import CumulativeDensity, SmoothedDensity, cumulative, smooth
 from spectra.errors import UserError
 from spectra.estimate import Estimate, from_samples
+from spectra.files import Named, Result, counted
 from spectra.lanczos import (
     BREAKDOWN_ROUNDINGS,
     Deflation,
@@ -23,6 +25,7 @@ from spectra.lanczos import (
     no_runs,
     probe_means,
 )
+from spectra.titles import operator_title
 
 Array = NDArray[np.float64]
 
@@ -36,8 +39,8 @@ ROUNDING = 1e-6
 _TAKEN = 0.1
 
 
-@dataclass(frozen=True, eq=False)
-class SpectralDensity:
+@dataclass(frozen=True, eq=False, repr=False)
+class SpectralDensity(Result):
     """Eigenvalue density of a symmetric operator, as stochastic Lanczos quadrature sees it.
 
     ``tr f(H) = sum_j deflation weight_j f(node_j) + (size - captured) * mean over probes of sum_j w_j f(t_j)``.
@@ -58,6 +61,7 @@ class SpectralDensity:
     operator: str = "hessian"
     epsilon: float = 0.0
     coarseness: float = 0.0
+    _drawn_by: ClassVar[str] = "spectra.plots:draw_density"
 
     @classmethod
     def from_eigenvalues(
@@ -96,6 +100,45 @@ class SpectralDensity:
             values, weights = np.append(values, rest), np.append(weights, float(size - len(values)))
         order = np.argsort(values, kind="stable")
         return cls(size, no_runs(), Deflation(values[order], weights[order], size), operator, epsilon)
+
+    def _title(self) -> str:
+        return f"{operator_title(self.operator, first=True)} of {counted(self.size, 'parameter')}"
+
+    def _facts(self) -> dict[str, str]:
+        low, high = self.support
+        trace = self.trace()
+        how = "all eigenvalues" if self.exact else f"{counted(self.runs.probes, 'probe')} of {self.runs.steps} steps"
+        return {"trace": trace._title(), "support": f"{low:.4g} to {high:.4g}", "from": how}
+
+    def _cautions(self) -> tuple[str, ...]:
+        return self.trace().cautions
+
+    def records(self) -> list[dict[str, Any]]:
+        """A row for each node that carries weight: of the part known without probes, then of each probe.
+
+        ``dimensions`` is how many of the parameters a node stands for; over all rows it sums to ``size``.
+        """
+        found: list[dict[str, Any]] = [
+            {"part": "deflated", "probe": None, "node": float(node), "weight": None, "dimensions": float(weight)}
+            for node, weight in zip(self.deflation.nodes, self.deflation.weights, strict=True)
+        ]
+        share = self.complement / self.runs.probes if self.runs.probes else 0.0
+        for probe, (nodes, weights) in enumerate(zip(self.nodes, self.weights, strict=True)):
+            found += [
+                {"part": "probe", "probe": probe, "node": float(x), "weight": float(w), "dimensions": float(share * w)}
+                for x, w in zip(nodes, weights, strict=True)
+                if w > 0.0
+            ]
+        return found
+
+    def _arrays(self) -> Named:
+        unit, one = {"units": "cost / parameter^2"}, {"units": "1"}
+        return {
+            "nodes": (("probe", "step"), self.nodes, unit),
+            "weights": (("probe", "step"), self.weights, one),
+            "deflation_nodes": (("deflated_node",), self.deflation.nodes, unit),
+            "deflation_weights": (("deflated_node",), self.deflation.weights, one),
+        }
 
     @property
     def exact(self) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
+from spectra.files import Result
 from volume.audit.table import AuditTable
 
 
@@ -28,8 +30,8 @@ class Fact:
     error: float
 
 
-@dataclass(frozen=True, eq=False)
-class AuditReport:
+@dataclass(frozen=True, eq=False, repr=False)
+class AuditReport(Result):
     """What ``basinscope audit`` shows and stores.
 
     Attributes:
@@ -47,3 +49,15 @@ class AuditReport:
     command: str = ""
     notes: tuple[str, ...] = ()
     strategy: str = ""
+    _drawn_by: ClassVar[str] = "volume.audit.plots:draw_case"
+    _written_by: ClassVar[str] = "volume.audit.store:write_report"
+
+    def _title(self) -> str:
+        return f"audit of {self.title}, {self.table.repeats} repeats a row"
+
+    def _facts(self) -> dict[str, str]:
+        return self.table._facts()
+
+    def records(self) -> list[dict[str, Any]]:
+        """As ``AuditTable.records``."""
+        return self.table.records()
