@@ -87,14 +87,8 @@ def _speak(comparison: Comparison, table: str) -> None:
 
 
 def _print(found: Findings, files: dict[str, str]) -> None:
-    from basinscope.views import agreement_table, comparison_table, ranking_table, robustness_table, standings_table
+    from basinscope.views import comparison_table, ranking_parts
 
     show(comparison_table(found.comparison, files, page().width))
-    if found.rankings:
-        show(ranking_table(found.rankings, found.against))
-    if found.partials or any(one.sign_errors is not None for one in found.standings):
-        show(robustness_table(found))
-    if found.standings:
-        show(standings_table(found.standings, found.against))
-    if found.agreement is not None:
-        show(agreement_table(found.agreement))
+    for part in ranking_parts(found):
+        show(part)
