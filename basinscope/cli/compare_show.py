@@ -42,15 +42,7 @@ def rankings_of(comparison: Comparison, against: str | None) -> Rankings:
 def show_comparison(
     comparison: Comparison, files: dict[str, str], table: str | None, as_json: bool, rankings: Rankings
 ) -> None:
-    """Print a comparison, with what hyperparameters and the training cost leave of its rankings.
-
-    Args:
-        comparison: the comparison.
-        files: where results were written, by kind.
-        table: ``md``, ``csv`` or ``latex`` in place of the table for terminals; or None.
-        as_json: print one JSON object instead.
-        rankings: the target and the rank correlations with it.
-    """
+    """Print a comparison as ``show_findings`` does, with what hyperparameters leave of its rankings."""
     from comparisons.findings import findings_of
 
     show_findings(findings_of(comparison, *rankings), files, table, as_json)

@@ -143,14 +143,11 @@ def summarise(stored: StoredSpectrum, *, shifts: Sequence[float] = (), rule: str
         stored: the spectrum and where it comes from.
         shifts: c of log-determinants and effective dimensions, unit of the eigenvalues; default three of ten's powers
             times the largest eigenvalue, from a thousandth of it on, at which both are defined.
-        rule: what they do with negative eigenvalues: ``raise`` (they are then undefined where these reach beyond the
-            shift), ``clip`` or ``abs``.
+        rule: for negative eigenvalues: ``raise`` (sums are undefined where these reach beyond the shift), ``clip`` or
+            ``abs``; what is refused is refused as by ``at_shift``.
 
     Returns:
         The summary.
-
-    Raises:
-        UserError: if a shift is not positive and finite, or the rule is unknown.
     """
     density = stored.spectrum.density
     asked = tuple(shifts) or default_shifts(density, rule)
@@ -254,7 +251,7 @@ def _meaning(density: SpectralDensity, resolved: Estimate, floor: float, converg
 def summary_json(summary: Summary, files: Mapping[str, str]) -> dict[str, Any]:
     """A summary in plain values; ``files`` says what was written where, by kind."""
     spectrum, provenance = summary.stored.spectrum, summary.stored.provenance
-    negative = summary.negative
+    negative, pairs = summary.negative, zip(spectrum.eigenvalues, spectrum.residuals, strict=True)
     return {
         "checkpoint": provenance.checkpoint,
         "operator": spectrum.settings.operator,
@@ -273,11 +270,10 @@ def summary_json(summary: Summary, files: Mapping[str, str]) -> dict[str, Any]:
         "frobenius_norm": json_estimate(summary.frobenius_norm),
         "negative_rule": summary.rule,
         "logdets": [_logdet(at) for at in summary.shifts],
-        "effective_dimensions": [_effective(at) for at in summary.shifts],
-        "eigenvalues": [
-            {"value": finite(value), "residual": finite(residual)}
-            for value, residual in zip(spectrum.eigenvalues, spectrum.residuals, strict=True)
+        "effective_dimensions": [
+            _at_shift(at.shift, at.effective_dimension, at.effective_undefined) for at in summary.shifts
         ],
+        "eigenvalues": [{"value": finite(value), "residual": finite(error)} for value, error in pairs],
         "support": plain(spectrum.density.support),
         "resolution": finite(summary.resolution),
         "negative": {
@@ -295,20 +291,16 @@ def summary_json(summary: Summary, files: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-_EMPTY = {"value": None, "standard_error": None, "truncation_error": None, "interval95": None}
-
-
-def _effective(at: AtShift) -> dict[str, Any]:
-    if at.effective_dimension is None:
-        return {"shift": at.shift, **_EMPTY, "cautions": [], "undefined": at.effective_undefined}
-    return {"shift": at.shift, **json_estimate(at.effective_dimension), "undefined": None}
+def _at_shift(shift: float, found: Estimate | None, undefined: str, **more: float | None) -> dict[str, Any]:
+    if found is None:
+        names = ("value", "standard_error", "truncation_error", "interval95")
+        return {"shift": shift, **dict.fromkeys(names), "cautions": [], **more, "undefined": undefined}
+    return {"shift": shift, **json_estimate(found), **more, "undefined": None}
 
 
 def _logdet(at: AtShift) -> dict[str, Any]:
-    if at.logdet is None or at.relative_logdet is None:
-        return {"shift": at.shift, **_EMPTY, "cautions": [], "relative_value": None, "undefined": at.undefined}
-    relative = finite(at.relative_logdet.value)
-    return {"shift": at.shift, **json_estimate(at.logdet), "relative_value": relative, "undefined": None}
+    relative = None if at.relative_logdet is None else finite(at.relative_logdet.value)
+    return _at_shift(at.shift, at.logdet, at.undefined, relative_value=relative)
 
 
 def _layer(layer: SpectralDensity, trace: Estimate) -> dict[str, Any]:

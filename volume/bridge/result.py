@@ -126,7 +126,8 @@ class BridgeResult(Result):
         if not self.complete:
             return {"not complete": f"{counted(self.rung_count, 'rung')} so far"}
         unit = self.source.get("cost_unit", "cost")
-        return {f"log V below {one.cutoff:g} {unit}": f"{one.mass._title()} nat" for one in self.volumes}
+        known = [self.volume(cutoff) for cutoff in self.settings.cutoffs if self.reaches(cutoff)]
+        return {f"log V below {one.cutoff:g} {unit}": f"{one.mass._title()} nat" for one in known}
 
     def _cautions(self) -> tuple[str, ...]:
         from volume.bridge.cautions import bridge_cautions
