@@ -206,7 +206,8 @@ def bridge(
         command="basinscope.bridge from Python",
     )
     with reserved_for(request):
-        return run_bridge(request, progress or _silent)[0]
+        result, made = run_bridge(request, progress or _silent)
+    return replace(result, source=made)
 
 
 def compare(

@@ -200,6 +200,8 @@ def _quiet_unless(first: bool) -> Iterator[None]:
 
 def writes_files() -> bool:
     """Whether this process is the one that writes files: the only one, or rank 0."""
+    if "torch.distributed" not in sys.modules:  # no ranks without it, and a figure is drawn sooner
+        return True
     from spectra.ranks import Ranks
 
     return Ranks.current().first

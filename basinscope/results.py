@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,18 +29,10 @@ def kind_of(path: str | Path) -> str:
         UserError: if the file is no regular one, or damaged.
         FileNotFoundError: if there is none.
     """
-    from comparisons.store import is_comparison_file
-    from volume.audit import is_audit_file
-    from volume.bridge import is_bridge_file
-    from volume.store import is_volume_file
+    from spectra.files import has_format
 
-    kinds = {
-        "comparison": is_comparison_file,
-        "audit": is_audit_file,
-        "volume": is_volume_file,
-        "bridge": is_bridge_file,
-    }
-    return next((kind for kind, holds in kinds.items() if holds(path)), "spectrum")
+    kinds = ("comparison", "audit", "volume", "bridge")
+    return next((kind for kind in kinds if has_format(path, f"basinscope {kind}")), "spectrum")
 
 
 def load(path: str | Path) -> Result:
@@ -55,17 +48,24 @@ def load(path: str | Path) -> Result:
         UserError: if the file is foreign, newer, truncated or damaged.
         FileNotFoundError: if there is none.
     """
-    from comparisons.store import read_comparison
-    from spectra.store import read_spectrum
-    from volume.audit import read_report
-    from volume.bridge import read_bridge
-    from volume.store import read_study
-
     kind = kind_of(path)
     if kind == "comparison":
+        from comparisons.store import read_comparison
+
         return read_comparison(path)
     if kind == "audit":
+        from volume.audit import read_report
+
         return read_report(path)
     if kind == "volume":
+        from volume.store import read_study
+
         return read_study(path)
-    return read_bridge(path)[0] if kind == "bridge" else read_spectrum(path)
+    if kind == "bridge":
+        from volume.bridge import read_bridge
+
+        result, source = read_bridge(path)
+        return replace(result, source=source)
+    from spectra.store import read_spectrum
+
+    return read_spectrum(path)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from comparisons.evidence import EvidenceSettings, Work
 from comparisons.flatness import Reading
-from spectra.files import Provenance
+from spectra.files import Provenance, Result, counted
 
 Plain = str | int | float | bool
 
@@ -26,6 +27,20 @@ class Outcome:
     reading: Reading | None
     work: Work
     failure: str = ""
+
+    def record(self) -> dict[str, Any]:
+        """The value with its errors and its price, as columns of a data frame; None where there is none."""
+        reading = self.reading
+        low, high = (None, None) if reading is None else reading.interval
+        names = ("value", "standard_error", "truncation_error", "half_width", "trusted")
+        return {
+            **{name: None if reading is None else getattr(reading, name) for name in names},
+            "low95": low,
+            "high95": high,
+            "gradients": self.work.in_gradients,
+            "seconds": self.work.seconds,
+            "remark": self.failure if reading is None else "; ".join(reading.cautions),
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,8 +97,8 @@ class Examined:
         return math.nan if outcome is None or outcome.reading is None else outcome.reading.value
 
 
-@dataclass(frozen=True, eq=False)
-class Comparison:
+@dataclass(frozen=True, eq=False, repr=False)
+class Comparison(Result):
     """Checkpoints side by side.
 
     Attributes:
@@ -95,6 +110,43 @@ class Comparison:
     settings: EvidenceSettings
     measures: tuple[str, ...]
     checkpoints: tuple[Examined, ...] = ()
+    _drawn_by: ClassVar[str] = "comparisons.plots:draw_measure"
+    _written_by: ClassVar[str] = "comparisons.store:write_comparison"
+
+    def _title(self) -> str:
+        return f"{counted(len(self.measures), 'measure')} of {counted(len(self.checkpoints), 'checkpoint')}"
+
+    def _facts(self) -> dict[str, str]:
+        readings = [one.reading for each in self.done for one in each.outcomes.values()]
+        values = [reading for reading in readings if reading is not None]
+        with_caution = sum(not reading.trusted for reading in values)
+        failed = len(self.checkpoints) - len(self.done)
+        found = {"values": f"{len(values):,}, {with_caution:,} of them with a caution"}
+        return {**found, "failed": counted(failed, "checkpoint")} if failed else found
+
+    def _cautions(self) -> tuple[str, ...]:
+        return self.cautions
+
+    def records(self) -> list[dict[str, Any]]:
+        """A row for each checkpoint and measure: pivot from ``checkpoint`` and ``measure``."""
+        from comparisons.measures import REGISTRY
+
+        known = {measure.name: measure for measure in REGISTRY}
+        return [
+            {
+                "checkpoint": one.provenance.checkpoint,
+                "measure": name,
+                **{word: getattr(known.get(name), word, None) for word in ("family", "unit", "flatter")},
+                **one.outcomes[name].record(),
+                "size": one.size,
+                "cost": one.cost,
+                "held_out_cost": one.held_out_cost,
+                **{f"hyperparameter_{key}": value for key, value in one.hyperparameters.items()},
+            }
+            for one in self.done
+            for name in self.measures
+            if name in one.outcomes
+        ]
 
     @property
     def done(self) -> tuple[Examined, ...]:

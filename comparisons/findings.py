@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from comparisons.comparison import Comparison
 from comparisons.measures import measures_of
@@ -21,6 +20,9 @@ from comparisons.statistics import (
 )
 from comparisons.targets import target_values
 from spectra.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 GIVEN = "loss"
 

@@ -48,22 +48,44 @@ def comparison_figure(comparison: Comparison) -> Figure:
     figure = Figure(figsize=(12.0, 0.8 + 2.5 * lines), layout="constrained")
     FigureCanvasAgg(figure)
     names, shared = short_names(comparison)
-    gaps = [one.gap for one in comparison.done]
-    by_gap = len(gaps) > 1 and all(math.isfinite(gap) for gap in gaps)
     title = f"Flatness measures of {len(names)} checkpoints{f' ({shared})' if shared else ''}"
     figure.suptitle(title, fontsize=11)
-    unit = comparison.done[0].provenance.cost_unit
     for place, measure in enumerate(shown):
-        axes = figure.add_subplot(lines, min(COLUMNS, len(shown)), place + 1)
-        _panel(axes, comparison, measure, gaps if by_gap else list(map(float, range(len(names)))))
-        if by_gap:
-            axes.set_xlabel(f"held-out less training cost ({unit})", fontsize=7)
-        else:
-            axes.set_xticks(range(len(names)), list(map(literal, names)), rotation=20, ha="right")
-        axes.tick_params(labelsize=7)
+        _placed(figure.add_subplot(lines, min(COLUMNS, len(shown)), place + 1), comparison, measure)
     key = f"{interval_label('samples')}, widened by truncation; hollow: a caution; square: its error is unknown"
     figure.supxlabel(key, fontsize=8)
     return figure
+
+
+def draw_measure(axes: Axes, comparison: Comparison, *, measure: str | None = None) -> None:
+    """One panel of :func:`comparison_figure` on someone's own axes.
+
+    Args:
+        axes: where.
+        comparison: at least one checkpoint done.
+        measure: its name; by default the first that has a value.
+
+    Raises:
+        UserError: if the measure has no value.
+    """
+    names = comparison.measures if measure is None else (measure,)
+    shown = next((one for one in REGISTRY if one.name in names and _any(comparison, one.name)), None)
+    if shown is None:
+        raise UserError(f"{measure or 'no measure'} has {'no' if measure else 'a'} value: nothing to draw")
+    _placed(axes, comparison, shown)
+
+
+def _placed(axes: Axes, comparison: Comparison, measure: Measure) -> None:
+    """A measure's panel with its axis: the gaps where every checkpoint has one, else the names."""
+    names, gaps = short_names(comparison)[0], [one.gap for one in comparison.done]
+    by_gap = len(gaps) > 1 and all(math.isfinite(gap) for gap in gaps)
+    _panel(axes, comparison, measure, gaps if by_gap else list(map(float, range(len(names)))))
+    if by_gap:
+        unit = comparison.done[0].provenance.cost_unit
+        axes.set_xlabel(f"held-out less training cost ({unit})", fontsize=7)
+    else:
+        axes.set_xticks(range(len(names)), list(map(literal, names)), rotation=20, ha="right")
+    axes.tick_params(labelsize=7)
 
 
 def _any(comparison: Comparison, name: str) -> bool:

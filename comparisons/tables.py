@@ -210,17 +210,13 @@ def _csv(comparison: Comparison) -> str:
         ["checkpoint", "measure", "unit", "flatter", "value", "half_width95", "low95", "high95"]
         + ["gradients", "seconds", "remark"]
     )
-    for one in comparison.done:
-        for row in rows(comparison):
-            outcome = one.outcomes.get(row.measure.name)
-            if outcome is None:
-                continue
-            reading = outcome.reading
-            numbers = [""] * 4
-            if reading is not None:
-                numbers = [repr(number) for number in (reading.value, reading.half_width, *reading.interval)]
-            remark = outcome.failure if reading is None else "; ".join(reading.cautions)
-            spent = [f"{outcome.work.in_gradients:.4g}", f"{outcome.work.seconds:.4g}"]
-            where, what = one.provenance.checkpoint, row.measure
-            writer.writerow([where, what.name, what.unit, what.flatter, *numbers, *spent, remark])
+    known = {measure.name for measure in REGISTRY}
+    for row in comparison.records():
+        if row["measure"] not in known:
+            continue
+        numbers = [row[name] for name in ("value", "half_width", "low95", "high95")]
+        values = ["" if number is None else repr(number) for number in numbers]
+        spent = [f"{row[name]:.4g}" for name in ("gradients", "seconds")]
+        named = [row[name] for name in ("checkpoint", "measure", "unit", "flatter")]
+        writer.writerow([*named, *values, *spent, row["remark"]])
     return text.getvalue().rstrip("\n")

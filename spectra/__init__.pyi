@@ -24,7 +24,7 @@ from .plots import spectrum_figure as spectrum_figure
 from .slq import slq_density as slq_density
 from .spectrum import Spectrum as Spectrum
 from .spectrum import SpectrumSettings as SpectrumSettings
+from .spectrum import StoredSpectrum as StoredSpectrum
 from .split import integrate_within as integrate_within
-from .store import StoredSpectrum as StoredSpectrum
 from .store import read_spectrum as read_spectrum
 from .store import write_spectrum as write_spectrum

@@ -5,20 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spectra.errors import UserError
-from spectra.interval import LEVEL, ends, half_width, joint_freedom, short
+from spectra.files import Named, Result
+from spectra.interval import LEVEL, ends, half_width, joint_freedom, short, with_ends
 
 Array = NDArray[np.float64]
 # A value this far outside of its range, relative to one, is inside it but for rounding.
 ROUNDING = 1e-6
 
 
-@dataclass(frozen=True, eq=False)
-class Estimate:
+@dataclass(frozen=True, eq=False, repr=False)
+class Estimate(Result):
     """A stochastic quantity with the evidence it rests on.
 
     Attributes:
@@ -43,6 +45,7 @@ class Estimate:
     freedom: float | None = None
     lowest: float = -math.inf
     highest: float = math.inf
+    _drawn_by: ClassVar[str] = "spectra.plots:draw_estimate"
 
     @property
     def trusted(self) -> bool:
@@ -60,6 +63,28 @@ class Estimate:
         if self.freedom is not None:
             return self.freedom
         return len(self.samples) - 1.0 if len(self.samples) else math.inf
+
+    def _title(self) -> str:
+        return with_ends(self.value, self.interval())
+
+    def _facts(self) -> dict[str, str]:
+        if self.exact:
+            return {"error": "none but rounding"}
+        errors = {"standard error": self.standard_error, "truncation error": self.truncation_error}
+        return {name: f"{error:.3g}" for name, error in errors.items()} | {"samples": f"{len(self.samples)}"}
+
+    def _cautions(self) -> tuple[str, ...]:
+        return self.cautions
+
+    def records(self) -> list[dict[str, Any]]:
+        """One row: the value with its errors and its 95 % interval."""
+        low, high = self.interval()
+        errors = {"standard_error": self.standard_error, "truncation_error": self.truncation_error}
+        words = {"samples": len(self.samples), "freedom": self.degrees, "cautions": "; ".join(self.cautions)}
+        return [{"value": self.value, **errors, "low95": low, "high95": high, **words}]
+
+    def _arrays(self) -> Named:
+        return {"samples": (("sample",), self.samples, {"long_name": "what each sample alone says of the quantity"})}
 
     def half_width(self, level: float = LEVEL) -> float:
         """Half of the confidence interval, before it is cut to the range."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy.special import stdtrit
 
 from spectra.errors import UserError
 
@@ -44,7 +44,7 @@ def quantile(freedom: float, level: float = LEVEL) -> float:
     """
     if not 0.0 < level < 1.0:
         raise UserError(f"level must lie in (0, 1), got {level}")
-    return float(stats.t.ppf(0.5 + level / 2.0, freedom)) if freedom >= 1.0 else math.inf
+    return float(stdtrit(freedom, 0.5 + level / 2.0)) if freedom >= 1.0 else math.inf
 
 
 def half_width(standard_error: float, freedom: float, *, truncation_error: float = 0.0, level: float = LEVEL) -> float:

@@ -18,11 +18,11 @@ from matplotlib.text import Text
 from matplotlib.ticker import NullFormatter
 
 from spectra.density import ROUNDING, SEMIDEFINITE, SmoothedDensity, SpectralDensity
+from spectra.estimate import Estimate
 from spectra.files import replace_file
-from spectra.interval import bars, interval_label, quantile
+from spectra.interval import bars, interval_label, quantile, with_ends
 from spectra.lanczos import Array
-from spectra.spectrum import Spectrum
-from spectra.store import StoredSpectrum
+from spectra.spectrum import Spectrum, StoredSpectrum
 from spectra.titles import operator_title
 
 # Okabe and Ito, Color universal design, 2008.
@@ -60,7 +60,7 @@ def spectrum_figure(stored: StoredSpectrum, *, scale: str = "symlog") -> Figure:
     grid = figure.add_gridspec(2, 2 if layered else 1, height_ratios=(3, 2))
     figure.suptitle(_title(stored), fontsize=11)
     unit = f"{stored.provenance.cost_unit} / parameter²"
-    _density_panel(figure.add_subplot(grid[0, :]), spectrum, view, unit)
+    _density_panel(figure.add_subplot(grid[0, :]), spectrum.density, view, unit, spectrum)
     beneath = figure.add_subplot(grid[1, 0])
     if len(spectrum.eigenvalues) > 1:
         _rank_panel(beneath, spectrum, unit)
@@ -69,6 +69,41 @@ def spectrum_figure(stored: StoredSpectrum, *, scale: str = "symlog") -> Figure:
     if layered:
         _layer_panel(figure.add_subplot(grid[1, 1]), spectrum, unit)
     return figure
+
+
+def draw_spectrum(axes: Axes, found: StoredSpectrum | Spectrum, *, scale: str = "symlog") -> None:
+    """The density panel of :func:`spectrum_figure` on someone's own axes.
+
+    Args:
+        axes: where.
+        found: the spectrum.
+        scale: ``symlog`` or ``linear`` axis of the eigenvalues.
+    """
+    spectrum, unit = (found, "cost") if isinstance(found, Spectrum) else (found.spectrum, found.provenance.cost_unit)
+    _density_panel(axes, spectrum.density, spectrum.density.smooth(scale=scale), f"{unit} / parameter²", spectrum)
+
+
+def draw_density(axes: Axes, density: SpectralDensity, *, scale: str = "symlog") -> None:
+    """The smoothed density on someone's own axes; the arguments are those of :func:`draw_spectrum`."""
+    _density_panel(axes, density, density.smooth(scale=scale), "cost / parameter²")
+
+
+def draw_estimate(axes: Axes, found: Estimate) -> None:
+    """An estimate with its 95 % interval, and what each of its samples alone says.
+
+    Args:
+        axes: where.
+        found: the estimate.
+    """
+    count = len(found.samples)
+    if count:
+        axes.plot(found.samples, np.linspace(-0.2, 0.2, count), "o", color=GREY, markersize=3, label=f"{count} samples")
+    reach, known = bars([found.value], [found.interval()])
+    label = f"{with_ends(found.value, found.interval())}{'' if known.all() else ', its error unknown'}"
+    axes.errorbar([found.value], [0.0], xerr=reach, fmt="o", color=BLUE, capsize=3, label=label)
+    axes.set_yticks([])
+    axes.set_ylim(-1.0, 1.0)
+    axes.legend(fontsize=8)
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
@@ -127,9 +162,12 @@ def literal(name: str) -> str:
 
 def estimator_name(spectrum: Spectrum) -> str:
     """How a spectrum was estimated, in a few words for a legend."""
-    density = spectrum.density
+    return _estimator(spectrum.density, f"exact, {spectrum.route} route")
+
+
+def _estimator(density: SpectralDensity, exact: str) -> str:
     if density.exact:
-        return f"exact, {spectrum.route} route"
+        return exact
     rows = f"{density.runs.probes} probes × {density.runs.steps} steps"
     captured = density.deflation.captured
     deflated = f", {captured} deflated" if captured else ""
@@ -162,12 +200,18 @@ def _decades(view: SmoothedDensity) -> list[float]:
     return sorted(ticks)
 
 
-def _density_panel(axes: Axes, spectrum: Spectrum, view: SmoothedDensity, unit: str) -> None:
-    density, size = spectrum.density, spectrum.density.size
-    x, counts = view.eigenvalues, view.values * size
+def _density_panel(
+    axes: Axes, density: SpectralDensity, view: SmoothedDensity, unit: str, spectrum: Spectrum | None = None
+) -> None:
+    size, x, counts = density.size, view.eigenvalues, view.values * density.size
     # A single eigenvalue's kernel peaks at 0.4 / width: a tenth of that is the least worth showing.
     floor = 0.04 / view.width
-    axes.plot(x, np.maximum(counts, floor / 10), color=BLUE, label=estimator_name(spectrum))
+    axes.plot(
+        x,
+        np.maximum(counts, floor / 10),
+        color=BLUE,
+        label=_estimator(density, "exact" if spectrum is None else f"exact, {spectrum.route} route"),
+    )
     if density.runs.probes > 1:
         half = quantile(density.runs.probes - 1) * view.standard_error * size
         low, high = (np.maximum(counts + sign * half, floor / 10) for sign in (-1, 1))
@@ -182,7 +226,8 @@ def _density_panel(axes: Axes, spectrum: Spectrum, view: SmoothedDensity, unit: 
     elif resolution > 0.0:
         label = f"resolution near zero: ± {resolution:.2g}"
         axes.axvspan(-resolution, resolution, color=GREY, alpha=0.2, linewidth=0, label=label)
-    _eigenvalue_ticks(axes, spectrum)
+    if spectrum is not None:
+        _eigenvalue_ticks(axes, spectrum)
     axes.set_yscale("log")
     axes.set_ylim(floor, 10.0 * max(counts.max(), 10 * floor))
     _eigenvalue_axis(axes, view, unit)

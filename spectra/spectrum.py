@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spectra.density import SpectralDensity
 from spectra.errors import UserError, require_counts
+from spectra.files import Provenance, Result
+from spectra.titles import operator_title
 
 Array = NDArray[np.float64]
 
@@ -80,8 +84,8 @@ def layer_of(name: str) -> str:
     return name.rpartition(".")[0] or name
 
 
-@dataclass(frozen=True, eq=False)
-class Spectrum:
+@dataclass(frozen=True, eq=False, repr=False)
+class Spectrum(Result):
     """The spectrum of one operator at one checkpoint.
 
     Attributes:
@@ -117,6 +121,8 @@ class Spectrum:
     residuals: Array = field(default_factory=lambda: np.empty(0))
     layers: Mapping[str, SpectralDensity] = field(default_factory=dict)
     layer_strategies: Mapping[str, str] = field(default_factory=dict)
+    _drawn_by: ClassVar[str] = "spectra.plots:draw_spectrum"
+    _written_by: ClassVar[str] = "spectra.store:write_spectrum"
 
     @property
     def complete(self) -> bool:
@@ -127,3 +133,57 @@ class Spectrum:
 
     def _done(self, density: SpectralDensity) -> bool:
         return density.exact or density.runs.probes >= self.settings.probes
+
+    def _title(self) -> str:
+        return self.density._title()
+
+    def _facts(self) -> dict[str, str]:
+        found = self.density._facts()
+        if len(self.eigenvalues):
+            found["largest eigenvalue"] = f"{self.eigenvalues[0]:.4g}"
+        return found if self.complete else {**found, "complete": "no"}
+
+    def _cautions(self) -> tuple[str, ...]:
+        return self.density._cautions()
+
+    def records(self) -> list[dict[str, Any]]:
+        """The rows of the density, and after them those of each layer's, with its name in the column ``layer``."""
+        parts = [(None, self.density), *self.layers.items()]
+        return [{"layer": layer, **row} for layer, density in parts for row in density.records()]
+
+    def _stored(self) -> tuple[Any, ...]:
+        return self, Provenance(checkpoint="", checkpoint_sha256="")
+
+
+@dataclass(frozen=True, repr=False)
+class StoredSpectrum(Result):
+    """A spectrum as read from a file.
+
+    Attributes:
+        spectrum: the spectrum, with the probes that were done.
+        provenance: what it was made from and with.
+    """
+
+    spectrum: Spectrum
+    provenance: Provenance
+    _drawn_by: ClassVar[str] = "spectra.plots:draw_spectrum"
+    _written_by: ClassVar[str] = "spectra.store:write_spectrum"
+
+    def _title(self) -> str:
+        operator = operator_title(self.spectrum.settings.operator, first=True)
+        name, size = Path(self.provenance.checkpoint).name, self.spectrum.density.size
+        return f"{operator} spectrum of {name}, {size:,} parameters, {self.provenance.cost} cost"
+
+    def _facts(self) -> dict[str, str]:
+        found = self.spectrum._facts()
+        return found | {"trace": f"{found['trace']} {self.provenance.cost_unit} / parameter²"}
+
+    def _cautions(self) -> tuple[str, ...]:
+        return self.spectrum._cautions()
+
+    def records(self) -> list[dict[str, Any]]:
+        """As ``Spectrum.records``."""
+        return self.spectrum.records()
+
+    def _stored(self) -> tuple[Any, ...]:
+        return self.spectrum, self.provenance

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -31,6 +31,7 @@ from spectra.files import (
 )
 from spectra.lanczos import Deflation, Tridiagonal
 from spectra.spectrum import Spectrum, SpectrumSettings
+from spectra.spectrum import StoredSpectrum as StoredSpectrum
 from spectra.titles import operator_title
 
 FORMAT = "basinscope spectrum"
@@ -38,19 +39,6 @@ FORMAT_VERSION = 1
 CURVATURE_UNIT = "cost / parameter^2"
 
 _PLAIN = ("route", "strategy", "cost", "gradient_norm", "samples", "data_sha256", "products")
-
-
-@dataclass(frozen=True)
-class StoredSpectrum:
-    """A spectrum as read from a file.
-
-    Attributes:
-        spectrum: the spectrum, with the probes that were done.
-        provenance: what it was made from and with.
-    """
-
-    spectrum: Spectrum
-    provenance: Provenance
 
 
 def write_spectrum(path: str | Path, spectrum: Spectrum, provenance: Provenance) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from spectra.estimate import Estimate
 from spectra.interval import with_ends, with_error
-from volume.quadratic import DeterminantVolume, QuadraticMass
 from volume.result import VolumeEstimate
+
+if TYPE_CHECKING:
+    from volume.quadratic import DeterminantVolume, QuadraticMass
 
 METHODS = (
     "shifted-determinant",
@@ -108,6 +111,27 @@ class MethodResult:
     def lower_bound(self) -> float | None:
         """Bound at 95 % confidence of a sampled method, nats; None for a determinant."""
         return None if self.sampled is None else min(self.sampled.lower_bound(0.95), self.known.highest)
+
+    def record(self) -> dict[str, Any]:
+        """The result as a row of a data frame; a sampled method's numbers are None for a determinant."""
+        known, sampled = self.known, self.sampled
+        low, high = known.interval()
+        return {
+            "method": self.method,
+            "kind": self.kind,
+            "measure": self.measure,
+            "log_volume": self.log_volume,
+            "standard_error": known.standard_error,
+            "truncation_error": known.truncation_error,
+            "low95": low,
+            "high95": high,
+            "lower_bound95": self.lower_bound,
+            "trusted": self.trusted,
+            "directions": None if sampled is None else len(sampled.log_terms),
+            "effective_samples": None if sampled is None else sampled.effective_samples,
+            "largest_share": None if sampled is None else sampled.largest_share,
+            "verdict": self.verdict,
+        }
 
     @property
     def trusted(self) -> bool:

@@ -13,6 +13,7 @@ from spectra.errors import UserError
 from spectra.interval import interval_label
 from spectra.plots import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION
 from volume.method_result import MethodResult
+from volume.result import VolumeEstimate
 from volume.study import VolumeStudy
 
 COLOURS = {
@@ -69,6 +70,37 @@ def volume_figure(study: VolumeStudy) -> Figure:
     return figure
 
 
+def draw_study(axes: Axes, study: VolumeStudy, *, kind: str | None = None) -> None:
+    """One panel of :func:`volume_figure` on someone's own axes.
+
+    Args:
+        axes: where.
+        study: the study.
+        kind: ``mass`` or ``volume``; by default masses where there are any.
+
+    Raises:
+        UserError: if the study holds no result of that kind.
+    """
+    kinds = _MEANING if kind is None else (kind,)
+    found = [[one for one in study.results.values() if not one.failure and one.kind == each] for each in kinds]
+    results = next((part for part in found if part), None)
+    if results is None:
+        raise UserError(f"the study holds no {kind or 'result'} to draw")
+    _panel(axes, results)
+    axes.set_xlabel(_MEANING[results[0].kind])
+
+
+def draw_terms(axes: Axes, sampled: VolumeEstimate) -> None:
+    """The log terms of the directions on someone's own axes, and the log of their mean.
+
+    Args:
+        axes: where.
+        sampled: the estimate.
+    """
+    _panel(axes, [MethodResult(sampled.method, "lebesgue", sampled=sampled)])
+    axes.set_xlabel("log volume (nat)")
+
+
 def _name_failures(axes: Axes, methods: list[str]) -> None:
     """Methods of the table that have no value to draw."""
     if methods:
@@ -98,9 +130,9 @@ def _histogram(axes: Axes, result: MethodResult) -> None:
     assert result.sampled is not None
     terms = result.sampled.log_terms
     kept = terms[np.isfinite(terms)]
-    colour = COLOURS[result.method]
+    colour = COLOURS.get(result.method, BLUE)
     endless = len(terms) - len(kept)
-    label = f"{result.method}, {result.preconditioner}: {len(kept):,} directions"
+    label = f"{', '.join(filter(None, (result.method, result.preconditioner)))}: {len(kept):,} directions"
     label += f" ({endless} without end not drawn)" if endless else ""
     if len(kept):
         axes.hist(kept, bins=BINS, color=colour, alpha=0.6, label=label)
@@ -126,7 +158,7 @@ def _line(axes: Axes, result: MethodResult) -> None:
 
 def _value(axes: Axes, result: MethodResult, name: str, over: str, linestyle: str = "-") -> None:
     """A log-volume with its interval; what cannot be drawn is named."""
-    (low, high), value, colour = result.known.interval(), result.log_volume, COLOURS[result.method]
+    (low, high), value, colour = result.known.interval(), result.log_volume, COLOURS.get(result.method, BLUE)
     words = f"{name} {result.text}"
     if not np.isfinite(value):
         axes.plot([], [], color=colour, linestyle=linestyle, label=f"{words}, not drawn")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +13,14 @@ from scipy.special import logsumexp
 
 from spectra.errors import UserError
 from spectra.estimate import Estimate
+from spectra.files import Named, Result, counted
 
 Array = NDArray[np.float64]
 BOOTSTRAPS = 1000
 
 
-@dataclass(frozen=True, eq=False)
-class VolumeEstimate:
+@dataclass(frozen=True, eq=False, repr=False)
+class VolumeEstimate(Result):
     """A log-volume from independent directions: ``log V = log mean exp(log_terms)``.
 
     Attributes:
@@ -43,6 +45,28 @@ class VolumeEstimate:
     cutoff: float
     method: str
     cautions: tuple[str, ...] = ()
+    _drawn_by: ClassVar[str] = "volume.plots:draw_terms"
+
+    def _title(self) -> str:
+        directions, cutoff = counted(len(self.log_terms), "direction"), f"cutoff {self.cutoff:g}"
+        return f"{self.method}, {directions}, {counted(self.size, 'parameter')}, {cutoff}"
+
+    def _facts(self) -> dict[str, str]:
+        bound, effective = f"at least {self.lower_bound():.6g} (95 %)", f"{self.effective_samples:.3g}"
+        return {"log V": f"{self.estimate._title()} nat, {bound}", "effective samples": effective}
+
+    def _cautions(self) -> tuple[str, ...]:
+        return self.cautions if self.effective_samples >= 30 else (*self.cautions, self.verdict)
+
+    def records(self) -> list[dict[str, Any]]:
+        """A row for each direction."""
+        columns = {name: values.tolist() for name, (_, values, _) in self._arrays().items()}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    def _arrays(self) -> Named:
+        units = {"log_terms": "nat", "radial_error": "nat"}
+        names = ("log_terms", "evaluations", "unbounded", "monotone", "radial_error")
+        return {name: (("direction",), getattr(self, name), {"units": units.get(name, "1")}) for name in names}
 
     @cached_property
     def log_volume(self) -> float:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 from spectra.errors import UserError, require_counts
-from spectra.files import Provenance
+from spectra.files import Provenance, Result, counted
 from volume.method_result import METHODS, MethodResult
 from volume.preconditioners import EXPONENT
 from volume.sweep import CutoffSweep, parse_sweep
@@ -109,8 +110,8 @@ class VolumeSettings:
         return {**asdict(self), "methods": ",".join(self.methods)}
 
 
-@dataclass(frozen=True, eq=False)
-class VolumeStudy:
+@dataclass(frozen=True, eq=False, repr=False)
+class VolumeStudy(Result):
     """What the methods said of one checkpoint.
 
     Attributes:
@@ -148,6 +149,32 @@ class VolumeStudy:
     fall_distance: float = math.nan
     notes: tuple[str, ...] = ()
     cautions: tuple[str, ...] = ()
+    _drawn_by: ClassVar[str] = "volume.plots:draw_study"
+    _written_by: ClassVar[str] = "volume.store:write_study"
+
+    def _title(self) -> str:
+        name, cutoff = Path(self.provenance.checkpoint).name, f"cutoff {self.settings.cutoff:g}"
+        return f"basin volume of {name}, {counted(self.size, 'parameter')}, {cutoff} {self.provenance.cost_unit}"
+
+    def _facts(self) -> dict[str, str]:
+        volumes = {
+            method: "no value" if result.failure else f"log {result.kind} {result.text} nat"
+            for method, result in self.results.items()
+        }
+        return volumes if self.complete else {**volumes, "complete": "no"}
+
+    def _cautions(self) -> list[str]:
+        untrusted = (result for result in self.results.values() if not result.trusted)
+        return [*self.cautions, *(f"{result.method}: {result.verdict}" for result in untrusted)]
+
+    def records(self) -> list[dict[str, Any]]:
+        """A row for each method's estimate, at the study's cutoff and then at each of its sweep (``swept``)."""
+        found = [{"cutoff": self.settings.cutoff, "swept": False, **one.record()} for one in self.results.values()]
+        if self.sweep is not None:
+            for results in self.sweep.results.values():
+                rows = zip(self.sweep.cutoffs, results, strict=True)
+                found += [{"cutoff": float(cutoff), "swept": True, **one.record()} for cutoff, one in rows]
+        return found
 
     @property
     def complete(self) -> bool:

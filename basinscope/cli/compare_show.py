@@ -42,15 +42,7 @@ def rankings_of(comparison: Comparison, against: str | None) -> Rankings:
 def show_comparison(
     comparison: Comparison, files: dict[str, str], table: str | None, as_json: bool, rankings: Rankings
 ) -> None:
-    """Print a comparison, with what hyperparameters and the training cost leave of its rankings.
-
-    Args:
-        comparison: the comparison.
-        files: where results were written, by kind.
-        table: ``md``, ``csv`` or ``latex`` in place of the table for terminals; or None.
-        as_json: print one JSON object instead.
-        rankings: the target and the rank correlations with it.
-    """
+    """Print a comparison as ``show_findings`` does, with what hyperparameters leave of its rankings."""
     from comparisons.findings import findings_of
 
     show_findings(findings_of(comparison, *rankings), files, table, as_json)
@@ -87,14 +79,8 @@ def _speak(comparison: Comparison, table: str) -> None:
 
 
 def _print(found: Findings, files: dict[str, str]) -> None:
-    from basinscope.views import agreement_table, comparison_table, ranking_table, robustness_table, standings_table
+    from basinscope.views import comparison_table, ranking_parts
 
     show(comparison_table(found.comparison, files, page().width))
-    if found.rankings:
-        show(ranking_table(found.rankings, found.against))
-    if found.partials or any(one.sign_errors is not None for one in found.standings):
-        show(robustness_table(found))
-    if found.standings:
-        show(standings_table(found.standings, found.against))
-    if found.agreement is not None:
-        show(agreement_table(found.agreement))
+    for part in ranking_parts(found):
+        show(part)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +14,13 @@ from basinscope.cli.options import DebugOption, JsonOption
 from basinscope.cli.spectrum import NEGATIVE_RULES, NegativeOption, ShiftOption, check_shifts, show_summary
 from basinscope.results import kind_of
 from spectra.errors import UserError
+
+if TYPE_CHECKING:
+    from basinscope.views import VolumeDifference
+    from volume.study import VolumeStudy
+
+    # The differences to another study, or why there are none.
+    Compared = tuple[VolumeDifference, ...] | str
 
 
 def show(
@@ -51,7 +59,6 @@ def show(
 
 
 def _show_volume(file: Path, against: Path | None, as_json: bool) -> None:
-    from basinscope.cli.volume_report import show_study
     from basinscope.views import volume_differences
     from volume.store import read_study
 
@@ -61,6 +68,37 @@ def _show_volume(file: Path, against: Path | None, as_json: bool) -> None:
             raise UserError(f"{file} holds a volume, so --against must be a volume file too; {against} is none")
         others = [(against, volume_differences(read_study(file), read_study(against)))]
     show_study(read_study(file), as_json, {}, others)
+
+
+def show_study(
+    study: VolumeStudy, as_json: bool, files: dict[str, str], others: Sequence[tuple[Path, Compared]] = ()
+) -> None:
+    """Print a study on stdout.
+
+    Args:
+        study: the study.
+        as_json: print one JSON object instead of a table.
+        files: where results were written, by kind.
+        others: files to compare with, and the differences to each, or why there are none.
+    """
+    from basinscope.views import study_json, study_table, volume_difference_json, volume_difference_table
+
+    name = Path(study.provenance.checkpoint).name
+    if as_json:
+        against = [
+            {"first": name, "second": other.name, "failure": rows}
+            if isinstance(rows, str)
+            else volume_difference_json(rows, name, other.name)
+            for other, rows in others
+        ]
+        terminal.emit({**study_json(study, files), "against": against})
+        return
+    terminal.show(study_table(study, files, terminal.page().width))
+    for other, rows in others:
+        if isinstance(rows, str):
+            terminal.show("", terminal.Text(f"! no difference to {other.name}: {rows}", style="yellow"))
+        else:
+            terminal.show("", volume_difference_table(rows, name, other.name))
 
 
 def _show_bridge(file: Path, against: Path | None, as_json: bool) -> None:

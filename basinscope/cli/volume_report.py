@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from basinscope.cli.show import show_study
 from basinscope.cli.trajectory import (
     TrajectoryPoint,
     run_trajectory,
@@ -20,15 +22,8 @@ from basinscope.outputs import TASK
 from basinscope.ranks import writes_files
 from basinscope.runs import Report, VolumeRequest, announce, reserved_for, run_volume, volume_progress
 from basinscope.tasks import task_files
-from basinscope.terminal import Text, emit, page, show, written
-from basinscope.views import (
-    VolumeDifference,
-    study_json,
-    study_table,
-    volume_difference_json,
-    volume_difference_table,
-    volume_differences,
-)
+from basinscope.terminal import emit, show, written
+from basinscope.views import volume_differences
 from spectra.checkpoint import read_checkpoint
 from spectra.errors import UserError
 from spectra.plots import save_figure
@@ -36,8 +31,8 @@ from volume.figures import study_figure
 from volume.store import is_volume_file, read_study
 from volume.study import VolumeStudy
 
-# The differences to another study, or why there are none.
-Compared = tuple[VolumeDifference, ...] | str
+if TYPE_CHECKING:
+    from basinscope.cli.show import Compared
 
 
 def report_volume(request: VolumeRequest, as_json: bool, against: Sequence[Path] = ()) -> None:
@@ -133,32 +128,3 @@ def _show_trajectory(points: Sequence[TrajectoryPoint], files: dict[str, str], a
         show(trajectory_table(points), *written(files))
     if not any(point.study for point in points):
         raise UserError(f"no checkpoint of the trajectory has a volume; the first: {points[0].failure}")
-
-
-def show_study(
-    study: VolumeStudy, as_json: bool, files: dict[str, str], others: Sequence[tuple[Path, Compared]] = ()
-) -> None:
-    """Print a study on stdout.
-
-    Args:
-        study: the study.
-        as_json: print one JSON object instead of a table.
-        files: where results were written, by kind.
-        others: files to compare with, and the differences to each, or why there are none.
-    """
-    name = Path(study.provenance.checkpoint).name
-    if as_json:
-        against = [
-            {"first": name, "second": other.name, "failure": rows}
-            if isinstance(rows, str)
-            else volume_difference_json(rows, name, other.name)
-            for other, rows in others
-        ]
-        emit({**study_json(study, files), "against": against})
-        return
-    show(study_table(study, files, page().width))
-    for other, rows in others:
-        if isinstance(rows, str):
-            show("", Text(f"! no difference to {other.name}: {rows}", style="yellow"))
-        else:
-            show("", volume_difference_table(rows, name, other.name))

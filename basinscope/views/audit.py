@@ -10,24 +10,15 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
-from rich.table import Table
 
 from basinscope.terminal import Text, written
-from basinscope.views.summary import finite
+from basinscope.views.layout import NONE, finite, plain, table
 from spectra.interval import RULE, with_error
 from volume.audit import FACTORS, TRACE, VOLUME, AuditReport, AuditRow, Figure, Share, Truth
 
 
 def report_json(report: AuditReport, files: Mapping[str, str]) -> dict[str, Any]:
-    """An audit in plain values; what is infinite or unknown is None.
-
-    Args:
-        report: the audit.
-        files: where results were written, by kind.
-
-    Returns:
-        An object that ``json.dumps(..., allow_nan=False)`` takes.
-    """
+    """An audit in plain values; ``files`` says what was written where, by kind."""
     return {
         "title": report.title,
         "command": report.command,
@@ -39,7 +30,7 @@ def report_json(report: AuditReport, files: Mapping[str, str]) -> dict[str, Any]
             for row in report.table.rows
             if row.skipped
         ],
-        "facts": [{**asdict(fact), "value": finite(fact.value), "error": finite(fact.error)} for fact in report.facts],
+        "facts": [plain(asdict(fact)) for fact in report.facts],
         "notes": list(report.notes),
         "files": dict(files),
     }
@@ -48,28 +39,14 @@ def report_json(report: AuditReport, files: Mapping[str, str]) -> dict[str, Any]
 def _row(row: AuditRow) -> dict[str, Any]:
     counts, means, roots = row.curve
     needed = row.directions_needed
+    figures = ("mean", "bias", "spread", "rms", "largest_share", "effective_samples", "jensen_predicted", "jensen_seen")
     return {
-        "case": row.case,
-        "size": row.size,
-        "estimator": row.estimator,
-        "quantity": row.quantity,
+        **{name: getattr(row, name) for name in ("case", "size", "estimator", "quantity")},
         "truth": None if row.truth is None else _truth(row.truth),
         "values": [finite(reading.value) for reading in row.readings],
         "infinite": row.infinite,
         "biased": row.biased,
-        **{
-            name: _number(getattr(row, name))
-            for name in (
-                "mean",
-                "bias",
-                "spread",
-                "rms",
-                "largest_share",
-                "effective_samples",
-                "jensen_predicted",
-                "jensen_seen",
-            )
-        },
+        **{name: _number(getattr(row, name)) for name in figures},
         "coverage95": _share(row.coverage),
         "overestimates": [
             {"factor": factor, "allowed": 1.0 / factor, **_share(share)}
@@ -111,7 +88,6 @@ _COLUMNS = (
 )
 # Narrower pages get the columns in two tables: what an estimator says, and what it takes.
 _WIDE, _SPLIT = 100, 4
-_NONE = "–"
 _CAPTION = (
     f"nats, traces in % of the truth; {RULE}; ! a bias beyond what 3 standard errors are in many repeats. covers: "
     "repeats whose own 95 % interval holds the truth. for 1 nat: directions for an rms error of 1 nat, ~ extrapolated "
@@ -120,16 +96,7 @@ _CAPTION = (
 
 
 def report_table(report: AuditReport, files: Mapping[str, str], width: int = _WIDE) -> Group:
-    """An audit laid out for a terminal.
-
-    Args:
-        report: the audit.
-        files: where results were written, by kind.
-        width: of the page, in characters.
-
-    Returns:
-        Something that a rich console prints.
-    """
+    """An audit laid out for a page of so many characters."""
     repeats = report.table.repeats
     parts: list[RenderableType] = [Text(f"Audit of {report.title}, {repeats} repeats a row", style="bold")]
     for name in dict.fromkeys(row.case for row in report.table.rows):
@@ -158,15 +125,14 @@ def _case(name: str, rows: list[AuditRow], width: int) -> list[RenderableType]:
     return parts
 
 
-def _table(rows: list[AuditRow], part: slice) -> Table:
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("estimator", no_wrap=True)
+def _table(rows: list[AuditRow], part: slice) -> RenderableType:
+    found = table(["estimator"], padding=1, no_wrap=True)
     first = _COLUMNS[0] if any(row.truth is not None for row in rows) else "mean"
     for title in (first, *_COLUMNS[1:])[part]:
-        table.add_column(title, justify="right", no_wrap=True)
+        found.add_column(title, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(row.estimator, *_cells(row)[part], style="yellow" if row.biased else "")
-    return table
+        found.add_row(row.estimator, *_cells(row)[part], style="yellow" if row.biased else "")
+    return found
 
 
 def _heading(name: str, rows: list[AuditRow]) -> RenderableType:
@@ -195,8 +161,8 @@ def _cells(row: AuditRow) -> tuple[str, ...]:
         first,
         _short(row.spread.value * scale),
         _short(row.rms.value * scale),
-        f"{row.coverage.hits}/{row.coverage.of}" if row.coverage.of else _NONE,
-        _NONE if math.isnan(share) else f"{share:.0%}",
+        f"{row.coverage.hits}/{row.coverage.of}" if row.coverage.of else NONE,
+        NONE if math.isnan(share) else f"{share:.0%}",
         str(row.directions_needed),
         _count(row.gradients),
         _count(row.evaluations),
@@ -205,7 +171,7 @@ def _cells(row: AuditRow) -> tuple[str, ...]:
 
 def _figure(figure: Figure, scale: float) -> str:
     if not math.isfinite(figure.value):
-        return _NONE
+        return NONE
     value, half = figure.value * scale, figure.half_width * scale
     if half > 1e-4:
         return with_error(value, half)
@@ -214,12 +180,12 @@ def _figure(figure: Figure, scale: float) -> str:
 
 def _short(value: float) -> str:
     if math.isnan(value):
-        return _NONE
+        return NONE
     return f"{value:.0f}" if value >= 99.5 else f"{value:.2g}" if value >= 0.001 else "0"
 
 
 def _count(value: float) -> str:
-    return _NONE if not value else f"{value:.0f}" if value < 99_999.5 else f"{value:.1e}"
+    return NONE if not value else f"{value:.0f}" if value < 99_999.5 else f"{value:.1e}"
 
 
 def _markov(report: AuditReport) -> RenderableType:
@@ -242,11 +208,10 @@ def _markov(report: AuditReport) -> RenderableType:
 
 
 def _facts(report: AuditReport) -> RenderableType:
-    table = Table(box=None, padding=(0, 1, 1, 0), header_style="bold", title_justify="left")
-    table.add_column("", no_wrap=True)
-    table.add_column("claim", ratio=4)
-    table.add_column("measured", ratio=5)
-    table.add_column("verdict", ratio=3)
+    found = table([""], no_wrap=True)
+    found.padding = (0, 1, 1, 0)
+    for title, ratio in (("claim", 4), ("measured", 5), ("verdict", 3)):
+        found.add_column(title, ratio=ratio)
     for fact in report.facts:
-        table.add_row(*(Text(cell) for cell in (fact.letter, fact.claim, fact.measured, fact.verdict)))
-    return Padding(Group(Text("The facts of the star-domain sampler", style="bold"), table), (1, 0, 0, 0))
+        found.add_row(*(Text(cell) for cell in (fact.letter, fact.claim, fact.measured, fact.verdict)))
+    return Padding(Group(Text("The facts of the star-domain sampler", style="bold"), found), (1, 0, 0, 0))

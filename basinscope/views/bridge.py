@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
-from rich.table import Table
 
 from basinscope.terminal import Text, written
-from basinscope.views.summary import finite
+from basinscope.views.layout import NONE, finite, formatted, plain, table
 from spectra.estimate import Estimate, independent
 from spectra.interval import RULE, half_width, with_ends, with_error
-from volume.bridge import ORIGIN, BridgeResult, BridgeVolume, bridge_cautions, bridge_figure
+from volume.bridge import ORIGIN, BridgeResult, BridgeVolume, bridge_cautions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,17 +45,7 @@ def bridge_table(
     files: Mapping[str, str],
     other: OtherBridge | None = None,
 ) -> Group:
-    """A bridge laid out for a terminal.
-
-    Args:
-        result: the bridge, complete or not.
-        source: what it was made from.
-        files: where results were written, by kind.
-        other: what it is held against where both reach, or None.
-
-    Returns:
-        Something that a rich console prints.
-    """
+    """A bridge, complete or not, laid out for a terminal; ``other`` is what it is held against where both reach."""
     parts: list[RenderableType] = [_heading(result, source)]
     unit = source.get("cost_unit", "cost")
     if not result.complete:
@@ -80,20 +69,10 @@ def bridge_json(
     files: Mapping[str, str],
     other: OtherBridge | None = None,
 ) -> dict[str, Any]:
-    """A bridge in plain values; what is infinite or unknown is None.
-
-    Args:
-        result: the bridge, complete or not.
-        source: what it was made from.
-        files: where results were written, by kind.
-        other: what it is held against where both reach, or None.
-
-    Returns:
-        An object that ``json.dumps(..., allow_nan=False)`` takes.
-    """
+    """A bridge, complete or not, in plain values; ``files`` says what was written where, by kind."""
     found: dict[str, Any] = {
         "source": dict(source),
-        "settings": {name: finite(v) if isinstance(v, float) else v for name, v in result.settings.as_dict().items()},
+        "settings": plain(result.settings.as_dict()),
         "size": result.size,
         "complete": result.complete,
         "ended": result.ended,
@@ -116,25 +95,19 @@ def bridge_json(
         "least_overlap": finite(min(link.overlap for link in result.links)),
         "log_normaliser": {
             "links": finite(float(result.log_normalisers[0][-1])),
-            "integration": None if check is None else [finite(check.log_normaliser), finite(check.standard_error)],
-            "pymbar": None if by_mbar is None else [finite(value) for value in by_mbar],
+            "integration": None if check is None else plain([check.log_normaliser, check.standard_error]),
+            "pymbar": plain(by_mbar),
         },
-        "drift": None if drift is None else [finite(value) for value in drift],
+        "drift": plain(drift),
         "cautions": list(bridge_cautions(result, noise=_noise(source))),
     }
     return found if other is None else found | _against(result, source, other)
 
 
 def figure_of(result: BridgeResult, source: Mapping[str, str]) -> Figure:
-    """The figure of a complete bridge.
+    """The figure of a complete bridge."""
+    from volume.bridge import bridge_figure
 
-    Args:
-        result: the bridge.
-        source: what it was made from.
-
-    Returns:
-        The figure.
-    """
     return bridge_figure(result, checkpoint=source.get("checkpoint", ""), unit=source.get("cost_unit", "cost"))
 
 
@@ -170,11 +143,10 @@ def _partial(result: BridgeResult) -> BridgeResult | None:
 
 
 def _answers(result: BridgeResult, unit: str) -> Padding:
-    table = Table(box=None, padding=(0, 3, 0, 0), header_style="bold")
-    for title in (f"cutoff T ({unit})", "log V (nat)", "log10 V", "bits", "slope d log V / d log T", "draws below"):
-        table.add_column(title)
+    titles = (f"cutoff T ({unit})", "log V (nat)", "log10 V", "bits", "slope d log V / d log T", "draws below")
+    found = table(titles, padding=3)
     for volume in result.volumes:
-        table.add_row(
+        found.add_row(
             f"{volume.cutoff:g}",
             with_ends(volume.log_volume, volume.mass.interval()),
             f"{volume.log_volume / math.log(10.0):,.1f}",
@@ -182,26 +154,26 @@ def _answers(result: BridgeResult, unit: str) -> Padding:
             with_ends(volume.slope, volume.rise.interval()),
             f"{volume.share_below:.0%}",
         )
-    return Padding(Group(table, Text(RULE, style="dim")), (1, 0, 1, 0))
+    return Padding(Group(found, Text(RULE, style="dim")), (1, 0, 1, 0))
 
 
 def _curve(result: BridgeResult, unit: str) -> Padding:
-    table = Table(box=None, padding=(0, 3, 0, 0), header_style="bold")
-    for title in (f"across cutoffs ({unit})", "log V (nat)", "slope"):
-        table.add_column(title, justify="right", no_wrap=True)
+    titles = (f"across cutoffs ({unit})", "log V (nat)", "slope")
+    found = table(titles, padding=3, justify="right", no_wrap=True)
     for volume in result.curve(SHOWN):
         masses, slopes = volume.mass.interval(), volume.rise.interval()
-        table.add_row(f"{volume.cutoff:.3g}", with_ends(volume.log_volume, masses), with_ends(volume.slope, slopes))
-    return Padding(table, (0, 0, 1, 0))
+        found.add_row(f"{volume.cutoff:.3g}", with_ends(volume.log_volume, masses), with_ends(volume.slope, slopes))
+    return Padding(found, (0, 0, 1, 0))
 
 
-def _checks(result: BridgeResult) -> Table:
-    table = Table(box=None, padding=(0, 3, 0, 0), show_header=False)
-    table.add_column("check", no_wrap=True)
-    table.add_column("value")
+def _checks(result: BridgeResult) -> RenderableType:
+    found = table([], padding=3)
+    found.show_header = False
+    found.add_column("check", no_wrap=True)
+    found.add_column("value")
     for name, value in _check_rows(result):
-        table.add_row(name, value)
-    return table
+        found.add_row(name, value)
+    return found
 
 
 def _check_rows(result: BridgeResult) -> Iterator[tuple[str, str]]:
@@ -217,28 +189,19 @@ def _check_rows(result: BridgeResult) -> Iterator[tuple[str, str]]:
         value, error = result.multistate
         yield "", f"{with_error(value, half_width(error, math.inf))} nat by pymbar over all rungs"
     found = result.diagnostics
-    yield (
-        "largest R-hat",
-        f"{_known(found.largest_rhat, '.3f')} over cost and distance of {len(result.rungs) - 1} rungs",
-    )
-    of = f"of {result.rungs[1].costs.size} draws"
-    yield "least effective sample", f"{_known(found.least_effective, '.0f')} {of}"
+    rhat, least = formatted(found.largest_rhat, ".3f", "unknown"), formatted(found.least_effective, ".0f", "unknown")
+    yield "largest R-hat", f"{rhat} over cost and distance of {len(result.rungs) - 1} rungs"
+    yield "least effective sample", f"{least} of {result.rungs[1].costs.size} draws"
     yield "least overlap of neighbours", f"{min(link.overlap for link in result.links):.3f} of 1"
     if result.drift is not None:
         yield "second half less first", f"{shown(*result.drift)} nat of log V by halves of the draws"
     yield "diverged trajectories", f"{result.diverged}, all rejected"
 
 
-def _known(value: float, form: str) -> str:
-    return format(value, form) if math.isfinite(value) else "unknown"
-
-
 def _volume_json(volume: BridgeVolume) -> dict[str, Any]:
     names = ("cutoff", "log_volume", "standard_error", "slope", "slope_error", "share_below")
     intervals = {"interval95": volume.mass.interval(), "slope_interval95": volume.rise.interval()}
-    return {name: finite(getattr(volume, name)) for name in names} | {
-        name: [finite(end) for end in ends] for name, ends in intervals.items()
-    }
+    return {name: plain(value) for name, value in ({name: getattr(volume, name) for name in names} | intervals).items()}
 
 
 def _against(result: BridgeResult, source: Mapping[str, str], other: OtherBridge) -> dict[str, Any]:
@@ -248,7 +211,7 @@ def _against(result: BridgeResult, source: Mapping[str, str], other: OtherBridge
             "cutoff": cutoff,
             "difference": finite(found.value),
             "standard_error": finite(found.standard_error),
-            "interval95": [finite(end) for end in found.interval()],
+            "interval95": plain(found.interval()),
         }
         for cutoff, found in _differences(result, other)
     ]
@@ -273,12 +236,11 @@ def _unlike(result: BridgeResult, source: Mapping[str, str], other: OtherBridge)
 
 
 def _difference(result: BridgeResult, source: Mapping[str, str], other: OtherBridge, unit: str) -> Padding:
-    table = Table(box=None, padding=(0, 3, 0, 0), header_style="bold")
-    for title in (f"cutoff T ({unit})", f"log V less that of {other.name} (nat)", "in standard errors"):
-        table.add_column(title)
+    titles = (f"cutoff T ({unit})", f"log V less that of {other.name} (nat)", "in standard errors")
+    rows = table(titles, padding=3)
     for cutoff, found in _differences(result, other):
-        errors = f"{found.value / found.standard_error:+.1f}" if found.standard_error > 0.0 else "–"
-        table.add_row(f"{cutoff:.3g}", with_ends(found.value, found.interval()), errors)
+        errors = f"{found.value / found.standard_error:+.1f}" if found.standard_error > 0.0 else NONE
+        rows.add_row(f"{cutoff:.3g}", with_ends(found.value, found.interval()), errors)
     unlike = [f"{name} {a} here and {b} there" for name, (a, b) in _unlike(result, source, other).items()]
     words = f"they are not of the same: {'; '.join(unlike)}" if unlike else "both are of the same"
-    return Padding(Group(table, Text(words, style="yellow" if unlike else "dim")), (1, 0, 1, 0))
+    return Padding(Group(rows, Text(words, style="yellow" if unlike else "dim")), (1, 0, 1, 0))

@@ -1,7 +1,11 @@
-"""A comparison for reading and as JSON: rows of measures, a column a checkpoint, what speaks against it beneath."""
+"""A comparison for reading and as JSON: rows of measures, a column a checkpoint, and how the measures rank them.
+
+Beneath stands what speaks against the numbers, and what hyperparameters and other measures leave of the rankings.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,62 +16,47 @@ from rich.padding import Padding
 from rich.table import Table
 
 from basinscope.terminal import Text, written
-from basinscope.views.summary import finite
+from basinscope.views.layout import NONE, finite, formatted, plain, section, table
 from comparisons.comparison import Comparison, Examined, Outcome
 from comparisons.findings import Findings
 from comparisons.measures import REGISTRY
-from comparisons.statistics import Agreement, Standing, incomparable
+from comparisons.statistics import ALIKE, Agreement, Ranking, SignErrors, Standing, incomparable
 from comparisons.tables import Row, remarks, rows, short_names
 from spectra.interval import RULE
 
+_DESCRIBED = ("title", "family", "unit", "source", "flatter")
 
-def comparison_json(comparison: Comparison, files: Mapping[str, str]) -> dict[str, Any]:
-    """A comparison in plain values; what is infinite or unknown is None.
 
-    Args:
-        comparison: the comparison.
-        files: where results were written, by kind.
-
-    Returns:
-        An object that ``json.dumps(..., allow_nan=False)`` takes.
-    """
-    known = {measure.name: measure for measure in REGISTRY}
-    left_out = incomparable(comparison)
+def findings_json(found: Findings, files: Mapping[str, str]) -> dict[str, Any]:
+    """A comparison with its rankings and what is left of them, in plain values; ``files`` says what was written."""
+    comparison, left_out = found.comparison, incomparable(found.comparison)
     described = {
-        name: {
-            "title": known[name].title,
-            "family": known[name].family,
-            "unit": known[name].unit,
-            "source": known[name].source,
-            "flatter": known[name].flatter,
-            "invariances": sorted(known[name].invariances),
-            "comparable": name not in left_out,
-        }
-        for name in comparison.measures
-        if name in known
+        measure.name: {name: getattr(measure, name) for name in _DESCRIBED}
+        | {"invariances": sorted(measure.invariances), "comparable": measure.name not in left_out}
+        for measure in REGISTRY
+        if measure.name in comparison.measures
     }
     return {
         "settings": asdict(comparison.settings),
-        "measures": described,
+        "measures": {name: described[name] for name in comparison.measures if name in described},
         "checkpoints": [_examined(one) for one in comparison.checkpoints],
         "cautions": list(comparison.cautions),
         "files": dict(files),
+        "against": found.against,
+        "rankings": plain([asdict(one) for one in found.rankings]),
+        "partial_rankings": plain([asdict(one) for _, ranked in found.partials for one in ranked]),
+        "by_hyperparameter": [_standing(one) for one in found.standings],
+        "agreement": None if found.agreement is None else _agreement(found.agreement),
     }
 
 
 def _examined(one: Examined) -> dict[str, Any]:
+    names = ("size", "samples", "cost", "held_out_cost", "gap", "error", "held_out_error", "error_gap")
     return {
         "checkpoint": one.provenance.checkpoint,
         "failure": one.failure or None,
-        "size": one.size,
-        "samples": one.samples,
-        "cost": finite(one.cost),
-        "held_out_cost": finite(one.held_out_cost),
-        "gap": finite(one.gap),
-        "error": finite(one.error),
-        "held_out_error": finite(one.held_out_error),
-        "error_gap": finite(one.error_gap),
-        "hyperparameters": {k: finite(v) if isinstance(v, float) else v for k, v in one.hyperparameters.items()},
+        **{name: plain(getattr(one, name)) for name in names},
+        "hyperparameters": plain(one.hyperparameters),
         "measures": {name: _outcome(outcome) for name, outcome in one.outcomes.items()},
         "work": {**asdict(one.work), "in_gradients": one.work.in_gradients},
         "notes": list(one.notes),
@@ -84,61 +73,30 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
     return {
         "value": finite(reading.value),
         "half_width95": finite(reading.half_width),
-        "interval95": [finite(end) for end in reading.interval],
+        "interval95": plain(reading.interval),
         "standard_error": finite(reading.standard_error),
         "truncation_error": finite(reading.truncation_error),
         "trusted": reading.trusted,
         "cautions": list(reading.cautions),
-        "details": {name: finite(value) for name, value in reading.details.items()},
+        "details": plain(reading.details),
         "work": work,
     }
 
 
-def findings_json(found: Findings, files: Mapping[str, str]) -> dict[str, Any]:
-    """A comparison with its rankings and what is left of them, in plain values.
-
-    Args:
-        found: the findings.
-        files: where results were written, by kind.
-
-    Returns:
-        An object that ``json.dumps(..., allow_nan=False)`` takes.
-    """
-    ends = ("tau_interval", "rho_interval")
-    rankings = [_with_ends(asdict(one), ends) for one in found.rankings]
-    partials = [_with_ends(asdict(one), ("tau_interval",)) for _, rows in found.partials for one in rows]
-    return comparison_json(found.comparison, files) | {
-        "against": found.against,
-        "rankings": rankings,
-        "partial_rankings": partials,
-        "by_hyperparameter": [_standing(one) for one in found.standings],
-        "agreement": None if found.agreement is None else _agreement(found.agreement),
-    }
-
-
-def _with_ends(row: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    return row | {name: [finite(end) for end in row[name]] for name in names}
-
-
 def _standing(one: Standing) -> dict[str, Any]:
-    shares, wrong = one.variance, one.sign_errors
+    shares, names = one.variance, ("between", "within", "estimator", "share_between", "share_estimator")
     variance = None
     if shares is not None:
-        names = ("between", "within", "estimator", "share_between", "share_estimator")
         variance = {name: finite(getattr(shares, name)) for name in names}
         variance |= {"configurations": shares.configurations, "checkpoints": shares.checkpoints}
-    errors = None
-    if wrong is not None:
-        errors = asdict(wrong) | {name: finite(getattr(wrong, name)) for name in ("mean", "worst")}
-        errors["by_hyperparameter"] = {name: finite(error) for name, error in wrong.by_hyperparameter.items()}
     return {
         "measure": one.measure,
         "psi": finite(one.psi),
-        "granulated": {name: finite(value) for name, value in one.granulated.items()},
+        "granulated": plain(one.granulated),
         "information": finite(one.information),
         "information_given": list(one.information_given),
         "variance": variance,
-        "sign_errors": errors,
+        "sign_errors": None if one.sign_errors is None else plain(asdict(one.sign_errors)),
     }
 
 
@@ -161,16 +119,7 @@ _KEY = (
 
 
 def comparison_table(comparison: Comparison, files: Mapping[str, str], width: int) -> Group:
-    """A comparison laid out for a terminal.
-
-    Args:
-        comparison: at least one checkpoint done.
-        files: where results were written, by kind.
-        width: of the page, in characters.
-
-    Returns:
-        Something that a rich console prints.
-    """
+    """A comparison of at least one checkpoint laid out for a page of so many characters."""
     parts: list[RenderableType] = [_heading(comparison)]
     found, (names, _) = rows(comparison), short_names(comparison)
     each = max(1, (width - _FIXED) // _LEAST)
@@ -180,19 +129,18 @@ def comparison_table(comparison: Comparison, files: Mapping[str, str], width: in
     parts.append(Padding(Text(_KEY, style="dim"), (0, 0, 1, 0)))
     parts += spoken(comparison)
     parts += [Text(f"note: {note}", style="dim") for note in _notes(comparison)]
-    parts += written(files)
-    return Group(*parts)
+    return Group(*parts, *written(files))
 
 
 def spoken(comparison: Comparison, *, marked: bool = True) -> list[Text]:
-    """What speaks against the numbers: what does not compare, cautions, checkpoints that failed.
+    """What speaks against the numbers, a line each: what does not compare, cautions, checkpoints that failed.
 
     Args:
         comparison: at least one checkpoint done.
         marked: with the sentences behind each ``!`` and each dash of the table.
 
     Returns:
-        A line each.
+        The lines.
     """
     lines = [Text(f"! {caution}", style="yellow") for caution in comparison.cautions]
     if left_out := incomparable(comparison):
@@ -225,21 +173,21 @@ def _heading(comparison: Comparison) -> RenderableType:
 
 
 def _part(found: Sequence[Row], names: Sequence[str], chosen: range) -> Table:
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    part = table([], padding=1)
     for title, justify in (("measure", "left"), ("flat", "center"), ("inv.", "left"), ("cost", "right")):
-        table.add_column(title, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        part.add_column(title, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     for place in chosen:
         words = [word for row in found for word in row.cells[place].split()]
         longest = max(map(len, words), default=1)
-        table.add_column(names[place], justify="right", overflow="fold", min_width=longest)
+        part.add_column(names[place], justify="right", overflow="fold", min_width=longest)
     family = ""
     for row in found:
         if row.measure.family != family:
             family = row.measure.family
-            table.add_row(Text(family, style="bold dim"))
+            part.add_row(Text(family, style="bold dim"))
         cells = [row.cells[place] for place in chosen]
-        table.add_row(row.measure.title, row.flat, row.invariances, row.gradients, *cells)
-    return table
+        part.add_row(row.measure.title, row.flat, row.invariances, row.gradients, *cells)
+    return part
 
 
 def _notes(comparison: Comparison) -> list[str]:
@@ -250,3 +198,116 @@ def _notes(comparison: Comparison) -> list[str]:
         for note in one.notes:
             told.setdefault(note, []).append(name)
     return [text if len(where) == len(names) else f"{', '.join(where)}: {text}" for text, where in told.items()]
+
+
+_TITLES = {measure.name: measure.title for measure in REGISTRY}
+_RANKED = (
+    "tau: Kendall's, rho: Spearman's; positive: flatter checkpoints have the smaller target; intervals of 95 % by "
+    "bootstrap over configurations (seeds drawn together; over checkpoints where configurations are few), no shorter "
+    "than so few pairs allow; p by permutation of the same, corrected for the number of measures by Holm's method"
+)
+_STANDING = (
+    "Psi: mean rank correlation over changes of one hyperparameter alone; information: the share of the target's order "
+    "that the measure tells beyond any two hyperparameters, at the least; variance: shares between configurations and "
+    "of the estimator's error, the rest is between seeds (negative: seeds alone scatter means more)"
+)
+_GIVEN = "tau given a column: Kendall's partial tau, 95 % by bootstrap; ! where it reverses the plain tau (Simpson)"
+_SIGNS = (
+    "sign error: share of runs that the measure orders wrongly, over pairs of configurations that differ in one "
+    "hyperparameter: mean and worst (0.5 is a coin's), and what differs in the worst (Dziugaite et al., 2020)"
+)
+
+
+def ranking_parts(found: Findings) -> list[Group]:
+    """Tables of how the measures rank the checkpoints, and what is left of that; none with too few checkpoints."""
+    parts = [_rankings(found.rankings, found.against)] if found.rankings else []
+    if found.partials or any(one.sign_errors is not None for one in found.standings):
+        parts.append(_robustness(found))
+    if found.standings:
+        parts.append(_standings(found.standings, found.against))
+    return parts if found.agreement is None else [*parts, _groups(found.agreement)]
+
+
+def _rankings(rankings: Sequence[Ranking], against: str) -> Group:
+    """Rank correlations by measure, the strongest first."""
+    found = table(["measure"], padding=1)  # numbers stay whole on a narrow page; names give way
+    for title in ("tau", "95 %", "rho", "95 %", "p (Holm)", "count"):
+        found.add_column(title, justify="right", no_wrap=True)
+    for row in sorted(rankings, key=lambda one: -abs(one.tau)):
+        tau, rho = (f"{row.tau:+.2f}", _ends(row.tau_interval)), (f"{row.rho:+.2f}", _ends(row.rho_interval))
+        found.add_row(_TITLES.get(row.measure, row.measure), *tau, *rho, f"{row.p_holm:.2g}", str(row.checkpoints))
+    return section(f"Rank correlation with {against}", found, key=_RANKED)
+
+
+def _ends(interval: tuple[float, float]) -> str:
+    return "unknown" if math.isnan(interval[0]) else f"{interval[0]:+.2f} to {interval[1]:+.2f}"
+
+
+def _standings(standings: Sequence[Standing], against: str) -> Group:
+    """Rank correlations within and across hyperparameters."""
+    names, found = list(standings[0].granulated), table([])
+    found.add_column("measure", no_wrap=True)
+    for title in ("Psi", *names, "information", "variance", "error"):
+        found.add_column(title, justify="right", min_width=6, overflow="fold")
+    for row in sorted(standings, key=lambda one: -abs(one.psi) if math.isfinite(one.psi) else 1.0):
+        between, estimator = (
+            math.nan if row.variance is None else getattr(row.variance, name)
+            for name in ("share_between", "share_estimator")
+        )
+        found.add_row(
+            _TITLES.get(row.measure, row.measure),
+            *(formatted(value, "+.2f") for value in (row.psi, *(row.granulated[name] for name in names))),
+            *(formatted(row.information, ".3f"), formatted(between, ".2f"), formatted(estimator, ".1g")),
+        )
+    return section(f"By hyperparameter, against {against}", found, key=_STANDING)
+
+
+def _robustness(found: Findings) -> Group:
+    """What is left of rank correlations once a column is held fixed, and in the worst pair of configurations."""
+    held = [(given, {one.measure: one for one in ranked}) for given, ranked in found.partials]
+    errors = {one.measure: one.sign_errors for one in found.standings}
+    signs = any(one is not None for one in errors.values())
+    rest = table(["measure"], padding=1)
+    heads = [title for given, _ in held for title in (f"given {given}", "95 %")]
+    for title in [*heads, *(("sign error", "worst") if signs else ())]:
+        least = len("+0.00 to +0.00") if title == "95 %" else min(len(title), 12)
+        rest.add_column(title, justify="right", min_width=least, overflow="fold")
+    if signs:
+        rest.add_column("in", overflow="fold")
+    for ranking in sorted(found.rankings, key=lambda one: -abs(one.tau)):
+        cells = []
+        for _, ranked in held:
+            row = ranked.get(ranking.measure)
+            mark = " !" if row is not None and row.reversed else ""
+            cells += [NONE, NONE] if row is None else [f"{row.tau:+.2f}{mark}", _ends(row.tau_interval)]
+        if signs:
+            cells += _wrong(errors.get(ranking.measure))
+        rest.add_row(_TITLES.get(ranking.measure, ranking.measure), *cells)
+    key = "; ".join(text for text, here in ((_GIVEN, held), (_SIGNS, signs)) if here) + _discarded(found)
+    return section(f"What is left of the order by {found.against}", rest, key=key)
+
+
+def _wrong(one: SignErrors | None) -> list[str]:
+    return [NONE] * 3 if one is None or math.isnan(one.worst) else [f"{one.mean:.2f}", f"{one.worst:.2f}", one.worst_in]
+
+
+def _discarded(found: Findings) -> str:
+    errors = [one.sign_errors for one in found.standings if one.sign_errors is not None]
+    most = max((one.discarded for one in errors), default=0)
+    if most == 0:
+        return ""
+    left = min(one.environments for one in errors)
+    return (
+        f"; {most} pairs whose targets differ by no more than the held-out sample's noise are left out, {left} remain"
+    )
+
+
+def _groups(found: Agreement) -> Group:
+    """Groups of measures that order the checkpoints alike."""
+    heading = Text(f"Measures that agree (mean Kendall tau of a group at least {ALIKE:g})", style="bold")
+    parts: list[RenderableType] = [Padding(heading, (1, 0, 0, 0))]
+    parts += [Text("- " + "; ".join(_TITLES.get(name, name) for name in group)) for group in found.groups]
+    if found.left_out:
+        names = "; ".join(_TITLES.get(name, name) for name in found.left_out)
+        parts.append(Text(f"without rank: {names}", style="dim"))
+    return Group(*parts)

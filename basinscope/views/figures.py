@@ -16,18 +16,7 @@ from volume.store import is_volume_file, read_study
 
 
 def evidence_figures(files: Sequence[Path], comparison: Comparison) -> tuple[tuple[str, Figure], ...]:
-    """Captions and figures of result files.
-
-    Args:
-        files: of spectra, volumes and audits.
-        comparison: that of the report; a file of another checkpoint is drawn, and its caption says so.
-
-    Returns:
-        A caption and a figure for each file.
-
-    Raises:
-        UserError: if a file is none of these.
-    """
+    """A caption and a figure for each file; the caption says where it is of none of the comparison's checkpoints."""
     known = {one.provenance.checkpoint_sha256 for one in comparison.done}
     found = []
     for file in files:

@@ -1,37 +1,257 @@
-"""A spectrum for reading and as JSON: a compact table with units and errors, cautions beneath in words."""
+"""A spectrum for reading and as JSON: the numbers that are read first, computed once from the stored evidence.
+
+The table has units and errors, with cautions beneath in words.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 
 from basinscope.terminal import Text, written
-from basinscope.views.summary import AtShift, Summary, finite, json_estimate
-from spectra.density import SpectralDensity
+from basinscope.views.layout import cell, finite, json_estimate, plain, table
+from spectra.density import SpectralDensity, negative_rule
+from spectra.errors import UserError
 from spectra.estimate import Estimate
-from spectra.interval import RULE, with_ends
+from spectra.interval import RULE, short
+from spectra.store import StoredSpectrum
 from spectra.titles import operator_title
+
+# Shifts by default, as parts of the largest eigenvalue: the smallest three above what is negative.
+PARTS = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)
+SHIFTS = 3
+
+# What rounding may add to an eigenvalue, in units of machine epsilon times the largest one: a few operations
+# on vectors of norm one, each rounded once.
+ROUNDINGS = 10.0
+
+
+@dataclass(frozen=True)
+class AtShift:
+    """Spectral sums at one shift.
+
+    Attributes:
+        shift: c, unit of the eigenvalues.
+        logdet: ``log det(H + c I)`` in nats, or None where it does not exist.
+        relative_logdet: ``log det(I + H / c)`` in nats, or None likewise.
+        undefined: why it does not exist; empty if it does.
+        effective_dimension: ``sum_i l_i / (l_i + c)``, or None where its pole is inside the spectrum.
+        effective_undefined: why it does not exist; empty if it does.
+    """
+
+    shift: float
+    logdet: Estimate | None
+    relative_logdet: Estimate | None
+    undefined: str
+    effective_dimension: Estimate | None
+    effective_undefined: str = ""
+
+    @property
+    def defined(self) -> bool:
+        """Whether all of them exist."""
+        return self.logdet is not None and self.effective_dimension is not None
+
+
+@dataclass(frozen=True)
+class Negative:
+    """The part of a spectrum below zero.
+
+    Attributes:
+        count: number of eigenvalues below zero.
+        floor: distance from zero below which a sign cannot be told: resolution or rounding.
+        resolved: number of eigenvalues below ``-floor``.
+        lowest: smallest node, unit of the eigenvalues.
+        meaning: what it says about the checkpoint, a sentence.
+    """
+
+    count: Estimate
+    floor: float
+    resolved: Estimate
+    lowest: float
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is read off a spectrum.
+
+    Attributes:
+        stored: the spectrum and where it comes from.
+        rule: the rule for negative eigenvalues in log-determinants.
+        trace: ``tr H``.
+        frobenius_norm: ``|H|_F``.
+        shifts: sums at each shift, in the order given.
+        negative: the part below zero.
+        resolution: distance between neighbouring quadrature nodes around zero; 0 for an exact spectrum.
+        traces: trace of each layer's diagonal block.
+    """
+
+    stored: StoredSpectrum
+    rule: str
+    trace: Estimate
+    frobenius_norm: Estimate
+    shifts: tuple[AtShift, ...]
+    negative: Negative
+    resolution: float
+    traces: dict[str, Estimate]
+
+    @property
+    def undefined(self) -> list[str]:
+        """Why numbers do not exist: one sentence for all shifts at which a sum does not, that of the largest shift."""
+        found = []
+        for name, reasons in (
+            ("", [(at.shift, at.undefined) for at in self.shifts]),
+            (
+                "effective dimension ",
+                [(at.shift, "" if at.undefined else at.effective_undefined) for at in self.shifts],
+            ),
+        ):
+            without = sorted((one for one in reasons if one[1]), reverse=True)
+            if without:
+                shifts = ", ".join(f"{shift:.3g}" for shift, _ in without)
+                found.append(f"{name}undefined at {shifts}: {without[0][1]}")
+        return found
+
+    @property
+    def cautions(self) -> dict[str, list[str]]:
+        """Why numbers are not to be trusted: each sentence with the names of the numbers it concerns."""
+        named = {"trace": self.trace, "Frobenius norm": self.frobenius_norm}
+        for at in self.shifts:
+            if at.effective_dimension is not None:
+                named[f"effective dimension at {at.shift:.3g}"] = at.effective_dimension
+            if at.logdet is not None:
+                named[f"log det at {at.shift:.3g}"] = at.logdet
+        found: dict[str, list[str]] = {}
+        for name, estimate in named.items():
+            for caution in estimate.cautions:
+                found.setdefault(caution, []).append(name)
+        return found
+
+
+def summarise(stored: StoredSpectrum, *, shifts: Sequence[float] = (), rule: str = "raise") -> Summary:
+    """Read the usual numbers off a spectrum.
+
+    Args:
+        stored: the spectrum and where it comes from.
+        shifts: c of log-determinants and effective dimensions, unit of the eigenvalues; default three of ten's powers
+            times the largest eigenvalue, from a thousandth of it on, at which both are defined.
+        rule: for negative eigenvalues: ``raise`` (sums are undefined where these reach beyond the shift), ``clip`` or
+            ``abs``; what is refused is refused as by ``at_shift``.
+
+    Returns:
+        The summary.
+    """
+    density = stored.spectrum.density
+    asked = tuple(shifts) or default_shifts(density, rule)
+    return Summary(
+        stored=stored,
+        rule=rule,
+        trace=density.trace(),
+        frobenius_norm=density.frobenius_norm(),
+        shifts=tuple(at_shift(density, shift, rule) for shift in asked),
+        negative=_negative(stored),
+        resolution=density.resolution(0.0),
+        traces={name: layer.trace() for name, layer in stored.spectrum.layers.items()},
+    )
+
+
+def default_shifts(density: SpectralDensity, rule: str) -> tuple[float, ...]:
+    """Shifts at which log-determinants and effective dimensions exist, the largest first; none of a zero matrix.
+
+    >>> default_shifts(SpectralDensity.from_eigenvalues(np.array([-0.005, 1.0])), "raise")
+    (10.0, 1.0, 0.1)
+    """
+    negative_rule(rule)
+    shifts = (part * density.magnitude for part in PARTS)
+    possible = [shift for shift in shifts if shift > 0.0 and at_shift(density, shift, rule).defined]
+    return tuple(sorted(possible[:SHIFTS], reverse=True))
+
+
+def at_shift(density: SpectralDensity, shift: float, rule: str) -> AtShift:
+    """The sums at one shift; one that does not exist is said to be undefined, and why.
+
+    Args:
+        density: the eigenvalue density.
+        shift: c, positive, unit of the eigenvalues.
+        rule: ``raise``, ``clip`` or ``abs``.
+
+    Returns:
+        The sums.
+
+    Raises:
+        UserError: if the shift is not positive and finite, or the rule is unknown.
+
+    >>> at_shift(SpectralDensity.from_eigenvalues(np.array([-1.0, 3.0])), 0.5, "raise").logdet is None
+    True
+    """
+    negative_rule(rule)
+    if not 0.0 < shift < math.inf:
+        raise UserError(f"shift must be positive and finite, got {shift}")
+    effective, pole = _unless_undefined(lambda: density.effective_dimension(shift, negative=rule))
+    logdet, reason = _unless_undefined(lambda: density.logdet(shift, negative=rule))
+    relative = None if logdet is None else density.logdet(shift, negative=rule, relative=True)
+    return AtShift(shift, logdet, relative, reason, effective, pole)
+
+
+def _unless_undefined(compute: Callable[[], Estimate]) -> tuple[Estimate | None, str]:
+    """An estimate, or why it does not exist."""
+    try:
+        return compute(), ""
+    except UserError as error:
+        return None, str(error)
+
+
+def _negative(stored: StoredSpectrum) -> Negative:
+    density = stored.spectrum.density
+    lowest, highest = density.support
+    largest = max(abs(lowest), abs(highest))
+    epsilon = float(np.finfo(np.float64 if stored.provenance.dtype == "float64" else np.float32).eps)
+    floor = max(density.resolution(0.0), ROUNDINGS * epsilon * largest)
+    count, resolved = density.mass_below(0.0), density.mass_below(-floor)
+    spectrum = stored.spectrum
+    # A Ritz value has an eigenvalue within its residual, and rounding moves it too.
+    surely = spectrum.eigenvalues < -np.maximum(spectrum.residuals, ROUNDINGS * epsilon * largest)
+    return Negative(count, floor, resolved, lowest, _meaning(density, resolved, floor, bool(surely.any())))
+
+
+def _meaning(density: SpectralDensity, resolved: Estimate, floor: float, converged: bool) -> str:
+    """What the negative part says; ``converged`` if some eigenvalue is known to be below zero."""
+    lowest, highest = density.support
+    if lowest >= 0.0:
+        return "no eigenvalue below zero was seen"
+    if density.operator != "hessian":
+        far = lowest < -max(floor, 1e-3 * highest)
+        what = "are more than rounding explains: try --dtype float64" if far else "are rounding"
+        seen = f"those seen, down to {lowest:.3g}, {what}"
+        return f"a {operator_title(density.operator)} matrix has no negative eigenvalue: {seen}"
+    if math.isinf(floor):
+        return "one Lanczos step tells no signs: more steps"
+    if lowest >= -floor:
+        return f"no eigenvalue is resolvably below zero: those seen are within {floor:.2g} of it"
+    low, high = resolved.interval()
+    count, of = short(resolved.value), f"{density.size:,} eigenvalues ({100.0 * resolved.value / density.size:.2g} %)"
+    if not resolved.exact:
+        count = f"about {count} (95 % interval {short(low)} to {short(high)})"
+    count = f"{count} of {of} lie"
+    against = f", {100.0 * abs(lowest) / highest:.2g} % of the largest" if highest > 0.0 else ""
+    seen = f"{count} below {-floor:.2g}, the lowest node at {lowest:.3g}{against}: "
+    if low > 0.0 or converged:
+        return seen + "directions in which the cost falls, so this is not a minimum"
+    return seen + "no count above zero is established, so whether this is a minimum stays open (more probes, or steps)"
 
 
 def summary_json(summary: Summary, files: Mapping[str, str]) -> dict[str, Any]:
-    """A summary in plain values.
-
-    Args:
-        summary: the summary.
-        files: where results were written, by kind.
-
-    Returns:
-        An object that ``json.dumps(..., allow_nan=False)`` takes.
-    """
+    """A summary in plain values; ``files`` says what was written where, by kind."""
     spectrum, provenance = summary.stored.spectrum, summary.stored.provenance
-    negative = summary.negative
+    negative, pairs = summary.negative, zip(spectrum.eigenvalues, spectrum.residuals, strict=True)
     return {
         "checkpoint": provenance.checkpoint,
         "operator": spectrum.settings.operator,
@@ -50,12 +270,11 @@ def summary_json(summary: Summary, files: Mapping[str, str]) -> dict[str, Any]:
         "frobenius_norm": json_estimate(summary.frobenius_norm),
         "negative_rule": summary.rule,
         "logdets": [_logdet(at) for at in summary.shifts],
-        "effective_dimensions": [_effective(at) for at in summary.shifts],
-        "eigenvalues": [
-            {"value": finite(value), "residual": finite(residual)}
-            for value, residual in zip(spectrum.eigenvalues, spectrum.residuals, strict=True)
+        "effective_dimensions": [
+            _at_shift(at.shift, at.effective_dimension, at.effective_undefined) for at in summary.shifts
         ],
-        "support": [finite(end) for end in spectrum.density.support],
+        "eigenvalues": [{"value": finite(value), "residual": finite(error)} for value, error in pairs],
+        "support": plain(spectrum.density.support),
         "resolution": finite(summary.resolution),
         "negative": {
             "count": json_estimate(negative.count),
@@ -72,20 +291,16 @@ def summary_json(summary: Summary, files: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-_EMPTY = {"value": None, "standard_error": None, "truncation_error": None, "interval95": None}
-
-
-def _effective(at: AtShift) -> dict[str, Any]:
-    if at.effective_dimension is None:
-        return {"shift": at.shift, **_EMPTY, "cautions": [], "undefined": at.effective_undefined}
-    return {"shift": at.shift, **json_estimate(at.effective_dimension), "undefined": None}
+def _at_shift(shift: float, found: Estimate | None, undefined: str, **more: float | None) -> dict[str, Any]:
+    if found is None:
+        names = ("value", "standard_error", "truncation_error", "interval95")
+        return {"shift": shift, **dict.fromkeys(names), "cautions": [], **more, "undefined": undefined}
+    return {"shift": shift, **json_estimate(found), **more, "undefined": None}
 
 
 def _logdet(at: AtShift) -> dict[str, Any]:
-    if at.logdet is None or at.relative_logdet is None:
-        return {"shift": at.shift, **_EMPTY, "cautions": [], "relative_value": None, "undefined": at.undefined}
-    relative = finite(at.relative_logdet.value)
-    return {"shift": at.shift, **json_estimate(at.logdet), "relative_value": relative, "undefined": None}
+    relative = None if at.relative_logdet is None else finite(at.relative_logdet.value)
+    return _at_shift(at.shift, at.logdet, at.undefined, relative_value=relative)
 
 
 def _layer(layer: SpectralDensity, trace: Estimate) -> dict[str, Any]:
@@ -93,7 +308,7 @@ def _layer(layer: SpectralDensity, trace: Estimate) -> dict[str, Any]:
         "size": layer.size,
         "trace": json_estimate(trace),
         "frobenius_norm": json_estimate(layer.frobenius_norm()),
-        "support": [finite(end) for end in layer.support],
+        "support": plain(layer.support),
     }
 
 
@@ -101,16 +316,7 @@ SHOWN_EIGENVALUES = 6
 
 
 def summary_table(summary: Summary, files: Mapping[str, str], said: Collection[str] = ()) -> Group:
-    """A summary laid out for a terminal.
-
-    Args:
-        summary: the summary.
-        files: where results were written, by kind.
-        said: notes that the reader has seen already.
-
-    Returns:
-        Something that a rich console prints.
-    """
+    """A summary laid out for a terminal, without notes that were said already."""
     parts: list[RenderableType] = [_heading(summary), _figures(summary), _sums(summary)]
     if summary.traces:
         parts.append(_layers(summary))
@@ -120,10 +326,6 @@ def summary_table(summary: Summary, files: Mapping[str, str], said: Collection[s
     parts += [Text(f"note: {note}", style="dim") for note in summary.stored.spectrum.notes if note not in said]
     parts += written(files)
     return Group(*parts)
-
-
-def _interval(estimate: Estimate) -> str:
-    return with_ends(estimate.value, estimate.interval()) + ("" if estimate.trusted else " !")
 
 
 def _heading(summary: Summary) -> RenderableType:
@@ -151,10 +353,11 @@ def _how(summary: Summary) -> str:
 
 
 def _figures(summary: Summary) -> Table:
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    found = table(["", "", ""])
+    found.show_header = False
     for name, value, unit in _figure_rows(summary):
-        table.add_row(Text(name), Text(value), Text(unit, style="dim"))
-    return table
+        found.add_row(Text(name), Text(value), Text(unit, style="dim"))
+    return found
 
 
 def _figure_rows(summary: Summary) -> Iterator[tuple[str, str, str]]:
@@ -162,8 +365,8 @@ def _figure_rows(summary: Summary) -> Iterator[tuple[str, str, str]]:
     curvature = f"{unit} / parameter²"
     yield "cost at the checkpoint", f"{spectrum.cost:.6g}", unit
     yield "gradient norm", f"{spectrum.gradient_norm:.4g}", f"{unit} / parameter"
-    yield "trace", _interval(summary.trace), curvature
-    yield "Frobenius norm", _interval(summary.frobenius_norm), curvature
+    yield "trace", cell(summary.trace), curvature
+    yield "Frobenius norm", cell(summary.frobenius_norm), curvature
     if len(spectrum.eigenvalues):
         shown = spectrum.eigenvalues[:SHOWN_EIGENVALUES]
         more = ", …" if len(spectrum.eigenvalues) > len(shown) else ""
@@ -180,32 +383,23 @@ def _figure_rows(summary: Summary) -> Iterator[tuple[str, str, str]]:
 
 def _sums(summary: Summary) -> Padding:
     curvature = f"{summary.stored.provenance.cost_unit} / parameter²"
-    table = Table(box=None, padding=(0, 3, 0, 0), header_style="bold")
-    for title in (
-        f"shift c ({curvature})",
-        "log det(H + cI) (nat)",
-        "log det(I + H/c) (nat)",
-        "effective dimension",
-    ):
-        table.add_column(title)
+    sums = ("log det(H + cI) (nat)", "log det(I + H/c) (nat)", "effective dimension")
+    found = table((f"shift c ({curvature})", *sums), padding=3)
     for at in summary.shifts:
-        sums = (at.logdet, at.relative_logdet, at.effective_dimension)
-        shown = ("undefined" if estimate is None else _interval(estimate) for estimate in sums)
-        table.add_row(f"{at.shift:.4g}", *shown)
+        found.add_row(f"{at.shift:.4g}", cell(at.logdet), cell(at.relative_logdet), cell(at.effective_dimension))
     exact = summary.stored.spectrum.density.exact
     about = "" if exact else RULE
     rule = "" if summary.rule == "raise" else f"; negative eigenvalues by the rule '{summary.rule}'"
     caption = Text((about + rule).lstrip("; "), style="dim")
-    return Padding(Group(table, caption) if caption else table, (1, 0, 1, 0))
+    return Padding(Group(found, caption) if caption else found, (1, 0, 1, 0))
 
 
 def _layers(summary: Summary) -> Padding:
     curvature = f"{summary.stored.provenance.cost_unit} / parameter²"
-    table = Table(box=None, padding=(0, 3, 0, 0), header_style="bold")
-    for title in ("layer", "parameters", f"trace ({curvature})", "largest node", "smallest node"):
-        table.add_column(title)
+    titles = ("layer", "parameters", f"trace ({curvature})", "largest node", "smallest node")
+    found = table(titles, padding=3)
     for name, layer in summary.stored.spectrum.layers.items():
         lowest, highest = layer.support
-        trace = _interval(summary.traces[name])
-        table.add_row(Text(name or "(root)"), f"{layer.size:,}", trace, f"{highest:.4g}", f"{lowest:.4g}")
-    return Padding(table, (0, 0, 1, 0))
+        trace = cell(summary.traces[name])
+        found.add_row(Text(name or "(root)"), f"{layer.size:,}", trace, f"{highest:.4g}", f"{lowest:.4g}")
+    return Padding(found, (0, 0, 1, 0))

@@ -1,4 +1,4 @@
-"""A volume study for reading and as JSON: one row a method, the verdicts beneath in words."""
+"""A volume study for reading and as JSON: a row a method, the verdicts beneath in words, and its sweep over cutoffs."""
 
 from __future__ import annotations
 
@@ -13,24 +13,16 @@ from rich.padding import Padding
 from rich.table import Table
 
 from basinscope.terminal import Text, written
-from basinscope.views.summary import finite
-from basinscope.views.sweep import log_volume_cell, sweep_json, sweep_table
+from basinscope.views.layout import NONE, finite, formatted, plain, table
 from spectra.interval import RULE, half_width, with_error
 from volume.method_result import SEGMENT, MethodResult
 from volume.preconditioners import EXPONENT
 from volume.study import VolumeStudy
+from volume.sweep import CutoffSweep
 
 
 def study_json(study: VolumeStudy, files: Mapping[str, str]) -> dict[str, Any]:
-    """A study in plain values; what is infinite or unknown is None.
-
-    Args:
-        study: the study.
-        files: where results were written, by kind.
-
-    Returns:
-        An object that ``json.dumps(..., allow_nan=False)`` takes.
-    """
+    """A study in plain values; ``files`` says what was written where, by kind."""
     return {
         "checkpoint": study.provenance.checkpoint,
         "size": study.size,
@@ -44,7 +36,7 @@ def study_json(study: VolumeStudy, files: Mapping[str, str]) -> dict[str, Any]:
         "cautions": list(study.cautions),
         "methods": [_result(result) for result in study.results.values()],
         "failures": study.failures,
-        "sweep": None if study.sweep is None else sweep_json(study.sweep),
+        "sweep": None if study.sweep is None else _sweep_json(study.sweep),
         "cost_noise": finite(study.cost_noise),
         "data_sha256": study.data_sha256,
         "provenance": asdict(study.provenance),
@@ -53,42 +45,80 @@ def study_json(study: VolumeStudy, files: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _result(result: MethodResult) -> dict[str, Any]:
-    bound = result.lower_bound
-    found: dict[str, Any] = {
-        "method": result.method,
-        "kind": result.kind,
-        "measure": result.measure,
+    row = result.record()
+    found = {
+        **{name: row[name] for name in ("method", "kind", "measure")},
         "failure": result.failure or None,
-        "log_volume": finite(result.log_volume),
-        "log10_volume": finite(result.log10_volume),
-        "bits": None if result.bits is None else finite(result.bits),
-        "half_width95": finite(result.half_width),
-        "interval95": [finite(end) for end in result.known.interval()],
-        "lower_bound95": None if bound is None else finite(bound),
-        "infinite": result.log_volume == float("inf"),
-        "trusted": result.trusted,
-        "verdict": result.verdict,
-        "figures": {name: finite(value) for name, value in result.figures.items()},
+        "log_volume": row["log_volume"],
+        "log10_volume": result.log10_volume,
+        "bits": result.bits,
+        "half_width95": result.half_width,
+        "interval95": (row["low95"], row["high95"]),
+        "lower_bound95": row["lower_bound95"],
+        "infinite": result.log_volume == math.inf,
+        "trusted": row["trusted"],
+        "verdict": row["verdict"],
+        "figures": result.figures,
     }
     sampled = result.sampled
     if sampled is not None:
         found |= {
             "preconditioner": result.preconditioner,
-            "eps": finite(result.eps),
-            "directions": len(sampled.log_terms),
-            "standard_error": finite(sampled.standard_error),
-            "largest_share": sampled.largest_share,
-            "effective_samples": sampled.effective_samples,
+            "eps": result.eps,
+            "directions": row["directions"],
+            "standard_error": sampled.standard_error,
+            "largest_share": row["largest_share"],
+            "effective_samples": row["effective_samples"],
             "evaluations_per_direction": float(sampled.evaluations.mean()),
             "unbounded": int(sampled.unbounded.sum()),
             "non_monotone": int((~sampled.monotone).sum()),
         }
     elif result.estimate is not None:
-        found |= {
-            "standard_error": finite(result.estimate.standard_error),
-            "truncation_error": finite(result.estimate.truncation_error),
+        errors = ("standard_error", "truncation_error")
+        found |= {name: getattr(result.estimate, name) for name in errors}
+    return {name: plain(value) for name, value in found.items()}
+
+
+def _sweep_json(sweep: CutoffSweep) -> dict[str, Any]:
+    methods = {
+        method: {
+            "kind": results[0].kind,
+            "log_volume": sweep.log_volumes(method),
+            "half_width95": sweep.half_widths(method),
+            "interval95": sweep.intervals(method),
+            "slope": sweep.slopes(method),
+            "half_effective_dimension": sweep.half_effective_dimensions(method),
+            "trusted": [result.trusted for result in results],
+            "directions": sweep.directions(method) or None,
         }
+        for method, results in sweep.results.items()
+    }
+    found: dict[str, Any] = plain({"cutoffs": sweep.cutoffs, "methods": methods})
     return found
+
+
+def log_volume_cell(result: MethodResult) -> str:
+    """A log-volume with its error, marked if it is not to be read alone."""
+    return result.text + ("" if result.trusted else " !")
+
+
+def _sweep_table(sweep: CutoffSweep, unit: str) -> Group:
+    """A sweep, one table a method."""
+    parts: list[RenderableType] = []
+    titles = (f"cutoff ({unit})", "log V (nat)", "slope", "N_eff / 2", "largest share")
+    for method, results in sweep.results.items():
+        found = table(titles, justify="right", no_wrap=True)
+        halves, slopes = sweep.half_effective_dimensions(method), sweep.slopes(method)
+        for cutoff, result, slope, half in zip(sweep.cutoffs, results, slopes, halves, strict=True):
+            share = NONE if result.sampled is None else f"{result.sampled.largest_share:.0%}"
+            numbers = (formatted(float(one), ".4g") for one in (slope, half))
+            found.add_row(f"{cutoff:.3g}", log_volume_cell(result), *numbers, share)
+        parts += [Text(f"{method}, {results[0].kind} across cutoffs", style="bold"), found]
+    words = (
+        "slope is d log V / d log T: n/2 for a quadratic under Lebesgue measure; N_eff / 2 is the curvature's share of "
+        "it under a Gaussian prior, and the pull towards the prior's centre makes the rest"
+    )
+    return Group(*parts, Text(words, style="dim"))
 
 
 _COLUMNS = (
@@ -103,28 +133,18 @@ _COLUMNS = (
     ("derived\nk", "right"),
     ("effective\ndimension", "right"),
 )
-_NONE = "–"
 # Narrower pages get two tables: what the volume is, and what it rests on.
 _WIDE, _SPLIT = 108, 5
 
 
 def study_table(study: VolumeStudy, files: Mapping[str, str], width: int = _WIDE) -> Group:
-    """A study laid out for a terminal.
-
-    Args:
-        study: the study.
-        files: where results were written, by kind.
-        width: of the page, in characters.
-
-    Returns:
-        Something that a rich console prints.
-    """
+    """A study laid out for a page of so many characters; ``files`` says what was written where, by kind."""
     parts: list[RenderableType] = [_heading(study), *_tables(study, width), _caption(study)]
     for method, result in study.results.items():
         style = "" if result.trusted else "yellow"
         parts.append(Text.assemble((method, "bold"), (f": {result.verdict}", style)))
     if study.sweep is not None:
-        parts += [Text(), sweep_table(study.sweep, study.provenance.cost_unit)]
+        parts += [Text(), _sweep_table(study.sweep, study.provenance.cost_unit)]
         failures = study.sweep.failures.items()
         parts += [Text(f"{method} across cutoffs: no value: {why}", style="yellow") for method, why in failures]
     parts += [Text(f"! {caution}", style="yellow") for caution in study.cautions]
@@ -156,35 +176,32 @@ def _tables(study: VolumeStudy, width: int) -> list[RenderableType]:
 
 
 def _rows(study: VolumeStudy, columns: Sequence[int]) -> Table:
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    found = table([], padding=1)
     for column in columns:
         title, justify = _COLUMNS[column]
-        table.add_column(title, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        found.add_column(title, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     for result in study.results.values():
         cells = _cells(result)
-        table.add_row(*(cells[column] for column in columns))
-    return table
+        found.add_row(*(cells[column] for column in columns))
+    return found
 
 
 def _cells(result: MethodResult) -> tuple[str, ...]:
     if result.failure:
-        return (result.method, *[_NONE] * (len(_COLUMNS) - 1))
+        return (result.method, *[NONE] * (len(_COLUMNS) - 1))
     first = (result.method, result.kind, log_volume_cell(result), _six(result.log10_volume))
     bound, sampled = result.lower_bound, result.sampled
     if sampled is None or bound is None:
-        derived, dimension = (_number(result.figures, name) for name in ("derived_k", "effective_dimension"))
-        return (*first, _NONE, _NONE, _NONE, _NONE, derived, dimension)
+        names = ("derived_k", "effective_dimension")
+        derived, dimension = (formatted(result.figures.get(name, math.nan), ".3g") for name in names)
+        return (*first, NONE, NONE, NONE, NONE, derived, dimension)
     evaluations = f"{sampled.evaluations.mean():.3g}"
     share, effective = f"{sampled.largest_share:.0%}", f"{sampled.effective_samples:.3g}"
-    return (*first, _six(bound), share, effective, evaluations, _NONE, _NONE)
+    return (*first, _six(bound), share, effective, evaluations, NONE, NONE)
 
 
 def _six(value: float) -> str:
-    return f"{value:.6g}" if math.isfinite(value) else with_error(value, 0.0)
-
-
-def _number(figures: Mapping[str, float], name: str) -> str:
-    return f"{figures[name]:.3g}" if math.isfinite(figures.get(name, math.nan)) else _NONE
+    return formatted(value, ".6g", with_error(value, 0.0))
 
 
 def _caption(study: VolumeStudy) -> Padding:

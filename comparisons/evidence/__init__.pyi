@@ -2,13 +2,13 @@ from .classification import accuracy as accuracy
 from .classification import accuracy_function as accuracy_function
 from .classification import error_rate as error_rate
 from .evidence import Evidence as Evidence
-from .evidence import EvidenceSettings as EvidenceSettings
 from .gradients import gradient as gradient
 from .gradients import margins as margins
 from .gradients import sample_gradients as sample_gradients
 from .rows import joined as joined
 from .rows import picked as picked
 from .rows import split as split
+from .settings import EvidenceSettings as EvidenceSettings
 from .spectra import basin_mass as basin_mass
 from .spectra import gauss_newton_density as gauss_newton_density
 from .spectra import gauss_newton_operator as gauss_newton_operator

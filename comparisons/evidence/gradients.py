@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from comparisons.evidence.evidence import Evidence
 from comparisons.evidence.work import Tally
-from spectra.costs import CrossEntropy
 from spectra.errors import UserError
-from spectra.landscape import Landscape
-from spectra.model import Batch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from spectra.landscape import Landscape
+    from spectra.model import Batch
 
 Array = NDArray[np.float64]
 
@@ -131,6 +133,8 @@ def _rows(landscape: Landscape, stride: int) -> Iterator[Batch]:
 
 def _row_gradient(landscape: Landscape, parts: dict[str, Tensor], row: Batch) -> tuple[Tensor, float]:
     """Gradient of the weighted sum of a row's costs, and the sum of its weights; inside the evaluation."""
+    import torch
+
     costs, weights = landscape.sample_costs(landscape.evaluation.outputs(row.inputs), row)
     summed = costs.sum() if weights is None else (costs * weights.to(costs)).sum()
     weight = float(len(costs)) if weights is None else float(weights.sum())
@@ -150,6 +154,9 @@ def margins(evidence: Evidence) -> Array:
     Raises:
         UserError: if the cost is no cross-entropy with classes, or there is one class alone.
     """
+    import torch
+
+    from spectra.costs import CrossEntropy
 
     def build(tally: Tally) -> Array:
         landscape = evidence.landscape

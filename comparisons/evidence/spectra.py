@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
 from comparisons.evidence.evidence import Evidence
 from comparisons.evidence.work import Tally
-from spectra.compute import compute_spectrum
-from spectra.density import SpectralDensity
 from spectra.errors import UserError
 from spectra.estimate import Estimate, from_samples
-from spectra.lanczos import draw_probes
-from spectra.operators import SymmetricOperator
-from spectra.plan import make_operator
 from spectra.spectrum import Spectrum, SpectrumSettings
-from volume.quadratic import AnchorMeasure, QuadraticMass, anchor_measure, quadratic_mass
+
+if TYPE_CHECKING:
+    from spectra.density import SpectralDensity
+    from spectra.operators import SymmetricOperator
+    from volume.quadratic import QuadraticMass
 
 Array = NDArray[np.float64]
 LEAST_STEPS = 8
@@ -73,6 +74,8 @@ def gauss_newton_spectrum(evidence: Evidence) -> Spectrum:
 
 
 def _spectrum(evidence: Evidence, operator: str) -> Spectrum:
+    from spectra.compute import compute_spectrum
+
     def build(tally: Tally) -> Spectrum:
         stored = evidence.stored_spectra.get(operator)
         if stored is not None:
@@ -100,6 +103,8 @@ def gauss_newton_operator(evidence: Evidence) -> SymmetricOperator:
     Returns:
         The operator, its strategy chosen once.
     """
+    from spectra.plan import make_operator
+
     settings = spectrum_settings(evidence, "gauss-newton")
     return evidence.item("gauss-newton-operator", lambda _: make_operator(evidence.landscape, settings))
 
@@ -116,6 +121,8 @@ def layer_traces(evidence: Evidence) -> dict[str, Estimate]:
     Reference:
         Hutchinson, A stochastic estimator of the trace, 1990.
     """
+    from spectra.lanczos import draw_probes
+    from spectra.plan import make_operator
 
     def build(tally: Tally) -> dict[str, Estimate]:
         landscape, settings = evidence.landscape, spectrum_settings(evidence, "hessian")
@@ -171,13 +178,14 @@ def basin_mass(evidence: Evidence) -> QuadraticMass:
     Returns:
         The mass at the settings' cutoff, of the Gauss-Newton matrix.
     """
+    from volume.quadratic import anchor_measure, quadratic_mass
 
     def build(tally: Tally) -> QuadraticMass:
         density = gauss_newton_density(evidence)
         steps = min(2 * evidence.settings.steps, density.size)
         operator = gauss_newton_operator(evidence)
         theta = evidence.landscape.theta.to(operator.dtype)
-        anchor: AnchorMeasure = anchor_measure(operator, theta, steps, memory=evidence.memory)
+        anchor = anchor_measure(operator, theta, steps, memory=evidence.memory)
         evidence.keep_strategy("gauss-newton", operator)
         tally.products += steps
         width, cutoff = prior_width(evidence), evidence.settings.cutoff

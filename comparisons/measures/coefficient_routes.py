@@ -5,19 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from comparisons.evidence import GRADIENTS_PER_EVALUATION, Evidence, Tally, hessian_density
 from comparisons.flatness import Measure, Reading, reading_of
-from comparisons.langevin import (
-    NODES,
-    LocalLearningCoefficient,
-    local_learning_coefficient,
-    tempered_slope,
-    two_temperature_coefficient,
-    widely_applicable_criterion,
-)
 from comparisons.measures.learning_coefficient import (
     LOCALISATION,
     chain_settings,
@@ -25,10 +19,13 @@ from comparisons.measures.learning_coefficient import (
     sampled_coefficient,
 )
 from comparisons.measures.route_agreement import disagreements
-from comparisons.sharpness_result import Array
 from spectra.errors import UserError
 from spectra.estimate import Estimate
 
+if TYPE_CHECKING:
+    from comparisons.langevin import LocalLearningCoefficient
+
+Array = NDArray[np.float64]
 # The second temperature of the two is this many times lower.
 COOLER = 2.0
 DIRECTIONS = 128
@@ -47,6 +44,8 @@ def criterion(evidence: Evidence) -> Reading:
     Raises:
         UserError: if all chains failed.
     """
+    from comparisons.langevin import widely_applicable_criterion
+
     found = _usable(sampled_coefficient(evidence))
     return _read(found, widely_applicable_criterion(evidence.landscape, found.chains), found.cautions)
 
@@ -60,6 +59,7 @@ def cooler_coefficient(evidence: Evidence) -> LocalLearningCoefficient:
     Returns:
         The coefficient there, with its chains.
     """
+    from comparisons.langevin import local_learning_coefficient
 
     def build(tally: Tally) -> LocalLearningCoefficient:
         settings = chain_settings(evidence, stream="cooler-chain")
@@ -85,6 +85,8 @@ def two_temperatures(evidence: Evidence) -> Reading:
     Raises:
         UserError: if all chains of a temperature failed.
     """
+    from comparisons.langevin import two_temperature_coefficient
+
     warm, cool = _usable(sampled_coefficient(evidence)), _usable(cooler_coefficient(evidence))
     nb = inverse_temperature(evidence)
     cautions = tuple(dict.fromkeys(warm.cautions + cool.cautions))
@@ -106,6 +108,8 @@ def slope_of_log_volume(evidence: Evidence) -> Reading:
     Returns:
         The reading, with a caution where the routes differ by more than their errors.
     """
+    from comparisons.langevin import NODES, tempered_slope
+
     nb = inverse_temperature(evidence)
 
     def build(tally: Tally) -> Estimate:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from comparisons.evidence import Evidence, Tally, gauss_newton_density, hessian_density
 from comparisons.flatness import Measure, Reading, reading_of
-from comparisons.langevin import (
-    ChainSettings,
-    LocalLearningCoefficient,
-    half_effective_dimension,
-    joined_rows,
-    local_learning_coefficient,
-)
 from comparisons.measures.route_agreement import disagreements
 from spectra.errors import UserError
+
+if TYPE_CHECKING:
+    from comparisons.langevin import ChainSettings, LocalLearningCoefficient
 
 LOCALISATION = 100.0
 LEAST_DRAWS = 50
@@ -50,6 +47,8 @@ def chain_settings(evidence: Evidence, *, stream: str = "chain") -> ChainSetting
     Returns:
         The settings.
     """
+    from comparisons.langevin import ChainSettings, joined_rows
+
     rows, budget = joined_rows(evidence.landscape), evidence.settings.budget
     chains, size = 8, min(64, rows)
     draws = 500 if budget is None else max(LEAST_DRAWS, int(budget * rows / size / chains))
@@ -74,6 +73,7 @@ def sampled_coefficient(evidence: Evidence) -> LocalLearningCoefficient:
     Returns:
         The coefficient with its chains and their prediction.
     """
+    from comparisons.langevin import local_learning_coefficient
 
     def build(tally: Tally) -> LocalLearningCoefficient:
         settings = chain_settings(evidence)
@@ -130,6 +130,8 @@ def spectral_coefficient(evidence: Evidence) -> Reading:
     Returns:
         The reading, at the same temperature and localisation as the chains.
     """
+    from comparisons.langevin import half_effective_dimension
+
     nb = inverse_temperature(evidence)
     density = gauss_newton_density(evidence)
     found = half_effective_dimension(density, inverse_temperature=nb, localisation=LOCALISATION)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from comparisons.evidence import Evidence, Tally, gauss_newton_operator, gradient, margins, sample_gradients
 from comparisons.flatness import Measure, Reading
-from comparisons.searches import path_norm
 from spectra.errors import UserError
-from spectra.operators import Fisher, SymmetricOperator
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from spectra.operators import SymmetricOperator
 
 MARGIN_PERCENTILE = 10.0
 
@@ -61,6 +63,8 @@ def path_norm_of(evidence: Evidence) -> Reading:
     Returns:
         The reading.
     """
+    from comparisons.searches import path_norm
+
     return Reading(path_norm(evidence.landscape))
 
 
@@ -73,6 +77,8 @@ def log_spectral_product(evidence: Evidence) -> Reading:
     Returns:
         The reading, each weight's norm in the details.
     """
+    import torch
+
     return _log_product({name: float(torch.linalg.matrix_norm(w, 2)) for name, w in _matrices(evidence).items()})
 
 
@@ -151,6 +157,8 @@ def empirical_fisher_rao_norm(evidence: Evidence) -> Reading:
     Returns:
         The reading.
     """
+    from spectra.operators import Fisher
+
     # One product: by the core, as timing others would cost more.
     landscape = evidence.landscape
     core = lambda: Fisher(landscape, kind="empirical", strategy="double-vjp")  # noqa: E731
@@ -208,6 +216,8 @@ def gradient_noise_scale(evidence: Evidence) -> Reading:
     Raises:
         UserError: if the gradient is zero to rounding.
     """
+    import torch
+
     found = sample_gradients(evidence)
     # The mean of many terms of size sqrt(tr S), each rounded.
     rounding = float(torch.finfo(evidence.landscape.dtype).eps) ** 2 * found.trace

@@ -5,21 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from comparisons.evidence import Evidence, Tally, gauss_newton_density, prior_width
 from comparisons.flatness import EVERY_INVARIANCE, Measure, Reading, reading_of
-from comparisons.searches import (
-    average_case,
-    keskar_sharpness,
-    local_entropy,
-    m_sharpness,
-    pac_bayes_sharpness,
-    relative_flatness,
-    worst_case,
-)
-from comparisons.sharpness_result import Sharpness
 from spectra.errors import UserError
-from spectra.landscape import Landscape
+
+if TYPE_CHECKING:
+    from comparisons.sharpness_result import Sharpness
+    from spectra.landscape import Landscape
 
 SUBSPACE = 100
 # A budget of gradients is spent on this many starts at least, and draws, and steps.
@@ -79,16 +73,29 @@ def _forms(budget: int | None) -> dict[str, int]:
     return {} if budget is None else {"probes": max(LEAST, min(100, budget // 2))}
 
 
-def _one_step(landscape: Landscape, *, seed: int, radius: float, scaling: str) -> Sharpness:
-    return worst_case(landscape, radius=radius, scaling=scaling, steps=1, starts=1, seed=seed)  # type: ignore[arg-type]
+def _search(name: str, **settings: Any) -> Callable[..., Sharpness]:
+    """A function of ``comparisons.searches`` with some of its settings, loaded when it is run."""
+
+    def run(landscape: Landscape, **others: Any) -> Sharpness:
+        import comparisons.searches as searches
+
+        found: Sharpness = getattr(searches, name)(landscape, **settings, **others)
+        return found
+
+    run.__name__ = name
+    return run
 
 
 def _in_subspace(landscape: Landscape, *, seed: int, starts: int = 5) -> Sharpness:
+    from comparisons.searches import keskar_sharpness
+
     dimension = min(SUBSPACE, landscape.size)
     return keskar_sharpness(landscape, subspace=dimension, starts=starts, seed=seed)
 
 
 def _last_layer(landscape: Landscape, *, seed: int, probes: int = 100) -> Sharpness:
+    from comparisons.searches import relative_flatness
+
     shapes = zip(landscape.parameters.names, landscape.parameters.shapes, strict=True)
     matrices = [name for name, shape in shapes if len(shape) == 2]
     if not matrices:
@@ -105,6 +112,8 @@ def window_entropy(evidence: Evidence) -> Reading:
     Returns:
         The reading, with the integral over the window alone and the cost at the checkpoint left out.
     """
+    from comparisons.searches import local_entropy
+
     landscape = evidence.landscape
     stiffness = evidence.settings.k / prior_width(evidence) ** 2
     found = local_entropy(gauss_newton_density(evidence), stiffness=stiffness, inverse_temperature=landscape.samples)
@@ -128,9 +137,9 @@ def local_entropy_window(size: int, stiffness: float) -> float:
     return 0.5 * size * math.log(2.0 * math.pi / stiffness)
 
 
-_Row = tuple[str, str, str, str, frozenset[str], Callable[..., Sharpness], Callable[[int | None], dict[str, int]]]
+_Row = tuple[str, str, str, str, frozenset[str], Callable[..., "Sharpness"], Callable[[int | None], dict[str, int]]]
 _ROWS: tuple[_Row, ...] = (
-    ("keskar", "Keskar, full space", "%", "Keskar et al. 2017", _PERMUTED, keskar_sharpness, _searches),
+    ("keskar", "Keskar, full space", "%", "Keskar et al. 2017", _PERMUTED, _search("keskar_sharpness"), _searches),
     (
         "keskar-subspace",
         f"Keskar, subspace of {SUBSPACE}",
@@ -146,7 +155,7 @@ _ROWS: tuple[_Row, ...] = (
         "cost",
         "Foret et al. 2021",
         _PERMUTED,
-        partial(_one_step, radius=0.05, scaling="plain"),
+        _search("worst_case", radius=0.05, scaling="plain", steps=1, starts=1),
         lambda _: {},
     ),
     (
@@ -155,38 +164,46 @@ _ROWS: tuple[_Row, ...] = (
         "cost",
         "Kwon et al. 2021",
         _PERMUTED,
-        partial(_one_step, radius=0.5, scaling="asam"),
+        _search("worst_case", radius=0.5, scaling="asam", steps=1, starts=1),
         lambda _: {},
     ),
-    ("worst-case", "worst case, radius 0.05", "cost", "Foret et al. 2021", _PERMUTED, worst_case, _climbs),
+    ("worst-case", "worst case, radius 0.05", "cost", "Foret et al. 2021", _PERMUTED, _search("worst_case"), _climbs),
     (
         "adaptive-worst-case",
         "worst case, 0.5 of the weights",
         "cost",
         "Kwon et al. 2021",
         EVERY_INVARIANCE,
-        partial(worst_case, radius=0.5, scaling="adaptive"),
+        _search("worst_case", radius=0.5, scaling="adaptive"),
         _climbs,
     ),
-    ("m-sharpness", "m-sharpness, m = 128", "cost", "Foret et al. 2021", _PERMUTED, m_sharpness, _batches),
-    ("average-case", "average case, 0.01", "cost", "Neyshabur et al. 2017", _PERMUTED, average_case, _draws),
+    ("m-sharpness", "m-sharpness, m = 128", "cost", "Foret et al. 2021", _PERMUTED, _search("m_sharpness"), _batches),
+    ("average-case", "average case, 0.01", "cost", "Neyshabur et al. 2017", _PERMUTED, _search("average_case"), _draws),
     (
         "adaptive-average-case",
         "average case, 0.05 of the weights",
         "cost",
         "Andriushchenko et al. 2023",
         EVERY_INVARIANCE,
-        partial(average_case, deviation=0.05, scaling="adaptive"),
+        _search("average_case", deviation=0.05, scaling="adaptive"),
         _draws,
     ),
-    ("pac-bayes", "PAC-Bayes 1/σ²", "1 / parameter²", "Jiang et al. 2020", _PERMUTED, pac_bayes_sharpness, _noises),
+    (
+        "pac-bayes",
+        "PAC-Bayes 1/σ²",
+        "1 / parameter²",
+        "Jiang et al. 2020",
+        _PERMUTED,
+        _search("pac_bayes_sharpness"),
+        _noises,
+    ),
     (
         "pac-bayes-magnitude",
         "PAC-Bayes 1/σ², of the weights",
         "1",
         "Jiang et al. 2020",
         EVERY_INVARIANCE,
-        partial(pac_bayes_sharpness, scaling="adaptive"),
+        _search("pac_bayes_sharpness", scaling="adaptive"),
         _noises,
     ),
     (

@@ -6,22 +6,20 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from comparisons.evidence import Evidence, Tally
 from comparisons.flatness import Measure, Reading, reading_of
-from spectra.checkpoint import AdamMoments, DamagedStateError, adam_moments
-from spectra.costs import CrossEntropy, kl_from_anchor
 from spectra.errors import UserError
-from spectra.landscape import Landscape
 from spectra.titles import dtype_title
-from volume.estimator import VolumeEstimator
-from volume.method_result import MethodResult
-from volume.noise import cost_noise, noise_caution
-from volume.preconditioners import adam_curvature
-from volume.priors import GaussianPrior
 from volume.study import VolumeSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from spectra.checkpoint import AdamMoments
+    from spectra.landscape import Landscape
+    from volume.method_result import MethodResult
 
 # Under this name the strategy of the basin's curvature is kept.
 BASIN = "basin"
@@ -54,6 +52,7 @@ def basin_landscape(evidence: Evidence) -> Landscape:
     Returns:
         The landscape; under the task's own cost if its outputs are no softmax.
     """
+    from spectra.costs import CrossEntropy, kl_from_anchor
 
     def build(_: Tally) -> Landscape:
         chosen = evidence.held_out or evidence.landscape
@@ -73,6 +72,8 @@ def method_result(evidence: Evidence, method: str) -> MethodResult:
     Returns:
         The result.
     """
+    from volume.estimator import VolumeEstimator
+    from volume.priors import GaussianPrior
 
     def build(tally: Tally) -> MethodResult:
         stored = evidence.stored_study
@@ -108,6 +109,9 @@ def _directions(evidence: Evidence) -> int:
 
 
 def _moments(evidence: Evidence, landscape: Landscape) -> AdamMoments | None:
+    from spectra.checkpoint import DamagedStateError, adam_moments
+    from volume.preconditioners import adam_curvature
+
     if evidence.checkpoint is None or not evidence.checkpoint.optimizer:
         return None
     try:
@@ -148,6 +152,8 @@ def ellipsoid_slice(evidence: Evidence) -> Reading:
 
 
 def _reading(evidence: Evidence, result: MethodResult) -> Reading:
+    from volume.noise import noise_caution
+
     assert result.sampled is not None
     details = {"bits": -result.log_volume / math.log(2.0), "largest share": result.sampled.largest_share}
     size, dtype = evidence.landscape.size, dtype_title(evidence.landscape.dtype)
@@ -162,6 +168,7 @@ def _reading(evidence: Evidence, result: MethodResult) -> Reading:
 
 def _noise(evidence: Evidence) -> float:
     """The rounding noise of the basin's cost, as the stored study has it or measured."""
+    from volume.noise import cost_noise
 
     def build(tally: Tally) -> float:
         stored = evidence.stored_study

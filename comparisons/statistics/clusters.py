@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.cluster import hierarchy
-from scipy.spatial import distance
 
 from comparisons.comparison import Comparison
 from comparisons.measures import measures_of
@@ -81,6 +79,9 @@ def clustered(taus: Array) -> tuple[list[int], NDArray[np.int64]]:
     """
     apart = 1.0 - taus
     np.fill_diagonal(apart, 0.0)
+    from scipy.cluster import hierarchy  # slow to import
+    from scipy.spatial import distance
+
     tree = hierarchy.linkage(distance.squareform(apart, checks=False), "average", optimal_ordering=True)
     labels = np.asarray(hierarchy.fcluster(tree, 1.0 - ALIKE, "distance"), dtype=np.int64)
     return [int(i) for i in hierarchy.leaves_list(tree)], labels

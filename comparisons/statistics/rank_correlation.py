@@ -6,7 +6,6 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 Array = NDArray[np.float64]
 Number = TypeVar("Number", float, Array)
@@ -40,6 +39,8 @@ def spearman(x: Array, y: Array) -> float:
     Returns:
         The coefficient.
     """
+    from scipy import stats  # slow to import
+
     one, two = (stats.rankdata(values) - (len(values) + 1) / 2.0 for values in (x, y))
     with np.errstate(invalid="ignore"):
         return float((one * two).sum() / np.sqrt((one**2).sum() * (two**2).sum()))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import gammaincinv
 
 from comparisons.comparison import Comparison
 from comparisons.flatness import Measure
@@ -157,7 +157,7 @@ def ends_of(drawn: Array, tau: float, wholes: int, scale: Callable[[float], floa
     low, high = (float(end) for end in np.quantile(known, [0.5 - LEVEL / 2.0, 0.5 + LEVEL / 2.0]))
     pairs = wholes * (wholes - 1) / 2.0
     discordant, concordant = (
-        float(stats.gamma.ppf(0.5 + LEVEL / 2.0, (1.0 - s * tau) / 2.0 * pairs + 1.0)) for s in (1.0, -1.0)
+        float(gammaincinv((1.0 - s * tau) / 2.0 * pairs + 1.0, 0.5 + LEVEL / 2.0)) for s in (1.0, -1.0)
     )
     least, most = max(1.0 - 2.0 * discordant / pairs, -1.0), min(2.0 * concordant / pairs - 1.0, 1.0)
     return min(low, scale(least)), max(high, scale(most))

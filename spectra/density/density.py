@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -12,15 +13,19 @@ from spectra.density.measure import Array, SpectralMeasure
 from spectra.density.smoothing import CumulativeDensity, SmoothedDensity, cumulative, smooth
 from spectra.errors import UserError
 from spectra.estimate import Estimate
+from spectra.files import Named, Result, counted
 from spectra.lanczos import Deflation, Tridiagonal, logarithm_error_bound, no_runs
+from spectra.titles import operator_title
 
 # Of an effective dimension: what negative eigenvalues may take away unsaid.
 _TAKEN = 0.1
 
 
-@dataclass(frozen=True, eq=False)
-class SpectralDensity(SpectralMeasure):
+@dataclass(frozen=True, eq=False, repr=False)
+class SpectralDensity(SpectralMeasure, Result):
     """Eigenvalue density of a symmetric operator: the spectral measure, its sums and its views."""
+
+    _drawn_by: ClassVar[str] = "spectra.plots:draw_density"
 
     @classmethod
     def from_eigenvalues(
@@ -59,6 +64,45 @@ class SpectralDensity(SpectralMeasure):
             values, weights = np.append(values, rest), np.append(weights, float(size - len(values)))
         order = np.argsort(values, kind="stable")
         return cls(size, no_runs(), Deflation(values[order], weights[order], size), operator, epsilon)
+
+    def _title(self) -> str:
+        return f"{operator_title(self.operator, first=True)} of {counted(self.size, 'parameter')}"
+
+    def _facts(self) -> dict[str, str]:
+        low, high = self.support
+        trace = self.trace()
+        how = "all eigenvalues" if self.exact else f"{counted(self.runs.probes, 'probe')} of {self.runs.steps} steps"
+        return {"trace": trace._title(), "support": f"{low:.4g} to {high:.4g}", "from": how}
+
+    def _cautions(self) -> tuple[str, ...]:
+        return self.trace().cautions
+
+    def records(self) -> list[dict[str, Any]]:
+        """A row for each node that carries weight: of the part known without probes, then of each probe.
+
+        ``dimensions`` is how many of the parameters a node stands for; over all rows it sums to ``size``.
+        """
+        found: list[dict[str, Any]] = [
+            {"part": "deflated", "probe": None, "node": float(node), "weight": None, "dimensions": float(weight)}
+            for node, weight in zip(self.deflation.nodes, self.deflation.weights, strict=True)
+        ]
+        share = self.complement / self.runs.probes if self.runs.probes else 0.0
+        for probe, (nodes, weights) in enumerate(zip(self.nodes, self.weights, strict=True)):
+            found += [
+                {"part": "probe", "probe": probe, "node": float(x), "weight": float(w), "dimensions": float(share * w)}
+                for x, w in zip(nodes, weights, strict=True)
+                if w > 0.0
+            ]
+        return found
+
+    def _arrays(self) -> Named:
+        unit, one = {"units": "cost / parameter^2"}, {"units": "1"}
+        return {
+            "nodes": (("probe", "step"), self.nodes, unit),
+            "weights": (("probe", "step"), self.weights, one),
+            "deflation_nodes": (("deflated_node",), self.deflation.nodes, unit),
+            "deflation_weights": (("deflated_node",), self.deflation.weights, one),
+        }
 
     def trace(self) -> Estimate:
         """``tr H``, unit of the cost (per squared unit of the parameters); the quadrature is exact for it."""

@@ -21,7 +21,7 @@ SEMIDEFINITE = ("gauss-newton", "fisher", "sampled-fisher", "empirical-fisher")
 ROUNDING = 1e-6
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SpectralMeasure:
     """The eigenvalues of a symmetric operator with their masses, as stochastic Lanczos quadrature sees them.
 

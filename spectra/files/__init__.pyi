@@ -15,6 +15,9 @@ from .regular import about as about
 from .regular import check_regular as check_regular
 from .regular import open_regular as open_regular
 from .regular import read_whole as read_whole
+from .result import Named as Named
+from .result import Result as Result
+from .result import counted as counted
 from .result_file import add_array as add_array
 from .result_file import add_dimension as add_dimension
 from .result_file import has_format as has_format

@@ -13,6 +13,7 @@ from spectra.errors import UserError
 from spectra.lanczos.probes import probes_of
 from spectra.lanczos.quadrature import Array
 from spectra.lanczos.shards import orthonormal_rows
+from spectra.model import ParameterLayout
 from spectra.operators import SymmetricOperator
 
 _RANKS: dict[str, Callable[[Array], Array]] = {
@@ -32,6 +33,7 @@ class Eigenpairs:
         residuals: (k,) ``|H q - l q|``; each eigenvalue is within this of a true one.
         products: products spent.
         converged: whether all residuals met the tolerance; if not, more products are needed.
+        parameters: names and shapes of the parameters; None for an operator that is of no model.
     """
 
     values: Array
@@ -39,6 +41,25 @@ class Eigenpairs:
     residuals: Array
     products: int
     converged: bool
+    parameters: ParameterLayout | None = None
+
+    def named(self, number: int) -> dict[str, Tensor]:
+        """An eigenvector as one tensor a parameter.
+
+        Args:
+            number: of the pair, from 0.
+
+        Returns:
+            By parameter name, in the parameters' shapes; the squares of all entries sum to one.
+
+        Raises:
+            UserError: if the operator is of no model, or there is no pair of that number.
+        """
+        if self.parameters is None:
+            raise UserError("the operator knows no parameters by name: its eigenvectors are the rows of vectors")
+        if not -len(self.values) <= number < len(self.values):
+            raise UserError(f"there are {len(self.values)} eigenpairs, numbered from 0, got {number}")
+        return self.parameters.unflatten(self.vectors[number])
 
 
 def top_eigenpairs(
@@ -112,7 +133,9 @@ def _measured(operator: SymmetricOperator, space: _Space, values: Array, vectors
     # A product's own rounding is added to what the iteration can reach.
     floor = 100 * torch.finfo(operator.dtype).eps * float(np.abs(values).max(initial=0.0))
     converged = bool((residuals <= bound + floor).all())
-    return Eigenpairs(values, rows, residuals, space.products + len(rows), converged)
+    landscape = getattr(operator, "landscape", None)
+    parameters = None if landscape is None else landscape.parameters
+    return Eigenpairs(values, rows, residuals, space.products + len(rows), converged, parameters)
 
 
 class _Space:

@@ -71,6 +71,7 @@ def test_a_volume_and_its_bridge(landscape: Landscape, minimum: Tensor) -> None:
         landscape, cutoffs=(cutoff,), prior=f"gaussian:{prior}", cost="task", chains=8, draws=60, kept=60
     )
     (volume,) = bridge.volumes
+    assert "prior" in bridge.source  # saved from Python, it can be resumed and held against others
     # Wrong with a probability of 1e-4 for an error of this many degrees of freedom.
     assert abs(volume.log_volume - mass) < stats.t.ppf(1 - 5e-5, volume.freedom) * volume.standard_error
 

@@ -48,3 +48,19 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
 def test_torch_is_not_loaded_for_it(words: str) -> None:
     code = f"{words}; import sys; assert not {{'torch', 'h5py', 'scipy', 'matplotlib'}} & sys.modules.keys()"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_result_files_are_shown_and_drawn_without_torch(shelf: Path, tmp_path: Path) -> None:
+    shown = [["show", str(shelf / f"{kind}.h5"), *rest] for kind in KINDS for rest in ([], ["--json"])]
+    shown += [["show", str(shelf / f"{kind}.h5"), "--against", str(shelf / f"{kind}.h5")] for kind in KINDS]
+    shown += [["plot", str(shelf / "volume.h5"), "--output", str(tmp_path / "volume.png")]]
+    code = f"""
+import sys
+from basinscope.cli import main
+for words in {shown}:
+    refused = 2 * ("--against" in words and ("comparison" in words[1] or "audit" in words[1]))
+    assert main(words) == refused, words
+    assert "torch" not in sys.modules, words
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

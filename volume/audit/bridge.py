@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from spectra.landscape import Landscape
 from spectra.spectrum import SpectrumSettings
-from volume.audit.case import AuditCase, Truth
-from volume.audit.reading import AuditReading, Estimator, NotApplicable
+from volume.audit.case import AuditCase
+from volume.audit.reading import AuditReading, Estimator, NotApplicable, Truth
 from volume.audit.samplers import gaussian
 from volume.bridge import BridgeResult, bridge_volume
 from volume.chains import BridgeSettings

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,51 +11,22 @@ from torch import Tensor
 
 from spectra.checkpoint import AdamMoments
 from spectra.errors import UserError
-from spectra.interval import half_width
 from spectra.lanczos import Eigenpairs, top_eigenpairs
 from spectra.landscape import Landscape
 from spectra.operators import SymmetricOperator
 from spectra.spectrum import SpectrumSettings
+from volume.audit.reading import Truth
 from volume.preconditioners import diagonal_curvature
 from volume.prior_units import prior_units
 from volume.priors import GaussianPrior, Lebesgue, Prior
 from volume.quadratic import AnchorMeasure, anchor_measure
 from volume.rays import CostSurface
 
-VOLUME, TRACE, DETERMINANT = "log-volume", "trace", "log-determinant"
-QUANTITIES = (VOLUME, TRACE, DETERMINANT)
-UNITS = {VOLUME: "nat", TRACE: "cost / parameter^2", DETERMINANT: "nat"}
 PAIRS = 40
 ANCHOR_STEPS = 128
 _PAIR_PRODUCTS = 400
 _EXACT_DIAGONAL = 5000
 _DIAGONAL_PROBES = 256
-
-
-@dataclass(frozen=True)
-class Truth:
-    """A number that is known, and how.
-
-    Attributes:
-        value: in the unit of its quantity.
-        error: standard error of the value, or a bound on its error; 0 for a closed form.
-        how: where it comes from, in words.
-        freedom: degrees of freedom of the error; inf for one that is known well, and for a bound.
-    """
-
-    value: float
-    error: float
-    how: str
-    freedom: float = math.inf
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.value) and math.isfinite(self.error) and self.error >= 0.0):
-            raise UserError(f"a truth must be finite, its error not negative; got {self.value:g} with {self.error:g}")
-
-    @property
-    def half_width(self) -> float:
-        """Half of its 95 % interval."""
-        return half_width(self.error, self.freedom)
 
 
 @dataclass(frozen=True, eq=False)

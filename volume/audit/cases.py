@@ -14,8 +14,9 @@ from torch import Tensor
 from spectra.landscape import Landscape
 from spectra.model import generator
 from spectra.operators import MatrixOperator, SymmetricOperator
-from volume.audit.case import DETERMINANT, TRACE, VOLUME, AuditCase, Truth
+from volume.audit.case import AuditCase
 from volume.audit.convolution import log_product_wells
+from volume.audit.reading import DETERMINANT, TRACE, VOLUME, Truth
 from volume.priors import GaussianPrior, Lebesgue, Prior
 from volume.quadratic import HartleyRotated, ParameterModule, QuadraticForm, from_components, log_distribution
 from volume.rays import ClosedFormCost, log_ball, log_ellipsoid, log_gaussian_ball, log_power_ball

@@ -14,8 +14,8 @@ from spectra.landscape import Landscape
 from spectra.operators import SymmetricOperator
 from spectra.slq import slq_density
 from spectra.spectrum import SpectrumSettings
-from volume.audit.case import ANCHOR_STEPS, DETERMINANT, TRACE, VOLUME, AuditCase
-from volume.audit.reading import PRODUCT_GRADIENTS, AuditReading, Estimator, NotApplicable
+from volume.audit.case import ANCHOR_STEPS, AuditCase
+from volume.audit.reading import DETERMINANT, PRODUCT_GRADIENTS, TRACE, VOLUME, AuditReading, Estimator, NotApplicable
 from volume.audit.samplers import curvature_of, gaussian
 from volume.quadratic import QuadraticMass, ellipsoid_volume, quadratic_mass, shifted_determinant
 

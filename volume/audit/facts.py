@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from scipy.stats import linregress
 from torch import Tensor
 
 from spectra.interval import half_width, with_error
+from volume.audit.report import Fact
 from volume.audit.statistics import FACTORS, Figure, mean_of, overestimates
 from volume.rays import ClosedFormCost, StarDomainSettings, log_ellipsoid, star_domain_volume
 
@@ -24,27 +24,6 @@ ERRORS = 4.0
 _CUTOFF = 0.1
 _MILD = np.linspace(0.83, 1.17, 200)
 _WILD = np.arange(1, 201, dtype=np.float64) ** -1.0
-
-
-@dataclass(frozen=True)
-class Fact:
-    """A claim, what was measured of it, and whether it holds.
-
-    Attributes:
-        letter: a to g.
-        claim: in words.
-        measured: in words, with half of its 95 % interval.
-        verdict: ``holds``, or what does.
-        value: the number measured.
-        error: its standard error; nan for a share.
-    """
-
-    letter: str
-    claim: str
-    measured: str
-    verdict: str
-    value: float
-    error: float
 
 
 def sampler_facts(seed: int = 0, progress: Callable[[int, int], None] | None = None) -> tuple[Fact, ...]:

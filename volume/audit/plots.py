@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 
 from spectra.errors import UserError
 from spectra.plots import BLUE, GREEN, GREY, ORANGE, SKY, VERMILLION
-from volume.audit.case import VOLUME
+from volume.audit.reading import VOLUME
+from volume.audit.report import AuditReport
 from volume.audit.table import AuditRow, AuditTable
 
 COLUMNS = 2
@@ -64,6 +65,24 @@ def audit_figure(table: AuditTable) -> Figure:
         for column, (name, part) in enumerate(pair):
             _panel(figure.add_subplot(grid[place, column]), name, part)
     return figure
+
+
+def draw_case(axes: Axes, found: AuditReport | AuditTable, *, case: str | None = None) -> None:
+    """One panel of :func:`audit_figure` on someone's own axes.
+
+    Args:
+        axes: where.
+        found: the audit.
+        case: name of the case; by default the first.
+
+    Raises:
+        UserError: if the audit holds no log-volume of that case.
+    """
+    table = found.table if isinstance(found, AuditReport) else found
+    rows = [row for row in table.applied if row.quantity == VOLUME and case in (None, row.case)]
+    if not rows:
+        raise UserError(f"the audit holds no estimate of a log-volume{f' of {case}' if case else ''}: nothing to draw")
+    _panel(axes, rows[0].case, [row for row in rows if row.case == rows[0].case])
 
 
 def _panel(axes: Axes, name: str, rows: list[AuditRow]) -> None:

@@ -1,21 +1,53 @@
-"""One answer of an estimator that is audited."""
+"""What is known of a case, and one answer of an estimator that is audited."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spectra.errors import UserError
 from spectra.interval import ends, half_width
-from volume.audit.case import QUANTITIES, VOLUME, AuditCase
+
+if TYPE_CHECKING:
+    from volume.audit.case import AuditCase
 
 Array = NDArray[np.float64]
 # A product with the curvature counts as so many gradients (measured: 1.2 to 2.8, see the design's table).
 PRODUCT_GRADIENTS = 2.0
+VOLUME, TRACE, DETERMINANT = "log-volume", "trace", "log-determinant"
+QUANTITIES = (VOLUME, TRACE, DETERMINANT)
+UNITS = {VOLUME: "nat", TRACE: "cost / parameter^2", DETERMINANT: "nat"}
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A number that is known, and how.
+
+    Attributes:
+        value: in the unit of its quantity.
+        error: standard error of the value, or a bound on its error; 0 for a closed form.
+        how: where it comes from, in words.
+        freedom: degrees of freedom of the error; inf for one that is known well, and for a bound.
+    """
+
+    value: float
+    error: float
+    how: str
+    freedom: float = math.inf
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.value) and math.isfinite(self.error) and self.error >= 0.0):
+            raise UserError(f"a truth must be finite, its error not negative; got {self.value:g} with {self.error:g}")
+
+    @property
+    def half_width(self) -> float:
+        """Half of its 95 % interval."""
+        return half_width(self.error, self.freedom)
 
 
 class NotApplicable(UserError):  # noqa: N818  # not an error of anybody: the estimator has nothing to say here
@@ -31,7 +63,7 @@ class AuditReading:
         standard_error: what it says of its own error; nan if nothing.
         low: lower end of its own 95 % interval; by default from the standard error.
         high: upper end.
-        quantity: one of ``volume.audit.case.QUANTITIES``.
+        quantity: one of ``QUANTITIES``.
         gradients: gradient evaluations spent, a product with the curvature counted as two.
         evaluations: cost evaluations spent.
         log_terms: (k,) what each direction alone says, nats, if it is a mean over directions; else empty.
@@ -74,4 +106,4 @@ class AuditReading:
 
 
 # A user's estimator is any such function: it joins an audit by a name in the mapping of estimators.
-Estimator = Callable[[AuditCase, int], AuditReading]
+Estimator = Callable[["AuditCase", int], AuditReading]

@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from volume.audit.facts import Fact
+from spectra.files import Result
 from volume.audit.table import AuditTable
 
 
-@dataclass(frozen=True, eq=False)
-class AuditReport:
+@dataclass(frozen=True)
+class Fact:
+    """A claim, what was measured of it, and whether it holds.
+
+    Attributes:
+        letter: a to g.
+        claim: in words.
+        measured: in words, with half of its 95 % interval.
+        verdict: ``holds``, or what does.
+        value: the number measured.
+        error: its standard error; nan for a share.
+    """
+
+    letter: str
+    claim: str
+    measured: str
+    verdict: str
+    value: float
+    error: float
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AuditReport(Result):
     """What ``basinscope audit`` shows and stores.
 
     Attributes:
@@ -27,3 +49,15 @@ class AuditReport:
     command: str = ""
     notes: tuple[str, ...] = ()
     strategy: str = ""
+    _drawn_by: ClassVar[str] = "volume.audit.plots:draw_case"
+    _written_by: ClassVar[str] = "volume.audit.store:write_report"
+
+    def _title(self) -> str:
+        return f"audit of {self.title}, {self.table.repeats} repeats a row"
+
+    def _facts(self) -> dict[str, str]:
+        return self.table._facts()
+
+    def records(self) -> list[dict[str, Any]]:
+        """As ``AuditTable.records``."""
+        return self.table.records()

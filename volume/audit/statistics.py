@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
-from scipy.stats import binomtest
+from scipy.special import logsumexp, ndtri
 
 from spectra.interval import half_width, joint_freedom
-from volume.audit.case import Truth
+from volume.audit.reading import Truth
 
 Array = NDArray[np.float64]
 # Markov's inequality is held against overestimates by these factors.
@@ -62,13 +61,18 @@ class Share:
     def interval(self) -> tuple[float, float]:
         """The interval.
 
+        Reference:
+            Wilson, Probable inference, the law of succession, and statistical inference, 1927.
+
         >>> [round(end, 3) for end in Share(19, 20).interval]
         [0.764, 0.991]
         """
         if not self.of:
             return 0.0, 1.0
-        found = binomtest(self.hits, self.of).proportion_ci(0.95, "wilson")
-        return float(found.low), float(found.high)
+        share, of, z = self.value, self.of, float(ndtri(0.975))
+        centre = (2.0 * of * share + z**2) / (2.0 * (of + z**2))
+        half = z / (2.0 * (of + z**2)) * math.sqrt(4.0 * of * share * (1.0 - share) + z**2)
+        return (centre - half if self.hits else 0.0), (centre + half if self.hits < of else 1.0)
 
     def excludes(self, claimed: float) -> bool:
         """Whether the interval lies above a share claimed to be the largest."""

@@ -12,10 +12,8 @@ import h5py
 import numpy as np
 
 from spectra.files import add_array, add_dimension, has_format, hdf5_image, opened, read_texts, replace_file, texts
-from volume.audit.case import Truth
-from volume.audit.facts import Fact
-from volume.audit.reading import AuditReading
-from volume.audit.report import AuditReport
+from volume.audit.reading import AuditReading, Truth
+from volume.audit.report import AuditReport, Fact
 from volume.audit.table import AuditRow, AuditTable
 
 FORMAT = "basinscope audit"

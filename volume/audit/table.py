@@ -6,14 +6,15 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spectra.errors import UserError
+from spectra.files import Result, counted
 from spectra.interval import half_width
-from volume.audit.case import VOLUME, AuditCase, Truth
-from volume.audit.reading import AuditReading, Estimator
+from volume.audit.reading import UNITS, VOLUME, AuditReading, Estimator, Truth
 from volume.audit.statistics import (
     Directions,
     Figure,
@@ -26,6 +27,9 @@ from volume.audit.statistics import (
     rms_of,
     spread_of,
 )
+
+if TYPE_CHECKING:
+    from volume.audit.case import AuditCase
 
 Array = NDArray[np.float64]
 Progress = Callable[[int, int, str], None]
@@ -54,6 +58,28 @@ class AuditRow:
     readings: tuple[AuditReading, ...] = ()
     truth: Truth | None = None
     skipped: str = ""
+
+    def record(self) -> dict[str, Any]:
+        """The row of a data frame: errors over repeats in the unit of the quantity."""
+        truth, covered, figures = self.truth, self.coverage, ("mean", "bias", "spread", "rms")
+        numbers = {name: getattr(self, name) for name in (*figures, "largest_share", "effective_samples")}
+        return {
+            "case": self.case,
+            "size": self.size,
+            "estimator": self.estimator,
+            "quantity": self.quantity,
+            "unit": UNITS[self.quantity],
+            "truth": None if truth is None else truth.value,
+            **{name: number.value for name, number in numbers.items()},
+            **{f"{name}_error": numbers[name].error for name in figures},
+            "biased": self.biased,
+            "infinite": self.infinite,
+            "intervals": covered.of,
+            "covered": covered.hits,
+            "gradients": self.gradients,
+            "evaluations": self.evaluations,
+            "skipped": self.skipped,
+        }
 
     @property
     def quantity(self) -> str:
@@ -176,8 +202,8 @@ class AuditRow:
         return [r for r in self.readings if len(r.log_terms) and math.isfinite(r.value)]
 
 
-@dataclass(frozen=True, eq=False)
-class AuditTable:
+@dataclass(frozen=True, eq=False, repr=False)
+class AuditTable(Result):
     """Everything that an audit found.
 
     Attributes:
@@ -189,6 +215,21 @@ class AuditTable:
     rows: tuple[AuditRow, ...]
     repeats: int
     seed: int
+    _drawn_by: ClassVar[str] = "volume.audit.plots:draw_case"
+
+    def _title(self) -> str:
+        many = len(dict.fromkeys(row.case for row in self.rows))
+        return f"audit of {counted(many, 'case')}, {counted(self.repeats, 'repeat')} a row"
+
+    def _facts(self) -> dict[str, str]:
+        applied = self.applied
+        return {"rows": f"{len(applied)}", "biased": f"{sum(row.biased for row in applied)}"} | {
+            "do not apply": f"{len(self.rows) - len(applied)}"
+        }
+
+    def records(self) -> list[dict[str, Any]]:
+        """A row for each estimator and case; one that does not apply has the reason in ``skipped``."""
+        return [row.record() for row in self.rows]
 
     @property
     def applied(self) -> tuple[AuditRow, ...]:

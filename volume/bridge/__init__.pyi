@@ -1,5 +1,5 @@
+from .cautions import ORIGIN as ORIGIN
 from .cautions import bridge_cautions as bridge_cautions
-from .plots import ORIGIN as ORIGIN
 from .plots import bridge_figure as bridge_figure
 from .result import BridgeResult as BridgeResult
 from .result import BridgeVolume as BridgeVolume

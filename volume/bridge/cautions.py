@@ -1,4 +1,4 @@
-"""What speaks against a bridge's answer, in sentences."""
+"""A bridge in words: what its ladder begins at, and what speaks against its answer."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import numpy as np
 from volume.bridge.result import BridgeResult
 from volume.chains import LEAST_OVERLAP
 
+# What a ladder begins at.
+ORIGIN = {"prior": "the prior", "quadratic": "the checkpoint's quadratic model"}
 # Vehtari, Gelman, Simpson, Carpenter and Buerkner, Rank-normalization, folding, and localization, 2021, ask for 1.01 of
 # long chains; a rung's few draws are held to the older bound.
 LARGEST_RHAT = 1.05

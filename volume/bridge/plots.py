@@ -12,11 +12,8 @@ from matplotlib.figure import Figure
 from spectra.estimate import Estimate
 from spectra.interval import bars, interval_label, with_ends
 from spectra.plots import BLUE, GREY, ORANGE, VERMILLION
-from volume.bridge.cautions import LARGEST_RHAT
+from volume.bridge.cautions import LARGEST_RHAT, ORIGIN
 from volume.bridge.result import BridgeResult
-
-# What a ladder begins at, in words.
-ORIGIN = {"prior": "the prior", "quadratic": "the checkpoint's quadratic model"}
 
 
 def bridge_figure(result: BridgeResult, *, checkpoint: str = "", unit: str = "cost") -> Figure:
@@ -46,13 +43,10 @@ def bridge_figure(result: BridgeResult, *, checkpoint: str = "", unit: str = "co
     middle.sharex(above)
     cutoffs = np.array([volume.cutoff for volume in curve])
     rule = interval_label(f"{result.freedom + 1:.0f} chains")
-    _band(above, cutoffs, [volume.mass for volume in curve], rule)
+    _masses(above, result)
     _band(middle, cutoffs, [volume.rise for volume in curve], rule)
     for volume in result.volumes:
-        _point(above, volume.cutoff, volume.mass, "nat")
         _point(middle, volume.cutoff, volume.rise, "")
-    above.set_ylabel("log V (nat)")
-    above.legend(fontsize=8)
     middle.legend(fontsize=8)
     middle.set_ylabel("slope d log V / d log T\n(learning coefficient by volume)")
     middle.set_xlabel(f"cutoff T ({unit})")
@@ -61,6 +55,31 @@ def bridge_figure(result: BridgeResult, *, checkpoint: str = "", unit: str = "co
     for axes in (above, middle, beneath):
         axes.grid(alpha=0.25)
     return figure
+
+
+def draw_bridge(axes: Axes, result: BridgeResult) -> None:
+    """The log-volume across cutoffs, as :func:`bridge_figure` has it, on someone's own axes.
+
+    Args:
+        axes: where.
+        result: a complete bridge.
+
+    Raises:
+        UserError: if the bridge is not complete.
+    """
+    _masses(axes, result)
+    axes.set_xlabel(f"cutoff T ({result.source.get('cost_unit', 'cost')})")
+    axes.set_xscale("log")
+
+
+def _masses(axes: Axes, result: BridgeResult) -> None:
+    curve = result.curve()
+    rule = interval_label(f"{result.freedom + 1:.0f} chains")
+    _band(axes, np.array([volume.cutoff for volume in curve]), [volume.mass for volume in curve], rule)
+    for volume in result.volumes:
+        _point(axes, volume.cutoff, volume.mass, "nat")
+    axes.set_ylabel("log V (nat)")
+    axes.legend(fontsize=8)
 
 
 def _band(axes: Axes, cutoffs: np.ndarray, curve: list[Estimate], rule: str) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 
 from spectra.errors import UserError
 from spectra.estimate import Estimate
+from spectra.files import Result, counted
 from volume.chains import (
     LEAST_BELOW,
     Array,
@@ -91,8 +94,8 @@ class Diagnostics:
         return float(np.min([self.effective_cost, self.effective_square]))
 
 
-@dataclass(frozen=True, eq=False)
-class BridgeResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class BridgeResult(Result):
     """All evidence of a bridge, and what follows from it.
 
     Attributes:
@@ -102,6 +105,7 @@ class BridgeResult:
         passes: for each pass its rungs, independent draws of the start first.
         ended: what ended it: ``standard error``, ``budget`` or ``passes``; empty while it runs.
         strategy: how products with the quadratic model's curvature were computed; kept on resuming.
+        source: what it was made from, texts by name, such as the checkpoint; empty if it is not known.
     """
 
     settings: BridgeSettings
@@ -110,6 +114,49 @@ class BridgeResult:
     passes: tuple[tuple[Rung, ...], ...]
     ended: str = ""
     strategy: str = ""
+    source: Mapping[str, str] = field(default_factory=dict)
+    _drawn_by: ClassVar[str] = "volume.bridge.plots:draw_bridge"
+    _written_by: ClassVar[str] = "volume.bridge.store:write_bridge"
+
+    def _title(self) -> str:
+        name, settings = Path(self.source.get("checkpoint", "a checkpoint")).name, self.settings
+        return f"bridge of {name}, {settings.target} from the {settings.origin}, {counted(self.size, 'parameter')}"
+
+    def _facts(self) -> dict[str, str]:
+        if not self.complete:
+            return {"not complete": f"{counted(self.rung_count, 'rung')} so far"}
+        unit = self.source.get("cost_unit", "cost")
+        known = [self.volume(cutoff) for cutoff in self.settings.cutoffs if self.reaches(cutoff)]
+        return {f"log V below {one.cutoff:g} {unit}": f"{one.mass._title()} nat" for one in known}
+
+    def _cautions(self) -> tuple[str, ...]:
+        from volume.bridge.cautions import bridge_cautions
+
+        return bridge_cautions(self, noise=float(self.source.get("noise", "0"))) if self.complete else ()
+
+    def records(self) -> list[dict[str, Any]]:
+        """A row for each rung of each pass, the exactly known start first."""
+        names = ("step_size", "acceptance", "leaps", "gradient_evaluations", "cost_evaluations")
+        return [
+            {
+                "pass": number,
+                "rung": place,
+                "inverse_temperature": rung.state.inverse_temperature,
+                "localisation": rung.state.localisation,
+                "chains": rung.chains,
+                "draws": len(rung.costs),
+                "mean_cost": float(rung.costs.mean()),
+                "cost_deviation": float(rung.costs.std()),
+                "mean_square": float(rung.squares.mean()),
+                **{name: getattr(rung, name) for name in names},
+                "diverged": int(rung.diverged.sum()),
+            }
+            for number, rungs in enumerate(self.passes)
+            for place, rung in enumerate(rungs)
+        ]
+
+    def _stored(self) -> tuple[Any, ...]:
+        return self, self.source
 
     @property
     def complete(self) -> bool:

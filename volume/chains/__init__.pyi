@@ -10,7 +10,6 @@ from .curvature import leading_curvature as leading_curvature
 from .curvature import no_curvature as no_curvature
 from .hamiltonian import SMALLEST_SHARE as SMALLEST_SHARE
 from .hamiltonian import StepSize as StepSize
-from .ladder import LEAST_BELOW as LEAST_BELOW
 from .ladder import Carrier as Carrier
 from .ladder import goal as goal
 from .ladder import reached as reached
@@ -26,6 +25,7 @@ from .rung import joined as joined
 from .rung_sampler import MOST_RUNGS as MOST_RUNGS
 from .rung_sampler import Progress as Progress
 from .rung_sampler import RungSampler as RungSampler
+from .settings import LEAST_BELOW as LEAST_BELOW
 from .settings import ORIGINS as ORIGINS
 from .settings import BridgeSettings as BridgeSettings
 from .shared_chains import shared_cost as shared_cost

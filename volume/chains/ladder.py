@@ -16,6 +16,7 @@ from spectra.errors import UserError
 from volume.chains.cost import BridgeCost
 from volume.chains.hamiltonian import Potential
 from volume.chains.rung import IMPOSSIBLE, Array, Passage, RungState, spread
+from volume.chains.settings import LEAST_BELOW
 from volume.quadratic import QuadraticEnsemble
 
 # Trial rungs of one search; each costs an evaluation of every kept point.
@@ -27,8 +28,6 @@ SHAPING = 32
 GOOD_ENOUGH = 0.75
 # Free ensembles reach a cutoff where it is within so many standard deviations of their mean cost.
 REACHED = 1.0
-# ... and at least this share of their points lies below it: where costs spread over decades a few may do so early.
-LEAST_BELOW = 0.05
 # The exactly known start is localised no more than this, in units of the prior's precision.
 LARGEST_LOCALISATION = 1e15
 

@@ -10,6 +10,9 @@ from spectra.errors import UserError, require_counts
 
 TARGETS = ("sublevel", "star")
 ORIGINS = ("quadratic", "prior")
+# Free ensembles reach a cutoff near their mean cost where at least this share of their points lies below it: where
+# costs spread over decades a few may do so early.
+LEAST_BELOW = 0.05
 
 
 @dataclass(frozen=True)

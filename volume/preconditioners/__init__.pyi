@@ -1,6 +1,6 @@
+from .exponent import EXPONENT as EXPONENT
 from .hesscale_diagonal import check_chain as check_chain
 from .hesscale_diagonal import hesscale as hesscale
-from .linear_maps import EXPONENT as EXPONENT
 from .linear_maps import Identity as Identity
 from .linear_maps import Preconditioner as Preconditioner
 from .linear_maps import adam_curvature as adam_curvature

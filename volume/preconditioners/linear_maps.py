@@ -15,8 +15,8 @@ from spectra.errors import UserError
 from spectra.lanczos import Eigenpairs, draw_probes
 from spectra.model import ParameterLayout
 from spectra.operators import SymmetricOperator
+from volume.preconditioners.exponent import EXPONENT
 
-EXPONENT = 0.5
 EPS = 1e-3
 
 
