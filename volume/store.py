@@ -91,10 +91,16 @@ def _fill(file: h5py.File, study: VolumeStudy) -> None:
 
 def _build(file: h5py.File) -> VolumeStudy:
     failed = {name: MethodResult(name, "", failure=why) for name, why in _read_failures(file).items()}
-    found = failed | {method: _RESULT.read(file[method]) for method in file if method != _SWEEP}
+    found = failed | {method: _whole(_RESULT.read(file[method])) for method in file if method != _SWEEP}
     study = _STUDY.read(file, sweep=_read_sweep(file[_SWEEP]) if _SWEEP in file else None)
     order = dict.fromkeys([*(method for method in study.settings.methods if method in found), *found])
     return replace(study, results={method: found[method] for method in order})
+
+
+def _whole(result: MethodResult) -> MethodResult:
+    if result.sampled is None and result.estimate is None:
+        raise KeyError("samples")  # a damaged file: what has failed has no group
+    return result
 
 
 def _write_failures(group: h5py.Group, failures: Mapping[str, str]) -> None:
@@ -156,7 +162,7 @@ def _read_swept(group: h5py.Group, cutoffs: Any) -> tuple[MethodResult, ...]:
             "sampled": _at(number, sampled, _RAYS, cutoff=float(cutoff)),
             "estimate": _at(number, estimate, _NUMBERS),
         }
-        found.append(_SWEPT.read(group, **here))
+        found.append(_whole(_SWEPT.read(group, **here)))
     return tuple(found)
 
 
