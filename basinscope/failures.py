@@ -6,7 +6,6 @@ import errno
 import io
 import itertools
 import re
-import resource
 import shlex
 import signal
 import sys
@@ -20,6 +19,9 @@ from typer.exceptions import TyperException
 
 from basinscope.terminal import say, shortened, streams
 from spectra.errors import UserError, out_of_memory
+
+if sys.platform != "win32":
+    import resource
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -118,6 +120,8 @@ def _of_option(text: str, words: Sequence[str]) -> str:
 
 def _heed_limits() -> None:
     """Sees to it that a file that grows too far, and too little memory to load torch, end in a sentence."""
+    if sys.platform == "win32":
+        return  # it has no such limits
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     # Libraries of torch that cannot be loaded end the process without a word.

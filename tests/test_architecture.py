@@ -16,6 +16,7 @@ MODULES = {name: path for name, path in SOURCES.items() if path.stem != "__init_
 ROOMS = {name.removesuffix(".__init__"): path for name, path in SOURCES.items() if path.stem == "__init__"}
 LONGEST_FILE, LONGEST_FUNCTION, MOST_MODULES = 500, 50, 14
 DRAWERS = {"utils", "util", "misc", "helpers", "helper", "common"}
+NOT_ON_WINDOWS = {"fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios", "tty"}
 PICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib"}
 
 
@@ -130,3 +131,12 @@ def test_nothing_is_unpickled_and_pyhessian_has_one_door() -> None:
         assert all(safe), module
         door = module == "spectra.pyhessian"
         assert not any("pyhessian" in roots(node) for node in (run_at_import(tree) if door else nodes)), module
+
+
+def test_windows_can_import_it() -> None:
+    for name, path in SOURCES.items():
+        unguarded = [
+            node for node in parse(path).body if not ast.unparse(node).startswith("if sys.platform != 'win32':")
+        ]
+        found = {root for node in unguarded for part in ast.walk(node) for root in roots(part)}
+        assert not found & NOT_ON_WINDOWS, name

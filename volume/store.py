@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,157 +13,168 @@ import numpy as np
 
 from spectra.estimate import Estimate
 from spectra.files import (
-    add_array,
-    add_dimension,
-    has_format,
-    hdf5_image,
-    opened,
-    plain,
-    read_provenance,
-    read_texts,
-    replace_file,
-    texts,
-    write_provenance,
+    PROVENANCE,
+    TEXTS,
+    Array,
+    Attribute,
+    Dimension,
+    Mapped,
+    Record,
+    ResultFile,
+    add_scale,
+    settings,
 )
 from volume.method_result import MethodResult
-from volume.methods import FLAGS, RAY_ARRAYS, read_failures, read_sweep, write_failures, write_sweep
 from volume.result import VolumeEstimate
 from volume.study import VolumeSettings, VolumeStudy
+from volume.sweep import CutoffSweep
 
-FORMAT = "basinscope volume"
-FORMAT_VERSION = 1
-SWEEP = "sweep"
-
-_PLAIN = ("size", "samples", "data_sha256", "cost", "gradient_norm", "operator", "strategy")
-# Numbers that a study made from results alone lacks.
-_MEASURED = ("cost_noise", "fall", "fall_distance")
-
-
-def is_volume_file(path: str | Path) -> bool:
-    """Whether a file is an HDF5 file that says it holds a volume study.
-
-    Args:
-        path: the file.
-
-    Returns:
-        True if ``read_study`` is the reader for it.
-    """
-    return has_format(path, FORMAT)
+_SWEEP = "sweep"
+_CUTOFF, _DIRECTION = Dimension("cutoff", "cutoff"), Dimension("direction", "direction")
+_PROBE = Dimension("probe", "probe of the spectrum")
+_FIGURE, _SEPARATOR = "figure_", "\n"
+# What is kept of each ray: meaning, unit, and its kind where it is no number.
+_RAYS = {
+    "log_terms": ("what the direction alone says of the log-volume", "nat", None),
+    "evaluations": ("cost evaluations spent on the direction", "1", None),
+    "unbounded": ("1 where the cost stayed below the cutoff as far as the prior has mass", "1", bool),
+    "monotone": ("1 where the scan saw nothing above the cutoff before the crossing", "1", bool),
+    "radial_error": ("error of the log term from the crossing's error", "nat", None),
+}
+_ERRORS = ("value", "standard_error", "truncation_error")
+_NUMBERS = (*_ERRORS, "samples")
 
 
-def write_study(path: str | Path, study: VolumeStudy) -> None:
-    """Write a study to an HDF5 file, replacing what is there in one step; arrays go in bit for bit.
-
-    Args:
-        path: the file.
-        study: the study, with the results so far.
-
-    Raises:
-        OSError: if the file cannot be written; what was there before is intact.
-    """
-
-    def fill(file: h5py.File) -> None:
-        file.attrs["format"] = FORMAT
-        file.attrs["format_version"] = FORMAT_VERSION
-        file.attrs["title"] = f"basin volume of {Path(study.provenance.checkpoint).name}"
-        write_provenance(file, study.provenance)
-        for name in (*_PLAIN, *_MEASURED):
-            file.attrs[name] = getattr(study, name)
-        for name, value in study.settings.as_dict().items():
-            file.attrs[f"setting_{name}"] = value
-        file.attrs["notes"], file.attrs["cautions"] = texts(study.notes), texts(study.cautions)
-        write_failures(file, {method: result.failure for method, result in study.results.items() if result.failure})
-        for method, result in study.results.items():
-            if not result.failure:
-                _write_result(file.create_group(method, track_order=True), result)
-        if study.sweep is not None:
-            write_sweep(file.create_group(SWEEP, track_order=True), study.sweep)
-
-    replace_file(path, hdf5_image(fill))
+def _sampled(*cutoffs: Dimension) -> Record[VolumeEstimate]:
+    """How the terms of directions are kept, at one cutoff or along a dimension of several."""
+    rays = {name: Array((*cutoffs, _DIRECTION), words, unit, kind=kind) for name, (words, unit, kind) in _RAYS.items()}
+    apart = {"cutoff": None} if cutoffs else {}
+    return Record(VolumeEstimate, {**rays, **apart, "method": Attribute(str, name="label")}, optional="direction")
 
 
-def read_study(path: str | Path) -> VolumeStudy:
-    """Read a study from an HDF5 file.
+def _estimate(*cutoffs: Dimension) -> Record[Estimate]:
+    samples = Array((*cutoffs, _PROBE), "what each probe alone says of the log-volume", "nat")
+    errors = {name: Array(cutoffs, name.replace("_", " "), "nat") for name in _ERRORS} if cutoffs else {}
+    apart = dict.fromkeys(("freedom", "lowest", "highest"))
+    return Record(Estimate, {"samples": samples, **errors, **apart}, optional="probe")
 
-    Args:
-        path: the file.
 
-    Returns:
-        The study with its provenance.
+_RESULT = Record(
+    MethodResult,
+    {"sampled": _sampled(), "estimate": _estimate(), "figures": Mapped(_FIGURE, float), "failure": None},
+)
+# In a sweep the numbers of results are arrays by cutoff.
+_SWEPT = Record(MethodResult, dict.fromkeys(("sampled", "estimate", "figures", "failure")))
+_SWEPT_SAMPLED, _SWEPT_ESTIMATE = _sampled(_CUTOFF), _estimate(_CUTOFF)
+_STUDY = Record(
+    VolumeStudy,
+    {
+        "settings": settings(VolumeSettings, methods=Attribute(lambda words: tuple(str(words).split(",")), ",".join)),
+        "provenance": PROVENANCE,
+        "results": None,
+        "sweep": None,
+    },
+    later=("cost_noise", "fall", "fall_distance"),
+)
 
-    Raises:
-        FileNotFoundError: if there is no such file.
-        UserError: if it is truncated, foreign, newer than this code, or damaged; the sentence says which.
-    """
-    with opened(path, FORMAT, FORMAT_VERSION) as file:
-        attributes = dict(file.attrs)
-        settings = _read_settings(attributes)
-        failed = {name: MethodResult(name, "", failure=why) for name, why in read_failures(file).items()}
-        found = failed | {method: _read_result(file[method]) for method in file if method != SWEEP}
-        order = dict.fromkeys([*(method for method in settings.methods if method in found), *found])
-        return VolumeStudy(
-            settings=settings,
-            provenance=read_provenance(attributes),
-            results={method: found[method] for method in order},
-            notes=read_texts(attributes["notes"]),
-            cautions=read_texts(attributes["cautions"]),
-            sweep=read_sweep(file[SWEEP]) if SWEEP in file else None,
-            **{name: plain(attributes[name]) for name in _PLAIN},
-            **{name: plain(attributes.get(name, math.nan)) for name in _MEASURED},
+
+def _fill(file: h5py.File, study: VolumeStudy) -> None:
+    file.attrs["title"] = f"basin volume of {Path(study.provenance.checkpoint).name}"
+    _STUDY.write(file, study)
+    _write_failures(file, {method: result.failure for method, result in study.results.items() if result.failure})
+    for method, result in study.results.items():
+        if not result.failure:
+            _RESULT.write(file.create_group(method, track_order=True), result)
+    if study.sweep is not None:
+        _write_sweep(file.create_group(_SWEEP, track_order=True), study.sweep)
+
+
+def _build(file: h5py.File) -> VolumeStudy:
+    failed = {name: MethodResult(name, "", failure=why) for name, why in _read_failures(file).items()}
+    found = failed | {method: _whole(_RESULT.read(file[method])) for method in file if method != _SWEEP}
+    study = _STUDY.read(file, sweep=_read_sweep(file[_SWEEP]) if _SWEEP in file else None)
+    order = dict.fromkeys([*(method for method in study.settings.methods if method in found), *found])
+    return replace(study, results={method: found[method] for method in order})
+
+
+def _whole(result: MethodResult) -> MethodResult:
+    if result.sampled is None and result.estimate is None:
+        raise KeyError("samples")  # a damaged file: what has failed has no group
+    return result
+
+
+def _write_failures(group: h5py.Group, failures: Mapping[str, str]) -> None:
+    TEXTS.write(group, tuple(failures), "failed_methods")
+    TEXTS.write(group, tuple(failures.values()), "failures")
+
+
+def _read_failures(group: h5py.Group) -> dict[str, str]:
+    """Why methods failed; of a file from before failures were kept, nothing."""
+    names = ("failed_methods", "failures") if "failures" in group.attrs else ()
+    return dict(zip(*(TEXTS.read(group, name) for name in names), strict=True))
+
+
+def _write_sweep(group: h5py.Group, sweep: CutoffSweep) -> None:
+    for method, results in sweep.results.items():
+        within = group.create_group(method, track_order=True)
+        _add_cutoffs(within, sweep)
+        _SWEPT.write(within, results[0])
+        for name in results[0].figures:
+            array = Array((_CUTOFF,), name.replace("_", " "), "")
+            array.write(within, [result.figures[name] for result in results], _FIGURE + name)
+        derived = (
+            Array((_CUTOFF,), "log-volume (derived)", "nat"),
+            Array((_CUTOFF,), "d log V / d log T (derived)", "1"),
         )
+        derived[0].write(within, sweep.log_volumes(method), "log_volume")
+        derived[1].write(within, sweep.slopes(method), "slope")
+        _SWEPT_SAMPLED.write(within, _stacked([result.sampled for result in results], _RAYS))
+        _SWEPT_ESTIMATE.write(within, _stacked([result.estimate for result in results], _NUMBERS))
+    _add_cutoffs(group, sweep)
+    _write_failures(group, sweep.failures)
 
 
-def _write_result(group: h5py.Group, result: MethodResult) -> None:
-    for name in ("method", "measure", "preconditioner", "eps"):
-        group.attrs[name] = getattr(result, name)
-    for name, value in result.figures.items():
-        group.attrs[f"figure_{name}"] = value
-    if result.sampled is not None:
-        sampled = result.sampled
-        add_dimension(group, "direction", len(sampled.log_terms), "direction")
-        for name, long_name, units in RAY_ARRAYS:
-            data = getattr(sampled, name)
-            # Flags as integers: xarray knows no HDF5 enumerations.
-            data = data.astype(np.int8) if name in FLAGS else data
-            add_array(group, name, data, ("direction",), long_name, units)
-        group.attrs["size"], group.attrs["cutoff"], group.attrs["label"] = sampled.size, sampled.cutoff, sampled.method
-        group.attrs["cautions"] = texts(sampled.cautions)
-        return
-    estimate = result.estimate
-    assert estimate is not None
-    add_dimension(group, "probe", len(estimate.samples), "probe of the spectrum")
-    add_array(group, "samples", estimate.samples, ("probe",), "what each probe alone says of the log-volume", "nat")
-    for name in ("value", "standard_error", "truncation_error"):
-        group.attrs[name] = getattr(estimate, name)
-    group.attrs["cautions"] = texts(estimate.cautions)
+def _add_cutoffs(group: h5py.Group, sweep: CutoffSweep) -> None:
+    add_scale(group, _CUTOFF.name, sweep.cutoffs, _CUTOFF.long_name, "unit of the cost")
 
 
-def _read_result(group: h5py.Group) -> MethodResult:
-    attributes = dict(group.attrs)
-    shared: dict[str, Any] = {
-        "method": str(attributes["method"]),
-        "measure": str(attributes["measure"]),
-        "preconditioner": str(attributes["preconditioner"]),
-        "eps": float(attributes["eps"]),
-        "figures": {
-            name.removeprefix("figure_"): float(value) for name, value in attributes.items() if name[:7] == "figure_"
-        },
-    }
-    cautions = read_texts(attributes["cautions"])
-    if "direction" not in group:
-        errors = {name: float(attributes[name]) for name in ("value", "standard_error", "truncation_error")}
-        return MethodResult(**shared, estimate=Estimate(**errors, samples=group["samples"][()], cautions=cautions))
-    arrays = {name: group[name][()] for name, *_ in RAY_ARRAYS}
-    arrays |= {name: arrays[name].astype(bool) for name in FLAGS}
-    label, size, cutoff = str(attributes["label"]), int(attributes["size"]), float(attributes["cutoff"])
-    sampled = VolumeEstimate(**arrays, size=size, cutoff=cutoff, method=label, cautions=cautions)
-    return MethodResult(**shared, sampled=sampled)
+def _stacked(items: list[Any], names: Iterable[str]) -> Any:
+    """What there is at several cutoffs as one, whose numbers have an axis of cutoffs; None if there is none."""
+    if items[0] is None:
+        return None
+    arrays = {name: np.stack([getattr(one, name) for one in items]) for name in names}
+    return replace(items[0], **arrays, cautions=tuple(_SEPARATOR.join(one.cautions) for one in items))
 
 
-def _read_settings(attributes: Mapping[str, Any]) -> VolumeSettings:
-    found = {
-        entry.name: plain(attributes[f"setting_{entry.name}"])
-        for entry in fields(VolumeSettings)
-        if f"setting_{entry.name}" in attributes
-    }
-    return VolumeSettings(**{**found, "methods": tuple(str(found["methods"]).split(","))})
+def _read_sweep(group: h5py.Group) -> CutoffSweep:
+    cutoffs = group[_CUTOFF.name][()]
+    results = {name: _read_swept(group[name], cutoffs) for name in group if name != _CUTOFF.name}
+    return CutoffSweep(cutoffs, results, _read_failures(group))
+
+
+def _read_swept(group: h5py.Group, cutoffs: Any) -> tuple[MethodResult, ...]:
+    figures = {name.removeprefix(_FIGURE): group[name][()] for name in group if name.startswith(_FIGURE)}
+    sampled, estimate = _SWEPT_SAMPLED.read(group, cutoff=math.nan), _SWEPT_ESTIMATE.read(group)
+    found = []
+    for number, cutoff in enumerate(cutoffs):
+        here = {
+            "figures": {name: float(values[number]) for name, values in figures.items()},
+            "sampled": _at(number, sampled, _RAYS, cutoff=float(cutoff)),
+            "estimate": _at(number, estimate, _NUMBERS),
+        }
+        found.append(_whole(_SWEPT.read(group, **here)))
+    return tuple(found)
+
+
+def _at(number: int, whole: Any, names: Iterable[str], **apart: Any) -> Any:
+    """What ``_stacked`` was given at one of the cutoffs."""
+    if whole is None:
+        return None
+    values = {name: getattr(whole, name)[number] for name in names}
+    values |= {name: float(values[name]) for name in _ERRORS if name in values}
+    cautions = tuple(filter(None, whole.cautions[number].split(_SEPARATOR)))
+    return replace(whole, **values, **apart, cautions=cautions)
+
+
+_FILE = ResultFile("basinscope volume", 1, _fill, _build)
+write_study, read_study, is_volume_file = _FILE.write, _FILE.read, _FILE.holds

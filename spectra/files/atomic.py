@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import glob
 import os
 import secrets
 from pathlib import Path
+
+from filelock import lock_descriptor
 
 from spectra.errors import UserError
 from spectra.files.lock import hidden_name, writing_rights
@@ -69,8 +70,8 @@ def remove_leftovers(path: Path) -> None:
     for leftover in path.parent.glob(f"{glob.escape(hidden_name(path, '').name)}*.tmp"):
         # Where a file system has no locks the right says nothing, and nothing is removed.
         with contextlib.suppress(OSError), open(leftover, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            leftover.unlink()
+            if lock_descriptor(file.fileno(), blocking=False):
+                leftover.unlink()
 
 
 def _flush_folder(folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import threading
@@ -12,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
+
+from filelock import lock_descriptor
 
 from spectra.errors import UserError
 
@@ -29,6 +30,18 @@ class _Right:
 
 _RIGHTS: dict[Path, _Right] = {}
 _GUARD = threading.Lock()
+_HELD: set[int] = set()
+
+
+def _close_held() -> None:
+    """A child that was forked has its parent's descriptors, and would keep the locks of a parent that is killed."""
+    for descriptor in _HELD:
+        os.close(descriptor)
+    _HELD.clear()
+
+
+if hasattr(os, "register_at_fork"):  # where processes are forked at all
+    os.register_at_fork(after_in_child=_close_held)
 
 
 def hidden_name(path: Path, ending: str) -> Path:
@@ -92,24 +105,26 @@ def _file_lock(path: str | Path, lock: Path, patience: float) -> Iterator[None]:
                 _refuse(path, f"another run (process {lock.read_text(encoding='ascii')[:20] or 'unknown'})")
             _refuse(path, "another run")
         time.sleep(_POLL)
+    _HELD.add(descriptor)
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
             lock.unlink()
+        _HELD.discard(descriptor)
         os.close(descriptor)
 
 
 def _locked(lock: Path) -> int | None:
     """A descriptor of the locked file; None if another process has it."""
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Whoever had it may have removed the file between the opening and the lock.
-        if os.path.samestat(os.fstat(descriptor), os.stat(lock)):
-            os.pwrite(descriptor, str(os.getpid()).encode("ascii"), 0)
+        if lock_descriptor(descriptor, blocking=False) and os.path.samestat(os.fstat(descriptor), os.stat(lock)):
+            os.ftruncate(descriptor, 0)  # the number of a killed run may be longer
+            os.write(descriptor, str(os.getpid()).encode("ascii"))
             return descriptor
-    except (BlockingIOError, PermissionError, FileNotFoundError):
+    except FileNotFoundError:
         pass
     except OSError:
         return descriptor  # a file system without locks, or without room for a few bytes

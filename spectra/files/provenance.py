@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 
+from spectra.files.codec import Attribute, Mapped, Record
+
 PACKAGES = ("basinscope", "torch", "numpy", "scipy", "h5py")
 
 
@@ -67,3 +69,12 @@ class Provenance:
     created: str = field(default_factory=now)
     versions: Mapping[str, str] = field(default_factory=library_versions)
     checkpoint_integrity: str = ""
+
+
+VERSIONS = Mapped("version_", str)
+# In a file ``cost`` is the cost's value, so the function's name needs another.
+PROVENANCE = Record(
+    Provenance,
+    {"cost": Attribute(str, name="cost_function"), "versions": VERSIONS},
+    later=("checkpoint_integrity",),
+)

@@ -36,8 +36,9 @@ def open_regular(path: str | Path) -> BufferedReader:
     """
     try:
         _check(path, os.stat(path).st_mode)
-        # Without O_NONBLOCK a pipe that takes the file's place just now would be waited for.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        # Without O_NONBLOCK a pipe that takes the file's place just now would be waited for; Windows has no such pipes,
+        # but texts, which have other ends of lines.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist") from None
     file = os.fdopen(descriptor, "rb")

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import h5py
 import numpy as np
-from numpy.typing import ArrayLike
 
 from spectra.errors import UserError
+from spectra.files.atomic import replace_file
 from spectra.files.regular import about, open_regular
 from spectra.files.safe_hdf5 import HDF5_ERRORS, SIGNATURE, TRAILER, plain_hdf5
 
+T = TypeVar("T")
 # The HDF5 1.8 file format: unlike the oldest one it takes attributes beyond 64 KB (parameter names of large
 # models), and any reader of the last fifteen years opens it.
 LIBRARY_VERSIONS = ("v108", "v108")
@@ -41,40 +42,80 @@ def hdf5_image(fill: Callable[[h5py.File], None]) -> bytes:
     return content + TRAILER + hashlib.sha256(content).digest()
 
 
-def add_dimension(group: h5py.Group, name: str, length: int, long_name: str) -> None:
-    """Add a dimension scale that numbers the entries of a dimension from zero."""
-    scale = group.create_dataset(name, data=np.arange(length, dtype=np.int64))
-    scale.make_scale(name)
-    scale.attrs["long_name"] = long_name
-    scale.attrs["units"] = "1"
+@dataclass(frozen=True)
+class ResultFile(Generic[T]):
+    """One kind of result file: how it is written, and how it is read once it has passed all checks.
 
+    Attributes:
+        kind: what its attribute ``format`` says.
+        version: the newest ``format_version`` that is read, and the one that is written.
+        fill: puts a result into an empty file.
+        build: makes a result of an open file; what it does not find there makes the file damaged.
+    """
 
-def add_array(
-    group: h5py.Group, name: str, data: ArrayLike, dimensions: tuple[str, ...], long_name: str, units: str
-) -> None:
-    """Add an array whose axes are named by dimension scales of the same group."""
-    dataset = group.create_dataset(name, data=data)
-    for axis, dimension in enumerate(dimensions):
-        dataset.dims[axis].attach_scale(group[dimension])
-    dataset.attrs["long_name"] = long_name
-    dataset.attrs["units"] = units
+    kind: str
+    version: int
+    fill: Callable[[h5py.File, T], None]
+    build: Callable[[h5py.File], T]
 
+    def write(self, path: str | Path, result: T) -> None:
+        """Write a result to an HDF5 file, replacing what is there in one step; arrays go in bit for bit.
 
-def texts(values: tuple[str, ...]) -> object:
-    """Texts as an HDF5 attribute: an array of them, or its empty counterpart."""
-    return np.array(values, dtype=h5py.string_dtype()) if values else h5py.Empty(h5py.string_dtype())
+        Args:
+            path: the file.
+            result: what is done so far.
 
+        Raises:
+            OSError: if the file cannot be written; what was there before is intact.
+        """
 
-def read_texts(value: object) -> tuple[str, ...]:
-    """The texts of an attribute made by :func:`texts`."""
-    if isinstance(value, h5py.Empty):
-        return ()
-    return tuple(str(entry) for entry in np.atleast_1d(np.asarray(value, dtype=object)))
+        def fill(file: h5py.File) -> None:
+            file.attrs["format"], file.attrs["format_version"] = self.kind, self.version
+            self.fill(file, result)
 
+        replace_file(path, hdf5_image(fill))
 
-def plain(value: Any) -> Any:
-    """A number of numpy's, as attributes are read, as Python's own; anything else as it is."""
-    return value.item() if isinstance(value, np.generic) else value
+    def read(self, path: str | Path) -> T:
+        """Read a result from an HDF5 file.
+
+        Args:
+            path: the file.
+
+        Returns:
+            The result, with what it was made from.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            UserError: if it is truncated, no HDF5, of another kind, newer than this code, damaged inside, held by a
+                program that writes to it, or does not hold its data itself; the sentence says which.
+        """
+        with open_regular(path) as file, about(path), plain_hdf5(file, f"a {self.kind}") as found:
+            try:
+                self._check_format(found)
+                return self.build(found)
+            except UserError:
+                raise
+            except HDF5_ERRORS as error:
+                words = str(error.args[0] if error.args else type(error).__name__)[:200]
+                raise UserError(f"is damaged and cannot be read as a {self.kind}: {words}") from error
+
+    def holds(self, path: str | Path) -> bool:
+        """Whether a file says that it holds this kind of result; one that is there and cannot be read is refused."""
+        return has_format(path, self.kind)
+
+    def _check_format(self, file: h5py.File) -> None:
+        found, number = _attribute(file, "format"), _attribute(file, "format_version")
+        if not isinstance(found, str) or found != self.kind:
+            holds = ", ".join(name[:40] for name in list(file)[:4]) or "nothing"
+            what = f"a {found[:80]}" if isinstance(found, str) else f"a file without our format mark, holding {holds}"
+            raise UserError(f"is not a {self.kind} file: found {what}")
+        if not isinstance(number, np.integer | int):
+            raise UserError(f"is damaged: its format_version is {str(number)[:80]}")
+        if number > self.version:
+            raise UserError(
+                f"has {self.kind} format version {number}, newer than version {self.version}, the newest that "
+                "this basinscope reads; update basinscope"
+            )
 
 
 def has_format(path: str | Path, kind: str) -> bool:
@@ -106,46 +147,3 @@ def _attribute(file: h5py.File, name: str) -> Any:
         return file.attrs.get(name)
     except HDF5_ERRORS as error:
         raise UserError(f"is damaged: its attributes cannot be read ({str(error)[:80]})") from error
-
-
-@contextmanager
-def opened(path: str | Path, kind: str, version: int) -> Iterator[h5py.File]:
-    """Open an HDF5 file of basinscope for reading.
-
-    Args:
-        path: the file.
-        kind: what its attribute ``format`` must be.
-        version: the newest ``format_version`` that the caller reads.
-
-    Yields:
-        The open file.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        UserError: if it is truncated, no HDF5, of another kind, of a newer version, damaged inside, held by a program
-            that writes to it, or does not hold its data itself.
-    """
-    with open_regular(path) as file, about(path), plain_hdf5(file, f"a {kind}") as found:
-        try:
-            _check_format(found, kind, version)
-            yield found
-        except UserError:
-            raise
-        except HDF5_ERRORS as error:
-            words = str(error.args[0] if error.args else type(error).__name__)[:200]
-            raise UserError(f"is damaged and cannot be read as a {kind}: {words}") from error
-
-
-def _check_format(file: h5py.File, kind: str, version: int) -> None:
-    found, number = _attribute(file, "format"), _attribute(file, "format_version")
-    if not isinstance(found, str) or found != kind:
-        holds = ", ".join(name[:40] for name in list(file)[:4]) or "nothing"
-        what = f"a {found[:80]}" if isinstance(found, str) else f"a file without our format mark, holding {holds}"
-        raise UserError(f"is not a {kind} file: found {what}")
-    if not isinstance(number, np.integer | int):
-        raise UserError(f"is damaged: its format_version is {str(number)[:80]}")
-    if number > version:
-        raise UserError(
-            f"has {kind} format version {number}, newer than version {version}, the newest that "
-            "this basinscope reads; update basinscope"
-        )

@@ -7,7 +7,6 @@ tried in another process, and links, foreign storage and what declares too much 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import subprocess
@@ -21,6 +20,9 @@ import h5py
 import numpy as np
 
 from spectra.errors import UserError
+
+if sys.platform != "win32":
+    import fcntl
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 # Follows the HDF5 part, which knows its own length, so that other readers do not mind: 32 bytes of SHA-256 come after.
@@ -106,7 +108,9 @@ def _check_end(file: BufferedReader, what: str) -> bool:
 
 
 def _is_written(file: BufferedReader) -> bool:
-    """Whether a program has the file open for writing, and has locked it as HDF5 does."""
+    """Whether a program has the file open for writing, and has locked it as HDF5 does: readers share a lock there."""
+    if sys.platform == "win32":
+        return False  # such a file cannot be opened there at all
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -3,48 +3,92 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import astuple, fields
+from dataclasses import astuple, replace
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 
 from spectra.errors import UserError
 from spectra.files import (
-    add_array,
-    add_dimension,
-    has_format,
-    hdf5_image,
+    VERSIONS,
+    Array,
+    Attribute,
+    Dimension,
+    Mapped,
+    Numbered,
+    Record,
+    ResultFile,
     library_versions,
     now,
-    opened,
-    plain,
-    replace_file,
+    settings,
 )
 from volume.bridge.result import BridgeResult
 from volume.chains import BridgeSettings, Passage, Rung, RungState
 
-FORMAT = "basinscope bridge"
-FORMAT_VERSION = 1
 # What may differ between a stored bridge and one that goes on from it.
 FREE_SETTINGS = ("standard_error", "budget", "passes")
 
-_ARRAYS = (
-    ("costs", "draw", "cost above the anchor's", "cost"),
-    ("quadratics", "kept", "cost of the quadratic model", "cost"),
-    ("squares", "draw", "squared distance from the anchor in standard deviations of the prior", "1"),
-    ("prior_squares", "draw", "minus twice the prior's log density, up to a constant", "nat"),
-    ("onward", "onward_kept", "work of carrying a draw to the next rung", "nat"),
-    ("backward", "backward_kept", "work of carrying a draw to the rung before", "nat"),
+_SOURCE = Mapped("source_", str)
+_STATE = Attribute(lambda values: RungState(*map(float, values)), astuple)
+_STATES = dict.fromkeys(("here", "there", "departure", "arrival"), _STATE)
+_CHAIN = Dimension("chain", "Markov chain")
+_DRAW, _KEPT = (Dimension("draw", "draw"), _CHAIN), (Dimension("kept", "kept"), _CHAIN)
+_ONWARD = (Dimension("onward_kept", "onward kept"), _CHAIN)
+_BACKWARD = (Dimension("backward_kept", "backward kept"), _CHAIN)
+_RUNG = Record(
+    Rung,
+    {
+        "state": _STATE,
+        "passage": Record(Passage, _STATES, prefix="passage_", optional="passage_here"),
+        "costs": Array(_DRAW, "cost above the anchor's", "cost"),
+        "quadratics": Array(_KEPT, "cost of the quadratic model", "cost"),
+        "squares": Array(_DRAW, "squared distance from the anchor in standard deviations of the prior", "1"),
+        "prior_squares": Array(_DRAW, "minus twice the prior's log density, up to a constant", "nat"),
+        "onward": Array(_ONWARD, "work of carrying a draw to the next rung", "nat"),
+        "backward": Array(_BACKWARD, "work of carrying a draw to the rung before", "nat"),
+        "diverged": Array((_CHAIN,), "diverged trajectories, all rejected", "1"),
+        "last": Array((), "", ""),
+        "near": Attribute(bool),
+    },
+    later=("near",),
 )
-_NUMBERS = ("step_size", "acceptance", "leaps", "gradient_evaluations", "cost_evaluations")
-# Files from before there was a choice do not have it.
-_NEAR = "near"
-_PASSAGE = ("here", "there", "departure", "arrival")
-_PLAIN = ("size", "log_start", "ended")
-# Files from before it was recorded do not have it.
-_STRATEGY = "strategy"
+_SETTINGS = settings(
+    BridgeSettings,
+    cutoffs=Attribute(lambda values: tuple(map(float, np.atleast_1d(values)))),
+    pairs=Attribute(lambda count: int(count) or None, lambda count: count or 0),
+)
+_BRIDGE = Record(
+    BridgeResult,
+    {"settings": _SETTINGS, "passes": Numbered("pass_%03d", Numbered("rung_%03d", _RUNG))},
+    later=("strategy",),
+)
+
+
+def _fill(file: h5py.File, stored: tuple[BridgeResult, dict[str, str]]) -> None:
+    result, source = stored
+    file.attrs["created"] = now()
+    VERSIONS.write(file, library_versions())
+    _SOURCE.write(file, source)
+    _BRIDGE.write(file, replace(result, passes=tuple(map(_lighter, result.passes))))
+
+
+def _build(file: h5py.File) -> tuple[BridgeResult, dict[str, str]]:
+    return _BRIDGE.read(file), _SOURCE.read(file)
+
+
+def _lighter(rungs: tuple[Rung, ...]) -> tuple[Rung, ...]:
+    """A pass without the points that it does not go on from.
+
+    Only an unfinished one goes on: from its last rung's points, or, where that turns out to be too far from the next,
+    from those of the rung before.
+    """
+    going_on = len(rungs) - 2 if rungs and rungs[-1].passage is not None else len(rungs)
+    return tuple(rung if number >= going_on else replace(rung, last=rung.last[:0]) for number, rung in enumerate(rungs))
+
+
+_FILE = ResultFile("basinscope bridge", 1, _fill, _build)
+read_bridge, is_bridge_file = _FILE.read, _FILE.holds
 
 
 def write_bridge(path: str | Path, result: BridgeResult, source: Mapping[str, str]) -> None:
@@ -58,69 +102,7 @@ def write_bridge(path: str | Path, result: BridgeResult, source: Mapping[str, st
     Raises:
         OSError: if the file cannot be written; what was there before is intact.
     """
-
-    def fill(file: h5py.File) -> None:
-        file.attrs["format"], file.attrs["format_version"] = FORMAT, FORMAT_VERSION
-        file.attrs["created"] = now()
-        for name, value in library_versions().items():
-            file.attrs[f"version_{name}"] = value
-        for name, value in source.items():
-            file.attrs[f"source_{name}"] = value
-        for name, value in result.settings.as_dict().items():
-            file.attrs[f"setting_{name}"] = value
-        for name in (*_PLAIN, _STRATEGY):
-            file.attrs[name] = getattr(result, name)
-        for number, rungs in enumerate(result.passes):
-            group = file.create_group(f"pass_{number:03d}")
-            for position, rung in enumerate(rungs):
-                # Only an unfinished pass goes on: from its last rung's points, or, where that turns out to be too far
-                # from the next, from those of the rung before.
-                goes_on = position >= len(rungs) - 2 and rungs[-1].passage is not None
-                _write_rung(group.create_group(f"rung_{position:03d}"), rung, goes_on)
-
-    replace_file(path, hdf5_image(fill))
-
-
-def read_bridge(path: str | Path) -> tuple[BridgeResult, dict[str, str]]:
-    """Read a bridge.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The bridge so far, and what it was made from.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        UserError: if it is truncated, foreign, newer than this code, or damaged; the sentence says which.
-    """
-    with opened(path, FORMAT, FORMAT_VERSION) as file:
-        attributes = dict(file.attrs)
-        passes = tuple(
-            tuple(_read_rung(file[group][name]) for name in sorted(file[group]))
-            for group in sorted(file)
-            if group.startswith("pass_")
-        )
-        result = BridgeResult(
-            settings=_read_settings(attributes),
-            passes=passes,
-            strategy=str(attributes.get(_STRATEGY, "")),
-            **{name: plain(attributes[name]) for name in _PLAIN},
-        )
-    prefix = "source_"
-    return result, {name[len(prefix) :]: str(v) for name, v in attributes.items() if name.startswith(prefix)}
-
-
-def is_bridge_file(path: str | Path) -> bool:
-    """Whether a file is a bridge's.
-
-    Args:
-        path: any path.
-
-    Returns:
-        False too where there is no such file, or it is no HDF5.
-    """
-    return has_format(path, FORMAT)
+    _FILE.write(path, (result, dict(source)))
 
 
 def refuse_other(
@@ -149,50 +131,3 @@ def refuse_other(
     different = [f"{name} is {then} there and {here} now" for name, then, here in entries if then != here]
     if different:
         raise UserError(f"{path} cannot be resumed: {'; '.join(different)} (write to another file)")
-
-
-def _write_rung(group: h5py.Group, rung: Rung, newest: bool) -> None:
-    group.attrs["state"] = astuple(rung.state)
-    if rung.passage is not None:
-        for name in _PASSAGE:
-            group.attrs[f"passage_{name}"] = astuple(getattr(rung.passage, name))
-    for name in _NUMBERS:
-        group.attrs[name] = getattr(rung, name)
-    group.attrs[_NEAR] = rung.near
-    add_dimension(group, "chain", rung.chains, "Markov chain")
-    for name, dimension, long_name, units in _ARRAYS:
-        array = getattr(rung, name)
-        if dimension not in group:
-            add_dimension(group, dimension, len(array), dimension.replace("_", " "))
-        add_array(group, name, array, (dimension, "chain"), long_name, units)
-    add_array(group, "diverged", rung.diverged, ("chain",), "diverged trajectories, all rejected", "1")
-    group["last"] = rung.last if newest else rung.last[:0]
-
-
-def _read_rung(group: h5py.Group) -> Rung:
-    attributes = dict(group.attrs)
-    passage = None
-    if "passage_here" in attributes:
-        passage = Passage(*(_state(attributes[f"passage_{name}"]) for name in _PASSAGE))
-    return Rung(
-        state=_state(attributes["state"]),
-        passage=passage,
-        last=group["last"][()],
-        diverged=group["diverged"][()],
-        near=bool(attributes.get(_NEAR, True)),
-        **{name: group[name][()] for name, *_ in _ARRAYS},
-        **{name: plain(attributes[name]) for name in _NUMBERS},
-    )
-
-
-def _state(values: Any) -> RungState:
-    return RungState(*(float(value) for value in values))
-
-
-def _read_settings(attributes: Mapping[str, Any]) -> BridgeSettings:
-    # Files from before there was a choice of origins do not name it.
-    named = [field.name for field in fields(BridgeSettings) if f"setting_{field.name}" in attributes]
-    values = {name: plain(attributes[f"setting_{name}"]) for name in named}
-    cutoffs = tuple(float(cutoff) for cutoff in np.atleast_1d(values.pop("cutoffs")))
-    pairs = values.pop("pairs") or None
-    return BridgeSettings(**values, cutoffs=cutoffs, pairs=pairs)

@@ -7,9 +7,3 @@ from .determinants import determinant_results as determinant_results
 from .mass_check import held_against_cost as held_against_cost
 from .segment_method import segment_results as segment_results
 from .sweep_sampling import sample_cutoffs as sample_cutoffs
-from .sweep_store import FLAGS as FLAGS
-from .sweep_store import RAY_ARRAYS as RAY_ARRAYS
-from .sweep_store import read_failures as read_failures
-from .sweep_store import read_sweep as read_sweep
-from .sweep_store import write_failures as write_failures
-from .sweep_store import write_sweep as write_sweep

@@ -104,12 +104,11 @@ def test_a_run_in_another_thread_is_refused_too(tmp_path: Path) -> None:
 
 def test_links_to_a_file_are_that_file(tmp_path: Path) -> None:
     (tmp_path / "link.h5").symlink_to(tmp_path / "s.h5")
-    with (
-        held_by_another_process(tmp_path / "s.h5"),
-        pytest.raises(UserError, match=r"link\.h5 is being written by another run"),
-        writing_rights(tmp_path / "link.h5"),
-    ):
-        pass
+    hidden_name(tmp_path / "s.h5", "lock").write_text("1234567890")  # left behind by a killed run
+    with held_by_another_process(tmp_path / "s.h5") as process:
+        words = rf"link\.h5 is being written by another run \(process {process.pid}\)"
+        with pytest.raises(UserError, match=words), writing_rights(tmp_path / "link.h5"):
+            pass
 
 
 def test_what_a_killed_run_held_is_free_at_once(checkpoint: Path, tmp_path: Path) -> None:
@@ -120,6 +119,27 @@ def test_what_a_killed_run_held_is_free_at_once(checkpoint: Path, tmp_path: Path
     assert hidden_name(output, "lock").exists()
     assert main([*words_of("spectrum", checkpoint), "--output", str(output)]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt", "s.h5"]
+
+
+def test_what_a_killed_run_held_is_free_though_a_child_of_it_lives(tmp_path: Path) -> None:
+    output = tmp_path / "s.h5"
+    code = (
+        "import os, sys; from spectra.files.lock import writing_rights\n"
+        f"with writing_rights({str(output)!r}):\n"
+        "    if os.fork():\n"
+        "        print('held', flush=True)\n"
+        "    sys.stdin.read()\n"
+        "    os._exit(0)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        process.stdout.readline()
+        process.kill()
+        process.wait()
+        with writing_rights(output, patience=30.0):  # the child may not have begun to run
+            pass
+        process.stdin.close()
 
 
 def write_often(path: Path, letter: str, times: int, failures: Any) -> None:
