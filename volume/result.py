@@ -106,11 +106,6 @@ class VolumeEstimate:
         return float(1.0 / (self.weights**2).sum())
 
     @property
-    def jensen_gap(self) -> float:
-        """Variance of the log terms over 2: about how far their mean lies below the log of the mean, if normal."""
-        return float(np.var(self.log_terms, ddof=1) / 2.0) if len(self.log_terms) > 1 else math.nan
-
-    @property
     def verdict(self) -> str:
         """What the estimate is worth, in words."""
         if math.isinf(self.log_volume) and self.log_volume > 0:

@@ -1,9 +1,4 @@
 from .chains import Chains as Chains
-from .exact import deep_linear as deep_linear
-from .exact import hidden_tanh as hidden_tanh
-from .exact import normal_crossing as normal_crossing
-from .exact import quadratic_coefficient as quadratic_coefficient
-from .exact import sum_of_powers as sum_of_powers
 from .local_coefficient import LocalLearningCoefficient as LocalLearningCoefficient
 from .local_coefficient import chain_cautions as chain_cautions
 from .local_coefficient import local_learning_coefficient as local_learning_coefficient
@@ -15,9 +10,7 @@ from .prediction import half_effective_dimension as half_effective_dimension
 from .prediction import predict_chains as predict_chains
 from .recording import recorded_slopes as recorded_slopes
 from .sgld import ChainSettings as ChainSettings
-from .sgld import curvature_preconditioner as curvature_preconditioner
 from .sgld import joined_rows as joined_rows
 from .sgld import sample_chains as sample_chains
-from .slopes import volume_slope as volume_slope
 from .tempered import NODES as NODES
 from .tempered import tempered_slope as tempered_slope

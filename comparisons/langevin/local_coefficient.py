@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-from torch import Tensor
 
 from comparisons.langevin.chains import Chains
 from comparisons.langevin.prediction import SHARE_OF_LIMIT, ChainPrediction, predict_chains
@@ -50,7 +49,6 @@ def local_learning_coefficient(
     settings: ChainSettings | None = None,
     *,
     density: SpectralDensity | None = None,
-    preconditioner: Tensor | None = None,
 ) -> LocalLearningCoefficient:
     """Samples around the checkpoint and estimates ``lambda = nb (E L - L*)``.
 
@@ -60,8 +58,6 @@ def local_learning_coefficient(
         landscape: the cost; for a network trained with a penalty, with that penalty (l2).
         settings: of the run; the step size and burn-in that are not given are set from the spectrum.
         density: of the Hessian of the mean cost.
-        preconditioner: see ``comparisons.langevin.sample_chains``; the spectrum then predicts nothing but the limit of
-            small steps, and step size and burn-in must be given.
 
     Returns:
         The estimate.
@@ -74,7 +70,7 @@ def local_learning_coefficient(
     """
     settings = (settings or ChainSettings()).at(landscape)
     prediction = None
-    if density is not None and preconditioner is None and settings.localisation > 0.0:
+    if density is not None and settings.localisation > 0.0:
         assert settings.inverse_temperature is not None
         prediction = predict_chains(
             density,
@@ -83,7 +79,7 @@ def local_learning_coefficient(
             step_size=settings.step_size,
         )
         settings = _completed(settings, prediction)
-    chains = sample_chains(landscape, settings, preconditioner=preconditioner)
+    chains = sample_chains(landscape, settings)
     slope = descent(landscape)
     estimate = _estimate(chains)
     unit = landscape.likelihood.unit if landscape.likelihood is not None else "cost"

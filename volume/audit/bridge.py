@@ -11,23 +11,14 @@ from volume.chains import BridgeSettings
 from volume.priors import Prior
 
 
-def bridge(*, chains: int = 16, draws: int = 100, target: str = "sublevel") -> Estimator:
-    """The localised ladder from the quadratic model to the cost, one pass a repeat.
-
-    Args:
-        chains: Markov chains that run side by side.
-        draws: of each chain at each rung.
-        target: ``sublevel`` or ``star``.
-
-    Returns:
-        The estimator; its standard error is from the spread of the chains.
-    """
+def bridge() -> Estimator:
+    """The ladder from the quadratic model to the cost, one pass a repeat, its standard error from its chains."""
 
     def run(case: AuditCase, seed: int) -> AuditReading:
         gaussian(case)
         if case.landscape is None:
             raise NotApplicable("the bridge needs gradients of a torch model")
-        settings = BridgeSettings((case.cutoff,), target=target, chains=chains, draws=draws, seed=seed)
+        settings = BridgeSettings((case.cutoff,), seed=seed)
         found = bridge_volume(case.landscape, case.prior, settings, strategy=case.strategy)
         volume = found.volume(case.cutoff)
         return AuditReading(

@@ -147,18 +147,17 @@ def rms_of(values: Array, truth: float) -> Figure:
     return Figure(root, 0.5 * squares.error / root if root > 0.0 else squares.error, squares.freedom)
 
 
-def overestimates(values: Array, truth: float, factors: Sequence[float] = FACTORS) -> tuple[Share, ...]:
-    """How often an estimate exceeds the truth by each factor; Markov allows ``1 / factor`` for unbiased terms.
+def overestimates(values: Array, truth: float) -> tuple[Share, ...]:
+    """How often an estimate exceeds the truth by each of ``FACTORS``; Markov allows ``1 / factor`` for unbiased terms.
 
     Args:
         values: (r,) logarithms, nats.
         truth: the true one.
-        factors: k.
 
     Returns:
         One share a factor.
     """
-    return tuple(Share(int((values - truth >= math.log(k)).sum()), len(values)) for k in factors)
+    return tuple(Share(int((values - truth >= math.log(k)).sum()), len(values)) for k in FACTORS)
 
 
 def error_by_directions(terms: Sequence[Array], truth: float) -> tuple[NDArray[np.int64], Array, Array]:

@@ -1,10 +1,6 @@
-from .cutoff import DIRECTIONS as DIRECTIONS
-from .cutoff import ParaboloidBreak as ParaboloidBreak
-from .cutoff import paraboloid_break as paraboloid_break
 from .determinant import DeterminantVolume as DeterminantVolume
 from .determinant import ellipsoid_volume as ellipsoid_volume
 from .determinant import shifted_determinant as shifted_determinant
-from .determinant import volume_difference as volume_difference
 from .ensemble import LeadingCurvature as LeadingCurvature
 from .ensemble import QuadraticEnsemble as QuadraticEnsemble
 from .mass import QuadraticMass as QuadraticMass

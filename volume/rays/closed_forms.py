@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import gammainc, gammaincc, gammaln, log_ndtr, logsumexp
+from scipy.special import gammainc, gammaincc, gammaln, logsumexp
 
 from volume.rays.radial import log_ball_volume
 
@@ -70,42 +70,6 @@ def log_power_ball(power: float, cutoff: float, scales: ArrayLike) -> float:
     n = len(a)
     unit = n * (math.log(2.0) + float(gammaln(1.0 + 1.0 / power))) - float(gammaln(1.0 + n / power))
     return unit + n / power * math.log(cutoff) + float(np.log(a).sum())
-
-
-def log_box(half_widths: ArrayLike) -> float:
-    """Log volume of ``{|x_i| <= a_i}``.
-
-    Args:
-        half_widths: (n,) a, positive.
-
-    Returns:
-        ``sum log 2 a_i``.
-
-    >>> round(math.exp(log_box([0.5, 1.0, 1.5])), 12)
-    6.0
-    """
-    return float(np.log(2.0 * np.asarray(half_widths, dtype=np.float64)).sum())
-
-
-def log_gaussian_box(half_widths: ArrayLike, anchor: ArrayLike, standard_deviation: ArrayLike) -> float:
-    """Log prior mass of a box around the anchor, ``theta_i ~ N(0, s_i^2)`` within ``anchor_i +- a_i``.
-
-    Args:
-        half_widths: (n,) a, positive.
-        anchor: (n,) or one number.
-        standard_deviation: (n,) or one number, positive.
-
-    Returns:
-        The logarithm.
-
-    >>> round(math.exp(log_gaussian_box([1.96], 0.0, 1.0)), 3)
-    0.95
-    """
-    a, centre, s = (np.asarray(x, dtype=np.float64) for x in (half_widths, anchor, standard_deviation))
-    # By symmetry the anchor may be on the negative side, where log_ndtr keeps its precision.
-    upper, lower = (a - np.abs(centre)) / s, (-a - np.abs(centre)) / s
-    high, low = log_ndtr(upper), log_ndtr(lower)
-    return float(np.sum(high + np.log(-np.expm1(low - high))))
 
 
 def log_gaussian_ball(radius: float, size: int, standard_deviation: float, distance: float = 0.0) -> float:

@@ -54,11 +54,12 @@ class Rays:
     def terms(self, crossings: Crossings, cutoff: float) -> VolumeEstimate:
         """What each ray says of the log-volume, given its crossing of the cutoff."""
         density, size = self.density, self.size
-        ray = {"constant": density.constant, "linear": density.linear, "quadratic": density.quadratic}
         # A ray that never crosses counts to the end of the prior's support: for ever under Lebesgue measure.
         radius = np.where(crossings.unbounded, density.extent, crossings.radius)
-        terms = log_sphere_surface(size) + log_radial_integral(radius, size, **ray) - size * self.log_norms
-        slope = log_radial_slope(crossings.radius, size, **ray)
+        terms = (
+            log_sphere_surface(size) + log_radial_integral(radius, size, **density.coefficients) - size * self.log_norms
+        )
+        slope = log_radial_slope(crossings.radius, size, **density.coefficients)
         return VolumeEstimate(
             log_terms=terms,
             evaluations=crossings.evaluations,

@@ -144,20 +144,19 @@ def search_eps(
     settings: StarDomainSettings,
     *,
     prior: Prior | None = None,
-    candidates: tuple[float, ...] = EPS_CANDIDATES,
     directions: int = 32,
 ) -> float:
     """The eps whose preconditioner gives the largest estimate on directions of their own.
 
-    By Markov's inequality the larger of two estimates is the more accurate one; because the directions are not those of
-    the final estimate, choosing does not bias it.
+    Powers of ten are tried first, then half a decade to either side of the best of them. By Markov's inequality the
+    larger of two estimates is the more accurate one; because the directions are not those of the final estimate,
+    choosing does not bias it.
 
     Args:
         landscape: the cost.
         build: eps -> preconditioner.
         settings: as for the estimate; its directions are not used.
         prior: the measure.
-        candidates: values of eps to try; then half a decade to either side of the best of them.
         directions: how many each, the same for all.
 
     Returns:
@@ -168,7 +167,7 @@ def search_eps(
     def volume(eps: float) -> float:
         return star_domain_volume(landscape, tried, prior=prior, preconditioner=build(eps)).log_volume
 
-    coarse = max(candidates, key=volume)
+    coarse = max(EPS_CANDIDATES, key=volume)
     return max((coarse, coarse * _HALF_DECADE, coarse / _HALF_DECADE), key=volume)
 
 

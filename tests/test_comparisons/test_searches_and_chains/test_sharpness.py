@@ -305,9 +305,9 @@ def test_local_entropy_is_the_integral() -> None:
     nodes, weights = np.polynomial.hermite_e.hermegauss(150)
     x = nodes / math.sqrt(stiffness)
     parts = [float((weights * np.exp(-inverse * 0.5 * value * x**2)).sum()) for value in values]
-    integral = math.log(parts[0] * parts[1] / stiffness) - inverse * 0.2
+    integral = math.log(parts[0] * parts[1] / stiffness)
     density = SpectralDensity.from_eigenvalues(values)
-    found = local_entropy(density, stiffness=stiffness, inverse_temperature=inverse, anchor_cost=0.2)
+    found = local_entropy(density, stiffness=stiffness, inverse_temperature=inverse)
     assert found.value == pytest.approx(integral, rel=1e-9)
 
 

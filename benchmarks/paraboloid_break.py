@@ -17,9 +17,7 @@ from volume.curvature_density import curvature_density, curvature_name
 from volume.noise import cost_noise
 from volume.prior_units import prior_units
 from volume.priors import GaussianPrior
-from volume.quadratic.mass import quadratic_mass
-from volume.quadratic.measure import anchor_measure
-from volume.quadratic.typical import TypicalDisplacements, cost_ratios
+from volume.quadratic import TypicalDisplacements, anchor_measure, cost_ratios, quadratic_mass
 
 Array = NDArray[np.float64]
 DIRECTIONS = ("mass", "sphere")
