@@ -27,15 +27,7 @@ def curvature_name(landscape: Landscape) -> str:
 
 
 def fitting_block(size: int, dtype: torch.dtype, memory: int) -> int:
-    """Probes of one Lanczos block.
-
-    Args:
-        size: n, numbers of a vector.
-        dtype: of its numbers.
-        memory: bytes that the block's vectors may take, four a probe.
-
-    Returns:
-        As many as fit, at least one and at most the spectrum's own.
+    """Probes of one Lanczos block: as many as fit the memory, at four vectors a probe, at most the spectrum's own.
 
     >>> fitting_block(10, torch.float32, 480), fitting_block(10, torch.float32, 1)
     (3, 1)

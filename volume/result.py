@@ -76,7 +76,7 @@ class VolumeEstimate:
         The mean of non-negative unbiased terms exceeds k times the truth with probability at most 1/k (Markov).
 
         Args:
-            confidence: in (0, 1).
+            confidence: confidence level in (0, 1).
 
         Returns:
             ``log_volume - log(1 / (1 - confidence))``, nats.

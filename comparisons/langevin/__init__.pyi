@@ -1,16 +1,11 @@
 from .chains import Chains as Chains
 from .local_coefficient import LocalLearningCoefficient as LocalLearningCoefficient
-from .local_coefficient import chain_cautions as chain_cautions
 from .local_coefficient import local_learning_coefficient as local_learning_coefficient
 from .local_coefficient import two_temperature_coefficient as two_temperature_coefficient
 from .local_coefficient import widely_applicable_criterion as widely_applicable_criterion
-from .minibatches import RECORD_AFTER as RECORD_AFTER
-from .minibatches import Minibatches as Minibatches
 from .prediction import half_effective_dimension as half_effective_dimension
-from .prediction import predict_chains as predict_chains
-from .recording import recorded_slopes as recorded_slopes
 from .sgld import ChainSettings as ChainSettings
-from .sgld import joined_rows as joined_rows
+from .sgld import row_count as row_count
 from .sgld import sample_chains as sample_chains
 from .tempered import NODES as NODES
 from .tempered import tempered_slope as tempered_slope

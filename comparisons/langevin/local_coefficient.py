@@ -31,7 +31,7 @@ class LocalLearningCoefficient:
 
     Attributes:
         estimate: the value; its samples are the kept chains' means.
-        chains: the run.
+        chains: chains of the run.
         prediction: what the spectrum says of the same run; None where no spectrum was given.
         stationarity: what lies below the checkpoint along its slope.
         cautions: sentences on what went wrong, and what to change.
@@ -56,8 +56,8 @@ def local_learning_coefficient(
 
     Args:
         landscape: the cost; for a network trained with a penalty, with that penalty (l2).
-        settings: of the run; the step size and burn-in that are not given are set from the spectrum.
-        density: of the Hessian of the mean cost.
+        settings: settings of the run; the step size and burn-in that are not given are set from the spectrum.
+        density: spectral density of the Hessian of the mean cost.
 
     Returns:
         The estimate.
@@ -91,15 +91,7 @@ def local_learning_coefficient(
 
 
 def chain_cautions(chains: Chains, prediction: ChainPrediction | None = None) -> tuple[str, ...]:
-    """What is wrong with a run, each sentence with what to change.
-
-    Args:
-        chains: the run.
-        prediction: what its spectrum says.
-
-    Returns:
-        Sentences; none if nothing is.
-    """
+    """What is wrong with a run, each sentence with what to change."""
     found = []
     failed, count = int(chains.failed.sum()), len(chains.failed)
     limit = "" if prediction is None else f" (the limit is {prediction.step_limit:.3g})"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -80,7 +79,7 @@ def sample_chains(landscape: Landscape, settings: ChainSettings) -> Chains:
     Args:
         landscape: the cost L, on data kept in memory; it is evaluated in its own mode throughout. Spread over ranks,
             each runs its share of the chains, on all data.
-        settings: with ``step_size`` and ``burn_in`` given.
+        settings: settings with ``step_size`` and ``burn_in`` given.
 
     Returns:
         The chains.
@@ -102,7 +101,7 @@ class _Run:
 
     def __init__(self, landscape: Landscape, settings: ChainSettings, numbers: range) -> None:
         self.anchor, self.settings, self.numbers = landscape.theta, settings, numbers
-        size = None if settings.batch_size is None else min(settings.batch_size, joined_rows(landscape))
+        size = None if settings.batch_size is None else min(settings.batch_size, row_count(landscape))
         self.batches = Minibatches(landscape, size)
         self.whole = self.batches if size is None else Minibatches(landscape, None)
         self.streams = [generator(settings.seed, settings.stream, chain) for chain in numbers]
@@ -121,17 +120,13 @@ class _Run:
         checks = dict.fromkeys(at.tolist())
         rises = np.empty((len(self.numbers), steps))
         acceptance: list[Array] = []
-        start, checking = time.perf_counter(), 0.0
         for step in range(steps):
             rises[:, step] = self._step(step)
             if step in checks:
-                begun = time.perf_counter()
                 acceptance.append(self._acceptance(len(acceptance)))
-                checking += time.perf_counter() - begun
         # The last move has no cost after it to fail by.
         self._drop(torch.zeros(len(self.numbers), device=self.moved.device))
         rises[~self.alive.cpu().numpy(), -1] = np.nan
-        seconds = time.perf_counter() - start - checking
         share = self.batches.size / self.batches.rows
         return Chains(
             rises=rises,
@@ -140,10 +135,7 @@ class _Run:
             inverse_temperature=settings.inverse_temperature,
             localisation=settings.localisation,
             acceptance=np.array(acceptance).T.reshape(len(self.numbers), -1),
-            distances=self.moved.double().norm(dim=1).cpu().numpy(),
             gradient_evaluations=len(self.numbers) * (steps * share + 2 * len(acceptance)),
-            seconds=seconds,
-            vmapped=bool(self.batches.vmapped),
         )
 
     def _step(self, step: int) -> Array:
@@ -208,13 +200,6 @@ class _Run:
         return energy, nb * slopes + settings.localisation * moved
 
 
-def joined_rows(landscape: Landscape) -> int:
-    """Rows of the data over all batches.
-
-    Args:
-        landscape: its batches are counted.
-
-    Returns:
-        The number.
-    """
+def row_count(landscape: Landscape) -> int:
+    """Rows of the data over all batches."""
     return sum(batch.rows for batch in landscape.batches)

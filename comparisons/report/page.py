@@ -90,12 +90,7 @@ def _number(value: float, form: str) -> Cell:
 
 
 def write_report(path: str | Path, findings: Findings) -> None:
-    """Write the page, replacing what is there in one step.
-
-    Args:
-        path: the file.
-        findings: what it tells.
-    """
+    """Write the page, replacing what is there in one step."""
     replace_file(path, report_page(findings).encode("utf-8", "backslashreplace"))
 
 
@@ -123,8 +118,9 @@ def report_page(findings: Findings) -> str:
     }
     shown = {name: heading for name, (heading, content) in parts.items() if content or name == "cautions"}
     loader = PackageLoader("comparisons.report", "")
-    template = Environment(autoescape=True, loader=loader, undefined=StrictUndefined).get_template("report.html")
-    return template.render(
+    # Nothing stands before the page's first tag, by which a page is known as one that may be replaced.
+    engine = Environment(autoescape=True, loader=loader, undefined=StrictUndefined, trim_blocks=True)
+    return engine.get_template("report.html").render(
         {name: content for name, (_, content) in parts.items()},
         title=f"{len(comparison.measures)} flatness measures of {many} checkpoint{'s' * (many != 1)}",
         subtitle=_subtitle(comparison),
@@ -154,16 +150,16 @@ def _rankings(findings: Findings) -> dict[str, Any]:
     head[8:8] = [f"tau given {given}" for given, _ in held]
     body = []
     for row in sorted(findings.rankings, key=lambda one: -one.tau):
-        measure, stand = titles[row.measure], standings.get(row.measure)
+        measure, ranking = titles[row.measure], standings.get(row.measure)
         cells = [Cell(measure.title, measure.title), Cell(measure.family, measure.family), _number(row.tau, "+.2f")]
         cells += [_number(end, "+.2f") for end in row.tau_interval]
         cells += [_number(row.rho, "+.2f"), _number(row.p_holm, ".2g"), _number(row.checkpoints, ".0f")]
         cells += [_number(rows[row.measure].tau, "+.2f") if row.measure in rows else Cell("–") for _, rows in held]
-        if stand is not None:
-            split = stand.variance
-            told = [(stand.psi, "+.2f"), *((stand.granulated[name], "+.2f") for name in names)]
-            told += [(stand.information, ".3f"), (float("nan") if split is None else split.share_between, ".2f")]
-            cells += [_number(value, form) for value, form in told] + _wrong(stand)
+        if ranking is not None:
+            split = ranking.variance
+            told = [(ranking.psi, "+.2f"), *((ranking.granulated[name], "+.2f") for name in names)]
+            told += [(ranking.information, ".3f"), (float("nan") if split is None else split.share_between, ".2f")]
+            cells += [_number(value, form) for value, form in told] + _wrong(ranking)
         elif standings:
             cells += [Cell("–")] * (len(head) - len(cells))
         body.append(cells)
@@ -185,8 +181,8 @@ def _rankings(findings: Findings) -> dict[str, Any]:
     return {"key": key, "table": Table(head, body), "figure": figure}
 
 
-def _wrong(standing: Standing) -> list[Cell]:
-    errors = standing.sign_errors
+def _wrong(ranking: Standing) -> list[Cell]:
+    errors = ranking.sign_errors
     if errors is None:
         return [Cell("–")] * 3
     return [_number(errors.mean, ".2f"), _number(errors.worst, ".2f"), Cell(errors.worst_in or "–", errors.worst_in)]

@@ -20,7 +20,7 @@ def local_entropy(
     ``n/2 log(2 pi / g) - 1/2 log det(I + b H / g)``. Larger is flatter.
 
     Args:
-        density: of the Hessian H of the mean cost.
+        density: spectral density of the Hessian H of the mean cost.
         stiffness: g of the window, 1 / squared unit of the parameters.
         inverse_temperature: b; the number of samples for the cost summed over them.
 

@@ -42,7 +42,7 @@ def bridge_truth(
         prior: the measure, Gaussian.
         cutoff: T.
         target: ``sublevel``, or ``star`` for what star-domain estimators estimate.
-        seed: of the bridge.
+        seed: seed of the bridge.
         strategy: how products with the curvature are computed; empty times the candidates.
 
     Returns:
@@ -53,14 +53,6 @@ def bridge_truth(
 
 
 def truth_of(result: BridgeResult, cutoff: float) -> Truth:
-    """What a bridge says at a cutoff, as a truth.
-
-    Args:
-        result: a complete bridge.
-        cutoff: T, one that its draws surround.
-
-    Returns:
-        The truth.
-    """
+    """What a complete bridge says at a cutoff that its draws surround, as a truth."""
     volume = result.volume(cutoff)
     return Truth(volume.log_volume, volume.standard_error, f"bridge, {result.settings.target}", volume.freedom)

@@ -24,6 +24,7 @@ from volume.rays import CostSurface
 
 VOLUME, TRACE, DETERMINANT = "log-volume", "trace", "log-determinant"
 QUANTITIES = (VOLUME, TRACE, DETERMINANT)
+UNITS = {VOLUME: "nat", TRACE: "cost / parameter^2", DETERMINANT: "nat"}
 PAIRS = 40
 ANCHOR_STEPS = 128
 _PAIR_PRODUCTS = 400

@@ -40,19 +40,11 @@ def quadratic_case(
     prior: Prior | None = None,
     anchor: Array | None = None,
 ) -> AuditCase:
-    """``C = 1/2 x^T H x`` with a prescribed spectrum on a random basis.
+    """``C = 1/2 x^T H x`` with a prescribed spectrum (n,) on a random basis, its trace and log-determinant known too.
 
-    Args:
-        name: of the case.
-        eigenvalues: (n,) non-negative.
-        cutoff: T.
-        truth: the log-volume.
-        prior: the measure; default Lebesgue.
-        anchor: (n,) its components on the eigenvectors; default the origin.
-
-    Returns:
-        The case, with trace and log-determinant known too; up to 1,000 parameters the curvature is a dense matrix on a
-        basis uniform over rotations, and a torch model is made of it; beyond, the basis is a fast random rotation.
+    The anchor (n,) is given by its components on the eigenvectors. Up to 1,000 parameters the curvature is a dense
+    matrix on a basis uniform over rotations, and a torch model is made of it; beyond, the basis is a fast random
+    rotation.
     """
     size = len(eigenvalues)
     values = torch.as_tensor(eigenvalues, dtype=torch.float64)
@@ -138,7 +130,7 @@ def measured_case(name: str, eigenvalues: Array) -> AuditCase:
     """A measured spectrum on a random basis, under a standard normal prior; the anchor is a draw of that prior.
 
     Args:
-        name: of the case.
+        name: name of the case.
         eigenvalues: (n,) of a checkpoint; those below zero are rounding and count as zero.
 
     Returns:
@@ -155,15 +147,7 @@ def measured_case(name: str, eigenvalues: Array) -> AuditCase:
 
 
 def power_case(power: float, size: int) -> AuditCase:
-    """``C = sum |x_i|^p``: Dirichlet's volumes, the curvature at the anchor zero or infinite unless p = 2.
-
-    Args:
-        power: p.
-        size: n.
-
-    Returns:
-        The case.
-    """
+    """``C = sum |x_i|^p``: Dirichlet's volumes, the curvature at the anchor zero or infinite unless p = 2."""
     cutoff = 1.0
     truth = Truth(log_power_ball(power, cutoff, np.ones(size)), 0.0, "Dirichlet's integral")
     cost = ClosedFormCost(lambda x: x.abs().pow(power).sum(-1), torch.zeros(size, dtype=torch.float64))
@@ -208,13 +192,6 @@ def thin_star_case(size: int = 20, sharpness: float = 1.0) -> AuditCase:
     """Two thin arms: the radius along u is ``exp(a u_1^2)``, the cost ``T (|x| / radius)^2``; not convex.
 
     ``V = V_n 1F1(1/2; n/2; n a)``, from ``E[exp(n a u_1^2)]`` over the sphere.
-
-    Args:
-        size: n.
-        sharpness: a.
-
-    Returns:
-        The case.
     """
     cutoff = 1.0
     arms = math.log(float(hyp1f1(0.5, size / 2.0, size * sharpness)))

@@ -31,11 +31,6 @@ class RayDensity:
     quadratic: Array
     extent: Array
 
-    @property
-    def coefficients(self) -> dict[str, Array]:
-        """The parabola's coefficients by name."""
-        return {"constant": self.constant, "linear": self.linear, "quadratic": self.quadratic}
-
     def at(self, radius: Array) -> Array:
         """Log density (k,) at ``radius`` (k,) along each ray, -inf outside the support."""
         inside = self.constant - self.linear * radius - radius * (self.quadratic * radius) / 2.0

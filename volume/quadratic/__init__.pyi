@@ -1,3 +1,6 @@
+from .basin_gaussian import MEMORY as MEMORY
+from .basin_gaussian import BasinGaussian as BasinGaussian
+from .basin_gaussian import cost_ratios as cost_ratios
 from .determinant import DeterminantVolume as DeterminantVolume
 from .determinant import ellipsoid_volume as ellipsoid_volume
 from .determinant import shifted_determinant as shifted_determinant
@@ -11,16 +14,11 @@ from .measure import at_origin as at_origin
 from .measure import from_components as from_components
 from .prescribed import HartleyRotated as HartleyRotated
 from .prescribed import ParameterModule as ParameterModule
-from .rank import behaviour_jacobian as behaviour_jacobian
 from .rank import behaviour_rank as behaviour_rank
 from .rank import curvature_rank as curvature_rank
-from .rank import numerical_rank as numerical_rank
 from .rank import refuse_large as refuse_large
 from .saddlepoint import QuadraticForm as QuadraticForm
 from .saddlepoint import log_distribution as log_distribution
 from .segment import INSTEAD as INSTEAD
 from .segment import SegmentVolume as SegmentVolume
 from .segment import segment_volume as segment_volume
-from .typical import MEMORY as MEMORY
-from .typical import TypicalDisplacements as TypicalDisplacements
-from .typical import cost_ratios as cost_ratios

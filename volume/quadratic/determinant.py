@@ -21,7 +21,7 @@ class DeterminantVolume:
     Attributes:
         cutoff: T, nats.
         log_volume: Lebesgue log-volume, nats; its cautions say where the shift is not to be trusted.
-        log_determinant: of the shifted curvature, in the coordinates of the density.
+        log_determinant: log-determinant of the shifted curvature, in the coordinates of the density.
         k: the primer's number; 0 for the plain ellipsoid.
         shift: c, unit of the curvature.
         effective_dimension: ``N_eff`` at that shift; None for the plain ellipsoid, and where negative eigenvalues
@@ -56,7 +56,7 @@ def ellipsoid_volume(
     """Lebesgue log-volume of ``{1/2 x^T H x < T}``; H must be positive definite.
 
     Args:
-        density: of the curvature H.
+        density: spectral density of the curvature H.
         cutoff: T, nats.
         negative: the rule for negative eigenvalues, ``raise`` or ``abs``.
         log_scale: ``sum_i log s_i`` if the density is of ``D H D`` with D = diag(s), so that the volume is that of
@@ -99,7 +99,7 @@ def shifted_determinant(
     that mass, of the same density and cutoff, to have its k reported beside the chosen one.
 
     Args:
-        density: of the curvature H.
+        density: spectral density of the curvature H.
         cutoff: T, nats.
         standard_deviation: s of the prior, unit of the parameters (1 if the density is of ``D H D``).
         k: positive.

@@ -38,11 +38,11 @@ class BasinPoints:
 
     Attributes:
         landscape: whose anchor the rays start at.
-        preconditioner: of the directions.
+        preconditioner: preconditioner of the directions.
         seed: seed of the directions.
         radius: (k,) where each ray leaves the basin, unit of the parameters; inf if it never does.
         log_terms: (k,) log mass of the basin that each direction alone says, nats.
-        density: of the prior along the rays.
+        density: density of the prior along the rays.
         along: (k,) ``u . theta*``, unit of the parameters.
     """
 
@@ -67,19 +67,12 @@ class BasinPoints:
 
     def radial_moments(self) -> tuple[Array, Array]:
         """(k,) means of r and of r^2 along each ray, for r of density ``rho(r) r^(n-1)`` on [0, R]."""
-        n, ray = self.size, self.density.coefficients
+        n, ray = self.size, _coefficients(self.density)
         logs = [log_radial_integral(self.radius, n + power, **ray) for power in (0, 1, 2)]
         return np.exp(logs[1] - logs[0]), np.exp(logs[2] - logs[0])
 
     def draw(self, count: int) -> tuple[Tensor, NDArray[np.int64]]:
-        """Parameter vectors drawn from the distribution: directions by systematic resampling of their shares.
-
-        Args:
-            count: how many.
-
-        Returns:
-            Points (count, n), and the direction (count,) that each lies on.
-        """
+        """Points (count, n), and the direction (count,) of each, by systematic resampling of the shares."""
         points, chosen = zip(*self.draws(count), strict=True)
         return torch.cat(points), np.concatenate(chosen)
 
@@ -96,7 +89,7 @@ class BasinPoints:
         levels = torch.rand(count + 1, generator=source, dtype=torch.float64).clamp_min(1e-300).numpy()
         places = (np.arange(count) + levels[0]) / count
         chosen = np.minimum(np.searchsorted(np.cumsum(self.shares()), places), len(self.radius) - 1)
-        ray = {name: values[chosen] for name, values in self.density.coefficients.items()}
+        ray = {name: values[chosen] for name, values in _coefficients(self.density).items()}
         whole = log_radial_integral(self.radius[chosen], self.size, **ray)
         reach = np.minimum(self.radius, self.density.reach(self.size))[chosen]
         radii = _solve(whole + np.log(levels[1:]), self.size, ray, reach)
@@ -125,9 +118,9 @@ def basin_points(
 
     Args:
         landscape: the cost that the estimate is of.
-        estimate: of its star domain.
+        estimate: volume estimate of its star domain.
         prior: proper prior that the estimate was made under.
-        preconditioner: that the directions were made with; default the identity.
+        preconditioner: preconditioner that the directions were made with; default the identity.
         seed: seed of the directions.
 
     Returns:
@@ -146,13 +139,17 @@ def basin_points(
         offset = log_sphere_surface(landscape.size) - landscape.size * log_norms
         ray = prior.ray(landscape.theta, rows)
         levels, reach = estimate.log_terms[part] - offset, ray.reach(landscape.size)
-        solved = _solve(levels, landscape.size, ray.coefficients, reach)
+        solved = _solve(levels, landscape.size, _coefficients(ray), reach)
         radius = np.where(estimate.unbounded[part], ray.extent, solved)
-        terms = offset + log_radial_integral(radius, landscape.size, **ray.coefficients)
+        terms = offset + log_radial_integral(radius, landscape.size, **_coefficients(ray))
         along = GaussianPrior(1.0).ray(landscape.theta, rows).linear
         blocks.append((radius, terms, ray.constant, ray.linear, ray.quadratic, ray.extent, along))
     radius, terms, *density, along = (np.concatenate(column) for column in zip(*blocks, strict=True))
     return BasinPoints(landscape, chosen, seed, radius, terms, RayDensity(*density), along)
+
+
+def _coefficients(density: RayDensity) -> dict[str, Array]:
+    return {"constant": density.constant, "linear": density.linear, "quadratic": density.quadratic}
 
 
 def _directions(

@@ -54,12 +54,11 @@ class Rays:
     def terms(self, crossings: Crossings, cutoff: float) -> VolumeEstimate:
         """What each ray says of the log-volume, given its crossing of the cutoff."""
         density, size = self.density, self.size
+        ray = {"constant": density.constant, "linear": density.linear, "quadratic": density.quadratic}
         # A ray that never crosses counts to the end of the prior's support: for ever under Lebesgue measure.
         radius = np.where(crossings.unbounded, density.extent, crossings.radius)
-        terms = (
-            log_sphere_surface(size) + log_radial_integral(radius, size, **density.coefficients) - size * self.log_norms
-        )
-        slope = log_radial_slope(crossings.radius, size, **density.coefficients)
+        terms = log_sphere_surface(size) + log_radial_integral(radius, size, **ray) - size * self.log_norms
+        slope = log_radial_slope(crossings.radius, size, **ray)
         return VolumeEstimate(
             log_terms=terms,
             evaluations=crossings.evaluations,
@@ -89,7 +88,7 @@ def draw_rays(
         landscape: the cost, of size n.
         prior: the measure.
         preconditioner: P; a direction is ``v = z P``, z uniform on the sphere.
-        seed: of the directions.
+        seed: seed of the directions.
         stream: name of the random stream.
         first: number of the first ray.
         count: how many.
@@ -118,7 +117,7 @@ def unit_rows(
     Args:
         surface: whose size, dtype and device they have.
         preconditioner: P.
-        seed: of the directions.
+        seed: seed of the directions.
         stream: name of the random stream.
         first: number of the first direction.
         count: how many.

@@ -11,15 +11,15 @@ from comparisons.flatness import Reading
 from comparisons.langevin import (
     Chains,
     ChainSettings,
-    Minibatches,
-    chain_cautions,
     half_effective_dimension,
     local_learning_coefficient,
-    predict_chains,
     sample_chains,
     two_temperature_coefficient,
     widely_applicable_criterion,
 )
+from comparisons.langevin.local_coefficient import chain_cautions
+from comparisons.langevin.minibatches import Minibatches
+from comparisons.langevin.prediction import predict_chains
 from comparisons.measures.learning_coefficient import MEASURES
 from spectra.costs import cross_entropy, kl_from_anchor, mean_squared_error
 from spectra.density import SpectralDensity
@@ -210,7 +210,7 @@ def test_the_acceptance_is_that_of_metropolis(quadratic) -> None:
 def test_burn_in_is_not_averaged_in() -> None:
     rises = np.tile(np.concatenate([np.full(50, 9.0), np.full(100, 1.0)]), (4, 1))
     rises += np.random.default_rng(0).normal(0.0, 0.1, rises.shape)
-    found = Chains(rises, 50, 0.1, 1.0, 1.0, np.empty((4, 0)), np.zeros(4), 0.0, 0.0, True)
+    found = Chains(rises, 50, 0.1, 1.0, 1.0, np.empty((4, 0)), 0.0)
     assert found.mean_rise == pytest.approx(1.0, abs=0.03)  # six standard errors
     assert np.isnan(found.mean_acceptance)
 
@@ -218,7 +218,7 @@ def test_burn_in_is_not_averaged_in() -> None:
 def test_chains_that_fail_are_left_out_and_counted() -> None:
     rises = 0.5 + np.random.default_rng(0).normal(0.0, 0.1, (6, 200))
     rises[2, 100:] = np.nan
-    found = Chains(rises, 0, 0.1, 1.0, 1.0, np.empty((6, 0)), np.zeros(6), 0.0, 0.0, True)
+    found = Chains(rises, 0, 0.1, 1.0, 1.0, np.empty((6, 0)), 0.0)
     assert found.kept.shape == (5, 200)
     assert found.mean_rise == pytest.approx(rises[[0, 1, 3, 4, 5]].mean())
     assert chain_cautions(found)[0].startswith("1 of 6 chains")
@@ -247,14 +247,12 @@ def test_a_checkpoint_that_is_no_minimum_is_flagged(quadratic) -> None:
 
 def test_drift_and_disagreement_are_flagged() -> None:
     noise = np.random.default_rng(0).normal(0.0, 0.1, (8, 400))
-    drifting = Chains(
-        noise + np.linspace(0.0, 2.0, 400), 0, 0.1, 1.0, 1.0, np.full((8, 2), 0.2), np.zeros(8), 0.0, 0.0, True
-    )
+    drifting = Chains(noise + np.linspace(0.0, 2.0, 400), 0, 0.1, 1.0, 1.0, np.full((8, 2), 0.2), 0.0)
     text = " ".join(chain_cautions(drifting))
     assert "drift" in text
     assert "disagree" in text
     assert "would accept 20%" in text
-    assert chain_cautions(Chains(noise + 1.0, 0, 0.1, 1.0, 1.0, np.ones((8, 2)), np.zeros(8), 0.0, 0.0, True)) == ()
+    assert chain_cautions(Chains(noise + 1.0, 0, 0.1, 1.0, 1.0, np.ones((8, 2)), 0.0)) == ()
 
 
 def test_seeds_of_chains_and_runs_are_apart(quadratic) -> None:
