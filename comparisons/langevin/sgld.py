@@ -183,11 +183,11 @@ class _Run:
             ]
         ).to(self.anchor)
         energy, slope = self._energy(self.moved)
-        proposal = self.moved - 0.5 * step_size * slope + step_size**0.5 * noise
+        proposal = self.moved - 0.5 * step_size * slope + self.anchor.new_tensor(step_size).sqrt() * noise
         after, back = self._energy(proposal)
         returned = self.moved - proposal + 0.5 * step_size * back
         forward = 0.5 * noise.double().square().sum(1)
-        backward = 0.5 * returned.double().square().sum(1) / step_size
+        backward = 0.5 * (returned.double().square() / step_size).sum(1)
         probability = (energy - after + forward - backward).clamp_max(0.0).exp()
         return np.asarray(torch.where(self.alive, probability, torch.nan * probability).cpu().numpy())
 
