@@ -39,9 +39,9 @@ def leading_curvature(
     Args:
         landscape: the cost.
         prior: a Gaussian one.
-        name: name of the curvature, as ``spectra.plan.make_operator`` knows it.
+        name: of the curvature, as ``spectra.plan.make_operator`` knows it.
         pairs: how many; None takes all up to 6,000 parameters, else 400.
-        seed: seed of the Krylov space and the trace's probes.
+        seed: of the Krylov space and the trace's probes.
         strategy: how products are computed, as an earlier result names it; empty times the candidates.
 
     Returns:
