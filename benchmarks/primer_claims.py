@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from comparisons.comparison import Comparison
-from comparisons.statistics import spearman
+from comparisons.statistics.rank_correlation import spearman
 from comparisons.store import read_comparison
 
 Array = NDArray[np.float64]

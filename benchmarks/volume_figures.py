@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
+from paraboloid_break import DIRECTIONS, ParaboloidBreak, paraboloid_break
 from volume_poisoned import METHODS, studies, table, values
 from volume_runs import FIGURES, TRAINED, study_of
 
@@ -25,7 +26,6 @@ from spectra.checkpoint import read_checkpoint
 from spectra.costs import kl_from_anchor
 from spectra.plots import BLUE, GREEN, GREY, ORANGE, SKY, VERMILLION
 from volume.priors import parse_prior
-from volume.quadratic import DIRECTIONS, ParaboloidBreak, paraboloid_break
 from volume.study import PRECONDITIONERS, VolumeStudy
 
 STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 640)

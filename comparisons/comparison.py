@@ -50,15 +50,15 @@ class Examined:
     Attributes:
         provenance: file, task and cost.
         size: number of parameters n.
-        samples: of the training data, those whose weight is not zero.
+        samples: samples of the training data whose weight is not zero.
         data_sha256: digest of that data as iterated.
-        cost: on it, in its unit.
-        held_out_cost: on held-out data; nan if there is none.
+        cost: cost on it, in its unit.
+        held_out_cost: cost on held-out data; nan if there is none.
         error: share of the training data that is misclassified; nan where there are no classes.
-        held_out_error: likewise on held-out data.
-        held_out_samples: likewise of the held-out data; 0 if there is none.
+        held_out_error: the same share of the held-out data.
+        held_out_samples: samples of the held-out data whose weight is not zero; 0 if there is none.
         hyperparameters: plain values of the checkpoint's metadata.
-        outcomes: by measure.
+        outcomes: outcomes by measure.
         work: all that was spent, each item of evidence counted once.
         strategies: how products of each curvature were computed, by its name; kept on resuming.
         notes: sentences on what was reused or stepped back from.

@@ -26,7 +26,7 @@ def examine(
     """What each measure says of a checkpoint.
 
     Args:
-        evidence: of the checkpoint.
+        evidence: evidence of the checkpoint.
         measures: rows of the registry.
         provenance: what the checkpoint is.
         progress: called with measures done, all measures and the name of the next.
@@ -62,7 +62,7 @@ def outcome_of(evidence: Evidence, measure: Measure) -> Outcome:
     """One measure's reading, or why there is none.
 
     Args:
-        evidence: of a checkpoint.
+        evidence: evidence of a checkpoint.
         measure: a row of the registry.
 
     Returns:
@@ -88,14 +88,7 @@ def outcome_of(evidence: Evidence, measure: Measure) -> Outcome:
 
 
 def hyperparameters(checkpoint: Checkpoint) -> dict[str, Plain]:
-    """The plain values among a checkpoint's metadata.
-
-    Args:
-        checkpoint: the checkpoint.
-
-    Returns:
-        Numbers, texts and truth values by name; lists and the like, and the file of the initialisation, are left out.
-    """
+    """The plain values among a checkpoint's metadata, without lists and the like or the file of the initialisation."""
     plain = {name: value for name, value in checkpoint.metadata.items() if isinstance(value, str | int | float | bool)}
     plain.pop("initialisation", None)
     return plain

@@ -32,7 +32,7 @@ class Findings:
     """What a table, a JSON object or a page tells.
 
     Attributes:
-        comparison: at least one checkpoint done.
+        comparison: comparison with at least one checkpoint done.
         against: the target of the rankings.
         rankings: none where there are too few checkpoints.
         standings: none where no hyperparameter varies.
@@ -56,16 +56,16 @@ def findings_of(
     """What hyperparameters, the training cost and other measures leave of the rankings.
 
     Args:
-        comparison: some checkpoints.
+        comparison: comparison of some checkpoints.
         against: the target of the rankings.
-        rankings: of measures; none where there are too few checkpoints, and then nothing is held against them.
+        rankings: rankings of measures; none where there are too few checkpoints, and then nothing is held against them.
         given: columns to rank given each; None for the training cost where it varies and is not the target.
 
     Returns:
         The findings, without figures.
 
     Raises:
-        UserError: if a column asked for is not to be had.
+        UserError: if a column asked for is not there.
     """
     if not rankings and given:
         raise UserError(f"rank correlations given {given[0]} need at least {LEAST} checkpoints with a target")

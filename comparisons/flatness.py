@@ -29,8 +29,8 @@ class Reading:
     """What a measure says of one checkpoint.
 
     Attributes:
-        value: in the measure's unit.
-        standard_error: of ``value``; 0 for an exact value, inf where one sample leaves nothing to compare with.
+        value: the number, in the measure's unit.
+        standard_error: standard error of ``value``; 0 if exact, inf where one sample leaves nothing to compare with.
         cautions: sentences on why not to trust it; empty if nothing speaks against it.
         details: further numbers by name, such as a value for each layer.
         truncation_error: error that more samples do not reduce (Lanczos steps).
@@ -72,14 +72,7 @@ class Reading:
 
 
 def reading_of(estimate: Estimate, *, details: Mapping[str, float] | None = None) -> Reading:
-    """The reading of an estimate, with both of its errors.
-
-    Args:
-        estimate: of a spectral sum.
-        details: further numbers by name.
-
-    Returns:
-        The reading.
+    """The reading of an estimate, with both of its errors and further numbers by name.
 
     >>> reading_of(Estimate(2.0)).half_width
     0.0
@@ -105,7 +98,7 @@ class Measure:
         name: what the command line and files call it, words joined by hyphens.
         title: what tables call it.
         family: one of ``FAMILIES``.
-        unit: of its values, in terms of ``cost`` and ``parameter``; ``1`` if it has none.
+        unit: unit of its values, in terms of ``cost`` and ``parameter``; ``1`` if it has none.
         source: who proposed it.
         flatter: ``smaller`` or ``larger``: in which direction a checkpoint counts as flatter (or simpler).
         invariances: those of ``INVARIANCES`` under which its exact value does not change.

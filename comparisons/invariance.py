@@ -28,7 +28,7 @@ class Change:
     Attributes:
         name: one of ``INVARIANCES``.
         difference: largest difference of the outputs over the largest output: the function did not change.
-        outcomes: by measure, at the changed parameters.
+        outcomes: outcomes by measure, at the changed parameters.
         failure: why it could not be made; empty if it was.
     """
 
@@ -95,7 +95,7 @@ def check_invariance(
     Optimizer state and initialisation are left out: they would have to be changed alike.
 
     Args:
-        landscape: of the checkpoint.
+        landscape: landscape of the checkpoint.
         measures: rows of the registry.
         settings: what decides the numbers.
         held_out: the same network on held-out data, or None.

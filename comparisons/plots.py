@@ -32,7 +32,7 @@ def comparison_figure(comparison: Comparison) -> Figure:
     value are named.
 
     Args:
-        comparison: at least one checkpoint done.
+        comparison: comparison with at least one checkpoint done.
 
     Returns:
         The figure.

@@ -22,9 +22,8 @@ class Sharpness:
 
     Attributes:
         value: the measure; its unit is the measure's.
-        method: what it is, with the settings that decide it.
-        standard_error: over random draws; 0 where nothing is random but the starts of a search.
-        search_error: by how much the best of several starts is above the second best; 0 where two found the same.
+        standard_error: standard error over random draws; 0 where nothing is random but the starts of a search.
+        search_error: height of the best of several starts above the second best; 0 where two found the same.
         samples: (k,) what each draw, batch, start or repeat says; empty if there is one only.
         cost_evaluations: costs over all data that it took.
         gradient_evaluations: gradients over all data that it took.
@@ -33,7 +32,6 @@ class Sharpness:
     """
 
     value: float
-    method: str
     standard_error: float = 0.0
     search_error: float = 0.0
     samples: Array = field(default_factory=lambda: np.empty(0))
@@ -71,14 +69,7 @@ class CountedCost:
 
 
 def slope_caution(first_order: float, rise: float) -> tuple[str, ...]:
-    """A sentence if the slope at the checkpoint makes much of a worst case.
-
-    Args:
-        first_order: what the anchor's gradient alone gives within the region, unit of the cost.
-        rise: the worst case found.
-
-    Returns:
-        The sentence, or none.
+    """A sentence if the anchor's gradient alone gives much of a worst case within the region, else none.
 
     >>> slope_caution(0.001, 1.0)
     ()
@@ -92,28 +83,14 @@ def slope_caution(first_order: float, rise: float) -> tuple[str, ...]:
 
 
 def positive(**values: float) -> None:
-    """Refuses a setting that is not positive and finite, by its name.
-
-    Args:
-        **values: settings by name.
-
-    Raises:
-        UserError: naming the first that is not.
-    """
+    """Refuses a setting that is not positive and finite, by its name."""
     for name, value in values.items():
         if not 0.0 < value < float("inf"):
             raise UserError(f"{name} must be positive and finite, got {value}")
 
 
 def counted(**values: int) -> None:
-    """Refuses a count below one, by its name.
-
-    Args:
-        **values: counts by name.
-
-    Raises:
-        UserError: naming the first that is.
-    """
+    """Refuses a count below one, by its name."""
     for name, value in values.items():
         if value < 1:
             raise UserError(f"{name} must be at least 1, got {value}")

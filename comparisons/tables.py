@@ -27,7 +27,7 @@ class Row:
     """One measure's row.
 
     Attributes:
-        measure: of the registry.
+        measure: row of the registry.
         flat: an arrow, the direction in which checkpoints count as flatter.
         invariances: letters of those under which it does not change.
         gradients: what it costs alone at the dearest checkpoint, in gradients.
@@ -45,7 +45,7 @@ def rows(comparison: Comparison) -> list[Row]:
     """The rows of a comparison, in the registry's order.
 
     Args:
-        comparison: some checkpoints.
+        comparison: comparison of some checkpoints.
 
     Returns:
         A row for each of its measures that the registry knows.
@@ -70,14 +70,7 @@ def rows(comparison: Comparison) -> list[Row]:
 
 
 def cell(outcome: Outcome | None) -> str:
-    """A value with half of its 95 % interval, to the digits that the interval supports.
-
-    Args:
-        outcome: of one measure.
-
-    Returns:
-        The text; a dash where there is no value.
-    """
+    """A value with half of its 95 % interval, to the digits that the interval supports; a dash where there is none."""
     if outcome is None or outcome.reading is None:
         return NONE
     reading = outcome.reading
@@ -110,7 +103,7 @@ def short_names(comparison: Comparison) -> tuple[list[str], str]:
     """Names of the checkpoints without the words that all of them share.
 
     Args:
-        comparison: some checkpoints.
+        comparison: comparison of some checkpoints.
 
     Returns:
         The names, and the shared words joined by underscores (empty if there are none).
@@ -140,7 +133,7 @@ def remarks(comparison: Comparison) -> dict[str, list[str]]:
     """Every caution and failure, with the measures and checkpoints it is of.
 
     Args:
-        comparison: some checkpoints.
+        comparison: comparison of some checkpoints.
 
     Returns:
         Sentence -> ``measure (checkpoints)``; the checkpoints are left out where it is all of them.
@@ -166,7 +159,7 @@ def plain_table(comparison: Comparison, kind: str) -> str:
     """The table as text of another program.
 
     Args:
-        comparison: some checkpoints.
+        comparison: comparison of some checkpoints.
         kind: ``md``, ``csv`` (values, intervals and seconds at full precision) or ``latex``.
 
     Returns:

@@ -24,7 +24,7 @@ def target_values(comparison: Comparison, against: str) -> Array:
     """What the measures are to predict, one value a checkpoint.
 
     Args:
-        comparison: some checkpoints.
+        comparison: comparison of some checkpoints.
         against: one of ``TARGETS``, or the name of a hyperparameter: a number, or a label of two values, which count
             as 0 and 1 in the order of their names.
 
@@ -48,8 +48,8 @@ def column_values(comparison: Comparison, name: str) -> Array:
     """Any column, one value a checkpoint, such as one that a rank correlation is to be taken given.
 
     Args:
-        comparison: some checkpoints.
-        name: of a target, one of the comparison's measures, or a hyperparameter.
+        comparison: comparison of some checkpoints.
+        name: name of a target, one of the comparison's measures, or a hyperparameter.
 
     Returns:
         (checkpoints done,), nan where a checkpoint has none.

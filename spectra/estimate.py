@@ -231,3 +231,14 @@ def independent(first: Estimate, second: Estimate) -> Estimate:
         lowest=first.lowest - second.highest,
         highest=first.highest - second.lowest,
     )
+
+
+def jackknife(left_out: Array) -> float:
+    """The standard error from values that leave out one of m samples each, ``sqrt((m - 1) / m sum (e_i - mean e)^2)``.
+
+    >>> values = np.array([1.0, 2.0, 4.0])
+    >>> math.isclose(jackknife((values.sum() - values) / 2), values.std(ddof=1) / 3**0.5)  # of a mean: s / sqrt(m)
+    True
+    """
+    count = len(left_out)
+    return math.sqrt((count - 1) / count * float(np.square(left_out - left_out.mean()).sum()))

@@ -16,7 +16,7 @@ from basinscope.tasks import data_folder, digits_network, load_digits
 from comparisons.evidence import EvidenceSettings
 from comparisons.examination import hyperparameters
 from comparisons.measures import REGISTRY
-from comparisons.statistics import EXTENSIVE
+from comparisons.statistics.extensive import EXTENSIVE
 from comparisons.store import read_comparison
 from spectra.checkpoint import read_checkpoint
 from volume.bridge import bridge_cautions, read_bridge

@@ -7,19 +7,15 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from spectra.ranks import Ranks
+
 # Numbers in a block of parameter vectors that are held at once: 64 MB in float32.
 NUMBERS = 2**24
 _COLUMNS = 2**16
 
 
 def pieces(size: int) -> Iterator[slice]:
-    """Slices that cover n coordinates, so that float64 copies of directions stay small.
-
-    Args:
-        size: n.
-
-    Yields:
-        Slices of at most 65,536 coordinates, in order.
+    """Slices of at most 65,536 that cover n coordinates in order, so that float64 copies of directions stay small.
 
     >>> [part.start for part in pieces(70000)]
     [0, 65536]
@@ -31,13 +27,6 @@ def pieces(size: int) -> Iterator[slice]:
 def at_once(size: int, wanted: int) -> int:
     """How many parameter vectors to hold at once: all that are wanted, or one of a large model.
 
-    Args:
-        size: of a vector.
-        wanted: number of vectors.
-
-    Returns:
-        The number, at least 1.
-
     >>> at_once(4810, 64), at_once(10**8, 64)
     (64, 1)
     """
@@ -45,15 +34,9 @@ def at_once(size: int, wanted: int) -> int:
 
 
 def squared_lengths(rows: Tensor) -> Tensor:
-    """``|v|^2`` of each row, summed in float64 without a copy of the rows.
+    """``|v|^2`` (k,) of vectors (k, n), summed in float64 without a copy of them.
 
     A relative error e of a length is n e in the log of a volume: float32 sums are not good enough for large n.
-
-    Args:
-        rows: (k, n) vectors.
-
-    Returns:
-        (k,) squares, float64.
 
     >>> squared_lengths(torch.tensor([[3.0, 4.0]])).tolist()
     [25.0]
@@ -62,3 +45,12 @@ def squared_lengths(rows: Tensor) -> Tensor:
     for part in pieces(rows.shape[1]):
         total += rows[:, part].detach().double().square().sum(1)
     return total
+
+
+def gathered_rows(ranks: Ranks, mine: Tensor, count: int) -> Tensor:
+    """All rows (count, ...) in order from each rank's own (k, ...), the same to the bit on each rank."""
+    place = ranks.part(count)
+    table = mine.new_zeros(count, *mine.shape[1:])
+    table[place.start : place.stop] = mine
+    # Numbers and zeros add up to the numbers, to the bit.
+    return ranks.total(table)

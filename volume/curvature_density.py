@@ -15,6 +15,9 @@ from spectra.plan import plan_route
 from spectra.slq import deflated_space, empty_density, next_probes
 from spectra.spectrum import SpectrumSettings
 
+# The random stream of the probes, the same as a spectrum's.
+STREAM = "spectrum"
+
 
 def curvature_name(landscape: Landscape) -> str:
     """The curvature that determinants use: the Fisher of a KL, a likelihood's Gauss-Newton, else the Hessian."""
@@ -24,15 +27,7 @@ def curvature_name(landscape: Landscape) -> str:
 
 
 def fitting_block(size: int, dtype: torch.dtype, memory: int) -> int:
-    """Probes of one Lanczos block.
-
-    Args:
-        size: n, numbers of a vector.
-        dtype: of its numbers.
-        memory: bytes that the block's vectors may take, four a probe.
-
-    Returns:
-        As many as fit, at least one and at most the spectrum's own.
+    """Probes of one Lanczos block: as many as fit the memory, at four vectors a probe, at most the spectrum's own.
 
     >>> fitting_block(10, torch.float32, 480), fitting_block(10, torch.float32, 1)
     (3, 1)
@@ -44,7 +39,6 @@ def curvature_density(
     operator: SymmetricOperator,
     settings: SpectrumSettings,
     *,
-    stream: str = "spectrum",
     progress: Callable[[int, int], None] | None = None,
 ) -> SpectralDensity:
     """The density of an operator, exact where that costs no more than sampling.
@@ -54,7 +48,6 @@ def curvature_density(
     Args:
         operator: H, of size n.
         settings: probes, steps, deflate, engine, seed, block, memory and reorthogonalise are used.
-        stream: name of the random stream of the probes.
         progress: called with the products done and all products.
 
     Returns:
@@ -82,8 +75,8 @@ def curvature_density(
     if plan.route == "gram":
         assert isinstance(operator, JacobianSandwich)
         return replace(gram_spectrum(operator), epsilon=torch.finfo(operator.dtype).eps)
-    space = deflated_space(operator, settings, plan, stream, tell)
+    space = deflated_space(operator, settings, plan, STREAM, tell)
     density = empty_density(operator, settings, space)
     while density.runs.probes < settings.probes:
-        density = density.with_runs(next_probes(operator, settings, plan, space, density.runs.probes, stream, tell))
+        density = density.with_runs(next_probes(operator, settings, plan, space, density.runs.probes, STREAM, tell))
     return density

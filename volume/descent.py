@@ -23,7 +23,7 @@ class Descent:
     """What lies below the anchor, along its negative gradient.
 
     Attributes:
-        gradient_norm: of the cost at the anchor, cost per unit of the parameters.
+        gradient_norm: norm of the cost's gradient at the anchor, cost per unit of the parameters.
         fall: the most that the cost falls below the anchor's along the ray, unit of the cost; 0 if nowhere.
         distance: how far from the anchor, unit of the parameters.
     """
@@ -37,7 +37,7 @@ class Descent:
 
         Args:
             cutoff: T, unit of the cost.
-            unit: of the cost.
+            unit: unit of the cost.
 
         Returns:
             The sentence, or an empty text.

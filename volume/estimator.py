@@ -352,7 +352,7 @@ class VolumeEstimator:
             return result
         self._tell(0, 1, "description length")
         options = {"preconditioner": preconditioner, "seed": self.settings.seed, "data": self._data}
-        length = description_length(self.landscape, result.sampled, self.prior, posterior="prior", **options)  # type: ignore[arg-type]
+        length = description_length(self.landscape, result.sampled, self.prior, **options)  # type: ignore[arg-type]
         return replace(result, figures={**result.figures, **length.figures})
 
 

@@ -10,17 +10,7 @@ from volume.sweep_plots import sweep_figure
 
 
 def study_figure(study: VolumeStudy) -> Figure:
-    """A sweep over cutoffs if the study has one, else what its directions say.
-
-    Args:
-        study: the study.
-
-    Returns:
-        The figure.
-
-    Raises:
-        UserError: if the study holds no result.
-    """
+    """A sweep over cutoffs if the study has one, else what its directions say."""
     if study.sweep is not None and study.sweep.results:
         return sweep_figure(study)
     return volume_figure(study)

@@ -17,30 +17,24 @@ DRAWS = 16
 _FALLS = 4.0
 
 
-def cost_noise(landscape: Landscape, *, seed: int = 0) -> float:
+def cost_noise(landscape: Landscape) -> float:
     """The rounding noise of the cost near the anchor, unit of the cost.
 
     Every parameter is moved by a few roundings of its own, up or down at random; the true cost hardly changes, so what
-    changes is noise. The largest change over the draws is returned, less what the gradient explains.
-
-    Args:
-        landscape: the cost.
-        seed: of the moves.
-
-    Returns:
-        The noise. Of a divergence averaged over 773 samples about 3e-9 in float32 and 1e-17 in float64.
+    changes is noise. The largest change over the draws is returned, less what the gradient explains. Of a divergence
+    averaged over 773 samples it is about 3e-9 in float32 and 1e-17 in float64.
     """
     slope = landscape.gradient()
     count = at_once(landscape.size, DRAWS)
-    return max(_noise(landscape, slope, first, min(count, DRAWS - first), seed) for first in range(0, DRAWS, count))
+    return max(_noise(landscape, slope, first, min(count, DRAWS - first)) for first in range(0, DRAWS, count))
 
 
-def _noise(landscape: Landscape, slope: Tensor, first: int, count: int, seed: int) -> float:
+def _noise(landscape: Landscape, slope: Tensor, first: int, count: int) -> float:
     theta = landscape.theta
     # A model in half precision rounds what it is given; theta does not.
     roundings = 4.0 * torch.finfo(landscape.parameters.computed).eps
     options = {"dtype": theta.dtype, "device": theta.device}
-    signs = draw_probes(landscape.size, count, seed=seed, first=first, kind="rademacher", stream="noise", **options)  # type: ignore[arg-type]
+    signs = draw_probes(landscape.size, count, seed=0, first=first, kind="rademacher", stream="noise", **options)  # type: ignore[arg-type]
     moved = signs.mul_(theta).mul_(roundings).add_(theta)
     changes = landscape.costs(moved) - landscape.anchor_cost
     explained = dots(moved.sub_(theta), slope.expand_as(moved))
@@ -49,13 +43,6 @@ def _noise(landscape: Landscape, slope: Tensor, first: int, count: int, seed: in
 
 def above_noise(below: Descent, noise: float) -> Descent:
     """A descent whose fall is none if it may be noise.
-
-    Args:
-        below: as seen.
-        noise: of the cost.
-
-    Returns:
-        The descent.
 
     >>> above_noise(Descent(1e-8, 3e-9, 1e-6), 1e-9).fall
     0.0
@@ -69,10 +56,10 @@ def noise_caution(noise: float, cutoff: float, size: int, dtype: str, *, fixed: 
     A relative error e of the cost is ``n/2 e`` nats of a ray's log term, where the cost is quadratic.
 
     Args:
-        noise: of the cost.
+        noise: rounding noise of the cost.
         cutoff: T, the lowest that rays are followed to.
         size: number of parameters n.
-        dtype: of the cost.
+        dtype: dtype of the cost.
         fixed: whether it cannot be chosen where the sentence is read, and so is not advised.
 
     Returns:

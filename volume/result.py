@@ -100,7 +100,7 @@ class VolumeEstimate(Result):
         The mean of non-negative unbiased terms exceeds k times the truth with probability at most 1/k (Markov).
 
         Args:
-            confidence: in (0, 1).
+            confidence: confidence level in (0, 1).
 
         Returns:
             ``log_volume - log(1 / (1 - confidence))``, nats.
@@ -128,11 +128,6 @@ class VolumeEstimate(Result):
     def effective_samples(self) -> float:
         """``1 / sum w^2``: how many directions carry the estimate."""
         return float(1.0 / (self.weights**2).sum())
-
-    @property
-    def jensen_gap(self) -> float:
-        """Variance of the log terms over 2: about how far their mean lies below the log of the mean, if normal."""
-        return float(np.var(self.log_terms, ddof=1) / 2.0) if len(self.log_terms) > 1 else math.nan
 
     @property
     def verdict(self) -> str:

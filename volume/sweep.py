@@ -22,8 +22,8 @@ class CutoffSweep:
 
     Attributes:
         cutoffs: (q,) T, unit of the cost, ascending.
-        results: by method, one result a cutoff; the directions of a sampled method are the same at all of them.
-        failures: by method, why it has none, a sentence.
+        results: one result a cutoff by method; the directions of a sampled method are the same at all of them.
+        failures: why a method has none, a sentence, by method.
     """
 
     cutoffs: Array
@@ -47,12 +47,6 @@ class CutoffSweep:
 
         By second-order differences in log T, at the ends too, so exact where log V is a parabola in it; nan where a
         volume is infinite, or where there is one cutoff alone. A volume does not fall with its cutoff: 0 at the least.
-
-        Args:
-            method: one of those in ``results``.
-
-        Returns:
-            One slope a cutoff.
         """
         values = self.log_volumes(method)
         if len(values) < 2:

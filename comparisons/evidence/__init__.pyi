@@ -5,14 +5,12 @@ from .evidence import Evidence as Evidence
 from .gradients import gradient as gradient
 from .gradients import margins as margins
 from .gradients import sample_gradients as sample_gradients
-from .rows import joined as joined
-from .rows import picked as picked
+from .rows import all_rows as all_rows
 from .rows import split as split
 from .settings import EvidenceSettings as EvidenceSettings
 from .spectra import basin_mass as basin_mass
 from .spectra import gauss_newton_density as gauss_newton_density
 from .spectra import gauss_newton_operator as gauss_newton_operator
-from .spectra import gauss_newton_spectrum as gauss_newton_spectrum
 from .spectra import hessian_density as hessian_density
 from .spectra import hessian_spectrum as hessian_spectrum
 from .spectra import layer_traces as layer_traces

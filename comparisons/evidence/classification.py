@@ -16,7 +16,7 @@ def accuracy(landscape: Landscape, theta: Tensor | None = None) -> float:
     """Share of the samples whose class is the model's first choice.
 
     Args:
-        landscape: with cross-entropy and classes as targets.
+        landscape: landscape with cross-entropy and classes as targets.
         theta: (n,) where; default the anchor.
 
     Returns:
@@ -36,26 +36,12 @@ def accuracy(landscape: Landscape, theta: Tensor | None = None) -> float:
 
 
 def error_rate(landscape: Landscape) -> float:
-    """One less the accuracy at the anchor.
-
-    Args:
-        landscape: of any cost.
-
-    Returns:
-        A number in [0, 1]; nan where the cost is not cross-entropy with classes, so that nothing is right or wrong.
-    """
+    """One less the accuracy at the anchor; nan where the cost is not cross-entropy with classes."""
     return 1.0 - accuracy(landscape) if has_classes(landscape) else math.nan
 
 
 def has_classes(landscape: Landscape) -> bool:
-    """Whether the cost is cross-entropy with classes as targets.
-
-    Args:
-        landscape: of any cost.
-
-    Returns:
-        False for probabilities as targets too.
-    """
+    """Whether the cost is cross-entropy with classes as targets, and not probabilities."""
     likelihood = landscape.likelihood
     if likelihood is None or not isinstance(landscape.softmax, CrossEntropy):
         return False
@@ -63,17 +49,7 @@ def has_classes(landscape: Landscape) -> bool:
 
 
 def accuracy_function(landscape: Landscape) -> Callable[[Tensor], float]:
-    """The accuracy as a function of the parameters.
-
-    Args:
-        landscape: with cross-entropy and classes as targets.
-
-    Returns:
-        A function of theta (n,).
-
-    Raises:
-        UserError: if the cost is not cross-entropy with classes.
-    """
+    """The accuracy as a function of theta (n,), weighted as the cost is, which is cross-entropy with classes."""
     likelihood = landscape.likelihood
     if likelihood is None or not has_classes(landscape):
         raise UserError(

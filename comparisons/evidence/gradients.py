@@ -59,14 +59,7 @@ class SampleGradients:
 
 
 def gradient(evidence: Evidence) -> Tensor:
-    """The gradient of the landscape's cost at the anchor, its penalty included.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        (n,), cost / parameter.
-    """
+    """The gradient (n,) of the landscape's cost at the anchor, its penalty included."""
 
     def build(tally: Tally) -> Tensor:
         tally.gradients += 1
@@ -81,7 +74,7 @@ def sample_gradients(evidence: Evidence) -> SampleGradients:
     A row of several samples (a sequence of tokens) counts as one of that weight.
 
     Args:
-        evidence: of a checkpoint.
+        evidence: evidence of a checkpoint.
 
     Returns:
         The scatter.
@@ -146,7 +139,7 @@ def margins(evidence: Evidence) -> Array:
     """``f_y - max_(j != y) f_j`` of each sample: positive where the network is right.
 
     Args:
-        evidence: of a checkpoint.
+        evidence: evidence of a checkpoint.
 
     Returns:
         (samples,), unit of the outputs; samples to ignore are left out.

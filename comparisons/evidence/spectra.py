@@ -24,15 +24,7 @@ BLOCK = 8
 
 
 def spectrum_settings(evidence: Evidence, operator: str) -> SpectrumSettings:
-    """What a spectrum is computed with: as the settings say, or what fits the budget.
-
-    Args:
-        evidence: its settings are used.
-        operator: name of the curvature.
-
-    Returns:
-        The settings; under a budget fewer probes, then fewer steps.
-    """
+    """A spectrum's settings: as the evidence's say, or what fits the budget: fewer probes, then fewer steps."""
     asked = evidence.settings
     probes, steps = asked.probes, asked.steps
     if asked.budget is not None:
@@ -50,26 +42,12 @@ def spectrum_settings(evidence: Evidence, operator: str) -> SpectrumSettings:
 
 
 def hessian_spectrum(evidence: Evidence) -> Spectrum:
-    """The Hessian's spectrum, from the store where one fits.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        The spectrum.
-    """
+    """The Hessian's spectrum, from the store where one fits."""
     return _spectrum(evidence, "hessian")
 
 
 def gauss_newton_spectrum(evidence: Evidence) -> Spectrum:
-    """The spectrum of the Gauss-Newton matrix, positive semidefinite for a likelihood.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        The spectrum.
-    """
+    """The spectrum of the Gauss-Newton matrix, positive semidefinite for a likelihood."""
     return _spectrum(evidence, "gauss-newton")
 
 
@@ -95,14 +73,7 @@ def _spectrum(evidence: Evidence, operator: str) -> Spectrum:
 
 
 def gauss_newton_operator(evidence: Evidence) -> SymmetricOperator:
-    """The Gauss-Newton matrix itself.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        The operator, its strategy chosen once.
-    """
+    """The Gauss-Newton matrix itself, its strategy chosen once."""
     from spectra.plan import make_operator
 
     settings = spectrum_settings(evidence, "gauss-newton")
@@ -113,7 +84,7 @@ def layer_traces(evidence: Evidence) -> dict[str, Estimate]:
     """``tr H_ll`` of each layer l, all from the same products: ``E z_l . (H z)_l`` for Rademacher z.
 
     Args:
-        evidence: of a checkpoint.
+        evidence: evidence of a checkpoint.
 
     Returns:
         An estimate by layer name, in the model's order.
@@ -152,17 +123,7 @@ def layer_traces(evidence: Evidence) -> dict[str, Estimate]:
 
 
 def prior_width(evidence: Evidence) -> float:
-    """The prior's standard deviation s: the root mean square of the parameters.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        s, unit of the parameters.
-
-    Raises:
-        UserError: if all parameters are zero.
-    """
+    """The prior's standard deviation s: the root mean square of the parameters."""
     width = float(evidence.landscape.theta.double().square().mean().sqrt())
     if width == 0.0:
         raise UserError("all parameters are zero, so their root mean square gives no width for a prior")
@@ -170,14 +131,7 @@ def prior_width(evidence: Evidence) -> float:
 
 
 def basin_mass(evidence: Evidence) -> QuadraticMass:
-    """The mass of the quadratic basin under ``N(0, s^2 I)``, and the shift that it derives.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        The mass at the settings' cutoff, of the Gauss-Newton matrix.
-    """
+    """The quadratic basin's mass under ``N(0, s^2 I)`` at the cutoff, of the Gauss-Newton matrix, and its shift."""
     from volume.quadratic import anchor_measure, quadratic_mass
 
     def build(tally: Tally) -> QuadraticMass:
@@ -195,24 +149,10 @@ def basin_mass(evidence: Evidence) -> QuadraticMass:
 
 
 def hessian_density(evidence: Evidence) -> SpectralDensity:
-    """The Hessian's density.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        The density.
-    """
+    """The Hessian's density."""
     return hessian_spectrum(evidence).density
 
 
 def gauss_newton_density(evidence: Evidence) -> SpectralDensity:
-    """The density of the Gauss-Newton matrix.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        The density.
-    """
+    """The density of the Gauss-Newton matrix."""
     return gauss_newton_spectrum(evidence).density

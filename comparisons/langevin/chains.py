@@ -27,10 +27,7 @@ class Chains:
         localisation: g.
         acceptance: (chains, checks) Metropolis acceptance probability of a proposal with the full gradient from the
             chain's state, at steps after the burn-in; nan where a chain had failed.
-        distances: (chains,) from the checkpoint at the end, unit of the parameters.
         gradient_evaluations: gradients over all data that it took, minibatches counted as their share.
-        seconds: wall time of the steps, checks left out.
-        vmapped: whether the chains shared their passes.
     """
 
     rises: Array
@@ -39,10 +36,7 @@ class Chains:
     inverse_temperature: float
     localisation: float
     acceptance: Array
-    distances: Array
     gradient_evaluations: float
-    seconds: float
-    vmapped: bool
 
     @cached_property
     def failed(self) -> NDArray[np.bool_]:

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-from torch import Tensor
 
 from comparisons.langevin.chains import Chains
 from comparisons.langevin.prediction import SHARE_OF_LIMIT, ChainPrediction, predict_chains
@@ -32,7 +31,7 @@ class LocalLearningCoefficient:
 
     Attributes:
         estimate: the value; its samples are the kept chains' means.
-        chains: the run.
+        chains: chains of the run.
         prediction: what the spectrum says of the same run; None where no spectrum was given.
         stationarity: what lies below the checkpoint along its slope.
         cautions: sentences on what went wrong, and what to change.
@@ -50,7 +49,6 @@ def local_learning_coefficient(
     settings: ChainSettings | None = None,
     *,
     density: SpectralDensity | None = None,
-    preconditioner: Tensor | None = None,
 ) -> LocalLearningCoefficient:
     """Samples around the checkpoint and estimates ``lambda = nb (E L - L*)``.
 
@@ -58,10 +56,8 @@ def local_learning_coefficient(
 
     Args:
         landscape: the cost; for a network trained with a penalty, with that penalty (l2).
-        settings: of the run; the step size and burn-in that are not given are set from the spectrum.
-        density: of the Hessian of the mean cost.
-        preconditioner: see ``comparisons.langevin.sample_chains``; the spectrum then predicts nothing but the limit of
-            small steps, and step size and burn-in must be given.
+        settings: settings of the run; the step size and burn-in that are not given are set from the spectrum.
+        density: spectral density of the Hessian of the mean cost.
 
     Returns:
         The estimate.
@@ -74,7 +70,7 @@ def local_learning_coefficient(
     """
     settings = (settings or ChainSettings()).at(landscape)
     prediction = None
-    if density is not None and preconditioner is None and settings.localisation > 0.0:
+    if density is not None and settings.localisation > 0.0:
         assert settings.inverse_temperature is not None
         prediction = predict_chains(
             density,
@@ -83,7 +79,7 @@ def local_learning_coefficient(
             step_size=settings.step_size,
         )
         settings = _completed(settings, prediction)
-    chains = sample_chains(landscape, settings, preconditioner=preconditioner)
+    chains = sample_chains(landscape, settings)
     slope = descent(landscape)
     estimate = _estimate(chains)
     unit = landscape.likelihood.unit if landscape.likelihood is not None else "cost"
@@ -95,15 +91,7 @@ def local_learning_coefficient(
 
 
 def chain_cautions(chains: Chains, prediction: ChainPrediction | None = None) -> tuple[str, ...]:
-    """What is wrong with a run, each sentence with what to change.
-
-    Args:
-        chains: the run.
-        prediction: what its spectrum says.
-
-    Returns:
-        Sentences; none if nothing is.
-    """
+    """What is wrong with a run, each sentence with what to change."""
     found = []
     failed, count = int(chains.failed.sum()), len(chains.failed)
     limit = "" if prediction is None else f" (the limit is {prediction.step_limit:.3g})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from comparisons.evidence import joined, picked
+from comparisons.evidence import all_rows
 from comparisons.langevin.recording import Slopes, recorded_slopes
 from spectra.errors import FAST_PATH_FAILURES, UserError
 from spectra.landscape import Landscape
@@ -29,21 +29,13 @@ class Minibatches:
     """
 
     def __init__(self, landscape: Landscape, size: int | None) -> None:
-        """Joins the data.
-
-        Args:
-            landscape: the cost, on data kept in memory.
-            size: rows of a minibatch; None takes all.
-
-        Raises:
-            UserError: if the data is not kept in memory, or the size is not between 1 and its rows.
-        """
+        """Joins the data, which is kept in memory; a size of None takes all rows."""
         if not landscape.batches.kept:
             raise UserError("chains need data kept in memory; this data is read anew at each pass")
         if reason := landscape.rows_apart():
             raise UserError(f"chains draw rows of the data, which must be samples of their own: {reason}")
         self._landscape = landscape
-        self._data = joined(landscape.iterate())
+        self._data = all_rows(landscape.iterate())
         self.rows = self._data.rows
         self.size = self.rows if size is None else size
         if not 1 <= self.size <= self.rows:
@@ -65,17 +57,10 @@ class Minibatches:
         return torch.stack([torch.randperm(self.rows, generator=random)[: self.size] for random in streams])
 
     def slopes(self, thetas: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Costs above the anchor's on the same rows, and gradients.
+        """Costs (k,) above the anchor's at thetas (k, n) on rows (k, size), with the penalty, and gradients (k, n).
 
         The anchor's cost on the same rows is subtracted: its mean over draws is the anchor's cost, and most of what a
         draw of rows adds to the cost's variance is common to both.
-
-        Args:
-            thetas: (k, n) a chain each.
-            index: (k, size) each chain's rows.
-
-        Returns:
-            (k,) float64 costs, penalty included, and (k, n) gradients.
         """
         if self.vmapped is None:
             # Off the anchor, where a gradient may be nothing but rounding.
@@ -120,7 +105,7 @@ class Minibatches:
         # The forward pass is vmapped, the backward pass is the plain one of the sum: the chains do not mix in it.
         leaf = thetas.detach().requires_grad_()
         whole = self.size == self.rows
-        batch = self._data if whole else picked(self._data, index.to(thetas.device))
+        batch = self._data if whole else self._data.cut(index.to(thetas.device))
         place = None if whole else 0
         inside = (batch.inputs, batch.targets, batch.weights)
         axes = tuple(None if part is None else place for part in inside)
@@ -135,7 +120,7 @@ class Minibatches:
     def _looped(self, thetas: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         landscape, costs, slopes = self._landscape, [], []
         for theta, rows in zip(thetas, index, strict=True):
-            batch = picked(self._data, rows.to(thetas.device))
+            batch = self._data.cut(rows.to(thetas.device))
             leaves = landscape.leaves(theta)
             parts = list(leaves.values())
 

@@ -22,7 +22,7 @@ LARGEST_BIAS = 0.1
 
 @dataclass(frozen=True, eq=False)
 class ChainPrediction:
-    """A Langevin run on the quadratic, foretold.
+    """What a Langevin run gives on the quadratic, before it is made.
 
     Attributes:
         value: ``nb (E L - L*)`` at this step size.
@@ -42,11 +42,7 @@ class ChainPrediction:
 
     @property
     def burn_in(self) -> int:
-        """Steps after which a start at the checkpoint is forgotten.
-
-        Raises:
-            UserError: if some direction is not bound, and none would suffice.
-        """
+        """Steps after which a start at the checkpoint is forgotten."""
         if not math.isfinite(self.relaxation):
             raise UserError(
                 "no burn-in suffices: some direction of negative curvature is not bound; raise localisation"
@@ -58,7 +54,7 @@ def half_effective_dimension(density: SpectralDensity, *, inverse_temperature: f
     """``1/2 sum nb h / (nb h + g)``: the learning coefficient that sampling finds on a quadratic.
 
     Args:
-        density: of the Hessian of the mean cost, h.
+        density: spectral density of the Hessian of the mean cost, h.
         inverse_temperature: nb, samples times inverse temperature.
         localisation: g, positive.
 
@@ -86,17 +82,7 @@ def predict_chains(
 ) -> ChainPrediction:
     r"""``1/2 sum nb h / (a (1 - e a / 4))``, ``a = nb h + g``; stable for ``e < 4 / a_max``.
 
-    Args:
-        density: of the Hessian of the mean cost, h.
-        inverse_temperature: nb, samples times inverse temperature.
-        localisation: g, positive.
-        step_size: e; default a twentieth of the limit.
-
-    Returns:
-        The prediction.
-
-    Raises:
-        UserError: if a setting is not positive.
+    The density is of the Hessian h of the mean cost; the step size e is by default a twentieth of the limit.
 
     >>> found = predict_chains(
     ...     SpectralDensity.from_eigenvalues(np.array([1.0, 1.0])), inverse_temperature=3.0, localisation=1.0

@@ -14,20 +14,11 @@ Slopes = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def recorded_slopes(slopes: Slopes, thetas: Tensor, index: Tensor, rows: int) -> Slopes | None:
-    """The same function as its operations on parameters and rows, for tensors of the same shapes.
+    """A function of parameters (k, n) and rows (k, size) as its recorded operations for these shapes, or None.
 
     Parameters and positions of rows are passed as one vector, in which a position must be exact. The recording is
-    compared with the function at other parameters and other rows before it is handed out.
-
-    Args:
-        slopes: (k, n) parameters and (k, size) positions of rows -> (k,) costs and (k, n) gradients, of their dtype.
-        thetas: (k, n) some parameters.
-        index: (k, size) some positions.
-        rows: in the data.
-
-    Returns:
-        The recording; None where positions are too large for the dtype, the function reads values out, or the
-        recording differs.
+    compared with the function at other parameters and other rows before it is handed out: there is none where positions
+    are too large for the dtype, the function reads values out, or the recording differs.
 
     >>> square = lambda thetas, index: ((thetas**2).sum(1) * index.sum(1), 2.0 * thetas * index.sum(1, keepdim=True))
     >>> run = recorded_slopes(square, torch.ones(2, 3), torch.tensor([[1], [2]]), 8)

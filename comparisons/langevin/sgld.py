@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -74,21 +73,19 @@ class ChainSettings:
         return replace(self, inverse_temperature=nb)
 
 
-def sample_chains(landscape: Landscape, settings: ChainSettings, *, preconditioner: Tensor | None = None) -> Chains:
-    r"""``dw = -(e/2) P (nb grad L_b(w) + g (w - w*)) + N(0, e P)``, from w*.
+def sample_chains(landscape: Landscape, settings: ChainSettings) -> Chains:
+    r"""``dw = -(e/2) (nb grad L_b(w) + g (w - w*)) + N(0, e)``, from w*.
 
     Args:
         landscape: the cost L, on data kept in memory; it is evaluated in its own mode throughout. Spread over ranks,
             each runs its share of the chains, on all data.
-        settings: with ``step_size`` and ``burn_in`` given.
-        preconditioner: (n,) P, positive and constant, so that it changes the pace of a direction but not the
-            distribution sampled; default ones.
+        settings: settings with ``step_size`` and ``burn_in`` given.
 
     Returns:
         The chains.
 
     Raises:
-        UserError: if the step size or the burn-in is missing, or the preconditioner is not positive.
+        UserError: if the step size or the burn-in is missing.
 
     Reference:
         Welling and Teh, 2011; Lau et al., The local learning coefficient, 2024.
@@ -96,24 +93,15 @@ def sample_chains(landscape: Landscape, settings: ChainSettings, *, precondition
     settings = settings.at(landscape)
     if settings.step_size is None or settings.burn_in is None:
         raise UserError("step_size and burn_in must be given where no spectrum sets them, got None")
-    if preconditioner is not None and (
-        preconditioner.shape != landscape.theta.shape or not bool((preconditioner > 0.0).all())
-    ):
-        raise UserError(f"preconditioner must be {landscape.size} positive numbers, got {tuple(preconditioner.shape)}")
-    return over_ranks(
-        landscape, settings.chains, lambda alone, numbers: _Run(alone, settings, preconditioner, numbers).chains()
-    )
+    return over_ranks(landscape, settings.chains, lambda alone, numbers: _Run(alone, settings, numbers).chains())
 
 
 class _Run:
     """The state of all chains, or of those of some numbers."""
 
-    def __init__(
-        self, landscape: Landscape, settings: ChainSettings, preconditioner: Tensor | None, numbers: range
-    ) -> None:
+    def __init__(self, landscape: Landscape, settings: ChainSettings, numbers: range) -> None:
         self.anchor, self.settings, self.numbers = landscape.theta, settings, numbers
-        self.scale = None if preconditioner is None else preconditioner.to(landscape.theta)
-        size = None if settings.batch_size is None else min(settings.batch_size, joined_rows(landscape))
+        size = None if settings.batch_size is None else min(settings.batch_size, row_count(landscape))
         self.batches = Minibatches(landscape, size)
         self.whole = self.batches if size is None else Minibatches(landscape, None)
         self.streams = [generator(settings.seed, settings.stream, chain) for chain in numbers]
@@ -132,17 +120,13 @@ class _Run:
         checks = dict.fromkeys(at.tolist())
         rises = np.empty((len(self.numbers), steps))
         acceptance: list[Array] = []
-        start, checking = time.perf_counter(), 0.0
         for step in range(steps):
             rises[:, step] = self._step(step)
             if step in checks:
-                begun = time.perf_counter()
                 acceptance.append(self._acceptance(len(acceptance)))
-                checking += time.perf_counter() - begun
         # The last move has no cost after it to fail by.
         self._drop(torch.zeros(len(self.numbers), device=self.moved.device))
         rises[~self.alive.cpu().numpy(), -1] = np.nan
-        seconds = time.perf_counter() - start - checking
         share = self.batches.size / self.batches.rows
         return Chains(
             rises=rises,
@@ -151,10 +135,7 @@ class _Run:
             inverse_temperature=settings.inverse_temperature,
             localisation=settings.localisation,
             acceptance=np.array(acceptance).T.reshape(len(self.numbers), -1),
-            distances=self.moved.double().norm(dim=1).cpu().numpy(),
             gradient_evaluations=len(self.numbers) * (steps * share + 2 * len(acceptance)),
-            seconds=seconds,
-            vmapped=bool(self.batches.vmapped),
         )
 
     def _step(self, step: int) -> Array:
@@ -168,8 +149,6 @@ class _Run:
         step_size, nb = settings.step_size or 0.0, settings.inverse_temperature or 0.0
         pull = slopes.mul_(nb).add_(self.moved, alpha=settings.localisation)
         noise = self.noise[:, step % NOISE_STEPS]
-        if self.scale is not None:
-            pull, noise = pull * self.scale, noise * self.scale.sqrt()
         self.moved.add_(pull, alpha=-0.5 * step_size).add_(noise, alpha=step_size**0.5)
         found = torch.where(self.alive, rises, torch.full_like(rises, torch.nan))
         return np.asarray(found.cpu().numpy())
@@ -203,13 +182,12 @@ class _Run:
                 for chain in self.numbers
             ]
         ).to(self.anchor)
-        scale = torch.ones_like(self.anchor) if self.scale is None else self.scale
         energy, slope = self._energy(self.moved)
-        proposal = self.moved - 0.5 * step_size * scale * slope + (step_size * scale).sqrt() * noise
+        proposal = self.moved - 0.5 * step_size * slope + self.anchor.new_tensor(step_size).sqrt() * noise
         after, back = self._energy(proposal)
-        returned = self.moved - proposal + 0.5 * step_size * scale * back
+        returned = self.moved - proposal + 0.5 * step_size * back
         forward = 0.5 * noise.double().square().sum(1)
-        backward = 0.5 * (returned.double().square() / (step_size * scale.double())).sum(1)
+        backward = 0.5 * (returned.double().square() / step_size).sum(1)
         probability = (energy - after + forward - backward).clamp_max(0.0).exp()
         return np.asarray(torch.where(self.alive, probability, torch.nan * probability).cpu().numpy())
 
@@ -222,34 +200,6 @@ class _Run:
         return energy, nb * slopes + settings.localisation * moved
 
 
-def joined_rows(landscape: Landscape) -> int:
-    """Rows of the data over all batches.
-
-    Args:
-        landscape: its batches are counted.
-
-    Returns:
-        The number.
-    """
+def row_count(landscape: Landscape) -> int:
+    """Rows of the data over all batches."""
     return sum(batch.rows for batch in landscape.batches)
-
-
-def curvature_preconditioner(diagonal: Tensor, *, inverse_temperature: float, localisation: float) -> Tensor:
-    """``P = 1 / (nb |h_i| + g)``: with it every direction of a diagonal quadratic relaxes at one pace.
-
-    Args:
-        diagonal: (n,) of the Hessian of the mean cost, or of an estimate such as Adam's second moments' roots.
-        inverse_temperature: nb.
-        localisation: g, positive.
-
-    Returns:
-        (n,) P; the step limit is then 4, on a diagonal quadratic.
-
-    Raises:
-        UserError: if a setting is not positive.
-
-    >>> curvature_preconditioner(torch.tensor([1.0]), inverse_temperature=3.0, localisation=1.0)
-    tensor([0.2500])
-    """
-    positive(inverse_temperature=inverse_temperature, localisation=localisation)
-    return 1.0 / (inverse_temperature * diagonal.abs() + localisation)

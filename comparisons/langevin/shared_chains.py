@@ -5,26 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
 import torch
 
 from comparisons.langevin.chains import Array, Chains
 from spectra.landscape import Landscape
+from volume.chunks import gathered_rows
 
 
 def over_ranks(landscape: Landscape, count: int, run: Callable[[Landscape, range], Chains]) -> Chains:
-    """What ``run`` gives of a number of chains.
+    """What ``run`` gives of the chains of some numbers, shared out where the landscape is spread over ranks.
 
-    A chain depends on its own number alone and needs no sums over ranks on its way, so that each rank runs some, in one
-    process as it were.
-
-    Args:
-        landscape: the cost; the chains are shared out where it is spread over ranks.
-        count: of chains.
-        run: of a landscape and the chains' numbers.
-
-    Returns:
-        All chains in order, the same on each rank; its seconds are those of the slowest rank.
+    A chain depends on its own number alone and needs no sums over ranks on its way, so each rank runs some as one
+    process would. All chains come back in order, the same on each rank.
     """
     if landscape.ranks.alone:
         return run(landscape, range(count))
@@ -34,20 +26,13 @@ def over_ranks(landscape: Landscape, count: int, run: Callable[[Landscape, range
     found = run(landscape.whole, mine or range(1))
 
     def joined(rows: Array) -> Array:
-        table = np.zeros((count, *rows.shape[1:]))
-        if mine:
-            table[mine.start : mine.stop] = rows
-        # Numbers and zeros add up to the numbers, to the bit.
-        total: Array = ranks.total(torch.from_numpy(table)).numpy()
-        return total
+        all_rows: Array = gathered_rows(ranks, torch.from_numpy(rows[: len(mine)]), count).numpy()
+        return all_rows
 
     spent = torch.tensor([found.gradient_evaluations if mine else 0.0], dtype=torch.float64)
     return replace(
         found,
         rises=joined(found.rises),
         acceptance=joined(found.acceptance),
-        distances=joined(found.distances),
         gradient_evaluations=float(ranks.total(spent)),
-        seconds=ranks.largest(found.seconds),
-        vmapped=ranks.every(found.vmapped),
     )

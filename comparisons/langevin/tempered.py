@@ -37,7 +37,7 @@ def tempered_slope(
         inverse_temperature: nb.
         localisation: g, positive.
         directions: number of rays, each with 48 costs.
-        seed: of the directions.
+        seed: seed of the directions.
 
     Returns:
         The estimate, without unit; its error is that of a ratio of means over rays.

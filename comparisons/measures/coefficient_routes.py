@@ -33,17 +33,7 @@ _PERMUTED = frozenset({"permutation"})
 
 
 def criterion(evidence: Evidence) -> Reading:
-    """WBIC: ``E[n L]`` at the inverse temperature ``1 / log n``, with the localisation as its prior.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        The reading; the chains are those of the learning coefficient.
-
-    Raises:
-        UserError: if all chains failed.
-    """
+    """WBIC: ``E[n L]`` at the inverse temperature ``1 / log n``, with the localisation as its prior."""
     from comparisons.langevin import widely_applicable_criterion
 
     found = _usable(sampled_coefficient(evidence))
@@ -51,14 +41,7 @@ def criterion(evidence: Evidence) -> Reading:
 
 
 def cooler_coefficient(evidence: Evidence) -> LocalLearningCoefficient:
-    """The chains at twice the inverse temperature, from random numbers of their own.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        The coefficient there, with its chains.
-    """
+    """The chains at twice the inverse temperature, from random numbers of their own."""
     from comparisons.langevin import local_learning_coefficient
 
     def build(tally: Tally) -> LocalLearningCoefficient:
@@ -75,15 +58,6 @@ def two_temperatures(evidence: Evidence) -> Reading:
     """``(E_1[nL] - E_2[nL]) / (1/b_1 - 1/b_2)``, b_2 twice b_1: no value at the checkpoint enters.
 
     On a quadratic it is ``1/2 sum s_1 s_2``, ``s_i = n b_i h / (n b_i h + g)``, and so below the coefficient.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        The reading.
-
-    Raises:
-        UserError: if all chains of a temperature failed.
     """
     from comparisons.langevin import two_temperature_coefficient
 
@@ -91,23 +65,16 @@ def two_temperatures(evidence: Evidence) -> Reading:
     nb = inverse_temperature(evidence)
     cautions = tuple(dict.fromkeys(warm.cautions + cool.cautions))
 
-    def foretold(h: Array) -> Array:
+    def predicted(h: Array) -> Array:
         return 0.5 * _bound(h, nb) * _bound(h, COOLER * nb)
 
-    spectrum = hessian_density(evidence).integrate(foretold)
+    spectrum = hessian_density(evidence).integrate(predicted)
     reading = _read(warm, two_temperature_coefficient(warm.chains, cool.chains), cautions)
     return replace(reading, details={**reading.details, "spectrum": spectrum.value})
 
 
 def slope_of_log_volume(evidence: Evidence) -> Reading:
-    """The learning coefficient by ``d log V / d log c``, beside the chains and the spectrum, and whether they agree.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        The reading, with a caution where the routes differ by more than their errors.
-    """
+    """The learning coefficient by ``d log V / d log c``, beside the chains and the spectrum, and whether they agree."""
     from comparisons.langevin import NODES, tempered_slope
 
     nb = inverse_temperature(evidence)

@@ -9,7 +9,7 @@ import numpy as np
 
 from comparisons.flatness import Reading, reading_of
 from spectra.errors import UserError
-from spectra.estimate import Estimate
+from spectra.estimate import Estimate, jackknife
 
 
 def combined(
@@ -22,8 +22,8 @@ def combined(
     """``function(values)`` with the jackknife's error over the probes that the estimates share.
 
     Args:
-        function: of as many numbers as there are estimates; smooth near their values.
-        *estimates: from common probes, or exact.
+        function: function of as many numbers as there are estimates; smooth near their values.
+        *estimates: estimates from common probes, or exact.
         details: further numbers by name.
         lowest: least value that the combination can have.
         highest: largest one.
@@ -52,7 +52,7 @@ def combined(
     samples = counts.pop() if counts else 0
     found = Estimate(
         value=centre,
-        standard_error=_jackknife(function, estimates, samples),
+        standard_error=_standard_error(function, estimates, samples),
         truncation_error=truncation if math.isfinite(truncation) else math.inf,
         cautions=cautions,
         freedom=samples - 1.0 if samples else math.inf,
@@ -65,24 +65,24 @@ def combined(
 def ratio(part: float, whole: float) -> float:
     """``part / whole``; nan where the whole is zero, as that of some probes may be.
 
-    Args:
-        part: the numerator.
-        whole: the denominator.
-
-    Returns:
-        The quotient.
-
     >>> ratio(1.0, 4.0), ratio(1.0, 0.0)
     (0.25, nan)
     """
     return part / whole if whole != 0.0 else math.nan
 
 
+def not_zero(estimate: Estimate) -> Estimate:
+    """The estimate of a sum of magnitudes, of which shares are to be taken."""
+    if estimate.value <= 0.0:
+        raise UserError("the curvature is zero, so shares of it have no meaning")
+    return estimate
+
+
 def _at(function: Callable[..., float], values: list[float]) -> float:
     return function(*values) if all(map(math.isfinite, values)) else math.nan
 
 
-def _jackknife(function: Callable[..., float], estimates: tuple[Estimate, ...], samples: int) -> float:
+def _standard_error(function: Callable[..., float], estimates: tuple[Estimate, ...], samples: int) -> float:
     if samples == 0:
         return 0.0
     if samples == 1:
@@ -92,5 +92,5 @@ def _jackknife(function: Callable[..., float], estimates: tuple[Estimate, ...], 
         for one in estimates
     ]
     left_out = np.array([function(*(float(x) for x in column)) for column in zip(*rows, strict=True)])
-    error = float(np.sqrt((samples - 1) / samples * np.square(left_out - left_out.mean()).sum()))
+    error = jackknife(left_out)
     return error if math.isfinite(error) else math.inf

@@ -6,7 +6,7 @@ import numpy as np
 
 from comparisons.evidence import Evidence, hessian_density, hessian_spectrum, layer_traces
 from comparisons.flatness import Measure, Reading, reading_of
-from comparisons.measures.combination import combined, ratio
+from comparisons.measures.combination import combined, not_zero, ratio
 from spectra.errors import UserError
 from spectra.estimate import Estimate
 
@@ -15,40 +15,19 @@ _CURVATURE = "cost / parameter²"
 
 
 def hessian_trace(evidence: Evidence) -> Reading:
-    """``tr H``; relative to n it is the mean curvature over directions.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        The reading.
-    """
+    """``tr H``; relative to n it is the mean curvature over directions."""
     return reading_of(hessian_density(evidence).trace())
 
 
 def largest_layer_trace(evidence: Evidence) -> Reading:
-    """The largest ``tr H_ll`` over layers; each layer's is in the details.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        The reading of the largest, all of them by name.
-    """
+    """The largest ``tr H_ll`` over layers; each layer's is in the details."""
     traces = layer_traces(evidence)
     largest = max(traces.values(), key=lambda one: one.value)
     return reading_of(largest, details={layer: one.value for layer, one in traces.items()})
 
 
 def largest_eigenvalue(evidence: Evidence) -> Reading:
-    """The largest eigenvalue of the Hessian, its residual as error.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        The reading; ``details`` has the lowest node too.
-    """
+    """The largest eigenvalue of the Hessian, its residual as error; the lowest node is in the details."""
     value = _largest(evidence)
     return reading_of(value, details={"smallest node": hessian_density(evidence).support[0]})
 
@@ -72,29 +51,12 @@ def _largest(evidence: Evidence) -> Estimate:
 
 
 def hessian_frobenius(evidence: Evidence) -> Reading:
-    """``|H|_F``, the root mean square curvature over directions up to a factor.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        The reading.
-    """
+    """``|H|_F``, the root mean square curvature over directions up to a factor."""
     return reading_of(hessian_density(evidence).frobenius_norm())
 
 
 def largest_over_trace(evidence: Evidence) -> Reading:
-    """``l_max / tr H``: how much of the curvature one direction has.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        The reading.
-
-    Raises:
-        UserError: if the trace is not positive.
-    """
+    """``l_max / tr H``: how much of the curvature one direction has."""
     trace = hessian_density(evidence).trace()
     if trace.value <= 0.0:
         raise UserError(f"the trace is {trace.value:.3g}, not positive: a share of it has no meaning")
@@ -102,17 +64,7 @@ def largest_over_trace(evidence: Evidence) -> Reading:
 
 
 def first_over_fifth(evidence: Evidence) -> Reading:
-    """``|l_1| / |l_5|`` by magnitude: a condition number of the outliers.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        The reading; its error from the residuals.
-
-    Raises:
-        UserError: if five eigenvalues have not converged, or the fifth is zero to rounding.
-    """
+    """``|l_1| / |l_5|`` by magnitude: a condition number of the outliers, its error from the residuals."""
     spectrum = hessian_spectrum(evidence)
     if len(spectrum.eigenvalues) < FIFTH:
         found = len(spectrum.eigenvalues)
@@ -126,17 +78,7 @@ def first_over_fifth(evidence: Evidence) -> Reading:
 
 
 def smallest_over_largest(evidence: Evidence) -> Reading:
-    """``|l_min| / l_max`` of a negative ``l_min``, else 0: how deep the deepest saddle direction is.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        The reading.
-
-    Raises:
-        UserError: if no eigenvalue is positive.
-    """
+    """``|l_min| / l_max`` of a negative ``l_min``, else 0: how deep the deepest saddle direction is."""
     density, top = hessian_density(evidence), _largest(evidence)
     if top.value <= 0.0:
         raise UserError(f"the largest eigenvalue is {top.value:.3g}, not positive: a share of it has no meaning")
@@ -146,28 +88,12 @@ def smallest_over_largest(evidence: Evidence) -> Reading:
 
 
 def negative_mass(evidence: Evidence) -> Reading:
-    """``sum |l_i| over l_i < 0`` as a share of ``sum |l_i|``: how far the checkpoint is from a minimum.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        The reading; the count of negative eigenvalues is in the details.
-
-    Raises:
-        UserError: if the matrix is zero.
-    """
+    """``sum |l_i| over l_i < 0`` as a share of ``sum |l_i|``: how far the checkpoint is from a minimum."""
     density = hessian_density(evidence)
     below = density.integrate(lambda x: np.maximum(-x, 0.0))
     count = density.mass_below(0.0).value
-    whole = _positive(density.integrate(np.abs))
+    whole = not_zero(density.integrate(np.abs))
     return combined(ratio, below, whole, details={"count": count}, lowest=0.0, highest=1.0)
-
-
-def _positive(estimate: Estimate) -> Estimate:
-    if estimate.value <= 0.0:
-        raise UserError("the curvature is zero, so shares of it have no meaning")
-    return estimate
 
 
 _HESSIAN = frozenset({"permutation"})

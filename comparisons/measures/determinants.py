@@ -8,37 +8,19 @@ import numpy as np
 
 from comparisons.evidence import Evidence, basin_mass, gauss_newton_density, prior_width
 from comparisons.flatness import Measure, Reading, reading_of
-from comparisons.measures.combination import combined, ratio
+from comparisons.measures.combination import combined, not_zero, ratio
 from spectra.errors import UserError
-from spectra.estimate import Estimate
 
 
 def log_determinant(evidence: Evidence) -> Reading:
-    """``log det(I + G / c)``, ``c = k / s^2``: the primer's shifted determinant in units of its shift.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        The reading; the shift is in the details.
-    """
+    """``log det(I + G / c)``, ``c = k / s^2``: the primer's shifted determinant in units of its shift."""
     shift = evidence.settings.k / prior_width(evidence) ** 2
     estimate = gauss_newton_density(evidence).logdet(shift, relative=True)
     return reading_of(estimate, details={"shift": shift, "k": evidence.settings.k})
 
 
 def log_determinant_derived(evidence: Evidence) -> Reading:
-    """The same with the shift that the mass of the quadratic basin derives at the cutoff.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        The reading; the derived k is in the details.
-
-    Raises:
-        UserError: if the cutoff is above the mean cost under the prior, where no shift is derived.
-    """
+    """The same with the shift that the mass of the quadratic basin derives at the cutoff."""
     mass = basin_mass(evidence)
     if not math.isfinite(mass.shift):
         raise UserError(f"the cutoff {mass.cutoff:g} is not below the mean cost under the prior: no shift is derived")
@@ -47,14 +29,7 @@ def log_determinant_derived(evidence: Evidence) -> Reading:
 
 
 def quadratic_basin_mass(evidence: Evidence) -> Reading:
-    """``log Pr[1/2 x^T G x <= T]`` under ``theta ~ N(0, s^2 I)``: the larger, the flatter.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        The reading.
-    """
+    """``log Pr[1/2 x^T G x <= T]`` under ``theta ~ N(0, s^2 I)``: the larger, the flatter."""
     mass = basin_mass(evidence)
     return reading_of(mass.log_mass, details={"derived k": mass.derived_k, "cutoff": mass.cutoff})
 
@@ -63,49 +38,23 @@ def effective_dimension(evidence: Evidence) -> Reading:
     """``sum_i l_i / (l_i + c)``, ``c = 1 / (N s^2)``: parameters that N samples determine beside the prior.
 
     The Gauss-Newton matrix is that of the mean cost, so the prior's precision ``1 / s^2`` is divided by N.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        The reading.
     """
     shift = 1.0 / (evidence.landscape.samples * prior_width(evidence) ** 2)
     return reading_of(gauss_newton_density(evidence).effective_dimension(shift), details={"shift": shift})
 
 
 def participation_ratio(evidence: Evidence) -> Reading:
-    """``(tr G)^2 / tr G^2``: how many equal eigenvalues would have these moments.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        The reading.
-
-    Raises:
-        UserError: if the matrix is zero.
-    """
+    """``(tr G)^2 / tr G^2``: how many equal eigenvalues would have these moments."""
     density = gauss_newton_density(evidence)
     size = float(density.size)
-    first, second = density.trace(), _positive(density.moment(2))
+    first, second = density.trace(), not_zero(density.moment(2))
     # Between one and the rank, of a matrix without negative eigenvalues.
     lowest = 1.0 if density.semidefinite else 0.0
     return combined(lambda a, b: ratio(a**2, b), first, second, lowest=lowest, highest=size)
 
 
 def effective_rank(evidence: Evidence) -> Reading:
-    """``exp(-sum_i p_i log p_i)``, ``p_i = l_i / tr G``: the exponential of the spectrum's entropy.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        The reading.
-
-    Raises:
-        UserError: if the matrix is zero.
-    """
+    """``exp(-sum_i p_i log p_i)``, ``p_i = l_i / tr G``: the exponential of the spectrum's entropy."""
     density = gauss_newton_density(evidence)
 
     def rank(whole: float, entropy: float) -> float:
@@ -113,13 +62,7 @@ def effective_rank(evidence: Evidence) -> Reading:
 
     # With t = tr G: -sum p log p = log t - (sum l log l) / t.
     entropy = density.integrate(lambda x: np.where(x > 0.0, x * np.log(np.where(x > 0.0, x, 1.0)), 0.0))
-    return combined(rank, _positive(density.trace()), entropy, lowest=1.0, highest=float(density.size))
-
-
-def _positive(estimate: Estimate) -> Estimate:
-    if estimate.value <= 0.0:
-        raise UserError("the curvature is zero, so shares of it have no meaning")
-    return estimate
+    return combined(rank, not_zero(density.trace()), entropy, lowest=1.0, highest=float(density.size))
 
 
 _SCALE = frozenset({"permutation", "parameter-scale"})

@@ -20,17 +20,7 @@ _PERMUTED = frozenset({"permutation"})
 
 
 def inverse_temperature(evidence: Evidence) -> float:
-    """``nb = n / log n`` of n samples.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        The number of samples times the inverse temperature.
-
-    Raises:
-        UserError: if there are not more than two samples.
-    """
+    """``nb = n / log n`` of n samples."""
     samples = evidence.landscape.samples
     if samples <= 2.0:
         raise UserError(f"the inverse temperature n / log n needs more than two samples, got {samples:g}")
@@ -38,18 +28,10 @@ def inverse_temperature(evidence: Evidence) -> float:
 
 
 def chain_settings(evidence: Evidence, *, stream: str = "chain") -> ChainSettings:
-    """Of the registry's chains: draws from the budget; the spectrum is to set step size and burn-in.
+    """Settings of the registry's chains: draws from the budget; the spectrum is to set step size and burn-in."""
+    from comparisons.langevin import ChainSettings, row_count
 
-    Args:
-        evidence: of a checkpoint.
-        stream: name of the random stream.
-
-    Returns:
-        The settings.
-    """
-    from comparisons.langevin import ChainSettings, joined_rows
-
-    rows, budget = joined_rows(evidence.landscape), evidence.settings.budget
+    rows, budget = row_count(evidence.landscape), evidence.settings.budget
     chains, size = 8, min(64, rows)
     draws = 500 if budget is None else max(LEAST_DRAWS, int(budget * rows / size / chains))
     return ChainSettings(
@@ -65,14 +47,7 @@ def chain_settings(evidence: Evidence, *, stream: str = "chain") -> ChainSetting
 
 
 def sampled_coefficient(evidence: Evidence) -> LocalLearningCoefficient:
-    """The chains as evidence: step size and burn-in from the spectrum, draws from the budget.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        The coefficient with its chains and their prediction.
-    """
+    """The chains as evidence: step size and burn-in from the spectrum, draws from the budget."""
     from comparisons.langevin import local_learning_coefficient
 
     def build(tally: Tally) -> LocalLearningCoefficient:
@@ -85,17 +60,7 @@ def sampled_coefficient(evidence: Evidence) -> LocalLearningCoefficient:
 
 
 def local_coefficient(evidence: Evidence) -> Reading:
-    """The local learning coefficient by stochastic gradient Langevin dynamics.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        The reading; ``details`` has what the spectrum predicts for the same run, and the diagnostics.
-
-    Raises:
-        UserError: if all chains failed.
-    """
+    """The local learning coefficient by stochastic gradient Langevin dynamics, its diagnostics in the details."""
     found = sampled_coefficient(evidence)
     if not math.isfinite(found.estimate.value):
         raise UserError("; ".join(found.cautions))
@@ -122,14 +87,7 @@ def local_coefficient(evidence: Evidence) -> Reading:
 
 
 def spectral_coefficient(evidence: Evidence) -> Reading:
-    """Half the effective dimension of the Gauss-Newton matrix: the coefficient of the quadratic.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        The reading, at the same temperature and localisation as the chains.
-    """
+    """Half the effective dimension of the Gauss-Newton matrix, at the temperature and localisation of the chains."""
     from comparisons.langevin import half_effective_dimension
 
     nb = inverse_temperature(evidence)

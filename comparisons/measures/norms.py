@@ -21,14 +21,7 @@ MARGIN_PERCENTILE = 10.0
 
 
 def parameter_norm(evidence: Evidence) -> Reading:
-    """``|theta|``.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        The reading; each layer's norm in the details.
-    """
+    """``|theta|``; each layer's norm in the details."""
     landscape = evidence.landscape
     layers = {
         layer: float(landscape.theta[landscape.parameters.positions(names).to(landscape.device)].double().norm())
@@ -38,59 +31,28 @@ def parameter_norm(evidence: Evidence) -> Reading:
 
 
 def distance_from_initialisation(evidence: Evidence) -> Reading:
-    """``|theta - theta_0|``.
-
-    Args:
-        evidence: of a checkpoint, with ``initial``.
-
-    Returns:
-        The reading.
-
-    Raises:
-        UserError: if the initial parameters are not known.
-    """
+    """``|theta - theta_0|``."""
     if evidence.initial is None:
         raise UserError(evidence.missing("initial"))
     return Reading(float((evidence.landscape.theta.double() - evidence.initial.double()).norm()))
 
 
 def path_norm_of(evidence: Evidence) -> Reading:
-    """The path norm of a feed-forward network.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        The reading.
-    """
+    """The path norm of a feed-forward network."""
     from comparisons.searches import path_norm
 
     return Reading(path_norm(evidence.landscape))
 
 
 def log_spectral_product(evidence: Evidence) -> Reading:
-    """``sum_l log |W_l|_2``; a convolution's kernel is taken as a matrix with a row an output channel.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        The reading, each weight's norm in the details.
-    """
+    """``sum_l log |W_l|_2``; a convolution's kernel is taken as a matrix with a row an output channel."""
     import torch
 
     return _log_product({name: float(torch.linalg.matrix_norm(w, 2)) for name, w in _matrices(evidence).items()})
 
 
 def log_frobenius_product(evidence: Evidence) -> Reading:
-    """``sum_l log |W_l|_F``.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        The reading, each weight's norm in the details.
-    """
+    """``sum_l log |W_l|_F``."""
     return _log_product({name: float(w.norm()) for name, w in _matrices(evidence).items()})
 
 
@@ -111,52 +73,24 @@ def _matrices(evidence: Evidence) -> dict[str, Tensor]:
 
 
 def margin(evidence: Evidence) -> Reading:
-    """The 10th percentile of the margins over the training data; the median and the share below 0 beside it.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        The reading.
-    """
+    """The 10th percentile of the margins over the training data; the median and the share below 0 beside it."""
     found = margins(evidence)
     details = {"median": float(np.median(found)), "wrong": float((found <= 0.0).mean())}
     return Reading(float(np.percentile(found, MARGIN_PERCENTILE)), details=details)
 
 
 def normalised_margin(evidence: Evidence) -> Reading:
-    """The 10th percentile of the margins over the product of spectral norms.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        The reading.
-    """
+    """The 10th percentile of the margins over the product of spectral norms."""
     return Reading(margin(evidence).value * math.exp(-log_spectral_product(evidence).value))
 
 
 def fisher_rao_norm(evidence: Evidence) -> Reading:
-    """``theta^T F theta`` with the model's own Fisher: the mean squared change of the log-likelihood along theta.
-
-    Args:
-        evidence: of a checkpoint whose cost is a likelihood.
-
-    Returns:
-        The reading.
-    """
+    """``theta^T F theta`` with the model's own Fisher: the mean squared change of the log-likelihood along theta."""
     return Reading(_form(evidence, "fisher-rao", lambda: gauss_newton_operator(evidence)), lowest=0.0)
 
 
 def empirical_fisher_rao_norm(evidence: Evidence) -> Reading:
-    """``mean_i (theta . grad l_i)^2`` at the given targets.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        The reading.
-    """
+    """``mean_i (theta . grad l_i)^2`` at the given targets."""
     from spectra.operators import Fisher
 
     # One product: by the core, as timing others would cost more.
@@ -180,42 +114,18 @@ def _form(evidence: Evidence, name: str, operator: Callable[[], SymmetricOperato
 
 
 def gradient_norm(evidence: Evidence) -> Reading:
-    """``|grad C|``: how stationary the checkpoint is.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        The reading.
-    """
+    """``|grad C|``: how stationary the checkpoint is."""
     return Reading(float(gradient(evidence).double().norm()))
 
 
 def gradient_variance(evidence: Evidence) -> Reading:
-    """``tr S = mean_i |g_i - g|^2`` over the samples' gradients.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        The reading, with an error where only some samples were differentiated.
-    """
+    """``tr S = mean_i |g_i - g|^2`` over the samples' gradients."""
     found = sample_gradients(evidence)
     return Reading(found.trace, found.standard_error, samples=found.count, lowest=0.0)
 
 
 def gradient_noise_scale(evidence: Evidence) -> Reading:
-    """``tr S / |g|^2``: the batch size at which noise and gradient are alike.
-
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        The reading.
-
-    Raises:
-        UserError: if the gradient is zero to rounding.
-    """
+    """``tr S / |g|^2``: the batch size at which noise and gradient are alike."""
     import torch
 
     found = sample_gradients(evidence)

@@ -26,13 +26,6 @@ _ADVICE = {
 def disagreements(routes: Mapping[str, Estimate]) -> tuple[str, ...]:
     """Sentences on routes that differ by more than their errors.
 
-    Args:
-        routes: estimates of one coefficient by ``chains``, ``spectrum`` and ``volume``, or some of them; one that is
-            not finite is not compared.
-
-    Returns:
-        A sentence a pair, with what to change.
-
     >>> disagreements({"chains": Estimate(3.3, 0.02), "spectrum": Estimate(2.5, 0.01)})[0].split(":")[0]
     'chains 3.3 and spectrum 2.5 differ by more than their errors (36 standard errors)'
     """

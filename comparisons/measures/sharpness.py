@@ -106,11 +106,7 @@ def _last_layer(landscape: Landscape, *, seed: int, probes: int = 100) -> Sharpn
 def window_entropy(evidence: Evidence) -> Reading:
     """Local entropy of the Gauss-Newton quadratic, its cost summed over samples, in a window of stiffness k / s^2.
 
-    Args:
-        evidence: of a checkpoint.
-
-    Returns:
-        The reading, with the integral over the window alone and the cost at the checkpoint left out.
+    The integral over the window alone and the cost at the checkpoint are left out.
     """
     from comparisons.searches import local_entropy
 
@@ -123,13 +119,6 @@ def window_entropy(evidence: Evidence) -> Reading:
 
 def local_entropy_window(size: int, stiffness: float) -> float:
     """``n/2 log(2 pi / g)``, the local entropy of a cost that is zero.
-
-    Args:
-        size: n.
-        stiffness: g.
-
-    Returns:
-        The number, nats.
 
     >>> round(local_entropy_window(2, 1.0), 4)
     1.8379

@@ -41,14 +41,7 @@ class Joint:
 
 
 def joints(landscape: Landscape) -> list[Joint]:
-    """The hidden layers of a network that is a chain.
-
-    Args:
-        landscape: of any model.
-
-    Returns:
-        The joints found in ``nn.Sequential`` containers; none in other models.
-    """
+    """The hidden layers of a network that is a chain, in its ``nn.Sequential`` containers."""
     found = []
     names = set(landscape.parameters.names)
     for path, container in landscape.evaluation.model.named_modules():
@@ -71,18 +64,7 @@ def joints(landscape: Landscape) -> list[Joint]:
 
 
 def permuted(landscape: Landscape, *, seed: int = 0) -> Landscape:
-    """The landscape around the same network with its hidden units in another order.
-
-    Args:
-        landscape: of a chain.
-        seed: of the permutation.
-
-    Returns:
-        The landscape.
-
-    Raises:
-        UserError: if the model has no hidden layer that is known to be permutable.
-    """
+    """The landscape around the same network with its hidden units in another order."""
     places = _some(joints(landscape), "hidden units between two linear layers of an nn.Sequential")
     tensors = _tensors(landscape)
     for number, joint in enumerate(places):
@@ -98,10 +80,10 @@ def rescaled(landscape: Landscape, *, nodes: bool, factor: float = FACTOR, seed:
     """The landscape around the same function with hidden layers times a factor, the layers after them divided by it.
 
     Args:
-        landscape: of a chain with ReLU or another homogeneous activation.
+        landscape: landscape of a chain with ReLU or another homogeneous activation.
         nodes: a factor for each node, log-uniform between ``1 / factor`` and ``factor``, instead of one for the layer.
         factor: positive.
-        seed: of the factors of nodes.
+        seed: seed of the factors of nodes.
 
     Returns:
         The landscape.
@@ -146,18 +128,7 @@ class _Unit(nn.Module):
 
 
 def in_another_unit(landscape: Landscape, *, factor: float = FACTOR) -> Landscape:
-    """The landscape as a function of ``factor * theta``: the same functions, every parameter in another unit.
-
-    Args:
-        landscape: all of whose model's trainable parameters are variables.
-        factor: positive.
-
-    Returns:
-        The landscape.
-
-    Raises:
-        UserError: if only some of the parameters are variables.
-    """
+    """The landscape as a function of ``factor * theta``: the same functions, every parameter in another unit."""
     model = copy.deepcopy(landscape.evaluation.model)
     named = dict(model.named_parameters())
     trained = [name for name, parameter in named.items() if parameter.requires_grad]

@@ -31,8 +31,8 @@ def average_case(
         landscape: the cost.
         deviation: s, the standard deviation (not the variance) of the noise, in units of T.
         scaling: T, as for ``comparisons.searches.worst_case``.
-        pairs: of draws; two costs each.
-        seed: of the noise; more pairs extend the sequence.
+        pairs: number of pairs of draws, two costs each.
+        seed: seed of the noise; more pairs extend the sequence.
 
     Returns:
         The sharpness, unit of the cost; ``samples`` has the mean of each pair.
@@ -61,7 +61,6 @@ def average_case(
     estimate = from_samples(samples)
     return Sharpness(
         value=estimate.value,
-        method=f"{scaling} average case, deviation {deviation:g}, {pairs} pairs",
         standard_error=estimate.standard_error,
         samples=samples,
         cost_evaluations=cost.costs,

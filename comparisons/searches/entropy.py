@@ -14,17 +14,15 @@ def local_entropy(
     *,
     stiffness: float = 1.0,
     inverse_temperature: float = 1.0,
-    anchor_cost: float = 0.0,
 ) -> Estimate:
-    r"""``log int exp(-b f(x) - g/2 |x - x*|^2) dx`` for ``f(x) = f(x*) + 1/2 (x - x*)^T H (x - x*)``.
+    r"""``log int exp(-b f(x) - g/2 |x - x*|^2) dx`` for ``f(x) = 1/2 (x - x*)^T H (x - x*)``.
 
-    ``n/2 log(2 pi / g) - 1/2 log det(I + b H / g) - b f(x*)``. Larger is flatter.
+    ``n/2 log(2 pi / g) - 1/2 log det(I + b H / g)``. Larger is flatter.
 
     Args:
-        density: of the Hessian H of the mean cost.
+        density: spectral density of the Hessian H of the mean cost.
         stiffness: g of the window, 1 / squared unit of the parameters.
         inverse_temperature: b; the number of samples for the cost summed over them.
-        anchor_cost: f(x*).
 
     Returns:
         The estimate, nats.
@@ -43,5 +41,5 @@ def local_entropy(
     """
     positive(stiffness=stiffness, inverse_temperature=inverse_temperature)
     shift = stiffness / inverse_temperature
-    window = 0.5 * density.size * math.log(2.0 * math.pi / stiffness) - inverse_temperature * anchor_cost
+    window = 0.5 * density.size * math.log(2.0 * math.pi / stiffness)
     return density.logdet(shift, relative=True).transform(lambda x: window - 0.5 * x, lambda _: -0.5)

@@ -57,9 +57,9 @@ def keskar_sharpness(
         landscape: the cost, of size n.
         epsilon: size of the box; the paper has 1e-3 and 5e-4.
         subspace: p, at most n; the paper has 100. None is the full space.
-        iterations: of L-BFGS-B, for each start; the paper has 10. At most twice as many costs and gradients.
+        iterations: iterations of L-BFGS-B from each start; the paper has 10. At most twice as many costs and gradients.
         starts: searches in all, the first from y = 0.
-        seed: of A and of the starts.
+        seed: seed of A and of the starting points.
 
     Returns:
         The sharpness; ``samples`` has what each start found, the first of them being the paper's value.
@@ -94,10 +94,8 @@ def keskar_sharpness(
     best = climb.highest
     slope = float((box.reach * box.lower(cost.gradient()).abs()).double().sum())
     scale = 100.0 / (1.0 + landscape.anchor_cost)
-    space = "full space" if subspace is None else f"random subspace of {subspace}"
     return Sharpness(
         value=scale * best,
-        method=f"Keskar, {space}, epsilon {epsilon:g}, {iterations} iterations, {starts} starts",
         samples=scale * rises,
         cost_evaluations=cost.costs,
         gradient_evaluations=cost.gradients,

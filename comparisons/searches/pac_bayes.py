@@ -57,9 +57,9 @@ def pac_bayes_sharpness(
         drop: accuracy lost on average.
         tolerance: the search ends when the accuracy is this near the target.
         depth: bisections at most.
-        draws: of the noise, for each accuracy.
+        draws: draws of the noise for each accuracy.
         repeats: searches.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Returns:
         The mean of 1 / s^2 over the repeats; its unit is that of T squared over parameters squared.
@@ -81,7 +81,6 @@ def pac_bayes_sharpness(
     estimate = from_samples(samples)
     return Sharpness(
         value=estimate.value,
-        method=f"PAC-Bayes 1/s^2, {scaling}, accuracy drop {drop:g}, {draws} draws, {repeats} repeats",
         standard_error=estimate.standard_error,
         samples=samples,
         cost_evaluations=1 + sum(one.evaluations for one in found),

@@ -40,7 +40,7 @@ def relative_flatness(
         layer: name of the module, or of its weight, with a weight of two dimensions (outputs, inputs).
         normalised: whether the inputs are divided by their standard deviations.
         probes: random ones; None computes the trace exactly, by rank(W) times inputs products.
-        seed: of the probes.
+        seed: seed of the probes.
 
     Returns:
         The measure, unit of the cost; larger is sharper, whatever its name says.
@@ -55,20 +55,19 @@ def relative_flatness(
         counted(probes=probes)
     name = _weight(landscape, layer)
     weight = landscape.parameters.unflatten(landscape.theta)[name].to(landscape.dtype)
-    spread, constant = _spread(landscape, name) if normalised else (torch.ones_like(weight[0]), 0)
+    deviations, constant = _input_deviations(landscape, name) if normalised else (torch.ones_like(weight[0]), 0)
     # The core: no number may depend on what a stopwatch would choose.
     operator = Hessian(landscape.restricted((name,)), strategy="double-backward")
-    scaled = weight * spread
+    scaled = weight * deviations
     rows = _exact(scaled) if probes is None else _random(scaled, probes, seed)
     forms = []
     while block := list(itertools.islice(rows, BLOCK)):
-        flat = (torch.stack(block) / spread).reshape(len(block), -1)
+        flat = (torch.stack(block) / deviations).reshape(len(block), -1)
         forms.append((operator.matmat(flat).double() * flat.double()).sum(-1))
     samples = torch.cat(forms).cpu().numpy()
     estimate = None if probes is None else from_samples(samples)
     return Sharpness(
         value=float(samples.sum()) if estimate is None else estimate.value,
-        method=f"relative flatness of {name}{'' if normalised else ', inputs as they are'}",
         standard_error=0.0 if estimate is None else estimate.standard_error,
         samples=np.empty(0) if estimate is None else samples,
         products=len(samples),
@@ -87,7 +86,7 @@ def _weight(landscape: Landscape, layer: str) -> str:
     return name
 
 
-def _spread(landscape: Landscape, name: str) -> tuple[Tensor, int]:
+def _input_deviations(landscape: Landscape, name: str) -> tuple[Tensor, int]:
     """Standard deviation of each input of the layer, (inputs,), 1 for those constant but not zero, and their number."""
     # A parametrised weight lies in a module of its own within the layer, which no input passes.
     owner = f".{name.rpartition('.')[0]}".partition(".parametrizations.")[0].removeprefix(".")
@@ -112,8 +111,8 @@ def _spread(landscape: Landscape, name: str) -> tuple[Tensor, int]:
     variance = (square / count - mean.square()).clamp_min(0.0)
     # Of a constant input the difference of squares leaves rounding.
     still = variance <= 1e3 * torch.finfo(torch.float64).eps * (square / count)
-    spread = torch.where(still, torch.ones_like(variance), variance.sqrt())
-    return spread.to(landscape.theta), int((still & (square > 0.0)).sum())
+    deviations = torch.where(still, torch.ones_like(variance), variance.sqrt())
+    return deviations.to(landscape.theta), int((still & (square > 0.0)).sum())
 
 
 def _exact(weight: Tensor) -> Iterator[Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from comparisons.evidence import split
-from comparisons.sharpness_result import Array, CountedCost, Sharpness, counted, positive, slope_caution
+from comparisons.sharpness_result import CountedCost, Sharpness, counted, positive, slope_caution
 from spectra.errors import UserError
 from spectra.landscape import Landscape
 from spectra.model import generator
@@ -44,7 +44,7 @@ def worst_case(
             two dimensions (biases, norms' scales).
         steps: gradients from each start.
         starts: how many; the first is the checkpoint itself.
-        seed: of the random starts.
+        seed: seed of the random starting points.
 
     Returns:
         The sharpness, unit of the cost; ``samples`` has what each start found.
@@ -76,7 +76,6 @@ def worst_case(
     published = steps == 1 and starts == 1
     return Sharpness(
         value=best,
-        method=f"{scaling} worst case, radius {radius:g}, {steps} steps, {starts} starts",
         search_error=best - float(np.sort(rises)[-2]) if starts > 1 else 0.0,
         samples=rises,
         cost_evaluations=cost.costs,
@@ -89,7 +88,6 @@ def m_sharpness(
     landscape: Landscape,
     *,
     size: int = 128,
-    batches: int | None = None,
     radius: float = 0.05,
     scaling: Scaling = "plain",
     steps: int = 1,
@@ -100,14 +98,13 @@ def m_sharpness(
     Args:
         landscape: the cost, on data kept in memory.
         size: m; the last batch may be smaller, and counts by its weight.
-        batches: how many, drawn at random; default all.
-        radius: as for ``worst_case``.
-        scaling: as for ``worst_case``.
-        steps: as for ``worst_case``; more than one step starts at random as well.
-        seed: of the choice of batches and of the starts.
+        radius: rho, as for ``worst_case``.
+        scaling: T, as for ``worst_case``.
+        steps: gradients from each start, as for ``worst_case``; more than one step starts at random as well.
+        seed: seed of the random starting points.
 
     Returns:
-        The sharpness, unit of the cost; its standard error is that of choosing batches, 0 if all were taken.
+        The sharpness, unit of the cost; ``samples`` has that of each batch.
 
     Raises:
         UserError: if a setting is out of range, or the data is not kept in memory.
@@ -115,23 +112,14 @@ def m_sharpness(
     Reference:
         Foret et al., Sharpness-aware minimization, 2021, section 4.2.
     """
-    counted(size=size, steps=steps, **({} if batches is None else {"batches": batches}))
-    parts = split(landscape, size)
-    chosen = torch.arange(len(parts))
-    if batches is not None and batches < len(parts):
-        chosen = torch.randperm(len(parts), generator=generator(seed, "m-sharpness"))[:batches]
-    starts = 1 if steps == 1 else 2
-    options = {"radius": radius, "scaling": scaling, "steps": steps, "starts": starts, "seed": seed}
-    found = [worst_case(parts[index], **options) for index in chosen.tolist()]  # type: ignore[arg-type]
-    weights = np.array([parts[index].total_weight for index in chosen.tolist()])
+    counted(size=size, steps=steps)
+    parts, starts = split(landscape, size), 1 if steps == 1 else 2
+    found = [worst_case(part, radius=radius, scaling=scaling, steps=steps, starts=starts, seed=seed) for part in parts]
+    weights = np.array([part.total_weight for part in parts])
     rises = np.array([one.value for one in found])
-    value = float(np.average(rises, weights=weights))
-    all_taken = len(chosen) == len(parts)
     share = weights / landscape.total_weight
     return Sharpness(
-        value=value,
-        method=f"m-sharpness, {len(chosen)} of {len(parts)} batches of {size}, {scaling}, radius {radius:g}",
-        standard_error=0.0 if all_taken else _sampling_error(rises, len(parts)),
+        value=float(np.average(rises, weights=weights)),
         search_error=float(np.average([one.search_error for one in found], weights=weights)),
         samples=rises,
         cost_evaluations=float(sum(share * [one.cost_evaluations for one in found])),
@@ -140,18 +128,7 @@ def m_sharpness(
 
 
 def scales(landscape: Landscape, scaling: Scaling) -> Tensor:
-    """T (n,), by which a unit of z moves each parameter.
-
-    Args:
-        landscape: the cost; its anchor has the weights.
-        scaling: see ``worst_case``.
-
-    Returns:
-        Non-negative numbers.
-
-    Raises:
-        UserError: if the scaling is unknown.
-    """
+    """The non-negative T (n,) by which a unit of z moves each parameter, as ``worst_case`` has it."""
     if scaling not in get_args(Scaling):
         raise UserError(f"scaling must be one of {', '.join(get_args(Scaling))}; got {scaling!r}")
     if scaling == "plain":
@@ -195,11 +172,3 @@ def _one_step(first_order: float) -> tuple[str, ...]:
     if first_order > 0.0:
         return ()
     return ("the gradient at the checkpoint is zero: one step has no direction and finds 0; use steps=20, starts=2",)
-
-
-def _sampling_error(values: Array, population: int) -> float:
-    """Of the mean of a sample without replacement."""
-    count = len(values)
-    if count < 2:
-        return float("inf")
-    return float(np.std(values, ddof=1) / np.sqrt(count) * np.sqrt(1.0 - count / population))

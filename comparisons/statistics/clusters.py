@@ -22,7 +22,7 @@ class Agreement:
     """Measures beside each other.
 
     Attributes:
-        names: of the measures, similar ones next to each other.
+        names: names of the measures, similar ones next to each other.
         taus: (measures, measures) Kendall's tau_b, each measure turned so that smaller is flatter.
         groups: names of measures that agree, by average linkage at ``ALIKE``; in the order of ``names``.
         left_out: measures without a tau_b to some other: constant, without values, or incomparable.
@@ -38,7 +38,7 @@ def agreement_of(comparison: Comparison) -> Agreement | None:
     """How far the measures of a comparison order its checkpoints alike.
 
     Args:
-        comparison: some checkpoints.
+        comparison: comparison of some checkpoints.
 
     Returns:
         The matrix in the order of the clusters; None with fewer than three checkpoints or two measures.
@@ -65,18 +65,7 @@ def agreement_of(comparison: Comparison) -> Agreement | None:
 
 
 def clustered(taus: Array) -> tuple[list[int], NDArray[np.int64]]:
-    """Order and groups of measures by average linkage of the distance 1 - tau.
-
-    Args:
-        taus: (m, m) symmetric, finite, m at least 2.
-
-    Returns:
-        The order of the leaves with similar ones adjacent, and (m,) the number of each one's group.
-
-    >>> order, labels = clustered(np.array([[1.0, -1.0, 0.9], [-1.0, 1.0, -0.8], [0.9, -0.8, 1.0]]))
-    >>> bool(labels[0] == labels[2] != labels[1]), 1 in (order[0], order[2])
-    (True, True)
-    """
+    """The leaves of an average linkage of the distance 1 - tau (m, m) in order, and each one's group (m,)."""
     apart = 1.0 - taus
     np.fill_diagonal(apart, 0.0)
     from scipy.cluster import hierarchy  # slow to import

@@ -20,7 +20,7 @@ def incomparable(comparison: Comparison) -> frozenset[str]:
     """The comparison's measures whose values at its checkpoints do not compare: volumes in different dimensions.
 
     Args:
-        comparison: some checkpoints.
+        comparison: comparison of some checkpoints.
 
     Returns:
         Names of measures; none where all checkpoints have as many parameters.

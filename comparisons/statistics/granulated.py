@@ -19,20 +19,12 @@ MOST_CONDITIONS = 2
 def granulated_kendall(
     x: Array, y: Array, hyperparameters: Mapping[str, Codes], seeds: Codes | None = None
 ) -> dict[str, float]:
-    """The mean rank correlation over changes of one hyperparameter alone.
+    """The mean rank correlation over changes of one hyperparameter alone, by its name.
 
-    psi_i is the mean, over all settings of the other hyperparameters (and the seed), of sum of sign(x_a - x_b)
-    sign(y_a - y_b) over the pairs of checkpoints of that setting, divided by their number; Psi is the mean of psi_i. A
-    measure that only follows, say, the width gets no credit from the other hyperparameters.
-
-    Args:
-        x: (k,) a measure.
-        y: (k,) what it is to predict.
-        hyperparameters: (k,) codes by name.
-        seeds: (k,) codes; runs of different seeds are never compared. None if there is one.
-
-    Returns:
-        psi by hyperparameter; nan where no two checkpoints differ in it alone.
+    psi_i is the mean, over all settings of the other hyperparameters (and the seed), of sum of sign(x_a - x_b) sign(y_a
+    - y_b) over the pairs of checkpoints of that setting, divided by their number; Psi is the mean of psi_i. A measure
+    that only follows, say, the width gets no credit from the other hyperparameters. It is nan where no two checkpoints
+    differ in one hyperparameter alone; runs of different seeds are never compared.
 
     Reference:
         Jiang et al., Fantastic generalization measures and where to find them, 2020, section 2.2.2.
@@ -58,14 +50,7 @@ def granulated_kendall(
 
 
 def mean_granulated(found: Mapping[str, float]) -> float:
-    """Psi: the mean over hyperparameters that have one; nan if none has.
-
-    Args:
-        found: psi by hyperparameter.
-
-    Returns:
-        The mean.
-    """
+    """Psi: the mean over hyperparameters that have a psi; nan if none has."""
     values = [value for value in found.values() if math.isfinite(value)]
     return float(np.mean(values)) if values else math.nan
 
@@ -73,16 +58,8 @@ def mean_granulated(found: Mapping[str, float]) -> float:
 def conditional_information(x: Array, y: Array, conditions: list[Codes]) -> float:
     """I(V_x, V_y | U) / H(V_y | U) over ordered pairs of checkpoints: 0 if x tells nothing of y's order, 1 if all.
 
-    V is the sign of the difference over a pair, U the values that both have of the conditions. Pairs tied in x or y
-    are left out.
-
-    Args:
-        x: (k,) a measure.
-        y: (k,) what it is to predict.
-        conditions: (k,) codes of the hyperparameters conditioned on.
-
-    Returns:
-        The share; nan if the conditions decide y's order alone, so that nothing is left to tell.
+    V is the sign of the difference over a pair, U the values that both have of the conditions. Pairs tied in x or y are
+    left out. It is nan if the conditions decide y's order alone, so that nothing is left to tell.
 
     Reference:
         Jiang et al., 2020, section 2.2.3.
@@ -106,16 +83,7 @@ def conditional_information(x: Array, y: Array, conditions: list[Codes]) -> floa
 
 
 def least_information(x: Array, y: Array, hyperparameters: Mapping[str, Codes]) -> tuple[float, tuple[str, ...]]:
-    """K: the least conditional information over all sets of at most two hyperparameters.
-
-    Args:
-        x: (k,) a measure.
-        y: (k,) what it is to predict.
-        hyperparameters: (k,) codes by name.
-
-    Returns:
-        The least share and the hyperparameters of which it is the share; nan and none if no set leaves anything.
-    """
+    """K: the least conditional information over all sets of at most two hyperparameters, and those of the least set."""
     least: tuple[float, tuple[str, ...]] = (math.nan, ())
     for size in range(MOST_CONDITIONS + 1):
         for names in itertools.combinations(hyperparameters, size):

@@ -14,16 +14,10 @@ LAST = ("epoch", "step", "steps")
 
 
 def varying(rows: Sequence[Mapping[str, object]]) -> dict[str, Codes]:
-    """The hyperparameters that differ between checkpoints, as whole numbers.
+    """The hyperparameters that differ between checkpoints, each value coded by its place among the sorted ones.
 
     Left out are the seed, what some checkpoint lacks, and what one hyperparameter already here decides alone, such as
     the number of steps where only the batch size changes it.
-
-    Args:
-        rows: plain metadata of each checkpoint.
-
-    Returns:
-        For each hyperparameter the place of each checkpoint's value among its sorted values.
 
     >>> grid = [{"width": w, "batch": b, "step": 64 // b, "seed": 0} for w in (1, 2) for b in (8, 16)]
     >>> {name: codes.tolist() for name, codes in varying(grid).items()}
@@ -43,12 +37,6 @@ def varying(rows: Sequence[Mapping[str, object]]) -> dict[str, Codes]:
 def encoded(values: Sequence[object]) -> Codes:
     """The place of each value among the sorted distinct ones; numbers by size, anything else by its text.
 
-    Args:
-        values: of one hyperparameter.
-
-    Returns:
-        (k,) codes from 0.
-
     >>> encoded([0.1, 0.01, 0.1]).tolist()
     [1, 0, 1]
     """
@@ -58,14 +46,7 @@ def encoded(values: Sequence[object]) -> Codes:
 
 
 def groups(columns: Sequence[Codes], count: int) -> Codes:
-    """Numbers that are equal where all columns are.
-
-    Args:
-        columns: (count,) codes each; none puts everything in one group.
-        count: how many checkpoints there are.
-
-    Returns:
-        (count,) group numbers from 0.
+    """Group numbers (count,) from 0, equal where all columns (count,) are; no column puts everything in one group.
 
     >>> groups([np.array([0, 0, 1]), np.array([0, 1, 1])], 3).tolist()
     [0, 1, 2]

@@ -54,11 +54,11 @@ def partial_rankings(
     A measure that only follows the training cost, say, orders the gap as the cost does; given the cost nothing is left.
 
     Args:
-        comparison: some checkpoints.
+        comparison: comparison of some checkpoints.
         measures: rows of the registry.
         against: the target, see ``comparisons.targets.target_values``.
         given: the column, see ``comparisons.targets.column_values``.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
 
     Returns:
         One for each measure with values at ``LEAST`` checkpoints or more, but for the column itself, those that it

@@ -24,16 +24,8 @@ def permutation_chance(x: Array, y: Array, configurations: Codes, generator: np.
 
     Seeds of one configuration resemble each other whatever the measure is worth: exchanged one by one they would make
     chance look smaller than it is. A configuration takes the place of any other of as many checkpoints, which keep
-    their order; one that is alone in its number stays.
-
-    Args:
-        x: (k,) a measure.
-        y: (k,) what it is to predict.
-        configurations: (k,) group numbers from 0; all different to exchange single checkpoints.
-        generator: of the orders, where they are too many to try all.
-
-    Returns:
-        The share of orders as extreme as the data's own: of all orders where they are few, else of draws and that one.
+    their order; one that is alone in its number stays. It is the share of orders as extreme as the data's own: of all
+    orders where they are few, else of draws and that one.
 
     Reference:
         Winkler et al., Multi-level block permutation, 2015 (whole-block exchange).
@@ -49,15 +41,7 @@ def permutation_chance(x: Array, y: Array, configurations: Codes, generator: np.
 
 
 def block_orders(configurations: Codes, generator: np.random.Generator) -> tuple[Orders, bool]:
-    """Orders of all checkpoints that exchange configurations of as many checkpoints.
-
-    Args:
-        configurations: (k,) group numbers from 0.
-        generator: of the draws.
-
-    Returns:
-        (orders, k) places, and whether they are all that there are.
-    """
+    """Orders (orders, k) that exchange configurations of as many checkpoints, and whether they are all there are."""
     sizes: dict[int, list[Orders]] = {}
     for number in range(int(configurations.max()) + 1):
         places = np.flatnonzero(configurations == number)
@@ -77,12 +61,6 @@ def block_orders(configurations: Codes, generator: np.random.Generator) -> tuple
 
 def holm(chances: Sequence[float]) -> list[float]:
     """p-values corrected for how many there are: the chance of any false claim stays below the level.
-
-    Args:
-        chances: uncorrected p-values.
-
-    Returns:
-        Corrected ones, in the same order.
 
     Reference:
         Holm, A simple sequentially rejective multiple test procedure, 1979.

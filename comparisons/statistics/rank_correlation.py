@@ -7,6 +7,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from comparisons.statistics.resampling import kendalls_of, spearmans_of
+
 Array = NDArray[np.float64]
 Number = TypeVar("Number", float, Array)
 # Elements of the sign matrices held at once.
@@ -16,46 +18,19 @@ CHUNK = 4_000_000
 def kendall(x: Array, y: Array) -> float:
     """Kendall's tau_b by counting pairs; nan if either is constant.
 
-    Args:
-        x: (k,) values.
-        y: (k,) values.
-
-    Returns:
-        The coefficient.
-
     >>> kendall(np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0])).__round__(6)
     0.333333
     """
-    return float(kendalls(x[None], y[None])[0])
+    return float(kendalls_of(x, y, np.ones((1, len(x))))[0])
 
 
 def spearman(x: Array, y: Array) -> float:
-    """Spearman's rank correlation, ties sharing their mean rank; nan if either is constant.
-
-    Args:
-        x: (k,) values.
-        y: (k,) values.
-
-    Returns:
-        The coefficient.
-    """
-    from scipy import stats  # slow to import
-
-    one, two = (stats.rankdata(values) - (len(values) + 1) / 2.0 for values in (x, y))
-    with np.errstate(invalid="ignore"):
-        return float((one * two).sum() / np.sqrt((one**2).sum() * (two**2).sum()))
+    """Spearman's rank correlation, ties sharing their mean rank; nan if either is constant."""
+    return float(spearmans_of(x, y, np.ones((1, len(x))))[0])
 
 
 def kendalls(x: Array, y: Array) -> Array:
-    """tau_b of each row.
-
-    Args:
-        x: (rows, k) values.
-        y: (rows, k) values.
-
-    Returns:
-        (rows,) coefficients.
-    """
+    """Kendall's tau_b of each of the rows (rows, k)."""
     found = []
     # The sign matrices of a chunk of rows are held at once.
     step = max(1, CHUNK // x.shape[1] ** 2)
@@ -72,15 +47,7 @@ def partial(xy: Number, xz: Number, yz: Number) -> Number:
     """``(r_xy - r_xz r_yz) / sqrt((1 - r_xz^2) (1 - r_yz^2))``: the correlation of x and y given z.
 
     Of Pearson's coefficients it is the correlation of what is left of both after regression on z; so it is of ranks
-    with Spearman's; of Kendall's it is his partial tau.
-
-    Args:
-        xy: of the two.
-        xz: of the first and the third.
-        yz: of the second and the third.
-
-    Returns:
-        The coefficient; nan where z decides one of them.
+    with Spearman's; of Kendall's it is his partial tau. It is nan where z decides one of them.
 
     Reference:
         Kendall, Partial rank correlation, 1942.

@@ -21,7 +21,7 @@ def ranking_figure(rankings: Sequence[Ranking], against: str) -> Figure:
     """Kendall's tau of each measure with its 95 % interval, the largest above; hollow where chance may do it.
 
     Args:
-        rankings: at least one.
+        rankings: at least one ranking.
         against: the target.
 
     Returns:

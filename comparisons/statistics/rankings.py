@@ -39,7 +39,7 @@ class Ranking:
         tau_interval: 95 % percentile bootstrap over configurations, over checkpoints where they are fewer than
             ``FEWEST_CONFIGURATIONS``; no shorter than so few pairs allow.
         rho: Spearman's rank correlation.
-        rho_interval: likewise.
+        rho_interval: interval of rho, as of tau.
         p: two-sided permutation p-value of tau, over configurations as the bootstrap.
         p_holm: the same corrected for all measures by Holm's method.
     """
@@ -63,10 +63,10 @@ def rank_measures(
     checkpoints have the smaller target.
 
     Args:
-        comparison: some checkpoints.
+        comparison: comparison of some checkpoints.
         measures: rows of the registry.
-        against: see ``comparisons.targets.target_values``.
-        seed: of bootstrap and permutations.
+        against: target, see ``comparisons.targets.target_values``.
+        seed: seed of bootstrap and permutations.
 
     Returns:
         A ranking for each measure that has a value at ``LEAST`` checkpoints or more, and is not the same at all; those
@@ -102,28 +102,13 @@ def rank_measures(
 
 
 def turned(comparison: Comparison, measure: Measure) -> Array:
-    """A measure's values with smaller as flatter.
-
-    Args:
-        comparison: some checkpoints.
-        measure: a row of the registry.
-
-    Returns:
-        (checkpoints done,), nan where there is none.
-    """
+    """A measure's values (checkpoints done,), their sign such that smaller is flatter; nan where there is none."""
     sign = 1.0 if measure.flatter == "smaller" else -1.0
     return sign * np.array([one.value(measure.name) for one in comparison.done])
 
 
 def configurations(comparison: Comparison) -> Codes:
-    """Numbers of what is drawn as a whole: configurations up to the seed if there are enough, else each checkpoint.
-
-    Args:
-        comparison: some checkpoints.
-
-    Returns:
-        (checkpoints done,) group numbers from 0.
-    """
+    """Group numbers of what is drawn as a whole: configurations up to the seed if enough, else each checkpoint."""
     done = comparison.done
     found = groups(list(varying([one.hyperparameters for one in done]).values()), len(done))
     return found if found.max() + 1 >= FEWEST_CONFIGURATIONS else np.arange(len(done), dtype=np.int64)
@@ -133,17 +118,10 @@ def ends_of(drawn: Array, tau: float, wholes: int, scale: Callable[[float], floa
     r"""A 95 % percentile interval of bootstrap samples, no shorter than so few pairs allow.
 
     Where nearly all pairs agree every draw says the same, and the bootstrap's interval is a point: it covered the true
-    tau of four normal points in 4 to 70 % of samples. D discordant ones of ``P = m (m - 1) / 2`` pairs are rare events
-    then, and their mean may be as large as Poisson's exact limit u(D): ``tau >= 1 - 2 u(D) / P``; likewise above.
-
-    Args:
-        drawn: (draws,) coefficients; those of one value only are nan, rare beyond a few checkpoints, and left out.
-        tau: Kendall's coefficient of the data.
-        wholes: m, what was drawn: configurations or checkpoints.
-        scale: from Kendall's coefficient to the one drawn.
-
-    Returns:
-        Its ends; nan if no draw has a coefficient.
+    tau of four normal points in 4 to 70 % of samples. D discordant ones of ``P = m (m - 1) / 2`` pairs, of m wholes,
+    are rare events then, and their mean may be as large as Poisson's exact limit u(D): ``tau >= 1 - 2 u(D) / P``; and
+    the same above. Draws without a coefficient, of one value only, are left out; ``scale`` leads from Kendall's
+    coefficient to the one drawn.
 
     Reference:
         Hanley and Lippman-Hand, If nothing goes wrong, is everything all right?, 1983, for no event at all.
@@ -165,12 +143,6 @@ def ends_of(drawn: Array, tau: float, wholes: int, scale: Callable[[float], floa
 
 def spearman_like(tau: float) -> float:
     """Spearman's coefficient of normal columns whose Kendall's is given.
-
-    Args:
-        tau: Kendall's.
-
-    Returns:
-        Spearman's.
 
     Reference:
         Kruskal, Ordinal measures of association, 1958.
@@ -196,15 +168,7 @@ def _ranking(name: str, x: Array, y: Array, counts: Array, wholes: int, p: float
 
 
 def agreement(comparison: Comparison, measures: Sequence[Measure]) -> Array:
-    """tau_b between every two measures, each turned so that smaller is flatter.
-
-    Args:
-        comparison: some checkpoints.
-        measures: rows of the registry.
-
-    Returns:
-        (measures, measures), symmetric; nan where fewer than three checkpoints have both.
-    """
+    """Kendall's tau_b (measures, measures) between every two measures, nan where fewer than 3 checkpoints have both."""
     columns = [turned(comparison, measure) for measure in measures]
     found = np.full((len(columns), len(columns)), math.nan)
     for i, x in enumerate(columns):

@@ -11,18 +11,10 @@ Array = NDArray[np.float64]
 
 
 def multiplicities(configurations: Codes, draws: int, generator: np.random.Generator) -> Array:
-    """How often each checkpoint is in each bootstrap sample, configurations being drawn as wholes.
+    """How often each checkpoint is in each bootstrap sample (draws, k), configurations being drawn as wholes.
 
     Seeds of one configuration are no independent evidence on how measures rank configurations: drawn one by one they
     would make intervals too short.
-
-    Args:
-        configurations: (k,) group numbers from 0, each at least once.
-        draws: how many samples.
-        generator: of the draws.
-
-    Returns:
-        (draws, k) counts.
     """
     many = int(configurations.max()) + 1
     picks = generator.integers(0, many, (draws, many))
@@ -32,18 +24,10 @@ def multiplicities(configurations: Codes, draws: int, generator: np.random.Gener
 
 
 def kendalls_of(x: Array, y: Array, counts: Array) -> Array:
-    """tau_b of samples in which each point occurs a number of times; nan where either is constant.
+    """tau_b of samples in which each point occurs as often as counts (draws, k) say; nan where either is constant.
 
     A point and its copy are tied in both, so they add nothing: sums over pairs become sums weighted by products of
     counts.
-
-    Args:
-        x: (k,) values.
-        y: (k,) values.
-        counts: (draws, k).
-
-    Returns:
-        (draws,) coefficients.
 
     >>> kendalls_of(np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0]), np.array([[1.0, 1.0, 0.0]])).tolist()
     [1.0]
@@ -55,16 +39,7 @@ def kendalls_of(x: Array, y: Array, counts: Array) -> Array:
 
 
 def spearmans_of(x: Array, y: Array, counts: Array) -> Array:
-    """Spearman's correlation of such samples, ties and copies sharing their mean rank; nan where either is constant.
-
-    Args:
-        x: (k,) values.
-        y: (k,) values.
-        counts: (draws, k).
-
-    Returns:
-        (draws,) coefficients.
-    """
+    """Spearman's correlation of such samples, ties and copies sharing their mean rank; nan where either is constant."""
     totals = counts.sum(1, keepdims=True)
     # Twice the rank less twice the mean rank: those beneath less those above.
     one, two = (counts @ np.sign(values[None, :] - values[:, None]) for values in (x, y))

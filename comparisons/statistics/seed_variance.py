@@ -45,18 +45,11 @@ class VarianceShares:
 
 
 def variance_shares(values: Array, configurations: Codes, standard_errors: Array) -> VarianceShares | None:
-    """Split the variance of a measure over checkpoints.
+    """Splits the variance of a measure over checkpoints between configurations and seeds.
 
     With g groups of n_i values, MS_b = sum n_i (mean_i - mean)^2 / (g - 1) and MS_w = sum (x - mean_i)^2 / (N - g):
-    within = MS_w, between = (MS_b - MS_w) / n_0, n_0 = (N - sum n_i^2 / N) / (g - 1). Nothing is clipped.
-
-    Args:
-        values: (N,) of the measure.
-        configurations: (N,) group numbers.
-        standard_errors: (N,) of the values; those that are not finite are left out of the mean.
-
-    Returns:
-        The decomposition; None with fewer than two configurations, or no configuration of two seeds.
+    within = MS_w, between = (MS_b - MS_w) / n_0, n_0 = (N - sum n_i^2 / N) / (g - 1). Nothing is clipped. There is none
+    with fewer than two configurations, or no configuration of two seeds.
 
     Reference:
         Searle, Casella and McCulloch, Variance components, 1992, section 3.6.
@@ -72,8 +65,8 @@ def variance_shares(values: Array, configurations: Codes, standard_errors: Array
     place = np.unique(configurations, return_inverse=True)[1].reshape(-1)
     means = np.bincount(place, weights=values) / sizes
     within = float(((values - means[place]) ** 2).sum() / (total - many))
-    spread = float((sizes * (means - values.mean()) ** 2).sum() / (many - 1))
-    typical = (total - float((sizes**2).sum()) / total) / (many - 1)
+    between_square = float((sizes * (means - values.mean()) ** 2).sum() / (many - 1))
+    group_size = (total - float((sizes**2).sum()) / total) / (many - 1)
     finite = standard_errors[np.isfinite(standard_errors)]
     estimator = float((finite**2).mean()) if len(finite) else math.nan
-    return VarianceShares((spread - within) / typical, within, estimator, many, total)
+    return VarianceShares((between_square - within) / group_size, within, estimator, many, total)

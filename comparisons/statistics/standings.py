@@ -31,7 +31,7 @@ class Standing:
         measure: its name.
         psi: mean of ``granulated``; nan if no hyperparameter has a value.
         granulated: mean rank correlation over changes of one hyperparameter alone, by its name.
-        information: the least conditional information about the target's order, of 1; nan if none is to be had.
+        information: the least conditional information about the target's order, of 1; nan if there is none.
         information_given: the hyperparameters of which it is the least.
         variance: split between configurations and seeds; None where no configuration has two seeds.
         sign_errors: over pairs of configurations that differ in one hyperparameter; None where there are none.
@@ -50,7 +50,7 @@ def standings_of(comparison: Comparison, against: str) -> tuple[Standing, ...]:
     """How each measure stands against a target within and across hyperparameters.
 
     Args:
-        comparison: some checkpoints.
+        comparison: comparison of some checkpoints.
         against: the target, see ``target_values``; a hyperparameter is then no condition itself.
 
     Returns:
@@ -99,7 +99,8 @@ def _standing(
     configurations = groups([column[known] for column in codes.values()], int(known.sum()))
     variance = None if seeds is None else variance_shares(values[known], configurations, errors)
     wrong = sign_errors(values[both], target[both], here, held_out_samples=samples)
-    return Standing(measure.name, mean_granulated(granulated), granulated, information, given, variance, wrong)
+    psi = mean_granulated(granulated)
+    return Standing(measure.name, psi, granulated, information, given, variance, wrong)
 
 
 def _standard_error(comparison: Comparison, place: int, measure: str) -> float:

@@ -42,17 +42,9 @@ def sign_errors(
 ) -> SignErrors | None:
     r"""``(1 - sign(x_a - x_b) sign(y_a - y_b)) / 2``, its mean over seeds in each environment, and its maximum.
 
-    An environment is a pair of configurations that differ in one hyperparameter; a and b are any runs of the two.
-
-    Args:
-        x: (k,) a measure, smaller as flatter.
-        y: (k,) what it is to predict.
-        hyperparameters: (k,) codes by name, the seed left out.
-        held_out_samples: how many samples an error rate y was counted on: pairs are then weighed by Hoeffding's bound
-            on the chance that their errors differ, less a half; None to weigh all pairs alike.
-
-    Returns:
-        The errors; None if no two configurations differ in one hyperparameter alone.
+    An environment is a pair of configurations that differ in one hyperparameter; a and b are any runs of the two. Of
+    error rates y that were counted on so many held-out samples, pairs are weighed by Hoeffding's bound on the chance
+    that their errors differ, less a half. There is none if no two configurations differ in one hyperparameter alone.
 
     Reference:
         Dziugaite et al., In search of robust measures of generalization, 2020.
@@ -84,14 +76,7 @@ def sign_errors(
 
 
 def noise_weights(y: Array, samples: float) -> Array:
-    """``max(0, (1 - 2 exp(-N (y_a - y_b)^2 / 2))_+^2 - 1/2)``: 0 for pairs that N samples do not tell apart.
-
-    Args:
-        y: (k,) error rates, or gaps of them, each counted on N samples.
-        samples: N.
-
-    Returns:
-        (k, k) weights.
+    """``max(0, (1 - 2 exp(-N (y_a - y_b)^2 / 2))_+^2 - 1/2)`` (k, k): 0 for pairs that N samples do not tell apart.
 
     >>> noise_weights(np.array([0.0, 0.01, 0.1]), 1000.0)[0].round(3).tolist()
     [0.0, 0.0, 0.473]

@@ -9,7 +9,8 @@ import torch
 from scipy import stats
 from torch import nn
 
-from comparisons.evidence import Evidence, EvidenceSettings, gauss_newton_spectrum, hessian_spectrum
+from comparisons.evidence import Evidence, EvidenceSettings, hessian_spectrum
+from comparisons.evidence.spectra import gauss_newton_spectrum
 from comparisons.measures import measures_of
 from spectra.costs import cross_entropy
 from spectra.landscape import Landscape

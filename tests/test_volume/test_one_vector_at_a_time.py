@@ -69,12 +69,12 @@ def test_directions_of_a_large_model_are_followed_one_at_a_time_with_the_same_te
     cutoffs = np.array([0.01, 0.1])
     known = star_domain_volume(whole, settings, prior=prior)
     swept = sample_cutoffs(whole, cutoffs, settings, **options)
-    length = description_length(whole, known, prior, posterior="prior", data=data, draws=5)
+    length = description_length(whole, known, prior, data=data, draws=5)
     blocks: list[int] = []
     with counted(monkeypatch, numbers) as seen:
         found = star_domain_volume(whole, settings, prior=prior, on_block=lambda one: blocks.append(len(one.log_terms)))
         again = sample_cutoffs(whole, cutoffs, settings, **options)
-        coded = description_length(whole, found, prior, posterior="prior", data=data, draws=5)
+        coded = description_length(whole, found, prior, data=data, draws=5)
     most = max(1, numbers // whole.size)
     assert max(seen) == most
     assert blocks == [*range(most, 7, most), 7]
@@ -120,7 +120,7 @@ def preconditioned(one):
     star_domain_volume(one, StarDomainSettings(directions=3, cutoff=1e-4), prior=PRIOR, preconditioner=DIAGONAL)
 
 def coded(one):
-    description_length(one, found, PRIOR, posterior="prior", data=DATA, draws=4)
+    description_length(one, found, PRIOR, data=DATA, draws=4)
 
 torch.set_num_threads(1)
 torch.manual_seed(0)

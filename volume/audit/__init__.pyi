@@ -3,13 +3,9 @@ from .bridge import truth_of as truth_of
 from .case import AuditCase as AuditCase
 from .cases import SHIFT as SHIFT
 from .cases import Array as Array
-from .cases import ball_case as ball_case
 from .cases import degenerate_case as degenerate_case
-from .cases import ellipsoid_case as ellipsoid_case
 from .cases import known_cases as known_cases
 from .cases import measured_case as measured_case
-from .cases import power_case as power_case
-from .cases import thin_star_case as thin_star_case
 from .cases import wells_case as wells_case
 from .convolution import log_product_wells as log_product_wells
 from .facts import HOLDS as HOLDS
@@ -29,8 +25,6 @@ from .report import Fact as Fact
 from .statistics import FACTORS as FACTORS
 from .statistics import Figure as Figure
 from .statistics import Share as Share
-from .statistics import directions_needed as directions_needed
-from .statistics import error_by_directions as error_by_directions
 from .store import is_audit_file as is_audit_file
 from .store import read_report as read_report
 from .store import write_report as write_report

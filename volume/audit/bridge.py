@@ -12,23 +12,14 @@ from volume.chains import BridgeSettings
 from volume.priors import Prior
 
 
-def bridge(*, chains: int = 16, draws: int = 100, target: str = "sublevel") -> Estimator:
-    """The localised ladder from the quadratic model to the cost, one pass a repeat.
-
-    Args:
-        chains: Markov chains that run side by side.
-        draws: of each chain at each rung.
-        target: ``sublevel`` or ``star``.
-
-    Returns:
-        The estimator; its standard error is from the spread of the chains.
-    """
+def bridge() -> Estimator:
+    """The ladder from the quadratic model to the cost, one pass a repeat, its standard error from its chains."""
 
     def run(case: AuditCase, seed: int) -> AuditReading:
         gaussian(case)
         if case.landscape is None:
             raise NotApplicable("the bridge needs gradients of a torch model")
-        settings = BridgeSettings((case.cutoff,), target=target, chains=chains, draws=draws, seed=seed)
+        settings = BridgeSettings((case.cutoff,), seed=seed)
         found = bridge_volume(case.landscape, case.prior, settings, strategy=case.strategy)
         volume = found.volume(case.cutoff)
         return AuditReading(
@@ -59,7 +50,7 @@ def bridge_truth(
         prior: the measure, Gaussian.
         cutoff: T.
         target: ``sublevel``, or ``star`` for what star-domain estimators estimate.
-        seed: of the bridge.
+        seed: seed of the bridge.
         strategy: how products with the curvature are computed; empty times the candidates.
         memory: bytes that the graphs of these products may take.
 
@@ -71,14 +62,6 @@ def bridge_truth(
 
 
 def truth_of(result: BridgeResult, cutoff: float) -> Truth:
-    """What a bridge says at a cutoff, as a truth.
-
-    Args:
-        result: a complete bridge.
-        cutoff: T, one that its draws surround.
-
-    Returns:
-        The truth.
-    """
+    """What a complete bridge says at a cutoff that its draws surround, as a truth."""
     volume = result.volume(cutoff)
     return Truth(volume.log_volume, volume.standard_error, f"bridge, {result.settings.target}", volume.freedom)

@@ -23,6 +23,8 @@ from volume.rays import ClosedFormCost, log_ball, log_ellipsoid, log_gaussian_ba
 
 Array = NDArray[np.float64]
 CLOSED = "closed form"
+# T of the quadratic cases.
+CUTOFF = 0.01
 # Where log-determinants of the cases are shifted, in units of the largest eigenvalue.
 SHIFT = 1e-3
 _LARGEST_DENSE = 1000
@@ -39,19 +41,11 @@ def quadratic_case(
     prior: Prior | None = None,
     anchor: Array | None = None,
 ) -> AuditCase:
-    """``C = 1/2 x^T H x`` with a prescribed spectrum on a random basis.
+    """``C = 1/2 x^T H x`` with a prescribed spectrum (n,) on a random basis, its trace and log-determinant known too.
 
-    Args:
-        name: of the case.
-        eigenvalues: (n,) non-negative.
-        cutoff: T.
-        truth: the log-volume.
-        prior: the measure; default Lebesgue.
-        anchor: (n,) its components on the eigenvectors; default the origin.
-
-    Returns:
-        The case, with trace and log-determinant known too; up to 1,000 parameters the curvature is a dense matrix on a
-        basis uniform over rotations, and a torch model is made of it; beyond, the basis is a fast random rotation.
+    The anchor (n,) is given by its components on the eigenvectors. Up to 1,000 parameters the curvature is a dense
+    matrix on a basis uniform over rotations, and a torch model is made of it; beyond, the basis is a fast random
+    rotation.
     """
     size = len(eigenvalues)
     values = torch.as_tensor(eigenvalues, dtype=torch.float64)
@@ -100,32 +94,16 @@ def _landscape(cost: Callable[[Tensor], Tensor], anchor: Tensor) -> Landscape:
 
 
 def ball_case(size: int) -> AuditCase:
-    """A ball of radius ``sqrt(2 T)``, T = 0.01: every direction is exact.
-
-    Args:
-        size: n.
-
-    Returns:
-        The case.
-    """
-    cutoff = 0.01
-    truth = Truth(log_ball(math.sqrt(2.0 * cutoff), size), 0.0, CLOSED)
+    """A ball of radius ``sqrt(2 T)`` in n dimensions: every direction is exact."""
+    truth = Truth(log_ball(math.sqrt(2.0 * CUTOFF), size), 0.0, CLOSED)
     cost = ClosedFormCost(lambda x: 0.5 * x.square().sum(-1), torch.zeros(size, dtype=torch.float64))
-    return AuditCase(f"ball-{size}", cost, cutoff, {VOLUME: truth}, most_directions=max(2, _DRAWN // size))
+    return AuditCase(f"ball-{size}", cost, CUTOFF, {VOLUME: truth}, most_directions=max(2, _DRAWN // size))
 
 
-def ellipsoid_case(name: str, eigenvalues: Array, cutoff: float = 0.01) -> AuditCase:
-    """An ellipsoid under Lebesgue measure.
-
-    Args:
-        name: of the case.
-        eigenvalues: (n,) positive.
-        cutoff: T.
-
-    Returns:
-        The case.
-    """
-    return quadratic_case(name, eigenvalues, cutoff, Truth(log_ellipsoid(eigenvalues, cutoff), 0.0, CLOSED))
+def ellipsoid_case(name: str, eigenvalues: Array) -> AuditCase:
+    """An ellipsoid with these positive eigenvalues (n,), under Lebesgue measure."""
+    truth = Truth(log_ellipsoid(eigenvalues, CUTOFF), 0.0, CLOSED)
+    return quadratic_case(name, eigenvalues, CUTOFF, truth)
 
 
 def degenerate_case(size: int = 60, rank: int = 20, standard_deviation: float = 0.5) -> AuditCase:
@@ -149,40 +127,28 @@ def degenerate_case(size: int = 60, rank: int = 20, standard_deviation: float = 
     return quadratic_case(f"degenerate-{size}", eigenvalues, cutoff, truth, prior=prior, anchor=anchor)
 
 
-def measured_case(name: str, eigenvalues: Array, *, cutoff: float = 0.01, standard_deviation: float = 1.0) -> AuditCase:
-    """A measured spectrum on a random basis, under a Gaussian prior; the anchor is a draw of that prior.
+def measured_case(name: str, eigenvalues: Array) -> AuditCase:
+    """A measured spectrum on a random basis, under a standard normal prior; the anchor is a draw of that prior.
 
     Args:
-        name: of the case.
+        name: name of the case.
         eigenvalues: (n,) of a checkpoint; those below zero are rounding and count as zero.
-        cutoff: T.
-        standard_deviation: s of the prior.
 
     Returns:
         The case; its truth is the saddlepoint's with all eigenvalues and components known, with its own error.
     """
     values = np.maximum(np.asarray(eigenvalues, dtype=np.float64), 0.0)
-    draw = torch.randn(len(values), generator=generator(0, f"audit/{name}/anchor"), dtype=torch.float64).numpy()
-    anchor = standard_deviation * draw
+    anchor = torch.randn(len(values), generator=generator(0, f"audit/{name}/anchor"), dtype=torch.float64).numpy()
     measure = from_components(values, anchor)
-    square = standard_deviation**2
-    form = QuadraticForm(values * square, np.ones(len(values)), measure.nodes * square, measure.masses / square)
-    tail = log_distribution(form, np.array([cutoff]))
+    tail = log_distribution(
+        QuadraticForm(values, np.ones(len(values)), measure.nodes, measure.masses), np.array([CUTOFF])
+    )
     truth = Truth(float(tail.log_probability[0]), float(tail.error[0]), "saddlepoint with all eigenvalues known")
-    prior = GaussianPrior(standard_deviation)
-    return quadratic_case(name, values, cutoff, truth, prior=prior, anchor=anchor)
+    return quadratic_case(name, values, CUTOFF, truth, prior=GaussianPrior(1.0), anchor=anchor)
 
 
 def power_case(power: float, size: int) -> AuditCase:
-    """``C = sum |x_i|^p``: Dirichlet's volumes, the curvature at the anchor zero or infinite unless p = 2.
-
-    Args:
-        power: p.
-        size: n.
-
-    Returns:
-        The case.
-    """
+    """``C = sum |x_i|^p``: Dirichlet's volumes, the curvature at the anchor zero or infinite unless p = 2."""
     cutoff = 1.0
     truth = Truth(log_power_ball(power, cutoff, np.ones(size)), 0.0, "Dirichlet's integral")
     cost = ClosedFormCost(lambda x: x.abs().pow(power).sum(-1), torch.zeros(size, dtype=torch.float64))
@@ -227,13 +193,6 @@ def thin_star_case(size: int = 20, sharpness: float = 1.0) -> AuditCase:
     """Two thin arms: the radius along u is ``exp(a u_1^2)``, the cost ``T (|x| / radius)^2``; not convex.
 
     ``V = V_n 1F1(1/2; n/2; n a)``, from ``E[exp(n a u_1^2)]`` over the sphere.
-
-    Args:
-        size: n.
-        sharpness: a.
-
-    Returns:
-        The case.
     """
     cutoff = 1.0
     arms = math.log(float(hyp1f1(0.5, size / 2.0, size * sharpness)))

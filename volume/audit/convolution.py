@@ -17,21 +17,12 @@ Array = NDArray[np.float64]
 def log_product_wells(
     inner_measure: Callable[[Array], Array], size: int, cutoff: float, *, cells: int = 2**15
 ) -> tuple[float, float]:
-    r"""Log measure of ``{sum_i w(x_i) <= T}``, all n coordinates alike.
+    r"""Log measure of ``{sum_i w(x_i) <= T}``, all n coordinates alike, and the error of that logarithm, nats.
 
     ``inner_measure(y)`` is the one-dimensional measure of ``{w <= y}``. Its increments over a grid of [0, T] are the
     measure of one coordinate by its cost; n of them are convolved. Counting each cell at its lower end makes the set
-    too large, at its upper end too small: the truth lies between. Increments are tilted by ``exp(-b y)`` on the way, so
-    that rounding stays relative to what decides the answer.
-
-    Args:
-        inner_measure: non-decreasing, zero at zero; of a prior if the measure is to be its.
-        size: n, number of coordinates.
-        cutoff: T, unit of w, positive.
-        cells: of the grid.
-
-    Returns:
-        The logarithm at the middle of the bounds, and half of their distance, nats.
+    too large, at its upper end too small: the middle of both logarithms is returned, and half of their distance.
+    Increments are tilted by ``exp(-b y)`` on the way, so that rounding stays relative to what decides the answer.
 
     Raises:
         UserError: if the cutoff is not positive and finite.

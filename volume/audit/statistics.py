@@ -46,7 +46,7 @@ class Share:
 
     Attributes:
         hits: how many.
-        of: of how many.
+        of: number of repeats.
     """
 
     hits: int
@@ -80,13 +80,7 @@ class Share:
 
 
 def mean_of(values: Array) -> Figure:
-    """The mean and its standard error.
-
-    Args:
-        values: (r,) repeats.
-
-    Returns:
-        The figure.
+    """The mean of repeats (r,) and its standard error.
 
     >>> mean_of(np.array([1.0, 3.0]))
     Figure(value=2.0, error=1.0, freedom=1)
@@ -99,29 +93,14 @@ def mean_of(values: Array) -> Figure:
 
 
 def bias_of(values: Array, truth: Truth) -> Figure:
-    """The mean less the truth; the truth's own error is part of the error.
-
-    Args:
-        values: (r,) repeats.
-        truth: what they should be.
-
-    Returns:
-        The figure.
-    """
+    """The mean of repeats (r,) less the truth, whose own error is part of the error."""
     mean = mean_of(values)
     freedom = joint_freedom([(mean.error, mean.freedom), (truth.error, truth.freedom)])
     return Figure(mean.value - truth.value, math.hypot(mean.error, truth.error), freedom)
 
 
 def spread_of(values: Array) -> Figure:
-    """The standard deviation; its error from the fourth moment, so that heavy tails show.
-
-    Args:
-        values: (r,) repeats.
-
-    Returns:
-        The figure.
-    """
+    """The standard deviation of repeats (r,); its error from the fourth moment, so that heavy tails show."""
     count = len(values)
     if count < 2:
         return Figure(math.nan, math.nan)
@@ -134,14 +113,7 @@ def spread_of(values: Array) -> Figure:
 
 
 def rms_of(values: Array, truth: float) -> Figure:
-    """The root mean square error, its own by the delta method.
-
-    Args:
-        values: (r,) repeats.
-        truth: what they should be.
-
-    Returns:
-        The figure.
+    """The root mean square error of repeats (r,), its own error by the delta method.
 
     >>> rms_of(np.array([3.0, -3.0]), 0.0)
     Figure(value=3.0, error=0.0, freedom=1)
@@ -151,29 +123,15 @@ def rms_of(values: Array, truth: float) -> Figure:
     return Figure(root, 0.5 * squares.error / root if root > 0.0 else squares.error, squares.freedom)
 
 
-def overestimates(values: Array, truth: float, factors: Sequence[float] = FACTORS) -> tuple[Share, ...]:
-    """How often an estimate exceeds the truth by each factor; Markov allows ``1 / factor`` for unbiased terms.
-
-    Args:
-        values: (r,) logarithms, nats.
-        truth: the true one.
-        factors: k.
-
-    Returns:
-        One share a factor.
-    """
-    return tuple(Share(int((values - truth >= math.log(k)).sum()), len(values)) for k in factors)
+def overestimates(values: Array, truth: float) -> tuple[Share, ...]:
+    """How often logarithms (r,) exceed the truth by each of ``FACTORS``; Markov allows ``1 / factor``."""
+    return tuple(Share(int((values - truth >= math.log(k)).sum()), len(values)) for k in FACTORS)
 
 
 def error_by_directions(terms: Sequence[Array], truth: float) -> tuple[NDArray[np.int64], Array, Array]:
-    """Mean and rms error of the estimate from the first 1, 2, 4, ... directions.
+    """Numbers of directions 1, 2, 4, ..., and mean and rms error of the estimates from the first so many, nats.
 
-    Args:
-        terms: for each repeat (k,) log terms, all of one length.
-        truth: the true log-volume, nats.
-
-    Returns:
-        Numbers of directions, mean errors and rms errors (q,), nats; infinite estimates count as such.
+    The terms are of equal length, one array a repeat; infinite estimates count as such.
     """
     rows = np.stack(terms)
     most = rows.shape[1]
@@ -213,13 +171,6 @@ def directions_needed(counts: NDArray[np.int64], roots: Array) -> Directions:
     ``sqrt(log m)`` at slope one. So an error of e at m directions is one nat at
     ``log m' = (sqrt(log m) + sqrt(e) - 1)^2``. With the rms error for e that is low by a factor of 4 at v = 16, from 64
     directions: where e falls below a few nats it flattens. Read it as an order of magnitude.
-
-    Args:
-        counts: (q,) numbers of directions, ascending.
-        roots: (q,) rms errors there.
-
-    Returns:
-        The number.
 
     Reference:
         Derrida, Random-energy model: an exactly solvable model of disordered systems, 1981.

@@ -48,7 +48,7 @@ class AuditRow:
         size: number of parameters n.
         estimator: name of the estimator.
         readings: one a repeat, in order of their seeds; empty if it does not apply.
-        truth: of the readings' quantity; None where none is known.
+        truth: true value of the readings' quantity; None where none is known.
         skipped: why it does not apply; empty if it does.
     """
 
@@ -209,7 +209,7 @@ class AuditTable(Result):
     Attributes:
         rows: one an estimator and case, those that do not apply included.
         repeats: readings a row.
-        seed: of the first repeat.
+        seed: seed of the first repeat.
     """
 
     rows: tuple[AuditRow, ...]
@@ -239,13 +239,6 @@ class AuditTable(Result):
     def row(self, case: str, estimator: str) -> AuditRow:
         """The row of a case and an estimator.
 
-        Args:
-            case: name of the case.
-            estimator: name of the estimator.
-
-        Returns:
-            The row.
-
         Raises:
             KeyError: if there is none.
         """
@@ -269,9 +262,9 @@ def audit(
 
     Args:
         cases: what is estimated.
-        estimators: by name, functions of a case and a seed.
+        estimators: estimators by name, functions of a case and a seed.
         repeats: seeds a row, at least 2.
-        seed: of the first repeat; the others follow.
+        seed: seed of the first repeat; the others follow.
         earlier: a table with the same repeats and seed: its rows are kept.
         progress: called with rows done, all rows and what is being done.
         on_row: called with the table so far after each row.

@@ -25,7 +25,7 @@ def bridge_cautions(result: BridgeResult, *, noise: float = 0.0) -> tuple[str, .
 
     Args:
         result: a complete bridge.
-        noise: of the cost, by rounding; unit of the cost.
+        noise: noise of the cost by rounding, unit of the cost.
 
     Returns:
         Sentences, none where nothing speaks against it.

@@ -21,11 +21,11 @@ def bridge_figure(result: BridgeResult, *, checkpoint: str = "", unit: str = "co
 
     Args:
         result: the bridge.
-        checkpoint: of what, for the title.
-        unit: of the cost.
+        checkpoint: file of the checkpoint, for the title.
+        unit: unit of the cost.
 
     Returns:
-        Three panels: log-volume across cutoffs with its 95 % intervals, the slope likewise, R-hat of every rung.
+        Three panels: log-volume across cutoffs with its 95 % intervals, the slope with its own, R-hat of every rung.
 
     Raises:
         UserError: if the bridge is not complete.

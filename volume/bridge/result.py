@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from spectra.errors import UserError
-from spectra.estimate import Estimate
+from spectra.estimate import Estimate, jackknife
 from spectra.files import Result, counted
 from volume.chains import (
     LEAST_BELOW,
@@ -24,9 +24,9 @@ from volume.chains import (
     Rung,
     in_halves,
     integrated_log_ratios,
-    joined,
     level_mass,
     link,
+    merged_passes,
     multistate_log_ratio,
 )
 
@@ -41,10 +41,10 @@ class BridgeVolume:
     Attributes:
         cutoff: T, unit of the cost.
         log_volume: log of the prior's mass, nats.
-        standard_error: from the spread of the chains, nats.
+        standard_error: standard error from the spread of the chains, nats.
         slope: ``d log V / d log T``, the local learning coefficient by volume.
         slope_error: its standard error.
-        share_below: of the ensemble's draws, those that cost less than the cutoff.
+        share_below: share of the ensemble's draws that cost less than the cutoff.
         freedom: degrees of freedom of both errors: chains less one.
     """
 
@@ -102,7 +102,7 @@ class BridgeResult(Result):
         settings: what was asked for.
         size: number of parameters n.
         log_start: log normaliser of the exactly known start, nats.
-        passes: for each pass its rungs, independent draws of the start first.
+        passes: rungs of each pass, independent draws of the start first.
         ended: what ended it: ``standard error``, ``budget`` or ``passes``; empty while it runs.
         strategy: how products with the quadratic model's curvature were computed; kept on resuming.
         source: what it was made from, texts by name, such as the checkpoint; empty if it is not known.
@@ -194,7 +194,7 @@ class BridgeResult(Result):
         complete = [rungs for rungs in self.passes if rungs and rungs[-1].passage is None]
         if not complete:
             raise UserError(f"the bridge is not complete: it ended by {self.ended or 'a kill'}; continue it")
-        return tuple(joined(list(each)) for each in zip(*complete, strict=True))
+        return tuple(merged_passes(list(each)) for each in zip(*complete, strict=True))
 
     @cached_property
     def links(self) -> tuple[Link, ...]:
@@ -263,7 +263,7 @@ class BridgeResult(Result):
         """The log-volume across all cutoffs that the free rungs surround, as one curve of one ladder.
 
         Args:
-            count: of cutoffs, equally spaced in log T.
+            count: number of cutoffs, equally spaced in log T.
 
         Returns:
             The volumes, the smallest cutoff first; where too few draws lie below for a slope there is none.
@@ -360,20 +360,3 @@ class BridgeResult(Result):
     def diverged(self) -> int:
         """Trajectories that ended at no finite energy, or far too high a one; all were rejected."""
         return int(sum(int(rung.diverged.sum()) for rungs in self.passes for rung in rungs))
-
-
-def jackknife(without: Array) -> float:
-    """Standard error from estimates that leave out one chain each.
-
-    Args:
-        without: (chains,) estimates.
-
-    Returns:
-        ``sqrt((m - 1) / m sum (e_i - mean e)^2)``.
-
-    >>> values = np.array([1.0, 2.0, 4.0])
-    >>> math.isclose(jackknife((values.sum() - values) / 2), values.std(ddof=1) / 3**0.5)  # of a mean: s / sqrt(m)
-    True
-    """
-    count = len(without)
-    return math.sqrt((count - 1) / count * float(np.square(without - without.mean()).sum()))

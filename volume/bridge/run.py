@@ -61,8 +61,8 @@ def bridge_volume(
         landscape: the cost, of size n; where it is spread over ranks, the chains are shared out.
         prior: a Gaussian one.
         settings: cutoffs, target and precision.
-        curvature: of the quadratic model, in standard deviations of the prior; computed if not given. A ladder from
-            the prior needs none.
+        curvature: curvature of the quadratic model, in standard deviations of the prior; computed if not given. A
+            ladder from the prior needs none.
         resume: an earlier result of the same settings; its rungs are kept, and its strategy is taken again.
         strategy: how products with the curvature are computed; empty times the candidates.
         memory: bytes that the graphs of these products may take.

@@ -8,11 +8,7 @@ from .cost import SublevelCost as SublevelCost
 from .curvature import inverse_temperature as inverse_temperature
 from .curvature import leading_curvature as leading_curvature
 from .curvature import no_curvature as no_curvature
-from .hamiltonian import SMALLEST_SHARE as SMALLEST_SHARE
-from .hamiltonian import StepSize as StepSize
 from .ladder import Carrier as Carrier
-from .ladder import goal as goal
-from .ladder import reached as reached
 from .levels import LevelMass as LevelMass
 from .levels import level_mass as level_mass
 from .multistate import multistate_log_ratio as multistate_log_ratio
@@ -21,7 +17,7 @@ from .rung import Passage as Passage
 from .rung import Rung as Rung
 from .rung import RungState as RungState
 from .rung import in_halves as in_halves
-from .rung import joined as joined
+from .rung import merged_passes as merged_passes
 from .rung_sampler import MOST_RUNGS as MOST_RUNGS
 from .rung_sampler import Progress as Progress
 from .rung_sampler import RungSampler as RungSampler

@@ -30,9 +30,9 @@ class Link:
     Attributes:
         log_ratio: nats.
         without: (chains,) the same without each chain in turn.
-        standard_error: for independent draws, nats; chains that move slowly have a larger one.
-        overlap: of the two ensembles, 0 to 1: mean over both of ``2 p_here p_next`` scaled to one where they are the
-            same; below ``LEAST_OVERLAP`` the ratio is not to be trusted.
+        standard_error: standard error for independent draws, nats; chains that move slowly have a larger one.
+        overlap: overlap of the two ensembles, 0 to 1: mean over both of ``2 p_here p_next`` scaled to one where they
+            are the same; below ``LEAST_OVERLAP`` the ratio is not to be trusted.
     """
 
     log_ratio: float
@@ -69,19 +69,7 @@ def link(onward: Array, backward: Array) -> Link:
 
 
 def overlap(onward: Array, backward: Array) -> float:
-    """How much two ensembles share, as ``Link.overlap``; 0 where no ratio can be told.
-
-    Args:
-        onward: (kept, chains) works of points of this rung carried to the next, nats.
-        backward: (kept', chains) works of points of the next carried to this.
-
-    Returns:
-        From 0 to 1.
-
-    >>> same = np.full((5, 4), 2.0)
-    >>> overlap(same, -same), overlap(same + 50.0, same)
-    (1.0, 0.0)
-    """
+    """``Link.overlap`` from works (kept, chains) of carrying points both ways; 0 where no ratio can be told."""
     try:
         difference, _ = _bennett(onward, backward)
     except UserError:

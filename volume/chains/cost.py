@@ -19,7 +19,7 @@ class Evaluations:
 
     Attributes:
         costs: cost evaluations, of one parameter vector each.
-        gradients: gradient evaluations, likewise.
+        gradients: gradient evaluations, of one parameter vector each.
     """
 
     costs: int = 0

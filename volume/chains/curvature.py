@@ -53,27 +53,13 @@ def leading_curvature(
 
 
 def dense_curvature(matrix: Tensor) -> LeadingCurvature:
-    """All eigenpairs of a matrix, decomposed in its own precision.
-
-    Args:
-        matrix: (n, n), symmetric up to rounding.
-
-    Returns:
-        The curvature; negative eigenvalues are zero.
-    """
+    """All eigenpairs of a symmetric matrix (n, n) in its own precision, negative eigenvalues set to zero."""
     values, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
     return LeadingCurvature(values.flip(0).double().clamp(min=0.0), vectors.T.flip(0).contiguous())
 
 
 def no_curvature(like: Tensor) -> LeadingCurvature:
-    """The curvature of no cost at all: its ensemble is the prior.
-
-    Args:
-        like: (n,), whose size, dtype and device the vectors take.
-
-    Returns:
-        No eigenpairs and zero everywhere.
-    """
+    """The curvature of no cost at all, with the size, dtype and device of a tensor (n,): its ensemble is the prior."""
     return LeadingCurvature(torch.zeros(0, dtype=torch.float64, device=like.device), like.new_zeros(0, len(like)))
 
 
@@ -90,16 +76,10 @@ def _top(operator: SymmetricOperator, count: int, seed: int) -> LeadingCurvature
 
 
 def inverse_temperature(curvature: LeadingCurvature, anchor: Tensor, cutoff: float) -> float:
-    """The b at which the quadratic model's ensemble has the cutoff as its mean cost.
+    """The b at which the quadratic model's ensemble has the cutoff as its mean cost, anchor in units of the prior.
 
-    Args:
-        curvature: in standard deviations of the prior.
-        anchor: (n,) in the same units.
-        cutoff: T, unit of the cost.
-
-    Returns:
-        ``b = -t0``, the saddle of the quadratic mass; where the cutoff is above the prior's own mean cost, a tenth of
-        an inverse cutoff.
+    It is ``-t0``, the saddle of the quadratic mass, or a tenth of an inverse cutoff where the cutoff is above the
+    prior's own mean cost.
 
     >>> curvature = LeadingCurvature(torch.ones(2).double(), torch.eye(2).double())
     >>> round(inverse_temperature(curvature, torch.zeros(2).double(), 0.01), 6)  # mean cost 1 / (1 + b)

@@ -93,7 +93,7 @@ class SamplerRecord:
     """What the sampler did after the warm-up.
 
     Attributes:
-        step_size: of the integrator, radians of the Gaussian's oscillation.
+        step_size: step size of the integrator, radians of the Gaussian's oscillation.
         acceptance: mean acceptance probability.
         diverged: (k,) trajectories of each chain that ended at no finite energy or far too high; all were rejected.
         leaps: integrator steps in all, warm-up included.
@@ -116,20 +116,11 @@ def hamiltonian_chains(
     step_size: float,
     on_draw: Callable[[int, Tensor, Tensor], None],
 ) -> tuple[Tensor, SamplerRecord]:
-    """Run chains: warm-up with dual averaging of the step size, then draws at the step size found.
+    """Runs chains from points (k, n): a warm-up that averages the step size, then draws at the step size found.
 
-    Args:
-        potential: U; where its cost is shared out over ranks, each moves some of the chains.
-        metric: the Gaussian around which the integrator is split; any is right, a near one is fast.
-        points: (k, n) where the chains stand.
-        generator: of all random numbers.
-        warm_up: trajectories before the first draw.
-        draws: trajectories that count.
-        step_size: first guess, radians.
-        on_draw: called with the number of each draw, the chains' points (k, n) and their costs (k,).
-
-    Returns:
-        The last points (k, n) and what the sampler did.
+    Where the potential's cost is shared out over ranks, each rank moves some of the chains. The integrator is split
+    around the metric: any Gaussian is right, one near the target is fast. ``on_draw`` gets the number of each draw, the
+    chains' points (k, n) and their costs (k,). The last points (k, n) are returned with what the sampler did.
     """
     averaging, share = StepSize(step_size), ChainShare(potential.cost, len(points))
     potential = replace(potential, cost=share.cost)
@@ -225,8 +216,8 @@ class StepSize:
     step: two rejections right at the beginning would shrink it eightyfold, for trajectories of as many times the leaps.
 
     Attributes:
-        step: to try next.
-        averaged: to use after the warm-up.
+        step: step size to try next.
+        averaged: step size to use after the warm-up.
     """
 
     def __init__(self, step_size: float) -> None:

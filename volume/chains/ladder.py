@@ -15,7 +15,7 @@ from torch import Tensor
 from spectra.errors import UserError
 from volume.chains.cost import BridgeCost
 from volume.chains.hamiltonian import Potential
-from volume.chains.rung import IMPOSSIBLE, Array, Passage, RungState, spread
+from volume.chains.rung import IMPOSSIBLE, Array, Passage, RungState, robust_deviation
 from volume.chains.settings import LEAST_BELOW
 from volume.quadratic import QuadraticEnsemble
 
@@ -124,13 +124,8 @@ def finite(works: Tensor) -> Array:
 def first_localisation(carrier: Carrier, draw: Callable[[RungState], Tensor], inverse_temperature: float) -> RungState:
     """The weakest localisation, roughly, at which the cost is its quadratic model for the ensemble's purposes.
 
-    Args:
-        carrier: of the cost.
-        draw: gives points of the quadratic ensemble at a state, from the same random numbers each time.
-        inverse_temperature: b.
-
-    Returns:
-        The state at which ``b (C - Q)`` spreads by at most one nat over those points.
+    There ``b (C - Q)`` spreads by at most one nat over the points that ``draw`` gives of the quadratic ensemble at a
+    state, from the same random numbers each time.
 
     Raises:
         UserError: if no localisation makes the cost its quadratic model.
@@ -141,7 +136,7 @@ def first_localisation(carrier: Carrier, draw: Callable[[RungState], Tensor], in
         points = draw(state)
         excess = carrier.cost.costs(points) - carrier.ensemble(state).costs(points)
         works = finite(inverse_temperature * excess)
-        found = spread(works)
+        found = robust_deviation(works)
         return found if math.isinf(found) else max(found, 0.25 * float(np.ptp(works[works < IMPOSSIBLE])))
 
     if deviation(0.0) <= 1.0:
@@ -162,14 +157,7 @@ def first_localisation(carrier: Carrier, draw: Callable[[RungState], Tensor], in
 
 
 def pending_cutoff(cutoffs: Iterable[float], free: Iterable[tuple[RungState, Array]]) -> float | None:
-    """The largest cutoff that no free ensemble has reached yet, or None.
-
-    Args:
-        cutoffs: unit of the cost.
-        free: state and costs (draws, chains) of each free ensemble.
-
-    Returns:
-        The cutoff.
+    """The largest cutoff that no free ensemble, of state and costs (draws, chains), has reached yet, or None.
 
     Raises:
         UserError: if a cutoff is above all that the prior itself costs.
@@ -195,14 +183,7 @@ def _within_prior(state: RungState, costs: Array, cutoff: float) -> bool:
 
 
 def reached(costs: Array, cutoff: float) -> bool:
-    """Whether the cutoff is near the mean cost of an ensemble, and its points lie on both sides.
-
-    Args:
-        costs: (draws, chains).
-        cutoff: T.
-
-    Returns:
-        Whether it is.
+    """Whether the cutoff is near the mean of an ensemble's costs (draws, chains), which lie on both sides of it.
 
     >>> reached(np.array([[1.0, 2.0], [3.0, 4.0]]), 2.5), reached(np.array([[1.0, 2.0], [3.0, 4.0]]), 9.0)
     (True, False)
@@ -221,14 +202,6 @@ def _several(below: NDArray[np.bool_]) -> bool:
 
 def goal(state: RungState, costs: Array, cutoff: float) -> RungState:
     """Where the ladder wants to go from a rung: to freedom first, then to the b whose mean cost is the cutoff.
-
-    Args:
-        state: of the rung.
-        costs: (draws, chains) above the anchor's.
-        cutoff: T.
-
-    Returns:
-        The goal.
 
     Raises:
         UserError: if the ensemble costs less than the anchor.
@@ -252,17 +225,9 @@ def goal(state: RungState, costs: Array, cutoff: float) -> RungState:
 def next_passage(
     carrier: Carrier, cloud: Cloud, here: RungState, towards: RungState, aim: float
 ) -> tuple[Passage, Array]:
-    """The passage to the farthest rung on the way to a goal whose work spreads by no more than the aim, roughly.
+    """The passage to the farthest rung on the way to a goal whose works spread by no more than the aim, roughly.
 
-    Args:
-        carrier: of the cost.
-        cloud: points of this rung.
-        here: this rung.
-        towards: the goal.
-        aim: standard deviation of the work, nats.
-
-    Returns:
-        The passage and the works (k,) of it.
+    The works (k,) of the cloud's points come with it, nats.
     """
     departure = here
     if carrier.moves:
@@ -272,7 +237,7 @@ def next_passage(
     for _ in range(TRIALS):
         passage = _shaped(carrier, cloud.head(SHAPING), departure, here, between(here, towards, share))
         works = carrier.works(cloud, passage)
-        found = spread(works)
+        found = robust_deviation(works)
         if found <= aim:
             low, best = share, (passage, works)
             if found >= GOOD_ENOUGH * aim or share == 1.0:
@@ -288,16 +253,7 @@ def next_passage(
 
 
 def shortened(carrier: Carrier, cloud: Cloud, passage: Passage) -> tuple[Passage, Array]:
-    """A passage to a rung half way, for where the next one turned out to share too little with this.
-
-    Args:
-        carrier: of the cost.
-        cloud: points of this rung.
-        passage: the one that was too long.
-
-    Returns:
-        The passage and the works (k,) of it.
-    """
+    """A passage to a rung half way with its works (k,), for where the next rung shares too little with this one."""
     half = between(passage.here, passage.there, 0.5)
     shorter = _shaped(carrier, cloud.head(SHAPING), passage.departure, passage.here, half)
     return shorter, carrier.works(cloud, shorter)
@@ -319,15 +275,7 @@ def _shaped(carrier: Carrier, cloud: Cloud, departure: RungState, here: RungStat
 
 
 def between(here: RungState, there: RungState, share: float) -> RungState:
-    """A rung on the way, geometric in ``g + 1`` and in b; linear in b if that begins at zero.
-
-    Args:
-        here: where the way begins.
-        there: where it ends.
-        share: how much of it, in [0, 1].
-
-    Returns:
-        The rung; the end itself at one.
+    """A rung at a share in [0, 1] of a way, geometric in ``g + 1`` and in b; linear in b if that begins at zero.
 
     >>> round(between(RungState(1.0, 99.0), RungState(1.0, 0.0), 0.5).localisation, 12)
     9.0

@@ -24,7 +24,7 @@ def multistate_log_ratio(rungs: Sequence[Rung], guess: Array) -> tuple[float, fl
     A draw's reduced potential at another rung is ``b C + g/2 |x|^2``, the prior left out, which all share.
 
     Args:
-        rungs: at least two that were sampled, of one cost and one anchor.
+        rungs: at least two sampled rungs, of one cost and one anchor.
         guess: (rungs,) log normalisers to begin at, nats, up to a constant; the solution does not depend on it.
 
     Returns:

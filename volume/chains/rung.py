@@ -60,7 +60,7 @@ class Rung:
 
     Attributes:
         state: the ensemble.
-        passage: to the next rung; None for the last.
+        passage: way to the next rung; None for the last.
         costs: (draws, chains) C.
         quadratics: (kept, chains) the quadratic model's cost.
         squares: (draws, chains) ``|x|^2`` in standard deviations of the prior.
@@ -69,11 +69,11 @@ class Rung:
         backward: (kept, chains) works to the rung before; no rows for the first.
         last: (chains, n) the last points.
         diverged: (chains,) trajectories that ended at no finite energy, or far too high a one; all were rejected.
-        step_size: of the integrator; nan for independent draws.
+        step_size: step size of the integrator; nan for independent draws.
         acceptance: mean acceptance probability; nan for independent draws.
         leaps: integrator steps of each chain.
-        gradient_evaluations: of one parameter vector each.
-        cost_evaluations: likewise.
+        gradient_evaluations: gradients evaluated, of one parameter vector each.
+        cost_evaluations: costs evaluated, of one parameter vector each.
         near: whether the integrator was split around the quadratic ensemble, else around the localised prior.
     """
 
@@ -103,15 +103,8 @@ class Rung:
 PER_DRAW = ("costs", "quadratics", "squares", "prior_squares", "onward", "backward")
 
 
-def joined(rungs: list[Rung]) -> Rung:
-    """The same rung of several passes as one, their chains side by side.
-
-    Args:
-        rungs: at least one, all of one state and as many draws.
-
-    Returns:
-        The rung.
-    """
+def merged_passes(rungs: list[Rung]) -> Rung:
+    """The same rung of several passes as one, their chains side by side; all are of one state and as many draws."""
     first = rungs[0]
     if len(rungs) == 1:
         return first
@@ -127,30 +120,19 @@ def joined(rungs: list[Rung]) -> Rung:
 
 
 def in_halves(rung: Rung) -> tuple[Rung, Rung]:
-    """The first and the second half of the draws of each chain.
-
-    Args:
-        rung: of at least two draws.
-
-    Returns:
-        Two rungs; what is not of single draws is the same in both.
-    """
+    """The first and the second half of the draws of each chain; what is not of single draws is the same in both."""
     arrays = {name: getattr(rung, name) for name in PER_DRAW}
     first = {name: array[: len(array) // 2] for name, array in arrays.items()}
     second = {name: array[len(array) // 2 :] for name, array in arrays.items()}
     return replace(rung, **first), replace(rung, **second)
 
 
-def spread(works: Array) -> float:
+def robust_deviation(works: Array) -> float:
     """Half the distance of the 16th and 84th percentile: the standard deviation of a normal, deaf to outliers.
 
-    Args:
-        works: any shape.
+    Works that are impossible are left out, and the answer is inf if they are more than a quarter.
 
-    Returns:
-        The spread, nats; of those that are possible; inf if more than a quarter are not.
-
-    >>> spread(np.arange(101.0))
+    >>> robust_deviation(np.arange(101.0))
     34.0
     """
     if float(np.mean(works >= IMPOSSIBLE)) > _TOLERATED:

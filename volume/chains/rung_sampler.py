@@ -45,7 +45,7 @@ class RungSampler:
     """Makes rungs from the ones before; every rung has random numbers of its own, so a resumed bridge is the same.
 
     Attributes:
-        carrier: of the cost.
+        carrier: carrier of the cost.
         settings: how many chains and draws.
     """
 
@@ -59,7 +59,7 @@ class RungSampler:
         """Independent draws of the quadratic ensemble, the exactly known start.
 
         Args:
-            number: of the pass.
+            number: number of the pass.
             state: the ensemble; None finds it.
 
         Returns:
@@ -92,9 +92,9 @@ class RungSampler:
         """Chains at the ensemble that the last rung named, begun where its chains ended.
 
         Args:
-            number: of the pass.
-            rungs: of this pass so far.
-            first: of the first pass, whose ladder later ones take; None in the first.
+            number: number of the pass.
+            rungs: rungs of this pass so far.
+            first: rungs of the first pass, whose ladder later ones take; None in the first.
 
         Returns:
             The next rung.
@@ -142,8 +142,8 @@ class RungSampler:
         """A rung with the next one half as far, for where that was sampled and shares too little with it.
 
         Args:
-            number: of the pass.
-            rungs: of this pass, the one in question last.
+            number: number of the pass.
+            rungs: rungs of this pass, the one in question last.
 
         Returns:
             The rung with another passage and the works of it.

@@ -22,18 +22,18 @@ class BridgeSettings:
     Attributes:
         cutoffs: (q,) T, unit of the cost; visited from the largest on.
         target: ``sublevel``, the set ``{C < T}``, or ``star``, the points whose segment from the anchor stays below T.
-        origin: of the ladder: ``quadratic``, the anchor's quadratic model, held to the anchor and then let go, so that
-            what the chains reach from the anchor is measured; or ``prior``, cooled from nothing, so that all of the set
-            is, wherever it lies.
+        origin: where the ladder begins: ``quadratic``, the anchor's quadratic model, held to the anchor and then let
+            go, so that what the chains reach from the anchor is measured; or ``prior``, cooled from nothing, so that
+            all of the set is, wherever it lies.
         chains: Markov chains that run side by side; their spread is the error bar.
-        draws: of each chain at each rung.
-        warm_up: trajectories of each chain before, at each rung.
+        draws: draws of each chain at each rung.
+        warm_up: trajectories of each chain before its draws, at each rung.
         kept: draws of each chain that are carried to the neighbouring rungs.
         work_spread: standard deviation of the work from one rung to the next that the ladder aims at, nats.
         pairs: leading eigenpairs of the curvature; None takes all of them up to 6,000 parameters, else 400.
         standard_error: passes are added until the log-volumes are known to this, nats; inf makes one pass.
         budget: gradient evaluations after which nothing new is begun.
-        passes: at most so many.
+        passes: most passes.
         seed: the one seed that all randomness comes from.
     """
 

@@ -11,6 +11,7 @@ from spectra.errors import UserError
 from spectra.landscape import Landscape
 from spectra.ranks import Ranks
 from volume.chains.cost import BridgeCost, Evaluations
+from volume.chunks import gathered_rows
 from volume.priors import Prior
 
 
@@ -22,8 +23,8 @@ class SharedCost:
     Attributes:
         alone: the cost as one process has it.
         ranks: the processes.
-        anchor: as of ``alone``.
-        like: as of ``alone``.
+        anchor: anchor of ``alone``.
+        like: ``like`` of ``alone``.
         spent: evaluations of all ranks so far.
     """
 
@@ -51,7 +52,7 @@ class SharedCost:
 
     def _joined(self, mine: Tensor, count: int) -> Tensor:
         self.settle()
-        return joined_rows(self.ranks, mine, count)
+        return gathered_rows(self.ranks, mine, count)
 
     def settle(self) -> None:
         """Counts what ranks have evaluated since; all of them must call this together."""
@@ -67,7 +68,7 @@ def shared_cost(
     """The cost of a bridge, its points shared out where the landscape is spread over ranks.
 
     Args:
-        make: of a landscape with all data.
+        make: makes the cost of a landscape with all data.
         landscape: the cost.
         prior: the measure.
         chains: how many there will be.
@@ -85,30 +86,12 @@ def shared_cost(
     return SharedCost(make(landscape.whole, prior), landscape.ranks)
 
 
-def joined_rows(ranks: Ranks, mine: Tensor, count: int) -> Tensor:
-    """All rows in order, from each rank's own.
-
-    Args:
-        ranks: the processes.
-        mine: (k, ...) this rank's part of the rows.
-        count: of all rows.
-
-    Returns:
-        (count, ...), the same to the bit on each rank.
-    """
-    place = ranks.part(count)
-    table = mine.new_zeros(count, *mine.shape[1:])
-    table[place.start : place.stop] = mine
-    # Numbers and zeros add up to the numbers, to the bit.
-    return ranks.total(table)
-
-
 class ChainShare:
     """Which of the chains this process moves.
 
     Attributes:
-        cost: to move them by, without other processes.
-        count: of all chains.
+        cost: cost to move them by, without other processes.
+        count: number of all chains.
     """
 
     def __init__(self, cost: BridgeCost, count: int) -> None:
@@ -126,7 +109,7 @@ class ChainShare:
 
     def joined(self, rows: Tensor) -> Tensor:
         """The rows of all chains from those of this process's."""
-        return rows if self._shared is None else joined_rows(self._shared.ranks, rows, self.count)
+        return rows if self._shared is None else gathered_rows(self._shared.ranks, rows, self.count)
 
     def settle(self) -> None:
         """Counts what all processes have evaluated since."""

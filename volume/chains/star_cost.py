@@ -5,10 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spectra.errors import UserError
-from spectra.landscape import Landscape
 from volume.chains.cost import SublevelCost
-from volume.priors import Prior
 
 # Points of the scan for the cost itself, and for the forces, which may be off: a trajectory's end is tested.
 FINE, COARSE = 12, 5
@@ -18,20 +15,9 @@ REFINEMENTS = 2
 class StarCost(SublevelCost):
     """``C*(x) = max_{0 <= a <= 1} C(a x)``, scanned and refined; its gradient is ``a* grad C(a* x)``."""
 
-    def __init__(self, landscape: Landscape, prior: Prior, *, points: int = FINE) -> None:
-        """Takes a landscape, a Gaussian prior and how many points of each ray are scanned.
-
-        Raises:
-            UserError: if the prior is not Gaussian, or fewer than 3 points are asked for.
-        """
-        super().__init__(landscape, prior)
-        if points < 3:
-            raise UserError(f"points must be at least 3, got {points}")
-        self.points = points
-
     def costs(self, points: Tensor) -> Tensor:
         """Costs (k,), float64, at rows of points (k, n); zero is the least, the anchor's."""
-        return self.peaks(points, self.points, REFINEMENTS)[1]
+        return self.peaks(points, FINE, REFINEMENTS)[1]
 
     def forces(self, points: Tensor, *, with_costs: bool = True) -> tuple[Tensor | None, Tensor]:
         """Gradients (k, n), the place of the peak from a coarse scan; and exact costs if wanted."""

@@ -21,9 +21,9 @@ class Integration:
     """``log Z`` at the end of a ladder by two ways that share the draws.
 
     Attributes:
-        log_normaliser: by thermodynamic integration, nats.
-        standard_error: of that, by jackknife over the chains, nats.
-        by_links: by the ratios of neighbours, nats.
+        log_normaliser: ``log Z`` by thermodynamic integration, nats.
+        standard_error: standard error of that, by jackknife over the chains, nats.
+        by_links: ``log Z`` by the ratios of neighbours, nats.
     """
 
     log_normaliser: float
@@ -32,13 +32,9 @@ class Integration:
 
 
 def integrated_log_ratios(rungs: Sequence[Rung]) -> tuple[Array, Array]:
-    """``log Z_next - log Z_here`` of neighbouring rungs by integration.
+    """``log Z_next - log Z_here`` (rungs - 1,) by integration, and without each chain (rungs - 1, chains), nats.
 
-    Args:
-        rungs: at least two that were sampled, of as many chains.
-
-    Returns:
-        Ratios (rungs - 1,), and without each chain in turn (rungs - 1, chains), nats.
+    At least two sampled rungs are needed, of as many chains.
 
     >>> draws = np.random.default_rng(0).chisquare(4, (20_000, 2)) / 2
     >>> empty, none = np.empty((0, 2)), np.empty(0)

@@ -1,6 +1,5 @@
 from .bits_back import DescriptionLength as DescriptionLength
 from .bits_back import description_length as description_length
-from .bits_back import quadratic_description_length as quadratic_description_length
 from .choice import check_preconditioner as check_preconditioner
 from .choice import choose_preconditioner as choose_preconditioner
 from .determinants import determinant_results as determinant_results

@@ -14,7 +14,7 @@ from spectra.operators import SymmetricOperator
 from volume.method_result import MethodResult
 from volume.prior_units import prior_units
 from volume.priors import Prior
-from volume.quadratic import MEMORY, TypicalDisplacements, cost_ratios
+from volume.quadratic import MEMORY, BasinGaussian, cost_ratios
 from volume.study import VolumeSettings
 
 # Each point takes a Lanczos run: as many as a spectrum has probes.
@@ -49,7 +49,7 @@ def held_against_cost(
     # Where no shift is derived the basin is most of the prior, and has no Gaussian of its own.
     if not math.isfinite(result.figures["shift"]) or (basis_bytes(inner.size, 1, settings.steps, inner.dtype) > MEMORY):
         return result
-    typical = TypicalDisplacements(inner, theta, steps=settings.steps, seed=settings.seed)
+    typical = BasinGaussian(inner, theta, steps=settings.steps, seed=settings.seed)
     shift, unit = result.figures["shift"], None if inner is curvature else scale
     ratios = []
     for _, block in typical.blocks(POINTS):

@@ -12,7 +12,16 @@ from torch import Tensor
 from spectra.landscape import Landscape
 from volume.preconditioners import Preconditioner
 from volume.priors import Prior
-from volume.rays import CostSurface, Crossings, Rays, StarDomainSettings, draw_rays, joined, over_ranks, pilot_radius
+from volume.rays import (
+    CostSurface,
+    Crossings,
+    Rays,
+    StarDomainSettings,
+    concatenated,
+    draw_rays,
+    over_ranks,
+    pilot_radius,
+)
 from volume.result import VolumeEstimate
 
 Array = NDArray[np.float64]
@@ -64,7 +73,7 @@ def sample_cutoffs(
     estimates, done = resume, len(resume[0].log_terms) if resume else 0
     while count := settings.next_block(landscape, done):
         found = over_ranks(landscape, solved, done, count)
-        estimates = tuple(map(joined, estimates, found)) if estimates else found
+        estimates = tuple(map(concatenated, estimates, found)) if estimates else found
         done += count
         if on_block is not None:
             on_block(estimates)

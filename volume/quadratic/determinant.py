@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from spectra.density import IndefiniteError, SpectralDensity
 from spectra.errors import UserError
-from spectra.estimate import Estimate, difference
+from spectra.estimate import Estimate
 from spectra.interval import short
 from spectra.titles import operator_title
 from volume.quadratic.mass import QuadraticMass
@@ -16,15 +16,14 @@ from volume.rays import log_ball_volume
 
 @dataclass(frozen=True, eq=False)
 class DeterminantVolume:
-    """``log V = n/2 log 2T + log V_n - 1/2 log det(H + (wd + c) I)``, ``c = k / s^2``.
+    """``log V = n/2 log 2T + log V_n - 1/2 log det(H + c I)``, ``c = k / s^2``.
 
     Attributes:
         cutoff: T, nats.
         log_volume: Lebesgue log-volume, nats; its cautions say where the shift is not to be trusted.
-        log_determinant: of the shifted curvature, in the coordinates of the density.
+        log_determinant: log-determinant of the shifted curvature, in the coordinates of the density.
         k: the primer's number; 0 for the plain ellipsoid.
-        weight_decay: wd, for a penalty ``1/2 wd |theta|^2`` that the curvature does not hold yet.
-        shift: wd + c, unit of the curvature.
+        shift: c, unit of the curvature.
         effective_dimension: ``N_eff`` at that shift; None for the plain ellipsoid, and where negative eigenvalues
             outweigh the others.
         derived_k: the k that the Gaussian mass at this cutoff derives, to be read beside the chosen one; None if no
@@ -35,7 +34,6 @@ class DeterminantVolume:
     log_volume: Estimate
     log_determinant: Estimate
     k: float
-    weight_decay: float
     shift: float
     effective_dimension: Estimate | None
     derived_k: float | None
@@ -58,7 +56,7 @@ def ellipsoid_volume(
     """Lebesgue log-volume of ``{1/2 x^T H x < T}``; H must be positive definite.
 
     Args:
-        density: of the curvature H.
+        density: spectral density of the curvature H.
         cutoff: T, nats.
         negative: the rule for negative eigenvalues, ``raise`` or ``abs``.
         log_scale: ``sum_i log s_i`` if the density is of ``D H D`` with D = diag(s), so that the volume is that of
@@ -82,9 +80,7 @@ def ellipsoid_volume(
             f"{' by the rule clip' if nodes.all() else ''}: the ellipsoid's volume is infinite; "
             "use the shifted determinant, or the mass under a prior"
         )
-    return _volume(
-        density, cutoff, k=0.0, weight_decay=0.0, shift=0.0, negative=negative, log_scale=log_scale, mass=None
-    )
+    return _volume(density, cutoff, 0.0, 0.0, negative, log_scale)
 
 
 def shifted_determinant(
@@ -93,22 +89,20 @@ def shifted_determinant(
     *,
     standard_deviation: float,
     k: float = 1.0,
-    weight_decay: float = 0.0,
     negative: str = "raise",
     log_scale: float = 0.0,
     mass: QuadraticMass | None = None,
 ) -> DeterminantVolume:
-    """The primer's volume: the ellipsoid's with ``H + (wd + k / s^2) I`` for H.
+    """The primer's volume: the ellipsoid's with ``H + k / s^2 I`` for H.
 
     The primer leaves k open ("of order one"). The Gaussian mass derives it, often orders of magnitude smaller: give
     that mass, of the same density and cutoff, to have its k reported beside the chosen one.
 
     Args:
-        density: of the curvature H.
+        density: spectral density of the curvature H.
         cutoff: T, nats.
         standard_deviation: s of the prior, unit of the parameters (1 if the density is of ``D H D``).
         k: positive.
-        weight_decay: wd of a penalty ``1/2 wd |theta|^2`` that is not part of H, unit of the curvature.
         negative: the rule for negative eigenvalues: ``raise`` (only those at or below the negative shift matter),
             ``clip`` or ``abs``.
         log_scale: ``sum_i log s_i`` if the density is of ``D H D`` with D = diag(s).
@@ -130,24 +124,19 @@ def shifted_determinant(
     for name, value in (("standard_deviation", standard_deviation), ("k", k)):
         if not (math.isfinite(value) and value > 0.0):
             raise UserError(f"{name} must be positive and finite, got {value:g}")
-    if not (math.isfinite(weight_decay) and weight_decay >= 0.0):
-        raise UserError(f"weight_decay must be non-negative and finite, got {weight_decay:g}")
     if mass is not None and mass.cutoff != cutoff:
         raise UserError(f"the mass must be of the same cutoff {cutoff:g}, got {mass.cutoff:g}")
-    shift = weight_decay + k / standard_deviation**2
-    return _volume(density, cutoff, k, weight_decay, shift, negative=negative, log_scale=log_scale, mass=mass)
+    return _volume(density, cutoff, k, k / standard_deviation**2, negative, log_scale, mass)
 
 
 def _volume(
     density: SpectralDensity,
     cutoff: float,
     k: float,
-    weight_decay: float,
     shift: float,
-    *,
     negative: str,
     log_scale: float,
-    mass: QuadraticMass | None,
+    mass: QuadraticMass | None = None,
 ) -> DeterminantVolume:
     if not (math.isfinite(cutoff) and cutoff > 0.0):
         raise UserError(f"cutoff must be positive and finite, got {cutoff:g}")
@@ -159,7 +148,6 @@ def _volume(
         log_volume=determinant.transform(lambda x: constant - x / 2.0, lambda _: -0.5),
         log_determinant=determinant,
         k=k,
-        weight_decay=weight_decay,
         shift=shift,
         effective_dimension=_effective(density, shift, negative),
         derived_k=None if mass is None else mass.derived_k,
@@ -174,32 +162,3 @@ def _effective(density: SpectralDensity, shift: float, negative: str) -> Estimat
         return density.effective_dimension(shift, negative=negative)
     except IndefiniteError:
         return None  # the log-determinant exists all the same
-
-
-def volume_difference(first: DeterminantVolume, second: DeterminantVolume) -> Estimate:
-    """``log V_first - log V_second`` of two checkpoints whose densities share their probes.
-
-    At equal cutoff and size it is ``-1/2`` the difference of log-determinants: T and the unit ball drop out, and what
-    the probes share cancels from the standard error.
-
-    Args:
-        first: of one checkpoint.
-        second: of another, same architecture, same seed and number of probes (or an exact density on either side).
-
-    Returns:
-        The difference with its errors, nats.
-
-    Raises:
-        UserError: if the numbers of probes differ, or the cutoffs or shifts do.
-
-    >>> import numpy as np
-    >>> one, two = (SpectralDensity.from_eigenvalues(np.array([x, 1.0])) for x in (1.0, 4.0))
-    >>> gap = volume_difference(ellipsoid_volume(one, 0.1), ellipsoid_volume(two, 0.1))
-    >>> round(math.exp(gap.value), 9)
-    2.0
-    """
-    for name in ("cutoff", "shift"):
-        if getattr(first, name) != getattr(second, name):
-            values = f"{getattr(first, name):g} and {getattr(second, name):g}"
-            raise UserError(f"volumes to compare must share their {name}, got {values}")
-    return difference(first.log_volume, second.log_volume)

@@ -87,7 +87,7 @@ def quadratic_mass(
     pseudo-values are the samples of the estimate, so ``spectra.estimate.difference`` pairs checkpoints by probe.
 
     Args:
-        density: of the curvature H, unit cost per squared unit of the parameters.
+        density: spectral density of the curvature H, unit cost per squared unit of the parameters.
         anchor: the anchor's measure on the eigenvalue axis of the same H.
         cutoffs: (q,) T, nats.
         standard_deviation: s, unit of the parameters.
@@ -148,7 +148,7 @@ def _estimate(value: float, pseudo: Array, truncation: float, cautions: tuple[st
             f"the quadrature's error of about {truncation:.3g} nats outweighs that of the probes: more Lanczos steps"
         )
         estimate = replace(estimate, cautions=(*estimate.cautions, advice))
-    # The jackknife's value would be the mean of the pseudo-values; the plain one is kept, and is its like.
+    # The jackknife's value would be the mean of the pseudo-values; the plain one is kept, which is nearly that.
     return replace(estimate, value=value).possible()
 
 

@@ -30,7 +30,7 @@ class NumericalRank:
     """How many eigenvalues of a symmetric matrix are not zero, to a tolerance.
 
     Attributes:
-        name: of the matrix.
+        name: name of the matrix.
         size: number of parameters n.
         magnitudes: (m,) absolute eigenvalues, decreasing; the other n - m are zero.
         tolerance: relative to the largest.
@@ -57,14 +57,7 @@ class NumericalRank:
         return self.size - self.rank
 
     def around(self, count: int = 3) -> tuple[Array, Array]:
-        """The smallest magnitudes that count and the largest that do not, relative to the largest of all.
-
-        Args:
-            count: how many of each, where there are as many.
-
-        Returns:
-            Those above the threshold and those below it, each decreasing.
-        """
+        """The smallest magnitudes that count and the largest that do not, over the largest, at most so many each."""
         shares = self.magnitudes / self.magnitudes[0] if self.rank else self.magnitudes
         return shares[max(self.rank - count, 0) : self.rank], shares[self.rank : self.rank + count]
 
@@ -91,17 +84,10 @@ class NumericalRank:
 def numerical_rank(
     eigenvalues: ArrayLike, size: int | None = None, *, tolerance: float | None = None, name: str = "matrix"
 ) -> NumericalRank:
-    """The rank of a symmetric matrix from its eigenvalues.
+    """The rank of a symmetric matrix of size n from m eigenvalues of either sign in any order; the others are zero.
 
-    Args:
-        eigenvalues: (m,) in any order, of either sign.
-        size: n; default m. The other n - m eigenvalues are zero.
-        tolerance: relative to the largest magnitude; default ``10 n eps``, the rounding of a float64 decomposition of
-            a matrix that was itself summed up in float64.
-        name: of the matrix.
-
-    Returns:
-        The rank with the magnitudes it was read off.
+    The tolerance is relative to the largest magnitude; its default ``10 n eps`` is the rounding of a float64
+    decomposition of a matrix that was itself summed up in float64.
 
     Raises:
         UserError: if the tolerance is not in [0, 1), n is below m, or an eigenvalue is not finite.
@@ -126,8 +112,8 @@ def curvature_rank(operator: SymmetricOperator, *, tolerance: float | None = Non
     """The rank of a curvature, from its dense eigenvalues.
 
     Args:
-        operator: of size n, in float64 if small eigenvalues are to mean anything.
-        tolerance: as for ``numerical_rank``, with the eps of the operator's dtype.
+        operator: operator of size n, in float64 if small eigenvalues are to mean anything.
+        tolerance: share of the largest eigenvalue as in ``numerical_rank``, with the eps of the operator's dtype.
 
     Returns:
         The rank.
@@ -153,7 +139,7 @@ def behaviour_rank(
     Args:
         landscape: model, data and anchor; its cost plays no part.
         behaviour: ``outputs`` as the model returns them, or ``probabilities``, their softmax.
-        tolerance: as for ``numerical_rank``, with the eps of the landscape's dtype.
+        tolerance: share of the largest eigenvalue as in ``numerical_rank``, with the eps of the landscape's dtype.
 
     Returns:
         The rank of G, which is that of ``J^T J``; whichever of them is smaller is decomposed.
@@ -177,14 +163,9 @@ def behaviour_rank(
 
 
 def behaviour_jacobian(landscape: Landscape, behaviour: str = "outputs") -> Tensor:
-    """Jacobian of all outputs of the data, flattened, by one backward pass an output.
+    """Jacobian (samples * outputs, n) of all outputs of the data or their probabilities, one backward pass an output.
 
-    Args:
-        landscape: model, data and anchor.
-        behaviour: ``outputs`` as the model returns them, or ``probabilities``, their softmax.
-
-    Returns:
-        J, (samples * outputs per sample, n), in the landscape's dtype. Samples of weight zero count here too.
+    Samples of weight zero count here too.
 
     Raises:
         UserError: if the behaviour is unknown.
@@ -204,15 +185,7 @@ def behaviour_jacobian(landscape: Landscape, behaviour: str = "outputs") -> Tens
 
 
 def refuse_large(size: int, what: str) -> None:
-    """Refuse a dense decomposition that would not end, or not fit.
-
-    Args:
-        size: of the matrix.
-        what: it is for, and what to do instead.
-
-    Raises:
-        UserError: if the size is above ``LARGEST_DENSE``.
-    """
+    """Refuses a dense decomposition of a size that would not end or not fit, saying for what and what to do instead."""
     if size > LARGEST_DENSE:
         gigabytes = dense_bytes(size, torch.float64) / 1e9
         raise UserError(f"{size:,} is above {LARGEST_DENSE:,}, too large to decompose ({gigabytes:.3g} GB) for {what}")

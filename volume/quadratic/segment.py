@@ -29,9 +29,9 @@ class SegmentVolume:
         training: rank of the training curvature, and its zero manifold's dimension.
         validation: rank of the validation curvature within the zero manifold.
         shift: c = k / s^2 that the prior adds along the manifold, unit of the curvature; 0 without a prior.
-        log_cross_section: of the ellipsoid perpendicular to the manifold, from the training curvature, nats.
-        log_extent: of the ellipsoid along the manifold, from the validation curvature plus the shift, nats; inf where a
-            direction has no end.
+        log_cross_section: log-volume of the ellipsoid perpendicular to the manifold, from the training curvature, nats.
+        log_extent: log-volume of the ellipsoid along the manifold, from the validation curvature plus the shift, nats;
+            inf where a direction has no end.
         cautions: sentences on why not to trust it.
     """
 
@@ -104,7 +104,7 @@ def segment_volume(
             Gauss-Newton matrix.
         cutoff: T of both costs, positive.
         standard_deviation: s of the prior that bounds the manifold; None bounds it by the validation data alone.
-        k: of the shift ``k / s^2``, as for the shifted determinant; 0 adds none.
+        k: number k of the shift ``k / s^2``, as for the shifted determinant; 0 adds none.
         tolerance: eigenvalues of H below this share of its largest are zero; default ``10 n eps``.
         negative: what to do with negative eigenvalues of either beyond the tolerance: ``raise``, ``clip`` or ``abs``.
         log_scale: ``sum_i log s_i`` if both curvatures are in prior units, so that the volume is not.

@@ -19,7 +19,7 @@ from .rays import draw_rays as draw_rays
 from .shared_directions import over_ranks as over_ranks
 from .star_domain import PILOTS as PILOTS
 from .star_domain import StarDomainSettings as StarDomainSettings
-from .star_domain import joined as joined
+from .star_domain import concatenated as concatenated
 from .star_domain import pilot_radius as pilot_radius
 from .star_domain import search_eps as search_eps
 from .star_domain import star_domain_volume as star_domain_volume

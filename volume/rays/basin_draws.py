@@ -1,4 +1,4 @@
-"""Points of a star domain: what a volume estimate's directions say of averages over the basin."""
+"""Points of a star domain, drawn from the prior restricted to it: averages over the basin."""
 
 from __future__ import annotations
 
@@ -18,44 +18,40 @@ from spectra.landscape import Landscape
 from spectra.model import generator
 from volume.chunks import at_once
 from volume.preconditioners import Identity, Preconditioner
-from volume.priors import GaussianPrior, Lebesgue, Prior, RayDensity
-from volume.rays.radial import log_radial_integral, log_radial_slope, log_sphere_surface
+from volume.priors import GaussianPrior, Prior, RayDensity
+from volume.rays.radial import log_radial_integral, log_sphere_surface
 from volume.rays.rays import unit_rows
+from volume.rays.star_domain import StarDomainSettings
 from volume.result import VolumeEstimate
 
 Array = NDArray[np.float64]
-Flags = NDArray[np.bool_]
 # A crossing this many powers of e below where the prior ends is not looked for: its ball holds nothing.
 _DEEPEST = 600.0
-# Below this slope of the log term against log r, rounding of the term moves the radius by more than 1e-6.
-_BLURRED = 1e-6
 _BLOCK = 64
+# Of the random numbers that the sampler of the volume drew its directions from.
+STREAM = StarDomainSettings.stream
 
 
 @dataclass(frozen=True, eq=False)
 class BasinPoints:
-    """A distribution on a star domain: a share for each direction, and a density of the radius along it.
+    """The prior restricted to a star domain: a share for each direction, and a density of the radius along it.
 
     Attributes:
         landscape: whose anchor the rays start at.
-        preconditioner: of the directions.
-        seed: of the directions.
-        stream: name of their random stream.
+        preconditioner: preconditioner of the directions.
+        seed: seed of the directions.
         radius: (k,) where each ray leaves the basin, unit of the parameters; inf if it never does.
-        log_terms: (k,) log measure of the basin that each direction alone says, nats, under ``density``'s measure.
-        density: of the measure along the rays: zero for the uniform distribution on the basin.
-        code: of the prior along the rays.
+        log_terms: (k,) log mass of the basin that each direction alone says, nats.
+        density: density of the prior along the rays.
         along: (k,) ``u . theta*``, unit of the parameters.
     """
 
     landscape: Landscape
     preconditioner: Preconditioner
     seed: int
-    stream: str
     radius: Array
     log_terms: Array
     density: RayDensity
-    code: RayDensity
     along: Array
 
     @property
@@ -76,14 +72,7 @@ class BasinPoints:
         return np.exp(logs[1] - logs[0]), np.exp(logs[2] - logs[0])
 
     def draw(self, count: int) -> tuple[Tensor, NDArray[np.int64]]:
-        """Parameter vectors drawn from the distribution: directions by systematic resampling of their shares.
-
-        Args:
-            count: how many.
-
-        Returns:
-            Points (count, n), and the direction (count,) that each lies on.
-        """
+        """Points (count, n), and the direction (count,) of each, by systematic resampling of the shares."""
         points, chosen = zip(*self.draws(count), strict=True)
         return torch.cat(points), np.concatenate(chosen)
 
@@ -96,7 +85,7 @@ class BasinPoints:
         Yields:
             Points (b, n), and the direction (b,) that each lies on.
         """
-        source = generator(self.seed, f"{self.stream}/basin-points", 0)
+        source = generator(self.seed, f"{STREAM}/basin-points", 0)
         levels = torch.rand(count + 1, generator=source, dtype=torch.float64).clamp_min(1e-300).numpy()
         places = (np.arange(count) + levels[0]) / count
         chosen = np.minimum(np.searchsorted(np.cumsum(self.shares()), places), len(self.radius) - 1)
@@ -109,12 +98,9 @@ class BasinPoints:
             here = slice(begin, begin + block)
             found = torch.empty(len(chosen[here]), self.size, dtype=self.landscape.dtype, device=self.landscape.device)
             for row, place, radius in zip(found, chosen[here], radii[here], strict=True):
-                torch.mul(self._units(int(place), 1)[0][0], float(radius), out=row).add_(self.landscape.theta)
+                direction = _directions(self.landscape, self.preconditioner, self.seed, int(place), 1)[0][0]
+                torch.mul(direction, float(radius), out=row).add_(self.landscape.theta)
             yield found, chosen[here]
-
-    def _units(self, first: int, count: int) -> tuple[Tensor, Array]:
-        place = {"seed": self.seed, "stream": self.stream, "first": first, "count": count}
-        return unit_rows(self.landscape, self.preconditioner, **place)  # type: ignore[arg-type]
 
 
 def basin_points(
@@ -122,77 +108,54 @@ def basin_points(
     estimate: VolumeEstimate,
     prior: Prior,
     *,
-    measure: Prior | None = None,
-    uniform: bool = True,
     preconditioner: Preconditioner | None = None,
     seed: int = 0,
-    stream: str = "directions",
 ) -> BasinPoints:
-    """A distribution on the basin, from the directions of a volume estimate.
+    """The prior restricted to the basin, from the directions of a volume estimate.
 
     The directions are drawn again from their seed, and each crossing is found from its log term, which is monotone in
     it: the cost is not evaluated.
 
     Args:
         landscape: the cost that the estimate is of.
-        estimate: of its star domain.
-        prior: a measure on parameter space.
-        measure: that the estimate was made under; default the prior.
-        uniform: whether the distribution is uniform on the basin; otherwise it is the prior restricted to it.
-        preconditioner: that the directions were made with; default the identity.
-        seed: of the directions.
-        stream: of the directions.
+        estimate: volume estimate of its star domain.
+        prior: proper prior that the estimate was made under.
+        preconditioner: preconditioner that the directions were made with; default the identity.
+        seed: seed of the directions.
 
     Returns:
         The distribution.
 
     Raises:
-        UserError: if the estimate is of another size, or there is nothing uniform on the basin because it has no end.
+        UserError: if the estimate is of another size.
     """
     if estimate.size != landscape.size:
         raise UserError(f"the estimate must be of the landscape's size {landscape.size}, got {estimate.size}")
-    made = measure or prior
     chosen, blocks = preconditioner or Identity(), []
     block = at_once(landscape.size, _BLOCK)
     for first in range(0, len(estimate.log_terms), block):
         part = slice(first, first + block)
-        place = {"seed": seed, "stream": stream, "first": first, "count": len(estimate.log_terms[part])}
-        rows, log_norms = unit_rows(landscape, chosen, **place)  # type: ignore[arg-type]
+        rows, log_norms = _directions(landscape, chosen, seed, first, len(estimate.log_terms[part]))
         offset = log_sphere_surface(landscape.size) - landscape.size * log_norms
-        ray = made.ray(landscape.theta, rows)
-        radius, seen = _radii(estimate.log_terms[part] - offset, landscape.size, ray, estimate.unbounded[part])
-        code = prior.ray(landscape.theta, rows)
-        density = Lebesgue().ray(landscape.theta, rows) if uniform else code
-        terms = offset + log_radial_integral(radius, landscape.size, **_coefficients(density))
-        terms = np.where(seen | (not uniform), terms, np.inf)
+        ray = prior.ray(landscape.theta, rows)
+        levels, reach = estimate.log_terms[part] - offset, ray.reach(landscape.size)
+        solved = _solve(levels, landscape.size, _coefficients(ray), reach)
+        radius = np.where(estimate.unbounded[part], ray.extent, solved)
+        terms = offset + log_radial_integral(radius, landscape.size, **_coefficients(ray))
         along = GaussianPrior(1.0).ray(landscape.theta, rows).linear
-        blocks.append((radius, terms, *_columns(density), *_columns(code), along))
-    radius, terms, *rest = (np.concatenate(column) for column in zip(*blocks, strict=True))
-    endless = int(np.isinf(terms).sum())
-    if endless:
-        raise UserError(
-            f"the basin has no end, as far as {made.name} sees, along {endless} of {len(terms)} directions: nothing is "
-            "uniform on it; restrict the prior to it instead"
-        )
-    densities = (RayDensity(*rest[:4]), RayDensity(*rest[4:8]))
-    return BasinPoints(landscape, chosen, seed, stream, radius, terms, *densities, rest[8])
-
-
-def _radii(levels: Array, size: int, ray: RayDensity, unbounded: Flags) -> tuple[Array, Flags]:
-    """Crossings from the logs of radial integrals, and which of them the integrals tell."""
-    reach = ray.reach(size)
-    found = np.where(unbounded, ray.extent, _solve(levels, size, _coefficients(ray), reach))
-    # Where hardly any mass is left before the crossing, the integral does not tell the radius.
-    slope = log_radial_slope(np.where(np.isfinite(found), found, 1.0), size, **_coefficients(ray))
-    return found, np.isfinite(found) & (slope > _BLURRED)
-
-
-def _columns(density: RayDensity) -> tuple[Array, ...]:
-    return density.constant, density.linear, density.quadratic, density.extent
+        blocks.append((radius, terms, ray.constant, ray.linear, ray.quadratic, ray.extent, along))
+    radius, terms, *density, along = (np.concatenate(column) for column in zip(*blocks, strict=True))
+    return BasinPoints(landscape, chosen, seed, radius, terms, RayDensity(*density), along)
 
 
 def _coefficients(density: RayDensity) -> dict[str, Array]:
     return {"constant": density.constant, "linear": density.linear, "quadratic": density.quadratic}
+
+
+def _directions(
+    landscape: Landscape, preconditioner: Preconditioner, seed: int, first: int, count: int
+) -> tuple[Tensor, Array]:
+    return unit_rows(landscape, preconditioner, seed=seed, stream=STREAM, first=first, count=count)
 
 
 def _solve(levels: Array, size: int, ray: dict[str, Array], reach: Array) -> Array:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import gammainc, gammaincc, gammaln, log_ndtr, logsumexp
+from scipy.special import gammainc, gammaincc, gammaln, logsumexp
 
 from volume.rays.radial import log_ball_volume
 
@@ -17,14 +17,7 @@ _DROP = 50.0
 
 
 def log_ball(radius: float, size: int) -> float:
-    """Log volume of a ball in n dimensions.
-
-    Args:
-        radius: positive, unit of the parameters.
-        size: n.
-
-    Returns:
-        ``n log R + log V_n``.
+    """``n log R + log V_n``, the log volume of a ball of radius R in n dimensions.
 
     >>> round(math.exp(log_ball(2.0, 2)) / math.pi, 12)
     4.0
@@ -33,14 +26,7 @@ def log_ball(radius: float, size: int) -> float:
 
 
 def log_ellipsoid(eigenvalues: ArrayLike, cutoff: float) -> float:
-    """Log volume of ``{1/2 x^T H x <= T}``, radii ``sqrt(2 T / l_i)``.
-
-    Args:
-        eigenvalues: (n,) l, positive.
-        cutoff: T, positive.
-
-    Returns:
-        The logarithm.
+    """Log volume of ``{1/2 x^T H x <= T}`` for positive eigenvalues l (n,), radii ``sqrt(2 T / l_i)``.
 
     >>> round(math.exp(log_ellipsoid([1.0, 4.0], 2.0)) / math.pi, 12)  # radii 2 and 1
     2.0
@@ -50,15 +36,7 @@ def log_ellipsoid(eigenvalues: ArrayLike, cutoff: float) -> float:
 
 
 def log_power_ball(power: float, cutoff: float, scales: ArrayLike) -> float:
-    """Log volume of ``{sum_i |x_i / a_i|^p <= T}``, Dirichlet's integral.
-
-    Args:
-        power: p, positive.
-        cutoff: T, positive.
-        scales: (n,) a, positive.
-
-    Returns:
-        ``n log(2 Gamma(1 + 1/p)) - log Gamma(1 + n/p) + (n/p) log T + sum log a_i``.
+    """Log volume of ``{sum_i |x_i / a_i|^p <= T}`` for positive scales a (n,), Dirichlet's integral.
 
     Reference:
         Dirichlet, Sur une nouvelle methode pour la determination des integrales multiples, 1839.
@@ -72,42 +50,6 @@ def log_power_ball(power: float, cutoff: float, scales: ArrayLike) -> float:
     return unit + n / power * math.log(cutoff) + float(np.log(a).sum())
 
 
-def log_box(half_widths: ArrayLike) -> float:
-    """Log volume of ``{|x_i| <= a_i}``.
-
-    Args:
-        half_widths: (n,) a, positive.
-
-    Returns:
-        ``sum log 2 a_i``.
-
-    >>> round(math.exp(log_box([0.5, 1.0, 1.5])), 12)
-    6.0
-    """
-    return float(np.log(2.0 * np.asarray(half_widths, dtype=np.float64)).sum())
-
-
-def log_gaussian_box(half_widths: ArrayLike, anchor: ArrayLike, standard_deviation: ArrayLike) -> float:
-    """Log prior mass of a box around the anchor, ``theta_i ~ N(0, s_i^2)`` within ``anchor_i +- a_i``.
-
-    Args:
-        half_widths: (n,) a, positive.
-        anchor: (n,) or one number.
-        standard_deviation: (n,) or one number, positive.
-
-    Returns:
-        The logarithm.
-
-    >>> round(math.exp(log_gaussian_box([1.96], 0.0, 1.0)), 3)
-    0.95
-    """
-    a, centre, s = (np.asarray(x, dtype=np.float64) for x in (half_widths, anchor, standard_deviation))
-    # By symmetry the anchor may be on the negative side, where log_ndtr keeps its precision.
-    upper, lower = (a - np.abs(centre)) / s, (-a - np.abs(centre)) / s
-    high, low = log_ndtr(upper), log_ndtr(lower)
-    return float(np.sum(high + np.log(-np.expm1(low - high))))
-
-
 def log_gaussian_ball(radius: float, size: int, standard_deviation: float, distance: float = 0.0) -> float:
     r"""Log prior mass of a ball around the anchor: the chi-square distribution, non-central unless at the origin.
 
@@ -119,7 +61,7 @@ def log_gaussian_ball(radius: float, size: int, standard_deviation: float, dista
         radius: R, positive.
         size: n.
         standard_deviation: s, positive.
-        distance: of the anchor from the origin, d.
+        distance: distance of the anchor from the origin, d.
 
     Returns:
         The logarithm.
@@ -165,13 +107,7 @@ def _window(term: Callable[[int], float], highest: int) -> tuple[int, int]:
 def log_lower_gamma(shape: float, x: float) -> float:
     """``log P(a, x)``, the regularised lower incomplete gamma function, without underflow.
 
-    Args:
-        shape: a, positive.
-        x: positive.
-
-    Returns:
-        The logarithm; by the series ``x^a e^(-x) / Gamma(a + 1) sum_k x^k / ((a + 1) ... (a + k))`` where P itself
-        would underflow.
+    Where P itself would underflow it is by the series ``x^a e^(-x) / Gamma(a + 1) sum_k x^k / ((a + 1) ... (a + k))``.
 
     >>> round(log_lower_gamma(1e4, 1.0) + 1.0 + math.lgamma(10001.0), 4)  # the first term, and 1 / 10001 more
     0.0001

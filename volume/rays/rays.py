@@ -88,7 +88,7 @@ def draw_rays(
         landscape: the cost, of size n.
         prior: the measure.
         preconditioner: P; a direction is ``v = z P``, z uniform on the sphere.
-        seed: of the directions.
+        seed: seed of the directions.
         stream: name of the random stream.
         first: number of the first ray.
         count: how many.
@@ -117,7 +117,7 @@ def unit_rows(
     Args:
         surface: whose size, dtype and device they have.
         preconditioner: P.
-        seed: of the directions.
+        seed: seed of the directions.
         stream: name of the random stream.
         first: number of the first direction.
         count: how many.

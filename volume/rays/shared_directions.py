@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from spectra.landscape import Landscape
+from volume.chunks import gathered_rows
 from volume.rays.cost_surface import CostSurface
 from volume.result import VolumeEstimate
 
@@ -18,14 +19,7 @@ _COLUMNS = ("log_terms", "evaluations", "unbounded", "monotone", "radial_error")
 
 
 def alone(landscape: CostSurface) -> CostSurface:
-    """The surface as one process has it, with all data.
-
-    Args:
-        landscape: any cost.
-
-    Returns:
-        The whole landscape of one that is spread over ranks; others as they are.
-    """
+    """The surface as one process has it: the whole landscape of one that is spread over ranks, others as they are."""
     return landscape.whole if isinstance(landscape, Landscape) else landscape
 
 
@@ -50,12 +44,8 @@ def over_ranks(landscape: CostSurface, solve: Solve, first: int, count: int) -> 
     mine = ranks.part(count)
     # A rank without a direction solves the first one again, for the rest of what an estimate says.
     found = solve(landscape.whole, first + mine.start, len(mine)) if len(mine) else solve(landscape.whole, first, 1)
-    table = np.zeros((len(found), len(_COLUMNS), count))
-    if len(mine):
-        for row, one in zip(table, found, strict=True):
-            row[:, mine.start : mine.stop] = [getattr(one, name) for name in _COLUMNS]
-    # Numbers and zeros add up to the numbers, to the bit.
-    table = ranks.total(torch.from_numpy(table)).numpy()
+    own = np.array([[getattr(one, name)[: len(mine)] for name in _COLUMNS] for one in found], dtype=np.float64)
+    table = gathered_rows(ranks, torch.from_numpy(own).movedim(-1, 0), count).movedim(0, -1).numpy()
     kinds = [getattr(found[0], name).dtype for name in _COLUMNS]
     return tuple(
         replace(one, **{name: row.astype(kind) for name, row, kind in zip(_COLUMNS, rows, kinds, strict=True)})

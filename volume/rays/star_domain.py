@@ -33,7 +33,7 @@ class StarDomainSettings:
         directions: number of directions.
         nats: error allowed in each log term from its crossing.
         scan: radii looked at below each crossing, for rays that are not monotone.
-        seed: of the directions.
+        seed: seed of the directions.
         stream: name of the random stream; another one gives fresh directions.
         block: directions solved together, and that a kill loses at most; fewer of a large model, whose directions would
             not fit the memory.
@@ -59,15 +59,7 @@ class StarDomainSettings:
             raise UserError(f"noise must be non-negative and finite, got {self.noise}")
 
     def next_block(self, landscape: CostSurface, done: int) -> int:
-        """How many directions to solve next.
-
-        Args:
-            landscape: the cost; each of its ranks follows as many as fit its memory.
-            done: directions that are solved.
-
-        Returns:
-            The number, 0 if all are.
-        """
+        """How many directions to solve next, 0 if all are: each rank follows as many as fit its memory."""
         ranks = landscape.ranks.count if isinstance(landscape, Landscape) else 1
         block = min(self.block, at_once(landscape.size, self.block) * ranks)
         return max(0, min(block - done % block, self.directions - done))
@@ -130,7 +122,7 @@ def star_domain_volume(
     done = 0 if resume is None else len(resume.log_terms)
     while count := settings.next_block(landscape, done):
         (found,) = over_ranks(landscape, solved, done, count)
-        estimate = found if estimate is None else joined(estimate, found)
+        estimate = found if estimate is None else concatenated(estimate, found)
         done += count
         if on_block is not None:
             on_block(estimate)
@@ -144,20 +136,19 @@ def search_eps(
     settings: StarDomainSettings,
     *,
     prior: Prior | None = None,
-    candidates: tuple[float, ...] = EPS_CANDIDATES,
     directions: int = 32,
 ) -> float:
     """The eps whose preconditioner gives the largest estimate on directions of their own.
 
-    By Markov's inequality the larger of two estimates is the more accurate one; because the directions are not those of
-    the final estimate, choosing does not bias it.
+    Powers of ten are tried first, then half a decade to either side of the best of them. By Markov's inequality the
+    larger of two estimates is the more accurate one; because the directions are not those of the final estimate,
+    choosing does not bias it.
 
     Args:
         landscape: the cost.
         build: eps -> preconditioner.
-        settings: as for the estimate; its directions are not used.
+        settings: settings as for the estimate; its directions are not used.
         prior: the measure.
-        candidates: values of eps to try; then half a decade to either side of the best of them.
         directions: how many each, the same for all.
 
     Returns:
@@ -168,7 +159,7 @@ def search_eps(
     def volume(eps: float) -> float:
         return star_domain_volume(landscape, tried, prior=prior, preconditioner=build(eps)).log_volume
 
-    coarse = max(candidates, key=volume)
+    coarse = max(EPS_CANDIDATES, key=volume)
     return max((coarse, coarse * _HALF_DECADE, coarse / _HALF_DECADE), key=volume)
 
 
@@ -185,8 +176,8 @@ def pilot_radius(
         landscape: the cost.
         settings: cutoff and seed are used.
         prior: the measure.
-        preconditioner: of the directions.
-        correction: as for ``star_domain_volume``.
+        preconditioner: preconditioner of the directions.
+        correction: correction as in ``star_domain_volume``.
 
     Returns:
         The median radius of the pilots.
@@ -209,16 +200,8 @@ def pilot_radius(
     return found
 
 
-def joined(first: VolumeEstimate, second: VolumeEstimate) -> VolumeEstimate:
-    """The directions of one estimate followed by those of another.
-
-    Args:
-        first: some directions.
-        second: further ones.
-
-    Returns:
-        The estimate from all of them, with the cautions and the name of the first.
-    """
+def concatenated(first: VolumeEstimate, second: VolumeEstimate) -> VolumeEstimate:
+    """The directions of one estimate followed by those of another, with the cautions and the name of the first."""
     return replace(
         first,
         log_terms=np.concatenate([first.log_terms, second.log_terms]),

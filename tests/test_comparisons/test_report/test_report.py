@@ -124,6 +124,7 @@ def test_rankings_are_the_rankings() -> None:
 
 def test_nothing_is_fetched() -> None:
     text = report_page(findings(made(8)))
+    assert text.startswith("<!DOCTYPE html>")
     page = Page(text)
     for tag, attributes in page.tags:
         assert tag not in ("link", "iframe", "object", "embed", "base")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -53,6 +54,18 @@ def rotated(values: Tensor, seed: int = 0) -> Tensor:
     return (matrix + matrix.T) / 2
 
 
+def quadratic_coefficient(
+    eigenvalues: Tensor, *, inverse_temperature: float, localisation: float, step_size: float = 0.0
+) -> float:
+    """``1/2 sum nb h / (a (1 - e a / 4))``, ``a = nb h + g``: ``nb (E[L] - L*)`` of Langevin sampling on a quadratic.
+
+    In one direction the chain is autoregressive: x' = (1 - e a / 2) x + sqrt(e) z, of variance 1 / (a (1 - e a / 4)).
+    """
+    curvature = inverse_temperature * eigenvalues.double().numpy()
+    stiffness = curvature + localisation
+    return float(0.5 * np.sum(curvature / (stiffness * (1.0 - 0.25 * step_size * stiffness))))
+
+
 class ReluNetwork(nn.Module):
     """One hidden layer of ReLU, whose neurons can be rescaled without changing the function."""
 
@@ -72,6 +85,11 @@ def landscape_of_fixture() -> Callable[..., Landscape]:
 @pytest.fixture(name="quadratic")
 def quadratic_fixture() -> Callable[..., Landscape]:
     return quadratic
+
+
+@pytest.fixture(name="quadratic_coefficient")
+def quadratic_coefficient_fixture() -> Callable[..., float]:
+    return quadratic_coefficient
 
 
 @pytest.fixture(name="rotated")

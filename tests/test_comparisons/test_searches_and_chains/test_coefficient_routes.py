@@ -9,7 +9,7 @@ import torch
 from comparisons.comparison import Comparison, Examined
 from comparisons.evidence import Evidence, EvidenceSettings, Work
 from comparisons.examination import outcome_of
-from comparisons.langevin import ChainSettings, quadratic_coefficient, sample_chains, tempered_slope
+from comparisons.langevin import ChainSettings, sample_chains, tempered_slope
 from comparisons.measures import (
     COOLER,
     LOCALISATION,
@@ -64,7 +64,7 @@ def test_the_mean_slope_is_what_chains_sample(landscape_of, name, place) -> None
     assert found.cautions == ()
 
 
-def test_the_mean_slope_of_a_quadratic_in_many_dimensions(quadratic, rotated) -> None:
+def test_the_mean_slope_of_a_quadratic_in_many_dimensions(quadratic, rotated, quadratic_coefficient) -> None:
     values = torch.linspace(0.0, 2.0, 40).double()
     found = tempered_slope(quadratic(rotated(values)), inverse_temperature=5.0, localisation=20.0, directions=4000)
     truth = quadratic_coefficient(values, inverse_temperature=5.0, localisation=20.0)
@@ -104,7 +104,7 @@ def eigenvalues(evidence: Evidence) -> torch.Tensor:
     return torch.linalg.eigvalsh(2.0 * x.T @ x / 32)
 
 
-def test_rows_against_the_gaussian_posterior() -> None:
+def test_rows_against_the_gaussian_posterior(quadratic_coefficient) -> None:
     evidence = regression()
     h, nb = eigenvalues(evidence), inverse_temperature(evidence)
     step = sampled_coefficient(evidence).chains.step_size

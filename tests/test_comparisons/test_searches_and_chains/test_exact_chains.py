@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from comparisons.langevin import ChainSettings, LocalLearningCoefficient, deep_linear, local_learning_coefficient
+from comparisons.langevin import ChainSettings, LocalLearningCoefficient, local_learning_coefficient
 from spectra.costs import cross_entropy, mean_squared_error
 from spectra.density import dense_spectrum
 from spectra.landscape import Landscape
@@ -94,10 +94,11 @@ def two_matrices(nb: float) -> float:
 
 
 def test_the_integral_tends_to_the_theorem() -> None:
-    # The slope of log Z in log nb tends to lambda, here as 1 / log nb.
+    # The slope of log Z in log nb tends to lambda, here as 1 / log nb; 3/2 is Aoyagi and Watanabe's, 2005, for two
+    # 2 x 2 matrices whose true product is zero.
     values = [two_matrices(nb) for nb in (1e2, 1e3, 1e4)]
     assert values == sorted(values)
-    assert 0.8 * float(deep_linear([2, 2, 2], 0).value) < values[-1] < float(deep_linear([2, 2, 2], 0).value)
+    assert 0.8 * 1.5 < values[-1] < 1.5
 
 
 def test_chains_on_a_deep_linear_network() -> None:

@@ -1,7 +1,6 @@
-"""Learning coefficients: exact ones, chains against exact finite-temperature values, predictions, failures."""
+"""Learning coefficients: chains against exact finite-temperature values, predictions, failures."""
 
 import math
-from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -12,28 +11,20 @@ from comparisons.flatness import Reading
 from comparisons.langevin import (
     Chains,
     ChainSettings,
-    Minibatches,
-    chain_cautions,
-    curvature_preconditioner,
-    deep_linear,
     half_effective_dimension,
-    hidden_tanh,
     local_learning_coefficient,
-    normal_crossing,
-    predict_chains,
-    quadratic_coefficient,
     sample_chains,
-    sum_of_powers,
     two_temperature_coefficient,
-    volume_slope,
     widely_applicable_criterion,
 )
+from comparisons.langevin.local_coefficient import chain_cautions
+from comparisons.langevin.minibatches import Minibatches
+from comparisons.langevin.prediction import predict_chains
 from comparisons.measures.learning_coefficient import MEASURES
 from spectra.costs import cross_entropy, kl_from_anchor, mean_squared_error
 from spectra.density import SpectralDensity
 from spectra.landscape import Landscape
 from spectra.operators import GaussNewton, Hessian
-from volume.rays import draw_rays
 
 VALUES = torch.tensor([5.0, 2.0, 1.0, 0.5, 0.1]).double()
 DENSITY = SpectralDensity.from_eigenvalues(VALUES.numpy())
@@ -50,60 +41,10 @@ SINGULAR = {
 AT_TEN = {"x2y2": 0.2903, "x2y4": 0.1734, "x4y4": 0.1225, "r4": 0.4576, "x2+y4": 0.7011}
 
 
-# Exact coefficients
-
-
-@pytest.mark.parametrize(
-    "widths, rank, value, multiplicity",
-    [
-        ([5, 3, 5], 0, Fraction(13, 2), 2),
-        ([5, 4, 5], 0, Fraction(8), 1),
-        ([4, 3, 8], 0, Fraction(6), 1),
-        ([2, 2, 2], 1, Fraction(2), 2),
-        ([3, 3, 3, 3], 1, Fraction(4), 3),
-        ([4, 4, 4, 4], 2, Fraction(15, 2), 3),
-        ([10, 10, 10], 5, Fraction(47), 2),
-    ],
-)
-def test_deep_linear_networks(widths, rank, value, multiplicity) -> None:
-    found = deep_linear(widths, rank)
-    assert (found.value, found.multiplicity) == (value, multiplicity)
-
-
-def reduced_rank(inputs: int, hidden: int, outputs: int, rank: int) -> Fraction:
-    """The four cases of Aoyagi and Watanabe, 2005, for two matrices."""
-    n, h, m, r = inputs, hidden, outputs, rank
-    if n + r <= m + h and m + r <= n + h and h + r <= m + n:
-        even = (m + h + n + r) % 2 == 0
-        numerator = -((h + r) ** 2) - m**2 - n**2 + 2 * (h + r) * m + 2 * (h + r) * n + 2 * m * n
-        return Fraction(numerator + (0 if even else 1), 8)
-    if m + h < n + r:
-        return Fraction(h * m - h * r + n * r, 2)
-    if n + h < m + r:
-        return Fraction(h * n - h * r + m * r, 2)
-    return Fraction(m * n, 2)
-
-
-def test_two_matrices_agree_with_the_reduced_rank_theorem() -> None:
-    for n, h, m in np.ndindex(6, 6, 6):
-        for rank in range(min(n, h, m) + 2):
-            assert deep_linear([n + 1, h + 1, m + 1], rank).value == reduced_rank(n + 1, h + 1, m + 1, rank)
-
-
-def test_crossings_powers_and_tanh() -> None:
-    assert normal_crossing([1, 2]).value == Fraction(1, 4)
-    assert normal_crossing([2, 2]) == normal_crossing([2, 2, 1])
-    assert normal_crossing([1, 1], [0, 2]).multiplicity == 1
-    assert sum_of_powers([1] * 7).value == Fraction(7, 2)
-    assert [hidden_tanh(h).value for h in (1, 2, 4)] == [Fraction(1, 2), Fraction(2, 3), Fraction(1)]
-    with pytest.raises(ValueError, match="rank must lie between"):
-        deep_linear([3, 2, 3], 3)
-
-
 # The spectrum's prediction
 
 
-def test_the_prediction_is_the_closed_form() -> None:
+def test_the_prediction_is_the_closed_form(quadratic_coefficient) -> None:
     found = predict_chains(DENSITY, inverse_temperature=50.0, localisation=20.0, step_size=0.005)
     options = {"inverse_temperature": 50.0, "localisation": 20.0}
     assert found.value.value == pytest.approx(quadratic_coefficient(VALUES, step_size=0.005, **options))
@@ -237,23 +178,6 @@ def test_minibatch_chains_find_the_coefficient_of_a_regression() -> None:
     assert abs(found.estimate.value - value) < T_64 * found.estimate.standard_error + 0.01 * value
 
 
-def test_a_preconditioner_changes_the_pace_only(quadratic) -> None:
-    scale = curvature_preconditioner(VALUES, inverse_temperature=50.0, localisation=20.0)
-    settings = ChainSettings(
-        inverse_temperature=50.0,
-        localisation=20.0,
-        step_size=0.2,
-        burn_in=50,
-        chains=64,
-        draws=600,
-        batch_size=None,
-    )
-    found = local_learning_coefficient(quadratic(torch.diag(VALUES)), settings, preconditioner=scale)
-    # Every direction has P a = 1, and so the same bias 1 / (1 - e / 4).
-    truth = quadratic_coefficient(VALUES, inverse_temperature=50.0, localisation=20.0) / (1.0 - 0.05)
-    assert abs(found.estimate.value - truth) < T_64 * found.estimate.standard_error  # fails with probability 1e-4
-
-
 def test_the_acceptance_is_that_of_metropolis(quadratic) -> None:
     # In one dimension with curvature a, by quadrature over state and noise, states from the chain's own N(0, s^2).
     settings = ChainSettings(
@@ -286,7 +210,7 @@ def test_the_acceptance_is_that_of_metropolis(quadratic) -> None:
 def test_burn_in_is_not_averaged_in() -> None:
     rises = np.tile(np.concatenate([np.full(50, 9.0), np.full(100, 1.0)]), (4, 1))
     rises += np.random.default_rng(0).normal(0.0, 0.1, rises.shape)
-    found = Chains(rises, 50, 0.1, 1.0, 1.0, np.empty((4, 0)), np.zeros(4), 0.0, 0.0, True)
+    found = Chains(rises, 50, 0.1, 1.0, 1.0, np.empty((4, 0)), 0.0)
     assert found.mean_rise == pytest.approx(1.0, abs=0.03)  # six standard errors
     assert np.isnan(found.mean_acceptance)
 
@@ -294,7 +218,7 @@ def test_burn_in_is_not_averaged_in() -> None:
 def test_chains_that_fail_are_left_out_and_counted() -> None:
     rises = 0.5 + np.random.default_rng(0).normal(0.0, 0.1, (6, 200))
     rises[2, 100:] = np.nan
-    found = Chains(rises, 0, 0.1, 1.0, 1.0, np.empty((6, 0)), np.zeros(6), 0.0, 0.0, True)
+    found = Chains(rises, 0, 0.1, 1.0, 1.0, np.empty((6, 0)), 0.0)
     assert found.kept.shape == (5, 200)
     assert found.mean_rise == pytest.approx(rises[[0, 1, 3, 4, 5]].mean())
     assert chain_cautions(found)[0].startswith("1 of 6 chains")
@@ -323,14 +247,12 @@ def test_a_checkpoint_that_is_no_minimum_is_flagged(quadratic) -> None:
 
 def test_drift_and_disagreement_are_flagged() -> None:
     noise = np.random.default_rng(0).normal(0.0, 0.1, (8, 400))
-    drifting = Chains(
-        noise + np.linspace(0.0, 2.0, 400), 0, 0.1, 1.0, 1.0, np.full((8, 2), 0.2), np.zeros(8), 0.0, 0.0, True
-    )
+    drifting = Chains(noise + np.linspace(0.0, 2.0, 400), 0, 0.1, 1.0, 1.0, np.full((8, 2), 0.2), 0.0)
     text = " ".join(chain_cautions(drifting))
     assert "drift" in text
     assert "disagree" in text
     assert "would accept 20%" in text
-    assert chain_cautions(Chains(noise + 1.0, 0, 0.1, 1.0, 1.0, np.ones((8, 2)), np.zeros(8), 0.0, 0.0, True)) == ()
+    assert chain_cautions(Chains(noise + 1.0, 0, 0.1, 1.0, 1.0, np.ones((8, 2)), 0.0)) == ()
 
 
 def test_seeds_of_chains_and_runs_are_apart(quadratic) -> None:
@@ -375,10 +297,10 @@ def test_the_model_is_left_in_its_mode() -> None:
 
 
 def test_two_temperatures_and_the_criterion_on_a_quadratic(quadratic) -> None:
-    landscape = quadratic(torch.diag(VALUES), floor=0.3)
+    landscape = quadratic(torch.eye(5), floor=0.3)
 
     def chains(nb: float) -> Chains:
-        # So weak a pull that each direction gives 1/2; the step is small against the stiffest.
+        # So weak a pull that each direction gives 1/2; the step is small against the curvature.
         settings = ChainSettings(
             inverse_temperature=nb,
             localisation=1e-6,
@@ -388,8 +310,7 @@ def test_two_temperatures_and_the_criterion_on_a_quadratic(quadratic) -> None:
             draws=1500,
             batch_size=None,
         )
-        scale = curvature_preconditioner(VALUES, inverse_temperature=1.0, localisation=1e-6)
-        return sample_chains(landscape, settings, preconditioner=scale)
+        return sample_chains(landscape, settings)
 
     found = two_temperature_coefficient(chains(2.0), chains(20.0))
     # Bias of the step: 1 / (1 - 0.05 / 4) on 5/2. Fails with probability 1e-4.
@@ -409,40 +330,7 @@ def test_the_criterion_is_n_times_the_mean_cost(quadratic) -> None:
     assert abs(found.value - math.log(20.0) / 2.0 * bias) < T_64 * found.standard_error  # fails with probability 1e-4
 
 
-def test_the_volumes_slope_is_half_the_dimensions_of_a_quadratic(quadratic, rotated) -> None:
-    found = volume_slope(quadratic(rotated(VALUES)), cutoff=0.3, directions=64)
-    assert found.value == pytest.approx(2.5, rel=1e-5)
-    assert found.standard_error < 1e-4
-
-
-@pytest.mark.parametrize("name, slope", [("r4", 0.5), ("x2+y4", 0.75)])
-def test_the_volumes_slope_of_singular_cases(landscape_of, name, slope) -> None:
-    found = volume_slope(landscape_of(SINGULAR[name], torch.zeros(2)), cutoff=1e-4, directions=1000)
-    # Homogeneous, so the same at every cutoff; fails with probability 1e-4.
-    assert abs(found.value - slope) < 3.9 * found.standard_error + 1e-5
-
-
-@pytest.mark.parametrize("numbers", [1, 15])
-def test_rays_of_a_large_model_are_followed_a_few_at_a_time_with_the_same_slope(
-    landscape_of, numbers, monkeypatch
-) -> None:
-    landscape = landscape_of(SINGULAR["x2+y4"], torch.zeros(2))
-    known = volume_slope(landscape, cutoff=1e-2, directions=20)
-    counts = []
-
-    def drawn(*given, **place):
-        counts.append(place["count"])
-        return draw_rays(*given, **place)
-
-    monkeypatch.setattr("volume.chunks.NUMBERS", numbers)
-    monkeypatch.setattr("comparisons.langevin.slopes.draw_rays", drawn)
-    found = volume_slope(landscape, cutoff=1e-2, directions=20)
-    assert counts == ([1] * 20 if numbers == 1 else [7, 7, 6])
-    assert found.value == pytest.approx(known.value, rel=1e-3)
-    assert found.standard_error == pytest.approx(known.standard_error, rel=1e-3)
-
-
-def test_rows_of_the_registry_read_the_chains_and_the_spectrum(relu_network, classes) -> None:
+def test_rows_of_the_registry_read_the_chains_and_the_spectrum(relu_network, classes, quadratic_coefficient) -> None:
     landscape = Landscape(relu_network(None), cross_entropy, classes)
     evidence = Evidence(landscape, settings=EvidenceSettings(budget=400))
     by_name = {measure.name: measure.compute for measure in MEASURES}

@@ -153,9 +153,6 @@ def test_m_sharpness_weighs_an_uneven_last_batch_by_its_samples() -> None:
     found = m_sharpness(landscape, size=2, radius=0.1, steps=2)
     assert found.samples == pytest.approx([0.01 * 2.5, 0.01 * 12.5, 0.01 * 36.0])
     assert found.value == pytest.approx(0.01 * float(x.square().mean()))
-    some = m_sharpness(landscape, size=2, batches=2, radius=0.1, steps=2)
-    assert len(some.samples) == 2
-    assert some.standard_error > 0.0
 
 
 # Average case
@@ -305,9 +302,9 @@ def test_local_entropy_is_the_integral() -> None:
     nodes, weights = np.polynomial.hermite_e.hermegauss(150)
     x = nodes / math.sqrt(stiffness)
     parts = [float((weights * np.exp(-inverse * 0.5 * value * x**2)).sum()) for value in values]
-    integral = math.log(parts[0] * parts[1] / stiffness) - inverse * 0.2
+    integral = math.log(parts[0] * parts[1] / stiffness)
     density = SpectralDensity.from_eigenvalues(values)
-    found = local_entropy(density, stiffness=stiffness, inverse_temperature=inverse, anchor_cost=0.2)
+    found = local_entropy(density, stiffness=stiffness, inverse_temperature=inverse)
     assert found.value == pytest.approx(integral, rel=1e-9)
 
 

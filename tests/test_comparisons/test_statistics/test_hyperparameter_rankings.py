@@ -8,17 +8,16 @@ from scipy import stats
 from comparisons.comparison import Comparison, Examined, Outcome
 from comparisons.evidence import EvidenceSettings, Work
 from comparisons.flatness import Reading
-from comparisons.statistics import (
-    agreement_of,
-    clustered,
+from comparisons.statistics import agreement_of
+from comparisons.statistics.clusters import clustered
+from comparisons.statistics.granulated import (
     conditional_information,
     granulated_kendall,
-    groups,
     least_information,
     mean_granulated,
-    variance_shares,
-    varying,
 )
+from comparisons.statistics.hyperparameters import groups, varying
+from comparisons.statistics.seed_variance import variance_shares
 from spectra.files import Provenance
 
 GRID = list(itertools.product(range(2), range(3), range(2)))

@@ -7,18 +7,11 @@ from comparisons.evidence import EvidenceSettings, Work
 from comparisons.flatness import Reading
 from comparisons.measures import measures_named
 from comparisons.plots import comparison_figure
-from comparisons.statistics import (
-    agreement,
-    ends_of,
-    holm,
-    kendall,
-    kendalls_of,
-    multiplicities,
-    rank_measures,
-    spearman,
-    spearman_like,
-    spearmans_of,
-)
+from comparisons.statistics import rank_measures
+from comparisons.statistics.permutation import holm
+from comparisons.statistics.rank_correlation import kendall, spearman
+from comparisons.statistics.rankings import agreement, ends_of, spearman_like
+from comparisons.statistics.resampling import kendalls_of, multiplicities, spearmans_of
 from comparisons.targets import target_values
 from spectra.files import Provenance
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from comparisons.statistics import kendalls_of, multiplicities, spearmans_of
+from comparisons.statistics.resampling import kendalls_of, multiplicities, spearmans_of
 
 
 @pytest.mark.parametrize("seed", range(5))

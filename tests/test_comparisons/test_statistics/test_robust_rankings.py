@@ -12,19 +12,10 @@ from comparisons.evidence import EvidenceSettings, Work
 from comparisons.findings import findings_of
 from comparisons.flatness import Reading
 from comparisons.measures import measures_of
-from comparisons.statistics import (
-    PERMUTATIONS,
-    block_orders,
-    kendall,
-    noise_weights,
-    partial,
-    partial_rankings,
-    permutation_chance,
-    rank_measures,
-    sign_errors,
-    spearman,
-    standings_of,
-)
+from comparisons.statistics import partial_rankings, rank_measures, standings_of
+from comparisons.statistics.permutation import PERMUTATIONS, block_orders, permutation_chance
+from comparisons.statistics.rank_correlation import kendall, partial, spearman
+from comparisons.statistics.worst_pairs import noise_weights, sign_errors
 from spectra.files import Provenance
 
 NAMES = ("hessian-trace", "largest-eigenvalue", "quadratic-mass")

@@ -146,7 +146,7 @@ def chains(ranks: Ranks) -> Found:
         one = sample_chains(surface, settings)
         found[f"{count} rises"] = np.nan_to_num(one.rises, nan=-1.0)
         found[f"{count} acceptance"] = np.nan_to_num(one.acceptance, nan=-1.0)
-        found[f"{count} others"] = np.array([*one.distances, one.gradient_evaluations, one.failed.sum()])
+        found[f"{count} others"] = np.array([one.gradient_evaluations, one.failed.sum()])
     assert found["1 others"][-1] == 0
     assert found["3 others"][-1] > 0
     return found

@@ -11,8 +11,6 @@ from scipy.stats import chi2
 
 from volume.audit import (
     BY_NAME,
-    DETERMINANT,
-    HOLDS,
     TRACE,
     VOLUME,
     AuditCase,
@@ -25,24 +23,22 @@ from volume.audit import (
     Truth,
     audit,
     audit_figure,
-    ball_case,
     bridge_truth,
     degenerate_case,
-    directions_needed,
-    ellipsoid_case,
-    error_by_directions,
     estimators,
     is_audit_file,
     known_cases,
-    log_product_wells,
     measured_case,
-    power_case,
     read_report,
     sampler_facts,
-    thin_star_case,
     wells_case,
     write_report,
 )
+from volume.audit.case import DETERMINANT
+from volume.audit.cases import ball_case, ellipsoid_case, power_case, thin_star_case
+from volume.audit.convolution import log_product_wells
+from volume.audit.facts import HOLDS
+from volume.audit.statistics import directions_needed, error_by_directions
 
 BALL = ball_case(2)
 TRUTH = BALL.truths[VOLUME].value

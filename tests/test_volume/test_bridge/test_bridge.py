@@ -28,7 +28,9 @@ from volume.bridge import (
     refuse_other,
     write_bridge,
 )
-from volume.chains import LEAST_OVERLAP, SMALLEST_SHARE, BridgeSettings, RungState, StepSize, goal, reached
+from volume.chains import LEAST_OVERLAP, BridgeSettings, RungState
+from volume.chains.hamiltonian import SMALLEST_SHARE, StepSize
+from volume.chains.ladder import goal, reached
 from volume.priors import GaussianPrior, UniformPrior
 from volume.quadratic import QuadraticForm, log_distribution
 from volume.rays import log_gaussian_ball, log_power_ball

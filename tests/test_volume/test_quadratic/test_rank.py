@@ -8,7 +8,8 @@ from torch import nn
 from spectra.costs import cross_entropy, mean_squared_error
 from spectra.landscape import Landscape
 from spectra.operators import Hessian, MatrixOperator
-from volume.quadratic import behaviour_jacobian, behaviour_rank, curvature_rank, numerical_rank
+from volume.quadratic import behaviour_rank, curvature_rank
+from volume.quadratic.rank import behaviour_jacobian, numerical_rank
 
 SEEDS = range(8)
 

@@ -28,7 +28,6 @@ def test_volumes_by_hits_in_a_box(size: int) -> None:
     assert agrees(exact.log_ball(0.9, size) - whole, (x**2).sum(1) < 0.81)
     eigenvalues = 1.2 / scales**2
     assert agrees(exact.log_ellipsoid(eigenvalues, 0.6) - whole, (x**2 * eigenvalues).sum(1) < 1.2)
-    assert agrees(exact.log_box(scales) - whole, (np.abs(x) < scales).all(1))
     for power in (0.5, 1.0, 3.0):
         inside = (np.abs(x / scales) ** power).sum(1) < 0.8
         assert agrees(exact.log_power_ball(power, 0.8, scales) - whole, inside)
@@ -37,14 +36,11 @@ def test_volumes_by_hits_in_a_box(size: int) -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 def test_gaussian_masses_by_draws(size: int) -> None:
     random = np.random.default_rng(size)
-    scales, anchor = random.uniform(0.5, 2.0, size), random.normal(size=size)
+    anchor = random.normal(size=size)
     theta = random.normal(size=(DRAWS, size))
     ball = exact.log_gaussian_ball(1.5, size, 0.8, float(np.linalg.norm(anchor)))
     assert agrees(ball, ((0.8 * theta - anchor) ** 2).sum(1) < 2.25)
     assert agrees(exact.log_gaussian_ball(1.5, size, 0.8), ((0.8 * theta) ** 2).sum(1) < 2.25)
-    widths = random.uniform(0.5, 1.5, size)
-    inside = (np.abs(scales * theta - anchor) < widths).all(1)
-    assert agrees(exact.log_gaussian_box(widths, anchor, scales), inside)
 
 
 def test_known_members_of_the_families() -> None:
@@ -52,7 +48,7 @@ def test_known_members_of_the_families() -> None:
     assert exact.log_power_ball(2.0, 1.0, np.sqrt(2 / np.array([1.0, 3.0]))) == pytest.approx(
         exact.log_ellipsoid([1.0, 3.0], 1.0)
     )
-    assert exact.log_power_ball(1e9, 1.0, [2.0, 3.0]) == pytest.approx(exact.log_box([2.0, 3.0]))
+    assert exact.log_power_ball(1e9, 1.0, [2.0, 3.0]) == pytest.approx(math.log(4.0 * 6.0))
 
 
 @pytest.mark.parametrize("size", [1, 3, 10, 1000, 1_000_000])
@@ -93,12 +89,3 @@ def test_non_central_tail_against_mpmath(size: int, square: float, x: float) -> 
 
         expected = float(mpmath.log(mpmath.quad(density, [0, *(x * k / 20 for k in range(1, 21))])))
     assert exact.log_gaussian_ball(math.sqrt(x), size, 1.0, math.sqrt(square)) == pytest.approx(expected, rel=1e-10)
-
-
-def test_far_box_keeps_its_precision() -> None:
-    """A box 30 standard deviations out: the integral of the density by its own tail expansion."""
-    found = exact.log_gaussian_box([0.5], 30.0, 1.0)
-    with mpmath.workdps(40):
-        expected = float(mpmath.log((mpmath.erfc(29.5 / mpmath.sqrt(2)) - mpmath.erfc(30.5 / mpmath.sqrt(2))) / 2))
-    assert found == pytest.approx(expected, rel=1e-12)
-    assert exact.log_gaussian_box([0.5], -30.0, 1.0) == found

@@ -17,9 +17,7 @@ from volume.curvature_density import curvature_density, curvature_name
 from volume.noise import cost_noise
 from volume.prior_units import prior_units
 from volume.priors import GaussianPrior
-from volume.quadratic.mass import quadratic_mass
-from volume.quadratic.measure import anchor_measure
-from volume.quadratic.typical import TypicalDisplacements, cost_ratios
+from volume.quadratic import BasinGaussian, anchor_measure, cost_ratios, quadratic_mass
 
 Array = NDArray[np.float64]
 DIRECTIONS = ("mass", "sphere")
@@ -171,7 +169,7 @@ def paraboloid_break(
         raise UserError(f"no cutoff is below the mean quadratic cost {mean:.3g} under the prior: nothing to look at")
     masses = quadratic_mass(density, measure, wanted, standard_deviation=s, negative="clip")
     unit = scale if inner is not curvature else None
-    typical = TypicalDisplacements(inner, theta, steps=settings.steps, seed=settings.seed)
+    typical = BasinGaussian(inner, theta, steps=settings.steps, seed=settings.seed)
     ratios = np.empty((len(wanted), draws))
     for first, block in typical.blocks(draws):
         for place, mass in enumerate(masses):

@@ -52,8 +52,8 @@ class _Functions:
 
 
 @dataclass(frozen=True, eq=False)
-class TypicalBlock:
-    """Some draws, to be had at any cutoff.
+class DrawBlock:
+    """Some draws, which exist at every cutoff.
 
     Attributes:
         normal: functions of H times standard normal deviates.
@@ -66,15 +66,7 @@ class TypicalBlock:
     anchor: _Functions | None
 
     def displacements(self, shift: float, inverse_temperature: float) -> Tensor:
-        """Draws of ``N(-c (H + c I)^-1 theta*, (b (H + c I))^-1)``, (k, n).
-
-        Args:
-            shift: c, unit of the curvature.
-            inverse_temperature: b, per unit of the cost.
-
-        Returns:
-            The same deviates at every c and b.
-        """
+        """Draws (k, n) of ``N(-c (H + c I)^-1 theta*, (b (H + c I))^-1)``, of the same deviates at every c and b."""
         found = self.normal.apply(lambda x: 1.0 / np.sqrt(inverse_temperature * (x + shift)))
         if self.anchor is None:
             return found
@@ -104,7 +96,7 @@ def cost_ratios(
     return found
 
 
-class TypicalDisplacements:
+class BasinGaussian:
     """Draws from the Gaussian of a quadratic basin, the Lanczos runs shared by all cutoffs.
 
     A run of m steps is exact for the directions it resolves; eigenvalues below its lowest nodes count as those nodes.
@@ -114,7 +106,7 @@ class TypicalDisplacements:
         """Takes H and the anchor (n,), both in the units of the prior; negative eigenvalues count as zero."""
         self.operator, self.theta, self.steps, self.seed = operator, theta, steps, seed
 
-    def blocks(self, draws: int) -> Iterator[tuple[int, TypicalBlock]]:
+    def blocks(self, draws: int) -> Iterator[tuple[int, DrawBlock]]:
         """The draws in blocks whose bases fit the memory.
 
         Args:
@@ -140,4 +132,4 @@ class TypicalDisplacements:
                 dtype=operator.dtype,
                 device=operator.device,
             )
-            yield first, TypicalBlock(_Functions.of(operator, rows, self.steps), rows, anchor)
+            yield first, DrawBlock(_Functions.of(operator, rows, self.steps), rows, anchor)
