@@ -8,7 +8,8 @@ from spectra.density import dense_bytes, gram_bytes, gram_rows
 from spectra.errors import UserError
 from spectra.lanczos import basis_bytes
 from spectra.landscape import Landscape
-from spectra.operators import Fisher, GaussNewton, Hessian, JacobianSandwich, SymmetricOperator
+from spectra.members import member
+from spectra.operators import JacobianSandwich, OperatorRow, SymmetricOperator
 from spectra.spectrum import SpectrumSettings
 
 KRYLOV_BLOCK = 2
@@ -50,18 +51,14 @@ def make_operator(landscape: Landscape, settings: SpectrumSettings) -> Symmetric
         settings: ``operator``, ``strategy``, ``memory`` and ``seed`` are used.
 
     Returns:
-        A Hessian, Gauss-Newton or Fisher operator.
+        The operator.
 
     Raises:
         UserError: if the cost has no such curvature, or the strategy's name is unknown.
     """
-    strategy, memory = settings.strategy, settings.memory
-    if settings.operator == "hessian":
-        return Hessian(landscape, strategy=strategy, memory=memory)
-    if settings.operator == "gauss-newton":
-        return GaussNewton(landscape, strategy=strategy, memory=memory)
-    kind = {"fisher": "exact", "sampled-fisher": "sampled", "empirical-fisher": "empirical"}[settings.operator]
-    return Fisher(landscape, kind=kind, seed=settings.seed, strategy=strategy, memory=memory)
+    row = member("spectra.operators", settings.operator, OperatorRow)
+    seed = {"seed": settings.seed} if row.drawn else {}
+    return row.make(landscape, strategy=settings.strategy, memory=settings.memory, **seed)
 
 
 def plan_route(operator: SymmetricOperator, settings: SpectrumSettings) -> Plan:

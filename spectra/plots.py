@@ -21,9 +21,9 @@ from spectra.density import ROUNDING, SEMIDEFINITE, SmoothedDensity, SpectralDen
 from spectra.files import replace_file
 from spectra.interval import bars, interval_label, quantile
 from spectra.lanczos import Array
+from spectra.operators import operator_title
 from spectra.spectrum import Spectrum
 from spectra.store import StoredSpectrum
-from spectra.titles import operator_title
 
 # Okabe and Ito, Color universal design, 2008.
 BLUE, ORANGE, VERMILLION, GREEN, SKY, GREY = "#0072B2", "#E69F00", "#D55E00", "#009E73", "#56B4E9", "#7F7F7F"

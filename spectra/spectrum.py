@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from spectra.density import SpectralDensity
 from spectra.errors import UserError, require_counts
+from spectra.members import stated
 
 Array = NDArray[np.float64]
 
-OPERATORS = ("hessian", "gauss-newton", "fisher", "sampled-fisher", "empirical-fisher")
+OPERATORS = tuple(stated("spectra.operators"))
 ENGINES = ("auto", "slq", "dense", "gram", "pyhessian")
-# What random generators and the store take: 64 bits with a sign.
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ from spectra.files import (
     write_provenance,
 )
 from spectra.lanczos import Deflation, Tridiagonal
+from spectra.operators import operator_title
 from spectra.spectrum import Spectrum, SpectrumSettings
-from spectra.titles import operator_title
 
 FORMAT = "basinscope spectrum"
 FORMAT_VERSION = 1

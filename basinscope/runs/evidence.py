@@ -16,9 +16,9 @@ from spectra.costs import cost_name
 from spectra.errors import UserError
 from spectra.files import Provenance
 from spectra.landscape import Landscape, spread
+from spectra.operators import operator_title
 from spectra.ranks import current_ranks
 from spectra.store import read_spectrum
-from spectra.titles import operator_title
 from volume.store import is_volume_file, read_study
 
 # Where a built-in task has rows that the network was not trained on.

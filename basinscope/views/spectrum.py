@@ -17,7 +17,7 @@ from basinscope.views.summary import AtShift, Summary, finite, json_estimate
 from spectra.density import SpectralDensity
 from spectra.estimate import Estimate
 from spectra.interval import RULE, with_ends
-from spectra.titles import operator_title
+from spectra.operators import operator_title
 
 
 def summary_json(summary: Summary, files: Mapping[str, str]) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from spectra.density import SpectralDensity, negative_rule
 from spectra.errors import UserError
 from spectra.estimate import Estimate
 from spectra.interval import short
+from spectra.operators import operator_title
 from spectra.store import StoredSpectrum
-from spectra.titles import operator_title
 
 # Shifts by default, as parts of the largest eigenvalue: the smallest three above what is negative.
 PARTS = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from spectra.errors import UserError
 from spectra.interval import short
-from spectra.titles import operator_title
+from spectra.operators import operator_title
 
 if TYPE_CHECKING:
     from spectra.density.density import SpectralDensity

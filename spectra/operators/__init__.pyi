@@ -13,3 +13,5 @@ from .linear import MatrixOperator as MatrixOperator
 from .linear import OfAnother as OfAnother
 from .linear import SymmetricOperator as SymmetricOperator
 from .recording import record as record
+from .registry import OperatorRow as OperatorRow
+from .registry import operator_title as operator_title

@@ -9,7 +9,7 @@ from spectra.density import IndefiniteError, SpectralDensity
 from spectra.errors import UserError
 from spectra.estimate import Estimate, difference
 from spectra.interval import short
-from spectra.titles import operator_title
+from spectra.operators import operator_title
 from volume.quadratic.mass import QuadraticMass
 from volume.rays import log_ball_volume
 

@@ -13,8 +13,8 @@ from spectra.errors import UserError
 from spectra.estimate import Estimate, from_samples
 from spectra.interval import short
 from spectra.lanczos import Tridiagonal, logarithm_error_bound
+from spectra.operators import operator_title
 from spectra.split import leading
-from spectra.titles import operator_title
 from volume.quadratic.measure import AnchorMeasure
 from volume.quadratic.saddlepoint import QuadraticForm, TailProbability, log_distribution
 
