@@ -14,8 +14,8 @@ from basinscope.choices import chosen
 from basinscope.outputs import to_continue
 from basinscope.runs.progress import Report
 from basinscope.runs.spectrum import SMALL
-from basinscope.runs.volume import HELD_OUT, volume_landscape
-from basinscope.tasks import data_folder, make_landscape, task_name
+from basinscope.runs.volume import volume_landscape
+from basinscope.tasks import data_folder, held_out_name, make_landscape, task_name
 from spectra.checkpoint import UNCHECKED, AdamMoments, Checkpoint, DamagedStateError, adam_moments, read_checkpoint
 from spectra.errors import UserError
 from spectra.landscape import Landscape
@@ -202,7 +202,7 @@ def _checkpoint(request: AuditRequest, path: Path, strategy: str) -> tuple[tuple
         raise FileNotFoundError(f"{path} does not exist")
     checkpoint = read_checkpoint(path)
     name = task_name(request.task, checkpoint)
-    name = HELD_OUT.get(name, name)
+    name = held_out_name(name) or name
     landscape = volume_landscape(request.cost, name, make_landscape(name, checkpoint))
     if landscape.size < SMALL and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)

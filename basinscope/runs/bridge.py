@@ -14,8 +14,8 @@ from basinscope.runs.placement import placed
 from basinscope.runs.progress import Report
 from basinscope.runs.request import CheckpointRequest
 from basinscope.runs.spectrum import SMALL
-from basinscope.runs.volume import HELD_OUT, volume_landscape
-from basinscope.tasks import make_landscape, task_name
+from basinscope.runs.volume import volume_landscape
+from basinscope.tasks import held_out_name, make_landscape, task_name
 from spectra.checkpoint import read_checkpoint
 from spectra.costs import cost_name
 from spectra.errors import UserError
@@ -63,7 +63,7 @@ def run_bridge(request: BridgeRequest, progress: Report) -> tuple[BridgeResult, 
     """
     checkpoint = read_checkpoint(request.checkpoint)
     trained = task_name(request.task, checkpoint)
-    name = HELD_OUT.get(trained, trained)
+    name = held_out_name(trained) or trained
     own = placed(make_landscape(name, checkpoint), request.dtype, request.device, name)
     landscape = spread(volume_landscape(request.cost, name, own), current_ranks())
     if landscape.size < SMALL and "OMP_NUM_THREADS" not in os.environ:

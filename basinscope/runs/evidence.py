@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from basinscope.tasks import make_landscape, task_name
+from basinscope.tasks import held_out_name, make_landscape, task_name
 from comparisons.evidence import Evidence, EvidenceSettings
 from comparisons.measures import basin_landscape
 from spectra.checkpoint import Checkpoint, read_checkpoint
@@ -21,8 +21,6 @@ from spectra.ranks import current_ranks
 from spectra.store import read_spectrum
 from volume.store import is_volume_file, read_study
 
-# Where a built-in task has rows that the network was not trained on.
-HELD_OUT = {"digits": "digits-heldout"}
 _STEP = re.compile(r"^(?P<run>.*step[-_]?)(?P<step>\d+)(?P<rest>.*)$")
 _SAME_RUN = ("task", "kind", "seed", "hidden")
 
@@ -61,7 +59,7 @@ def make_evidence(
     name = task_name(task, checkpoint)
     ranks = current_ranks()
     landscape = spread(make_landscape(name, checkpoint), ranks)
-    beside = held_out_task or HELD_OUT.get(name)
+    beside = held_out_task or held_out_name(name)
     held_out = None if beside is None else spread(make_landscape(beside, checkpoint), ranks)
     start, note = _initial(initial, path, checkpoint, name, landscape)
     known = {"held_out": held_out, "checkpoint": checkpoint, "initial": start, "strategies": strategies}

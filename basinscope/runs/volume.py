@@ -23,7 +23,7 @@ from basinscope.runs.resumption import check_source
 from basinscope.runs.spectrum import SMALL
 from basinscope.runs.volume_announcement import volume_lines
 from basinscope.runs.volume_resumption import check_landscape, check_settings
-from basinscope.tasks import make_landscape, task_name
+from basinscope.tasks import held_out_name, make_landscape, task_name
 from spectra.checkpoint import AdamMoments, Checkpoint, adam_moments, read_checkpoint
 from spectra.costs import CrossEntropy, KLFromAnchor, cost_name, kl_from_anchor
 from spectra.errors import UserError, out_of_memory
@@ -41,9 +41,6 @@ from volume.priors import parse_prior
 from volume.store import read_study, write_study
 from volume.study import VolumeSettings, VolumeStudy
 from volume.sweep import CutoffSweep, parse_sweep
-
-# Basins are measured on data that the network was not trained on, where a built-in task has such.
-HELD_OUT = {"digits": "digits-heldout"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +81,7 @@ def run_volume(
     earlier = _earlier(request)
     checkpoint = read_checkpoint(request.checkpoint)
     trained = task_name(request.task, checkpoint)
-    name = request.validation_task or HELD_OUT.get(trained, trained)
+    name = request.validation_task or held_out_name(trained) or trained
     own = placed(make_landscape(name, checkpoint), request.dtype, request.device, name)
     landscape = spread(volume_landscape(request.cost, name, own), current_ranks())
     if landscape.size < SMALL and "OMP_NUM_THREADS" not in os.environ:
