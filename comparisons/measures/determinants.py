@@ -137,6 +137,7 @@ MEASURES = (
         _SCALE,
         _NEEDS,
         log_determinant,
+        extensive=True,
     ),
     Measure(
         "log-determinant-derived",
@@ -148,6 +149,7 @@ MEASURES = (
         _SCALE,
         _NEEDS,
         log_determinant_derived,
+        extensive=True,
     ),
     Measure(
         "effective-dimension",
@@ -192,5 +194,6 @@ MEASURES = (
         _SCALE,
         _NEEDS,
         quadratic_basin_mass,
+        extensive=True,
     ),
 )

@@ -214,5 +214,6 @@ MEASURES = tuple(
         frozenset({"permutation", "parameter-scale"}),
         ("likelihood",),
         window_entropy,
+        extensive=True,
     ),
 )

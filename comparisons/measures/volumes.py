@@ -184,6 +184,7 @@ MEASURES = (
         frozenset({"permutation", "parameter-scale"}),
         ("volume",),
         star_domain,
+        extensive=True,
     ),
     Measure(
         "ellipsoid-slice",
@@ -195,5 +196,6 @@ MEASURES = (
         frozenset({"permutation"}),
         ("volume",),
         ellipsoid_slice,
+        extensive=True,
     ),
 )
