@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from spectra.estimate import Estimate
 from spectra.interval import with_ends, with_error
+from spectra.members import stated, stating
 from volume.quadratic import DeterminantVolume, QuadraticMass
 from volume.result import VolumeEstimate
 
-METHODS = (
-    "shifted-determinant",
-    "quadratic-mass",
-    "star-domain",
-    "ellipsoid-slice",
-    "ellipsoid-slice-corrected",
-    "segment",
-)
-SLICES = ("ellipsoid-slice", "ellipsoid-slice-corrected")
-SAMPLED = ("star-domain", *SLICES)
-SEGMENT = "segment"
-DETERMINANTS = ("shifted-determinant", "quadratic-mass", SEGMENT)
+METHODS = tuple(stated("volume.methods"))
 # A determinant knows the error of its sum, not that of the paraboloid it stands on.
 UNTESTED = "nothing speaks against it, given that the cost is quadratic as far as the cutoff, which is not tested here"
 TESTED = "nothing speaks against it: at points typical of this mass the true cost is the quadratic one to {:.0%}"
@@ -32,6 +22,23 @@ _SHOWN = 0.005
 _TELL_RATIO = 3.0
 # Nats that a crossing's error may add to the largest term before it is worth a sentence.
 _TELL_RADIAL = 1.0
+
+
+def stating_methods(flag: str, methods: Collection[str] = METHODS) -> tuple[str, ...]:
+    """Those methods whose row in ``volume.methods`` states an option, such as ``sampled``.
+
+    Args:
+        flag: name of the option.
+        methods: some of ``METHODS``, and perhaps others, which are left out.
+
+    Returns:
+        Their names.
+
+    >>> stating_methods("shifted", ("star-domain", "shifted-determinant"))
+    ('shifted-determinant',)
+    """
+    found = stating("volume.methods", flag)
+    return tuple(method for method in methods if method in found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,7 +216,7 @@ def from_sample(
     """The result of a sampled method.
 
     Args:
-        method: one of ``SAMPLED``.
+        method: one that samples.
         sampled: terms of the directions.
         measure: name of the prior.
         preconditioner: of the directions.

@@ -26,23 +26,17 @@ from basinscope.cli.options import (
 )
 from basinscope.tasks import CHECKPOINT_HELP, OPTIONS_HELP
 from spectra.errors import UserError
+from spectra.members import stated, stating
+from volume.priors import prior_forms
 
 if TYPE_CHECKING:
     from basinscope.runs import VolumeRequest
 
 # Words that may be typed, here too so that --help needs no torch; a test holds them to the library's.
-METHODS = (
-    "shifted-determinant",
-    "quadratic-mass",
-    "star-domain",
-    "ellipsoid-slice",
-    "ellipsoid-slice-corrected",
-    "segment",
-)
-PRECONDITIONERS = ("identity", "diagonal", "hesscale", "adam-second", "adam-first", "low-rank", "full")
+METHODS = tuple(stated("volume.methods"))
+PRECONDITIONERS = tuple(stated("volume.preconditioners"))
 NEGATIVE_RULES = ("raise", "clip", "abs")
-OPERATORS = ("hessian", "gauss-newton", "fisher", "empirical-fisher")
-PRIORS = ("gaussian", "init", "uniform", "ball", "lebesgue")
+OPERATORS = stating("spectra.operators", "models_cost")
 COSTS = ("kl", "task")
 EXPONENT = 0.5
 _ESTIMATE = "Estimate"
@@ -84,7 +78,7 @@ def volume(
     prior: Annotated[
         str,
         typer.Option(
-            help="gaussian (width: root mean square of the parameters), gaussian:S, init, uniform:A, ball:A, lebesgue."
+            help="; ".join(form + (f" ({words})" if words else "") for form, words in prior_forms().items()) + "."
         ),
     ] = "gaussian",
     preconditioner: Annotated[
@@ -232,16 +226,17 @@ def _place(checkpoint: Path | None, trajectory: Path | None, against: list[Path]
 def _methods(asked: list[str] | None, prior: str) -> tuple[str, ...]:
     if asked:
         return tuple(dict.fromkeys(one_of("--method", name, METHODS) for name in asked))
-    gaussian = prior.partition(":")[0] in ("gaussian", "init")
+    gaussian = prior.partition(":")[0] in stating("volume.priors", "gaussian")
     return ("quadratic-mass", "star-domain") if gaussian else ("star-domain",)
 
 
 def _check_words(settings: dict[str, Any], preconditioner: str | None, cost: str | None) -> None:
     kind = settings["prior"].partition(":")[0]
-    if kind not in PRIORS:
+    if kind not in stated("volume.priors"):
+        *others, last = prior_forms()
         raise UserError(
-            "--prior must be gaussian, gaussian:S, init, uniform:A, ball:A or lebesgue; got "
-            f"{settings['prior']!r}{nearest(kind, PRIORS)}"
+            f"--prior must be {', '.join(others)} or {last}; got {settings['prior']!r}"
+            f"{nearest(kind, stated('volume.priors'))}"
         )
     one_of("--negative", settings["negative"], NEGATIVE_RULES)
     if settings["operator"]:

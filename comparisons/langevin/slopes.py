@@ -13,7 +13,7 @@ from spectra.landscape import Landscape
 from volume.chunks import at_once
 from volume.preconditioners import Identity, Preconditioner
 from volume.priors import Lebesgue, Prior
-from volume.rays import Crossings, Rays, StarDomainSettings, draw_rays, joined, log_radial_slope, pilot_radius
+from volume.rays import Crossings, Rays, StarDomainSettings, draw_rays, joined, pilot_radius
 
 Array = NDArray[np.float64]
 
@@ -88,9 +88,7 @@ def _slopes(rays: Rays, crossings: Crossings, cutoff: float) -> Array:
     slope = rise / (2.0 * STEP)
     if not (slope > 0.0).all():
         raise UserError(f"the cost does not rise at the crossing of {int((slope <= 0.0).sum())} of {len(slope)} rays")
-    density = rays.density
-    ray = {"constant": density.constant, "linear": density.linear, "quadratic": density.quadratic}
-    found: Array = log_radial_slope(radius, rays.size, **ray) * cutoff / slope
+    found: Array = rays.density.log_slope(radius, rays.size) * cutoff / slope
     return found
 
 

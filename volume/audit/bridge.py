@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from spectra.landscape import Landscape
 from volume.audit.case import AuditCase, Truth
-from volume.audit.reading import AuditReading, Estimator, NotApplicable
-from volume.audit.samplers import gaussian
+from volume.audit.directions import gaussian
+from volume.audit.reading import AuditReading, Estimator, EstimatorRow, NotApplicable
 from volume.bridge import BridgeResult, bridge_volume
 from volume.chains import BridgeSettings
 from volume.priors import Prior
@@ -73,3 +73,7 @@ def truth_of(result: BridgeResult, cutoff: float) -> Truth:
     """
     volume = result.volume(cutoff)
     return Truth(volume.log_volume, volume.standard_error, f"bridge, {result.settings.target}", volume.freedom)
+
+
+# A repeat takes seconds on a small case and minutes on a checkpoint.
+ESTIMATORS = (EstimatorRow("bridge", lambda effort: bridge(), by_name=True),)  # noqa: ARG005

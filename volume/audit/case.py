@@ -30,6 +30,7 @@ ANCHOR_STEPS = 128
 _PAIR_PRODUCTS = 400
 _EXACT_DIAGONAL = 5000
 _DIAGONAL_PROBES = 256
+_LARGEST_DECOMPOSED = 1000
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,13 @@ class AuditCase:
 
     @cached_property
     def eigensystem(self) -> tuple[Tensor, Tensor]:
-        """All eigenvalues (n,) and eigenvectors as rows (n, n), from the dense matrix."""
+        """All eigenvalues (n,) and eigenvectors as rows (n, n), from the dense matrix.
+
+        Raises:
+            UserError: if that is more than a preconditioner is worth.
+        """
+        if self.size > _LARGEST_DECOMPOSED:
+            raise UserError(f"all eigenvectors of more than {_LARGEST_DECOMPOSED} parameters")
         values, vectors = torch.linalg.eigh(self.curvature.to_dense())
         return values, vectors.T
 

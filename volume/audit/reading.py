@@ -75,3 +75,35 @@ class AuditReading:
 
 # A user's estimator is any such function: it joins an audit by a name in the mapping of estimators.
 Estimator = Callable[[AuditCase, int], AuditReading]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What estimators may spend.
+
+    Attributes:
+        directions: of those that sample directions.
+        probes: of spectra, ours and PyHessian's.
+        steps: Lanczos steps a probe.
+        products: of traces; with PyHessian's stopping rule the most.
+    """
+
+    directions: int
+    probes: int
+    steps: int
+    products: int
+
+
+@dataclass(frozen=True)
+class EstimatorRow:
+    """An estimator that an audit knows by name.
+
+    Attributes:
+        name: words joined by hyphens, a variant after a stroke.
+        make: the effort -> the estimator.
+        by_name: whether it is run only where it is asked for by name, as one whose repeat takes long.
+    """
+
+    name: str
+    make: Callable[[Effort], Estimator]
+    by_name: bool = False

@@ -3,9 +3,9 @@ from .bits_back import description_length as description_length
 from .bits_back import quadratic_description_length as quadratic_description_length
 from .choice import check_preconditioner as check_preconditioner
 from .choice import choose_preconditioner as choose_preconditioner
-from .determinants import determinant_results as determinant_results
-from .mass_check import held_against_cost as held_against_cost
-from .segment_method import segment_results as segment_results
+from .method import MethodRow as MethodRow
+from .method import Sampling as Sampling
+from .method import method_row as method_row
 from .sweep_sampling import sample_cutoffs as sample_cutoffs
 from .sweep_store import FLAGS as FLAGS
 from .sweep_store import RAY_ARRAYS as RAY_ARRAYS
@@ -13,3 +13,4 @@ from .sweep_store import read_failures as read_failures
 from .sweep_store import read_sweep as read_sweep
 from .sweep_store import write_failures as write_failures
 from .sweep_store import write_sweep as write_sweep
+from .work import VolumeWork as VolumeWork

@@ -18,7 +18,7 @@ from spectra.estimate import Estimate, independent
 from spectra.landscape import Landscape
 from volume.chunks import squared_lengths
 from volume.preconditioners import Preconditioner
-from volume.priors import Prior
+from volume.priors import Parabola, Prior
 from volume.quadratic import AnchorMeasure, quadratic_mass
 from volume.rays import BasinPoints, basin_points
 from volume.result import BOOTSTRAPS, VolumeEstimate
@@ -142,9 +142,15 @@ def description_length(
     first, second = points.radial_moments()
     square = float(squared_lengths(landscape.theta[None])) + 2.0 * points.along * first + second
     code = points.code
-    # E[-log prior] along each ray; the log density is a parabola in r. For the restricted prior the two terms are one.
-    charge = -code.constant + code.linear * first + code.quadratic * second / 2.0
-    charge = charge if posterior == "uniform" else np.zeros_like(charge)
+    # E[-log prior] along each ray, of a parabola in r. For the restricted prior the two terms are one.
+    charge = np.zeros_like(square)
+    if posterior == "uniform":
+        if not isinstance(code, Parabola):
+            raise UserError(
+                f"the mean of log {prior.name} over a basin is known for gaussian and uniform priors alone: use the "
+                "posterior 'prior'"
+            )
+        charge = -code.constant + code.linear * first + code.quadratic * second / 2.0
 
     def kl_bits(picked: Picks) -> Array:
         volume: Array = logsumexp(points.log_terms[picked], axis=-1) - math.log(picked.shape[-1])

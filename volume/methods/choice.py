@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from spectra.checkpoint import AdamMoments
 from spectra.errors import UserError
-from spectra.lanczos import top_eigenpairs
+from spectra.lanczos import Eigenpairs, top_eigenpairs
 from spectra.landscape import Landscape
+from spectra.members import member
 from spectra.operators import SymmetricOperator
 from spectra.spectrum import SpectrumSettings
 from volume.chunks import at_once
 from volume.preconditioners import (
     EXPONENT,
-    Identity,
     Preconditioner,
-    adam_curvature,
-    check_chain,
+    PreconditionerRow,
     diagonal_curvature,
-    diagonal_preconditioner,
-    full_preconditioner,
-    hesscale,
-    low_rank_preconditioner,
 )
 from volume.priors import Prior
 from volume.rays import StarDomainSettings, search_eps
@@ -40,8 +37,7 @@ PAIRS_BYTES = 2 * 10**9
 BLOCK = 4
 # Directions that each eps is tried on; as many of a large model as are held at once, but at least FEWEST.
 EPS_DIRECTIONS, FEWEST_EPS_DIRECTIONS = 32, 4
-# The decomposition takes of the order of 10 n^3 operations and 8 n^2 bytes several times: minutes and a GB here.
-LARGEST_FULL = 6000
+ROOM = "volume.preconditioners"
 
 
 def check_preconditioner(name: str, landscape: Landscape) -> None:
@@ -52,15 +48,9 @@ def check_preconditioner(name: str, landscape: Landscape) -> None:
         landscape: the cost.
 
     Raises:
-        UserError: if the model is too large for ``full``, or is none that ``hesscale`` knows.
+        UserError: if it does not, such as a model too large for ``full``.
     """
-    if name == "full" and landscape.size > LARGEST_FULL:
-        raise UserError(
-            f"the preconditioner full decomposes the whole curvature and is for at most {LARGEST_FULL} parameters, "
-            f"got {landscape.size}; use low-rank"
-        )
-    if name == "hesscale":
-        check_chain(landscape)
+    member(ROOM, name, PreconditionerRow).check(landscape)
 
 
 def choose_preconditioner(
@@ -95,9 +85,10 @@ def choose_preconditioner(
         UserError: if Adam's moments are wanted and missing, the curvature is zero or not finite, the model is too
             large for ``full``, or for ``low-rank`` in the memory, or is none that ``hesscale`` knows.
     """
-    if name == "identity":
-        return Identity(), math.nan
-    build = _builder(name, landscape, settings, operator, moments, exponent, memory)
+    row = member(ROOM, name, PreconditionerRow)
+    build = row.build(StudyMaterial(landscape, operator, moments, settings.seed, memory), exponent)
+    if not row.tuned:
+        return build(math.nan), math.nan
     if eps is not None:
         return build(eps), eps
     tried = max(FEWEST_EPS_DIRECTIONS, at_once(landscape.size, EPS_DIRECTIONS))
@@ -105,41 +96,57 @@ def choose_preconditioner(
     return build(found), found
 
 
-def _builder(
-    name: str,
-    landscape: Landscape,
-    settings: StarDomainSettings,
-    operator: Callable[[], SymmetricOperator],
-    moments: AdamMoments | None,
-    exponent: float,
-    memory: int,
-) -> Callable[[float], Preconditioner]:
-    if name == "low-rank":
-        return _low_rank(operator(), settings.seed, exponent, memory)
-    if name == "full":
-        return _full(landscape, operator, exponent)
-    if name == "hesscale":
-        curvature = hesscale(landscape)
-    elif name == "diagonal":
-        probes = None if landscape.size <= EXACT_DIAGONAL else DIAGONAL_PROBES
-        curvature = diagonal_curvature(operator(), probes=probes, seed=settings.seed)
-    elif moments is None:
-        raise UserError(f"the preconditioner {name} needs Adam's state, and the checkpoint has none; use diagonal")
-    else:
-        curvature = adam_curvature(moments, landscape.parameters, name.removeprefix("adam-"))
-    return lambda eps: diagonal_preconditioner(curvature, exponent=exponent, eps=eps, name=name)
+@dataclass(frozen=True)
+class StudyMaterial:
+    """What a study's preconditioners are made of.
 
+    Attributes:
+        landscape: the cost.
+        operator: gives the curvature.
+        moments: Adam's, where the checkpoint has them.
+        seed: of random probes and of the search for eigenpairs.
+        memory: bytes that the search may hold.
+    """
 
-def _low_rank(
-    operator: SymmetricOperator, seed: int, exponent: float, memory: int
-) -> Callable[[float], Preconditioner]:
-    size = operator.size
-    count, block = pair_count(size, operator.dtype, memory)
-    pairs = top_eigenpairs(operator, count, block=block, seed=seed)
-    largest = float(abs(pairs.values).max())
-    if not largest > 0.0:
-        raise UserError("the low-rank preconditioner needs a curvature that is not zero; use identity")
-    return lambda eps: low_rank_preconditioner(pairs, size, eps * largest, exponent=exponent)
+    landscape: Landscape
+    operator: Callable[[], SymmetricOperator]
+    moments: AdamMoments | None
+    seed: int
+    memory: int
+
+    @property
+    def size(self) -> int:
+        """Number of parameters n."""
+        return self.landscape.size
+
+    @property
+    def diagonal_products(self) -> int:
+        """Products that the diagonal takes."""
+        return self.size if self.size <= EXACT_DIAGONAL else DIAGONAL_PROBES
+
+    @property
+    def curvature(self) -> SymmetricOperator:
+        """The curvature."""
+        return self.operator()
+
+    @property
+    def diagonal(self) -> Tensor:
+        """(n,) diagonal of the curvature."""
+        probes = None if self.size <= EXACT_DIAGONAL else DIAGONAL_PROBES
+        return diagonal_curvature(self.operator(), probes=probes, seed=self.seed)
+
+    @property
+    def pairs(self) -> Eigenpairs:
+        """Leading eigenpairs, as many as the memory allows."""
+        operator = self.operator()
+        count, block = pair_count(self.size, operator.dtype, self.memory)
+        return top_eigenpairs(operator, count, block=block, seed=self.seed)
+
+    @property
+    def eigensystem(self) -> tuple[Tensor, Tensor]:
+        """All eigenvalues, and eigenvectors as rows in the directions' own dtype."""
+        values, columns = torch.linalg.eigh(self.operator().to_dense().double())
+        return values, columns.T.to(self.landscape.dtype).contiguous()
 
 
 def pair_count(size: int, dtype: torch.dtype, memory: int = SpectrumSettings.memory) -> tuple[int, int]:
@@ -170,13 +177,3 @@ def pair_count(size: int, dtype: torch.dtype, memory: int = SpectrumSettings.mem
             f"{memory / 1e9:.3g} GB; use identity, or more memory"
         )
     return max(1, min(FEWEST_PAIRS, size // 4)), 1
-
-
-def _full(
-    landscape: Landscape, operator: Callable[[], SymmetricOperator], exponent: float
-) -> Callable[[float], Preconditioner]:
-    check_preconditioner("full", landscape)
-    values, columns = torch.linalg.eigh(operator().to_dense().double())
-    # In the directions' own dtype once, not at each block of them.
-    vectors = columns.T.to(landscape.dtype).contiguous()
-    return lambda eps: full_preconditioner(values, vectors, exponent=exponent, eps=eps)

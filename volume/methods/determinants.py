@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from numpy.typing import NDArray
 from spectra.density import IndefiniteError, SpectralDensity
 from volume.descent import TELL
 from volume.method_result import MethodResult, from_determinant, from_mass
+from volume.methods.mass_check import held_against_cost
+from volume.methods.method import Cutoffs, MethodRow, Sampling
+from volume.methods.work import VolumeWork
 from volume.quadratic import AnchorMeasure, ellipsoid_volume, quadratic_mass, shifted_determinant
 from volume.study import VolumeSettings
 
@@ -87,3 +91,37 @@ def with_slope(result: MethodResult, sloping: bool) -> MethodResult:
     assert result.estimate is not None
     cautions = (*result.estimate.cautions, *((SLOPE,) if sloping else ()))
     return replace(result, estimate=replace(result.estimate, cautions=cautions))
+
+
+def _at(method: str, work: VolumeWork, cutoffs: Cutoffs) -> tuple[MethodResult, ...]:
+    _, measure, s, log_scale = work.units
+    return determinant_results(
+        method,
+        cutoffs,
+        work.density,
+        work.settings,
+        standard_deviation=s,
+        measure=measure,
+        log_scale=log_scale,
+        prior=work.prior.name,
+        fall=work.fall,
+    )
+
+
+def _tested(work: VolumeWork, result: MethodResult, sampling: Sampling | None) -> MethodResult:  # noqa: ARG001
+    """The quadratic mass with what the true cost is at points typical of it."""
+    work.tell(0, 1, "the true cost at typical points of the quadratic mass")
+    return held_against_cost(result, work.landscape, work.operator, work.prior, work.settings)
+
+
+ROWS = (
+    MethodRow("shifted-determinant", partial(_at, "shifted-determinant"), shifted=True, colour="green"),
+    MethodRow(
+        "quadratic-mass",
+        partial(_at, "quadratic-mass"),
+        finish=_tested,
+        gaussian=True,
+        mass=True,
+        colour="vermillion",
+    ),
+)

@@ -14,8 +14,10 @@ from spectra.landscape import Landscape
 from spectra.plan import make_operator
 from spectra.spectrum import SpectrumSettings
 from volume.descent import TELL
-from volume.method_result import SEGMENT, MethodResult
+from volume.method_result import MethodResult
 from volume.methods.determinants import with_slope
+from volume.methods.method import Cutoffs, MethodRow
+from volume.methods.work import VolumeWork
 from volume.prior_units import prior_units
 from volume.priors import Prior
 from volume.quadratic import INSTEAD, SegmentVolume, refuse_large, segment_volume
@@ -103,4 +105,35 @@ def from_segment(segment: SegmentVolume, samples: float) -> MethodResult:
         "training_samples": samples,
     }
     estimate = Estimate(segment.log_volume, cautions=segment.cautions)
-    return MethodResult(SEGMENT, "lebesgue", estimate=estimate, figures=figures)
+    return MethodResult("segment", "lebesgue", estimate=estimate, figures=figures)
+
+
+def _at(work: VolumeWork, cutoffs: Cutoffs) -> tuple[MethodResult, ...]:
+    work.tell(0, 1, "segment: dense eigenvectors")
+    # One product chooses the strategy, for the segment as for the rest.
+    work.operator.matvec(work.landscape.theta)
+    return segment_results(
+        work.training,
+        work.landscape,
+        cutoffs,
+        work.settings,
+        operator=work.operator_name,
+        prior=work.prior,
+        fall=work.fall,
+        strategy=work.strategy,
+    )
+
+
+def _caption(result: MethodResult) -> str:
+    """What a basin segment is made of."""
+    found = result.figures
+    return (
+        f"segment: {found['log_cross_section']:,.1f} nat across, in {found['rank']:,.0f} dimensions that "
+        f"{found['training_samples']:,.0f} training samples see, and {found['log_extent']:,.1f} along, in "
+        f"{found['zero_dimension']:,.0f} of which {found['unseen_dimension']:,.0f} are unseen in validation too; rank "
+        f"at {found['rank_tolerance']:.2g} of the largest eigenvalue, gap {found['rank_gap']:.3g}, shift "
+        f"{found['shift']:.3g}"
+    )
+
+
+ROWS = (MethodRow("segment", _at, caption=_caption, two_sets=True, colour="purple"),)

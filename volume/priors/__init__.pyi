@@ -1,6 +1,13 @@
-from .families import GaussianPrior as GaussianPrior
-from .families import Lebesgue as Lebesgue
-from .families import Prior as Prior
-from .families import parse_prior as parse_prior
+from .gaussian import GaussianPrior as GaussianPrior
+from .lebesgue import Lebesgue as Lebesgue
+from .prior import Prior as Prior
+from .prior import PriorRow as PriorRow
+from .prior import parse_prior as parse_prior
+from .prior import prior_forms as prior_forms
+from .radial import log_ball_volume as log_ball_volume
+from .radial import log_radial_integral as log_radial_integral
+from .radial import log_radial_slope as log_radial_slope
+from .radial import log_sphere_surface as log_sphere_surface
+from .ray_density import Parabola as Parabola
 from .ray_density import RayDensity as RayDensity
 from .uniform import UniformPrior as UniformPrior

@@ -18,8 +18,7 @@ from spectra.landscape import Landscape
 from spectra.model import generator
 from volume.chunks import at_once
 from volume.preconditioners import Identity, Preconditioner
-from volume.priors import GaussianPrior, Lebesgue, Prior, RayDensity
-from volume.rays.radial import log_radial_integral, log_radial_slope, log_sphere_surface
+from volume.priors import GaussianPrior, Lebesgue, Prior, RayDensity, log_sphere_surface
 from volume.rays.rays import unit_rows
 from volume.result import VolumeEstimate
 
@@ -71,8 +70,7 @@ class BasinPoints:
 
     def radial_moments(self) -> tuple[Array, Array]:
         """(k,) means of r and of r^2 along each ray, for r of density ``rho(r) r^(n-1)`` on [0, R]."""
-        n, ray = self.size, _coefficients(self.density)
-        logs = [log_radial_integral(self.radius, n + power, **ray) for power in (0, 1, 2)]
+        logs = [self.density.log_integral(self.radius, self.size + power) for power in (0, 1, 2)]
         return np.exp(logs[1] - logs[0]), np.exp(logs[2] - logs[0])
 
     def draw(self, count: int) -> tuple[Tensor, NDArray[np.int64]]:
@@ -100,8 +98,8 @@ class BasinPoints:
         levels = torch.rand(count + 1, generator=source, dtype=torch.float64).clamp_min(1e-300).numpy()
         places = (np.arange(count) + levels[0]) / count
         chosen = np.minimum(np.searchsorted(np.cumsum(self.shares()), places), len(self.radius) - 1)
-        ray = {name: values[chosen] for name, values in _coefficients(self.density).items()}
-        whole = log_radial_integral(self.radius[chosen], self.size, **ray)
+        ray = self.density.taken(chosen)
+        whole = ray.log_integral(self.radius[chosen], self.size)
         reach = np.minimum(self.radius, self.density.reach(self.size))[chosen]
         radii = _solve(whole + np.log(levels[1:]), self.size, ray, reach)
         block = at_once(self.size, count)
@@ -163,57 +161,48 @@ def basin_points(
         radius, seen = _radii(estimate.log_terms[part] - offset, landscape.size, ray, estimate.unbounded[part])
         code = prior.ray(landscape.theta, rows)
         density = Lebesgue().ray(landscape.theta, rows) if uniform else code
-        terms = offset + log_radial_integral(radius, landscape.size, **_coefficients(density))
+        terms = offset + density.log_integral(radius, landscape.size)
         terms = np.where(seen | (not uniform), terms, np.inf)
         along = GaussianPrior(1.0).ray(landscape.theta, rows).linear
-        blocks.append((radius, terms, *_columns(density), *_columns(code), along))
-    radius, terms, *rest = (np.concatenate(column) for column in zip(*blocks, strict=True))
+        blocks.append((radius, terms, along, density, code))
+    *arrays, densities, codes = zip(*blocks, strict=True)
+    radius, terms, along = map(np.concatenate, arrays)
     endless = int(np.isinf(terms).sum())
     if endless:
         raise UserError(
             f"the basin has no end, as far as {made.name} sees, along {endless} of {len(terms)} directions: nothing is "
             "uniform on it; restrict the prior to it instead"
         )
-    densities = (RayDensity(*rest[:4]), RayDensity(*rest[4:8]))
-    return BasinPoints(landscape, chosen, seed, stream, radius, terms, *densities, rest[8])
+    density, code = type(densities[0]).joined(densities), type(codes[0]).joined(codes)
+    return BasinPoints(landscape, chosen, seed, stream, radius, terms, density, code, along)
 
 
 def _radii(levels: Array, size: int, ray: RayDensity, unbounded: Flags) -> tuple[Array, Flags]:
     """Crossings from the logs of radial integrals, and which of them the integrals tell."""
     reach = ray.reach(size)
-    found = np.where(unbounded, ray.extent, _solve(levels, size, _coefficients(ray), reach))
+    found = np.where(unbounded, ray.extent, _solve(levels, size, ray, reach))
     # Where hardly any mass is left before the crossing, the integral does not tell the radius.
-    slope = log_radial_slope(np.where(np.isfinite(found), found, 1.0), size, **_coefficients(ray))
+    slope = ray.log_slope(np.where(np.isfinite(found), found, 1.0), size)
     return found, np.isfinite(found) & (slope > _BLURRED)
 
 
-def _columns(density: RayDensity) -> tuple[Array, ...]:
-    return density.constant, density.linear, density.quadratic, density.extent
-
-
-def _coefficients(density: RayDensity) -> dict[str, Array]:
-    return {"constant": density.constant, "linear": density.linear, "quadratic": density.quadratic}
-
-
-def _solve(levels: Array, size: int, ray: dict[str, Array], reach: Array) -> Array:
+def _solve(levels: Array, size: int, ray: RayDensity, reach: Array) -> Array:
     """Radii at which the log radial integral reaches the levels; the reach itself where it never does."""
-    flat = (ray["linear"] == 0.0) & (ray["quadratic"] == 0.0)
-    result: Array = np.exp((levels - ray["constant"] + math.log(size)) / size)
-    rows = np.flatnonzero(~flat)
+    result: Array = np.exp((levels - ray.at(np.zeros(len(levels))) + math.log(size)) / size)
+    rows = np.flatnonzero(~ray.flat)
     if len(rows) == 0:
         return np.minimum(result, reach)
-    chosen = [ray[name][rows] for name in ("constant", "linear", "quadratic")]
     top = np.log(np.where(np.isfinite(reach[rows]), reach[rows], 1e300))
 
-    def gap(x: Array, level: Array, a: Array, b: Array, c: Array) -> Array:
-        return log_radial_integral(np.exp(x), size, constant=a, linear=b, quadratic=c) - level
+    def gap(x: Array, row: NDArray[np.int64]) -> Array:
+        row = row.astype(np.int64)
+        return ray.taken(row).log_integral(np.exp(x), size) - levels[row]
 
-    ends = gap(top, levels[rows], *chosen)
+    ends = gap(top, rows)
     inside = ends > 0.0
     found = top.copy()
     if inside.any():
-        arguments = tuple(x[inside] for x in (levels[rows], *chosen))
         bracket = (top[inside] - _DEEPEST, top[inside])
-        found[inside] = elementwise.find_root(gap, bracket, args=arguments, tolerances={"xatol": 1e-14}).x
+        found[inside] = elementwise.find_root(gap, bracket, args=(rows[inside],), tolerances={"xatol": 1e-14}).x
     result[rows] = np.exp(found)
     return np.minimum(result, reach)

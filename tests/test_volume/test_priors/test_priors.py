@@ -152,9 +152,9 @@ def test_parse() -> None:
         ("gaussian:-1", "positive finite number, got -1"),
         ("gaussian:nan", "positive finite number, got nan"),
         ("uniform:inf", "positive finite number, got inf"),
-        ("uniform", "prior must be lebesgue"),
+        ("uniform", "prior must be gaussian"),
         ("gaussian:wide", "number after the colon, got 'wide'"),
-        ("cauchy", "prior must be lebesgue"),
+        ("cauchy", "prior must be gaussian"),
         ("init", "parameters have names"),
     ],
 )

@@ -9,44 +9,38 @@ from functools import cache
 from torch import Tensor
 
 from spectra.errors import UserError
+from spectra.members import member, stated
 from spectra.operators import SymmetricOperator
 from volume.audit.case import AuditCase
-from volume.audit.reading import PRODUCT_GRADIENTS, AuditReading, Estimator, NotApplicable
-from volume.preconditioners import (
-    Identity,
-    Preconditioner,
-    adam_curvature,
-    diagonal_preconditioner,
-    full_preconditioner,
-    hesscale,
-    low_rank_preconditioner,
-)
+from volume.audit.reading import PRODUCT_GRADIENTS, AuditReading, Effort, Estimator, EstimatorRow, NotApplicable
+from volume.preconditioners import EXPONENT, Preconditioner, PreconditionerRow
 from volume.priors import GaussianPrior, Lebesgue
 from volume.rays import CountingSurface, StarDomainSettings, search_eps, star_domain_volume
 from volume.result import VolumeEstimate
 
-# A whole eigendecomposition above this size is no preconditioner that anybody would pay for.
-LARGEST_FULL = 1000
-Build = Callable[[float], Preconditioner]
+PRECONDITIONERS = tuple(stated("volume.preconditioners"))
 
 
 def star_domain(preconditioner: str, directions: int) -> Estimator:
     """The star-domain sampler with one of the preconditioners.
 
     Args:
-        preconditioner: identity, diagonal, hesscale, low-rank, full, adam-second or adam-first.
+        preconditioner: one of ``PRECONDITIONERS``.
         directions: number of directions.
 
     Returns:
         The estimator; its interval is the bootstrap's.
     """
-    build, gradients = _BUILDERS[preconditioner]
+    row = member("volume.preconditioners", preconditioner, PreconditionerRow)
 
     @cache
     def prepared(case: AuditCase) -> tuple[Preconditioner, int]:
         """The same for every seed: eps is searched on directions of its own, so choosing it once biases nothing."""
-        maker = build(case)
-        if preconditioner == "identity":
+        try:
+            maker = row.build(case, EXPONENT)
+        except UserError as reason:
+            raise NotApplicable(str(reason)) from None
+        if not row.tuned:
             return maker(math.nan), 0
         surface = CountingSurface(case.surface)
         eps = search_eps(surface, maker, _settings(case, 0, directions), prior=case.prior)
@@ -57,7 +51,7 @@ def star_domain(preconditioner: str, directions: int) -> Estimator:
         surface = CountingSurface(case.surface)
         settings = _settings(case, seed, directions)
         found = star_domain_volume(surface, settings, prior=case.prior, preconditioner=chosen)
-        return _reading(found, before + surface.evaluations, gradients(case))
+        return _reading(found, before + surface.evaluations, PRODUCT_GRADIENTS * row.products(case))
 
     return run
 
@@ -122,71 +116,6 @@ def curvature_of(case: AuditCase) -> SymmetricOperator:
     return case.operator
 
 
-def _identity(case: AuditCase) -> Build:  # noqa: ARG001
-    return lambda eps: Identity()  # noqa: ARG005
-
-
-def _diagonal(case: AuditCase) -> Build:
-    curvature_of(case)
-    if not bool((case.diagonal != 0.0).any()):
-        raise NotApplicable("the curvature has no diagonal")
-    return lambda eps: diagonal_preconditioner(case.diagonal, eps=eps)
-
-
-def _hesscale(case: AuditCase) -> Build:
-    if case.landscape is None:
-        raise NotApplicable("hesscale needs a torch model")
-    try:
-        curvature = hesscale(case.landscape)
-    except UserError:
-        raise NotApplicable("hesscale is for chains of layers under a built-in cost") from None
-    if not bool((curvature != 0.0).any()):
-        raise NotApplicable("the curvature has no diagonal")
-    return lambda eps: diagonal_preconditioner(curvature, eps=eps, name="hesscale")
-
-
-def _low_rank(case: AuditCase) -> Build:
-    curvature_of(case)
-    largest = float(abs(case.pairs.values).max())
-    if not largest > 0.0:
-        raise NotApplicable("the curvature is zero")
-    return lambda eps: low_rank_preconditioner(case.pairs, case.size, eps * largest)
-
-
-def _full(case: AuditCase) -> Build:
-    curvature_of(case)
-    if case.size > LARGEST_FULL:
-        raise NotApplicable(f"all eigenvectors of more than {LARGEST_FULL} parameters")
-    values, vectors = case.eigensystem
-    return lambda eps: full_preconditioner(values, vectors, eps=eps)
-
-
-def _adam(which: str) -> Callable[[AuditCase], Build]:
-    def build(case: AuditCase) -> Build:
-        if case.moments is None or case.landscape is None:
-            raise NotApplicable("no state of Adam")
-        curvature = adam_curvature(case.moments, case.landscape.parameters, which)
-        if not bool((curvature > 0.0).any()):
-            raise NotApplicable("Adam's moments are zero: no step was taken")
-        return lambda eps: diagonal_preconditioner(curvature, eps=eps, name=f"adam-{which}")
-
-    return build
-
-
-# What makes a preconditioner of an eps, and the gradients that it takes before that.
-_BUILDERS: dict[str, tuple[Callable[[AuditCase], Build], Callable[[AuditCase], float]]] = {
-    "identity": (_identity, lambda case: 0.0),  # noqa: ARG005
-    "diagonal": (_diagonal, lambda case: PRODUCT_GRADIENTS * case.diagonal_products),
-    # One pass back that carries curvature as well.
-    "hesscale": (_hesscale, lambda case: PRODUCT_GRADIENTS),  # noqa: ARG005
-    "low-rank": (_low_rank, lambda case: PRODUCT_GRADIENTS * case.pairs.products),
-    "full": (_full, lambda case: PRODUCT_GRADIENTS * case.size),
-    "adam-second": (_adam("second"), lambda case: 0.0),  # noqa: ARG005
-    "adam-first": (_adam("first"), lambda case: 0.0),  # noqa: ARG005
-}
-PRECONDITIONERS = tuple(_BUILDERS)
-
-
 def gaussian(case: AuditCase) -> GaussianPrior:
     """The Gaussian prior of a case.
 
@@ -202,3 +131,14 @@ def gaussian(case: AuditCase) -> GaussianPrior:
     if not isinstance(case.prior, GaussianPrior):
         raise NotApplicable("it is the mass under a gaussian prior")
     return case.prior
+
+
+def _preconditioned(name: str) -> Callable[[Effort], Estimator]:
+    return lambda effort: star_domain(name, effort.directions)
+
+
+ESTIMATORS = (
+    *(EstimatorRow(f"star-domain/{name}", _preconditioned(name)) for name in PRECONDITIONERS),
+    EstimatorRow("ellipsoid-slice", lambda effort: ellipsoid_slice(0.0, effort.directions)),
+    EstimatorRow("ellipsoid-slice-corrected", lambda effort: ellipsoid_slice(1.0, effort.directions)),
+)
