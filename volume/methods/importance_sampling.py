@@ -72,7 +72,8 @@ def importance_sampled(
     terms = np.where(inside, ensemble.inverse_temperature * quadratic, -np.inf)
     weights = np.exp(terms - logsumexp(terms))
     effective = float(1.0 / (weights**2).sum())
-    error = float(weights.std(ddof=1) * math.sqrt(draws)) if draws > 1 else math.inf
+    # A spread of few draws says nothing of what all the others would add.
+    error = float(weights.std(ddof=1)) * math.sqrt(draws) if effective >= FEWEST else math.inf
     value = ensemble.log_normaliser + float(logsumexp(terms)) - math.log(draws)
     few = f"{effective:.3g} of {draws} draws carry the estimate: read it as a lower bound"
     figures = {
@@ -82,7 +83,7 @@ def importance_sampled(
         "cost_ratio": float(np.median(cost[quadratic > 0.0] / quadratic[quadratic > 0.0])),
     }
     cautions = () if effective >= FEWEST else (few,)
-    return Estimate(value, error, cautions=cautions, freedom=max(effective - 1.0, 0.0)), figures
+    return Estimate(value, error, cautions=cautions), figures
 
 
 def _ensemble(curvature: LeadingCurvature, anchor: Tensor, cutoff: float) -> QuadraticEnsemble:
