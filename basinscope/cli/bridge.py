@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from basinscope.choices import nearest, one_of
+from basinscope.choices import forms, nearest, one_of
 from basinscope.cli.options import (
     DTYPES,
     RESULT,
@@ -25,6 +25,8 @@ from basinscope.cli.volume import COSTS
 from basinscope.runs import reserved_for
 from basinscope.terminal import emit, show
 from spectra.errors import UserError
+from spectra.members import stating
+from volume.priors import prior_forms
 
 if TYPE_CHECKING:
     from basinscope.runs import BridgeRequest
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
 # Words that may be typed, here too so that --help needs no torch; a test holds them to the library's.
 TARGETS = ("sublevel", "star")
 ORIGINS = ("quadratic", "prior")
-PRIORS = ("gaussian", "init")
 _LADDER = "Ladder"
 
 
@@ -57,7 +58,7 @@ def bridge(
     ] = None,
     prior: Annotated[
         str,
-        typer.Option(help="gaussian (width: root mean square of the parameters), gaussian:S or init."),
+        typer.Option(help=forms(prior_forms("smooth"))),
     ] = "gaussian",
     target: Annotated[
         str,
@@ -149,10 +150,11 @@ def _check_words(target: str, origin: str, prior: str, cost: str | None, dtype: 
         one_of("--cost", cost, COSTS)
     if dtype is not None:
         one_of("--dtype", dtype, DTYPES)
-    kind = prior.partition(":")[0]
-    if kind not in PRIORS:
+    kind, known = prior.partition(":")[0], stating("volume.priors", "smooth")
+    if kind not in known:
+        *others, last = prior_forms("smooth")
         raise UserError(
-            f"--prior of a bridge must be gaussian, gaussian:S or init; got {prior!r}{nearest(kind, PRIORS)}"
+            f"--prior of a bridge must be {', '.join(others)} or {last}; got {prior!r}{nearest(kind, known)}"
         )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from basinscope.choices import nearest, one_of, read_bytes
+from basinscope.choices import forms, nearest, one_of, read_bytes
 from basinscope.cli.options import (
     DTYPES,
     LEAST_MEMORY,
@@ -77,9 +77,7 @@ def volume(
     cutoff: Annotated[float, typer.Option(help="Cost that bounds the basin.")] = 0.01,
     prior: Annotated[
         str,
-        typer.Option(
-            help="; ".join(form + (f" ({words})" if words else "") for form, words in prior_forms().items()) + "."
-        ),
+        typer.Option(help=forms(prior_forms())),
     ] = "gaussian",
     preconditioner: Annotated[
         str | None,

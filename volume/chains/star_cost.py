@@ -19,10 +19,10 @@ class StarCost(SublevelCost):
     """``C*(x) = max_{0 <= a <= 1} C(a x)``, scanned and refined; its gradient is ``a* grad C(a* x)``."""
 
     def __init__(self, landscape: Landscape, prior: Prior, *, points: int = FINE) -> None:
-        """Takes a landscape, a Gaussian prior and how many points of each ray are scanned.
+        """Takes a landscape, a smooth prior and how many points of each ray are scanned.
 
         Raises:
-            UserError: if the prior is not Gaussian, or fewer than 3 points are asked for.
+            UserError: if the prior is not smooth, or fewer than 3 points are asked for.
         """
         super().__init__(landscape, prior)
         if points < 3:

@@ -2,6 +2,7 @@ from .gaussian import GaussianPrior as GaussianPrior
 from .lebesgue import Lebesgue as Lebesgue
 from .prior import Prior as Prior
 from .prior import PriorRow as PriorRow
+from .prior import SmoothPrior as SmoothPrior
 from .prior import parse_prior as parse_prior
 from .prior import prior_forms as prior_forms
 from .radial import log_ball_volume as log_ball_volume

@@ -176,6 +176,7 @@ ROWS = (
         _of_width,
         forms={"gaussian": "width: root mean square of the parameters", "gaussian:S": ""},
         gaussian=True,
+        smooth=True,
     ),
-    PriorRow("init", _of_initialisation, forms={"init": ""}, gaussian=True),
+    PriorRow("init", _of_initialisation, forms={"init": ""}, gaussian=True, smooth=True),
 )

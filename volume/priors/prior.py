@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from spectra.errors import UserError
 from spectra.members import member, stated
@@ -47,6 +47,14 @@ class Prior(Protocol):
         """Standard deviation (size,) of each parameter, float64; inf for Lebesgue measure."""
 
 
+@runtime_checkable
+class SmoothPrior(Prior, Protocol):
+    """A prior whose density is positive and differentiable everywhere, as the bridge needs where it is not Gaussian."""
+
+    def log_densities(self, thetas: Tensor) -> Tensor:
+        """Log densities (k,) at rows of thetas (k, n) in float64, differentiable, nats."""
+
+
 @dataclass(frozen=True)
 class Anchor:
     """What a prior may be made of.
@@ -71,21 +79,30 @@ class PriorRow:
         read: the numbers that follow the word, positive and finite, and the anchor -> the prior.
         forms: how it is written, with a letter for each number after a colon -> what that means, or nothing.
         gaussian: whether it is Gaussian, as the methods of the quadratic model need.
+        smooth: whether its density is positive and differentiable everywhere, as the bridge needs.
     """
 
     name: str
     read: Callable[[tuple[float, ...], Anchor], Prior]
     forms: Mapping[str, str]
     gaussian: bool = False
+    smooth: bool = False
 
 
-def prior_forms() -> dict[str, str]:
+def prior_forms(flag: str = "") -> dict[str, str]:
     """How each prior is written, as options and files have it, and what that means; nothing is imported.
+
+    Args:
+        flag: leaves those whose row states this option; empty leaves all.
+
+    Returns:
+        What a form means, or nothing, by form.
 
     >>> prior_forms()["gaussian"]
     'width: root mean square of the parameters'
     """
-    return {form: words for row in stated("volume.priors").values() for form, words in row.constants["forms"].items()}
+    rows = (row.constants for row in stated("volume.priors").values() if not flag or row.constants.get(flag))
+    return {form: words for row in rows for form, words in row["forms"].items()}
 
 
 def parse_prior(

@@ -133,9 +133,18 @@ class StudentPrior:
 
     def log_density(self, theta: Tensor) -> float:
         """Log density at theta (n,), nats."""
-        n, nu = len(theta), self.freedom
-        constant = math.lgamma((nu + n) / 2.0) - math.lgamma(nu / 2.0) - n / 2.0 * math.log(math.pi * self._square)
-        return constant - (nu + n) / 2.0 * math.log1p(float(squared_lengths(theta[None])) / self._square)
+        return float(self._at(squared_lengths(theta[None]), len(theta)))
+
+    def log_densities(self, thetas: Tensor) -> Tensor:
+        """Log densities (k,) at rows of thetas (k, n), differentiable."""
+        return self._at(thetas.double().square().sum(1), thetas.shape[1])
+
+    def _at(self, squares: Tensor, size: int) -> Tensor:
+        nu = self.freedom
+        constant = (
+            math.lgamma((nu + size) / 2.0) - math.lgamma(nu / 2.0) - size / 2.0 * math.log(math.pi * self._square)
+        )
+        return constant - (nu + size) / 2.0 * torch.log1p(squares / self._square)
 
     def ray(self, anchor: Tensor, directions: Tensor) -> StudentRays:
         """The log density from the anchor (n,) along the rows of directions (k, n)."""
@@ -168,5 +177,6 @@ ROWS = (
         "student",
         lambda numbers, anchor: StudentPrior(numbers[0], numbers[1]),  # noqa: ARG005
         forms={"student:S:NU": "Student's t of standard deviation S with NU > 2 degrees of freedom"},
+        smooth=True,
     ),
 )

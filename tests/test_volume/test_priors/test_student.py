@@ -11,7 +11,15 @@ from scipy.special import betainc, gammaln
 from spectra.costs import mean_squared_error
 from spectra.landscape import Landscape
 from spectra.model import generator
-from volume import StarDomainSettings, VolumeSettings, estimate_volumes, star_domain_volume
+from volume import (
+    BridgeSettings,
+    StarDomainSettings,
+    UniformPrior,
+    VolumeSettings,
+    bridge_volume,
+    estimate_volumes,
+    star_domain_volume,
+)
 from volume.methods import description_length
 from volume.priors.student import StudentPrior
 from volume.rays import ClosedFormCost, basin_points
@@ -85,3 +93,16 @@ def test_methods_of_the_quadratic_model_refuse_it_and_name_the_way_out() -> None
     for freedom in (2.0, math.inf):
         with pytest.raises(ValueError, match="above 2"):
             StudentPrior(1.0, freedom)
+
+
+@pytest.mark.parametrize("origin", ["quadratic", "prior"])
+def test_the_bridge_finds_the_mass_of_a_ball_off_the_origin(origin: str) -> None:
+    """Against 20,000 rays; 5 standard errors of both."""
+    prior, landscape = StudentPrior(0.5, 4.0), bowl(torch.tensor([1.0, -0.5, 0.7], dtype=torch.float64))
+    truth = star_domain_volume(landscape, StarDomainSettings(cutoff=0.4, directions=20_000, nats=1e-3), prior=prior)
+    settings = BridgeSettings((0.4,), origin=origin, chains=16, draws=100)
+    found = bridge_volume(landscape, prior, settings).volumes[0]
+    assert found.standard_error < 0.1
+    assert abs(found.log_volume - truth.log_volume) < 5.0 * math.hypot(found.standard_error, truth.standard_error)
+    with pytest.raises(ValueError, match="smooth everywhere, got uniform:3"):
+        bridge_volume(landscape, UniformPrior(3.0), settings)
