@@ -34,13 +34,7 @@ class Stated:
 
 @cache
 def stated(room: str) -> Mapping[str, Stated]:
-    """The rows that the files of a room, and of the rooms in it, state; nothing of them is imported.
-
-    Args:
-        room: name of the package.
-
-    Returns:
-        What is stated, by the row's name, in the order of the files' names.
+    """The rows that the files of a room, and of the rooms in it, state, by name in the order of the files' names.
 
     >>> stated("spectra.operators")["hessian"].module
     'spectra.operators.hessian'
@@ -61,13 +55,6 @@ def stated(room: str) -> Mapping[str, Stated]:
 def stating(room: str, flag: str) -> tuple[str, ...]:
     """Names of a room's rows that state an option, and not as false.
 
-    Args:
-        room: name of the package.
-        flag: name of the option.
-
-    Returns:
-        The names.
-
     >>> stating("spectra.operators", "drawn")
     ('sampled-fisher',)
     """
@@ -75,16 +62,7 @@ def stating(room: str, flag: str) -> tuple[str, ...]:
 
 
 def member(room: str, name: str, kind: type[Row]) -> Row:
-    """The row of that name; its file is imported.
-
-    Args:
-        room: name of the package.
-        name: of the row, one of ``stated``.
-        kind: class of the rows.
-
-    Returns:
-        The row.
-    """
+    """The row of that name; its file is imported."""
     rows: tuple[Any, ...] = import_module(stated(room)[name].module).ROWS
     (found,) = (row for row in rows if row.name == name)
     assert isinstance(found, kind)
@@ -92,16 +70,7 @@ def member(room: str, name: str, kind: type[Row]) -> Row:
 
 
 def members(room: str, kind: type[Row], table: str = "ROWS") -> tuple[Row, ...]:
-    """All rows of a room; all files that have some are imported.
-
-    Args:
-        room: name of the package.
-        kind: class of the rows.
-        table: name of the tuple of rows in a file.
-
-    Returns:
-        The rows, in the order of the files' names.
-    """
+    """All rows of a room, in the order of the files' names; all files that have some are imported."""
     found = tuple(row for module, _ in _tables(room, table) for row in getattr(import_module(module), table))
     assert all(isinstance(row, kind) for row in found)
     return found

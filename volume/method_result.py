@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from spectra.estimate import Estimate
 from spectra.interval import with_ends, with_error
 from spectra.members import stated, stating
-from volume.quadratic import DeterminantVolume, QuadraticMass
 from volume.result import VolumeEstimate
 
 METHODS = tuple(stated("volume.methods"))
@@ -169,45 +168,6 @@ def _of_determinant(result: MethodResult) -> list[str]:
             words.append(told)
     tested = result.figures.get("cost_ratio")
     return words or [UNTESTED if tested is None else TESTED.format(abs(tested - 1.0))]
-
-
-def from_mass(mass: QuadraticMass, measure: str) -> MethodResult:
-    """The result of ``quadratic_mass``.
-
-    Args:
-        mass: the Gaussian mass of the quadratic basin.
-        measure: name of the prior.
-
-    Returns:
-        The result.
-    """
-    figures = {
-        "derived_k": mass.derived_k,
-        "shift": mass.shift,
-        "effective_dimension": mass.effective_dimension.value,
-        "mean_cost": mass.mean_cost,
-        "standard_deviation": mass.standard_deviation,
-        "approximation_error": mass.approximation_error,
-        "negative_count": mass.negative_count,
-    }
-    return MethodResult("quadratic-mass", measure, estimate=mass.log_mass, figures=figures)
-
-
-def from_determinant(volume: DeterminantVolume) -> MethodResult:
-    """The result of ``shifted_determinant``, a Lebesgue volume.
-
-    Args:
-        volume: the shifted determinant's volume.
-
-    Returns:
-        The result; its figures hold ``derived_k`` if that is known.
-    """
-    figures = {"k": volume.k, "shift": volume.shift, "log_determinant": volume.log_determinant.value}
-    if volume.effective_dimension is not None:
-        figures["effective_dimension"] = volume.effective_dimension.value
-    if volume.derived_k is not None:
-        figures["derived_k"] = volume.derived_k
-    return MethodResult("shifted-determinant", "lebesgue", estimate=volume.log_volume, figures=figures)
 
 
 def from_sample(

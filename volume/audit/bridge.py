@@ -12,16 +12,7 @@ from volume.priors import Prior
 
 
 def bridge(*, chains: int = 16, draws: int = 100, target: str = "sublevel") -> Estimator:
-    """The localised ladder from the quadratic model to the cost, one pass a repeat.
-
-    Args:
-        chains: Markov chains that run side by side.
-        draws: of each chain at each rung.
-        target: ``sublevel`` or ``star``.
-
-    Returns:
-        The estimator; its standard error is from the spread of the chains.
-    """
+    """The ladder from the quadratic model to the cost, one pass a repeat; its error is the chains' spread."""
 
     def run(case: AuditCase, seed: int) -> AuditReading:
         gaussian(case)

@@ -22,15 +22,7 @@ PRECONDITIONERS = tuple(stated("volume.preconditioners"))
 
 
 def star_domain(preconditioner: str, directions: int) -> Estimator:
-    """The star-domain sampler with one of the preconditioners.
-
-    Args:
-        preconditioner: one of ``PRECONDITIONERS``.
-        directions: number of directions.
-
-    Returns:
-        The estimator; its interval is the bootstrap's.
-    """
+    """The star-domain sampler with one of the preconditioners; its interval is the bootstrap's."""
     row = member("volume.preconditioners", preconditioner, PreconditionerRow)
 
     @cache
@@ -100,34 +92,14 @@ def _reading(
 
 
 def curvature_of(case: AuditCase) -> SymmetricOperator:
-    """The curvature of a case.
-
-    Args:
-        case: the case.
-
-    Returns:
-        The operator.
-
-    Raises:
-        NotApplicable: if the cost has no curvature at the anchor.
-    """
+    """The curvature of a case, or that the estimator does not apply."""
     if case.operator is None:
         raise NotApplicable("the cost has no curvature at the anchor")
     return case.operator
 
 
 def gaussian(case: AuditCase) -> GaussianPrior:
-    """The Gaussian prior of a case.
-
-    Args:
-        case: the case.
-
-    Returns:
-        The prior.
-
-    Raises:
-        NotApplicable: if it is another one.
-    """
+    """The Gaussian prior of a case, or that the estimator does not apply."""
     if not isinstance(case.prior, GaussianPrior):
         raise NotApplicable("it is the mass under a gaussian prior")
     return case.prior

@@ -79,14 +79,7 @@ Estimator = Callable[[AuditCase, int], AuditReading]
 
 @dataclass(frozen=True)
 class Effort:
-    """What estimators may spend.
-
-    Attributes:
-        directions: of those that sample directions.
-        probes: of spectra, ours and PyHessian's.
-        steps: Lanczos steps a probe.
-        products: of traces; with PyHessian's stopping rule the most.
-    """
+    """What estimators may spend; see ``volume.audit.registry.estimators``."""
 
     directions: int
     probes: int

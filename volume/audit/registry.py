@@ -12,16 +12,13 @@ BY_NAME = tuple(row.name for row in _ROWS if row.by_name)
 
 
 def estimators(*, directions: int = 200, probes: int = 8, steps: int = 32, products: int = 60) -> dict[str, Estimator]:
-    """All estimators at one effort.
+    """All estimators at one effort, by name; ``estimators() | {"mine": my_function}`` has one more.
 
     Args:
         directions: of those that sample directions.
         probes: of spectra, ours and PyHessian's.
         steps: Lanczos steps a probe.
         products: of traces; with PyHessian's stopping rule the most.
-
-    Returns:
-        Estimators by name; ``estimators() | {"mine": my_function}`` has one more.
 
     >>> sorted(estimators())[:3]
     ['bridge', 'ellipsoid-determinant', 'ellipsoid-slice']

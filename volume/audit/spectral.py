@@ -42,15 +42,7 @@ class CountingOperator(SymmetricOperator):
 
 
 def own_density(probes: int, steps: int) -> Density:
-    """Our density, sampled, its leading Krylov space deflated.
-
-    Args:
-        probes: number of probes.
-        steps: Lanczos steps a probe.
-
-    Returns:
-        What gives a density of an operator and the products spent.
-    """
+    """Our density, sampled, its leading Krylov space deflated, with the products spent."""
 
     def density(case: AuditCase, operator: SymmetricOperator, seed: int) -> tuple[SpectralDensity, int]:  # noqa: ARG001
         counted = CountingOperator(operator)
@@ -61,15 +53,7 @@ def own_density(probes: int, steps: int) -> Density:
 
 
 def pyhessian_density_of(probes: int, steps: int) -> Density:
-    """PyHessian's density in place of ours: plain quadrature, no deflation.
-
-    Args:
-        probes: number of probes.
-        steps: Lanczos steps a probe.
-
-    Returns:
-        What gives a density of an operator and the products spent.
-    """
+    """PyHessian's density in place of ours: plain quadrature, no deflation."""
 
     def density(case: AuditCase, operator: SymmetricOperator, seed: int) -> tuple[SpectralDensity, int]:
         from spectra.pyhessian import pyhessian_density
@@ -87,15 +71,7 @@ def pyhessian_density_of(probes: int, steps: int) -> Density:
 
 
 def determinant_volume(density: Density, k: float) -> Estimator:
-    """The ellipsoid's volume (no prior), or the primer's shifted one times the prior's density at the anchor.
-
-    Args:
-        density: ours or PyHessian's.
-        k: of the shift ``k / s^2``; 0 for the plain ellipsoid, ``DERIVED`` for that of the quadratic mass.
-
-    Returns:
-        The estimator.
-    """
+    """The ellipsoid's volume (k = 0, no prior), or the shifted one times the prior's density at the anchor."""
 
     def run(case: AuditCase, seed: int) -> AuditReading:
         operator = curvature_of(case)
@@ -122,14 +98,7 @@ def determinant_volume(density: Density, k: float) -> Estimator:
 
 
 def mass(density: Density) -> Estimator:
-    """The Gaussian mass of the quadratic basin, by saddlepoint.
-
-    Args:
-        density: ours or PyHessian's.
-
-    Returns:
-        The estimator.
-    """
+    """The Gaussian mass of the quadratic basin, by saddlepoint."""
 
     def run(case: AuditCase, seed: int) -> AuditReading:
         curvature_of(case)
@@ -143,14 +112,7 @@ def mass(density: Density) -> Estimator:
 
 
 def log_determinant(density: Density) -> Estimator:
-    """``log det(H + c I)`` at the shift of the case.
-
-    Args:
-        density: ours or PyHessian's.
-
-    Returns:
-        The estimator.
-    """
+    """``log det(H + c I)`` at the shift of the case."""
 
     def run(case: AuditCase, seed: int) -> AuditReading:
         operator = curvature_of(case)
@@ -163,15 +125,7 @@ def log_determinant(density: Density) -> Estimator:
 
 
 def trace(method: str, products: int) -> Estimator:
-    """The trace by ``hutchinson``, ``hutch++``, ``xtrace``, or by PyHessian with its own rule of stopping.
-
-    Args:
-        method: one of these.
-        products: number of products; with PyHessian's rule the most.
-
-    Returns:
-        The estimator.
-    """
+    """The trace by a method of ours, or by PyHessian with its own rule of stopping, at most so many products."""
     own = {"hutchinson": hutchinson, "hutch++": hutch_plus_plus, "xtrace": xtrace}
 
     def run(case: AuditCase, seed: int) -> AuditReading:
@@ -210,14 +164,7 @@ def _determinant_reading(
 
 
 def without_bar(estimator: Estimator) -> Estimator:
-    """The same estimator without an error bar, as that of a density that comes without one.
-
-    Args:
-        estimator: the estimator.
-
-    Returns:
-        Another, whose readings have no interval.
-    """
+    """The same estimator without an error bar, as that of a density that comes without one."""
 
     def run(case: AuditCase, seed: int) -> AuditReading:
         return replace(estimator(case, seed), standard_error=math.nan, low=math.nan, high=math.nan)

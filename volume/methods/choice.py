@@ -41,15 +41,7 @@ ROOM = "volume.preconditioners"
 
 
 def check_preconditioner(name: str, landscape: Landscape) -> None:
-    """Refuses, before any work, a preconditioner that the landscape does not allow.
-
-    Args:
-        name: one of ``volume.study.PRECONDITIONERS``.
-        landscape: the cost.
-
-    Raises:
-        UserError: if it does not, such as a model too large for ``full``.
-    """
+    """Refuses by a UserError, before any work, a preconditioner that the landscape does not allow."""
     member(ROOM, name, PreconditionerRow).check(landscape)
 
 

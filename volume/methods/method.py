@@ -72,12 +72,5 @@ class MethodRow:
 
 
 def method_row(name: str) -> MethodRow:
-    """The method of that name.
-
-    Args:
-        name: one of ``volume.method_result.METHODS``.
-
-    Returns:
-        Its row.
-    """
+    """The row of a method, one of ``volume.method_result.METHODS``."""
     return member("volume.methods", name, MethodRow)

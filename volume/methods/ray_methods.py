@@ -13,29 +13,12 @@ from volume.preconditioners import Identity
 from volume.priors import Lebesgue
 
 
-def _star_domain(work: VolumeWork, known: MethodResult | None) -> Sampling:
-    return Sampling(work.prior, *work.preconditioner(known))
-
-
-def _slice(work: VolumeWork, known: MethodResult | None) -> Sampling:  # noqa: ARG001
+def _plain(work: VolumeWork, known: MethodResult | None) -> Sampling:  # noqa: ARG001
     return Sampling(Lebesgue(), Identity(), math.nan)
 
 
-def _corrected_slice(work: VolumeWork, known: MethodResult | None) -> Sampling:  # noqa: ARG001
-    return Sampling(Lebesgue(), Identity(), math.nan, work.correction)
-
-
 def described(work: VolumeWork, result: MethodResult, sampling: Sampling | None) -> MethodResult:
-    """A mass with what it costs to send the data by the prior restricted to the basin, the cheapest on it.
-
-    Args:
-        work: that the result is of.
-        result: of ``star-domain``.
-        sampling: how it was sampled.
-
-    Returns:
-        The result, with the figures of the description length; a Lebesgue volume as it is.
-    """
+    """A mass with what it costs to send the data by the prior restricted to the basin, the cheapest on it."""
     if result.kind == "volume" or result.sampled is None or sampling is None:
         return result
     work.tell(0, 1, "description length")
@@ -47,7 +30,7 @@ def described(work: VolumeWork, result: MethodResult, sampling: Sampling | None)
 ROWS = (
     MethodRow(
         "star-domain",
-        rays=_star_domain,
+        rays=lambda work, known: Sampling(work.prior, *work.preconditioner(known)),
         finish=described,
         sampled=True,
         mass=True,
@@ -55,6 +38,13 @@ ROWS = (
         colour="blue",
         marker="o",
     ),
-    MethodRow("ellipsoid-slice", rays=_slice, sampled=True, colour="orange", marker="s"),
-    MethodRow("ellipsoid-slice-corrected", rays=_corrected_slice, sampled=True, shifted=True, colour="sky", marker="D"),
+    MethodRow("ellipsoid-slice", rays=_plain, sampled=True, colour="orange", marker="s"),
+    MethodRow(
+        "ellipsoid-slice-corrected",
+        rays=lambda work, known: replace(_plain(work, known), correction=work.correction),
+        sampled=True,
+        shifted=True,
+        colour="sky",
+        marker="D",
+    ),
 )
