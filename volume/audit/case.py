@@ -7,16 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import torch
-from torch import Tensor
-
 from spectra.checkpoint import AdamMoments
 from spectra.errors import UserError
 from spectra.interval import half_width
 from spectra.lanczos import Eigenpairs, top_eigenpairs
 from spectra.landscape import Landscape
 from spectra.operators import SymmetricOperator
-from volume.preconditioners import diagonal_curvature
 from volume.prior_units import prior_units
 from volume.priors import GaussianPrior, Lebesgue, Prior
 from volume.quadratic import AnchorMeasure, anchor_measure
@@ -28,9 +24,6 @@ UNITS = {VOLUME: "nat", TRACE: "cost / parameter^2", DETERMINANT: "nat"}
 PAIRS = 40
 ANCHOR_STEPS = 128
 _PAIR_PRODUCTS = 400
-_EXACT_DIAGONAL = 5000
-_DIAGONAL_PROBES = 256
-_LARGEST_DECOMPOSED = 1000
 
 
 @dataclass(frozen=True)
@@ -103,17 +96,6 @@ class AuditCase:
         """Log density of the prior at the anchor: what turns a small Lebesgue volume there into a mass, nats."""
         return self.prior.log_density(self.surface.theta)
 
-    @property
-    def diagonal_products(self) -> int:
-        """Products that the diagonal of the curvature takes."""
-        return self.size if self.size <= _EXACT_DIAGONAL else _DIAGONAL_PROBES
-
-    @cached_property
-    def diagonal(self) -> Tensor:
-        """(n,) diagonal of the curvature: the same for every seed, so computed once."""
-        probes = None if self.size <= _EXACT_DIAGONAL else _DIAGONAL_PROBES
-        return diagonal_curvature(self.curvature, probes=probes)
-
     @cached_property
     def pairs(self) -> Eigenpairs:
         """Leading eigenpairs of the curvature: the same for every seed, so computed once.
@@ -122,18 +104,6 @@ class AuditCase:
         preconditioner of determinant one.
         """
         return top_eigenpairs(self.curvature, min(PAIRS, max(1, self.size // 4)), max_products=_PAIR_PRODUCTS)
-
-    @cached_property
-    def eigensystem(self) -> tuple[Tensor, Tensor]:
-        """All eigenvalues (n,) and eigenvectors as rows (n, n), from the dense matrix.
-
-        Raises:
-            UserError: if that is more than a preconditioner is worth.
-        """
-        if self.size > _LARGEST_DECOMPOSED:
-            raise UserError(f"all eigenvectors of more than {_LARGEST_DECOMPOSED} parameters")
-        values, vectors = torch.linalg.eigh(self.curvature.to_dense())
-        return values, vectors.T
 
     @cached_property
     def in_prior_units(self) -> tuple[SymmetricOperator, AnchorMeasure, float, float]:

@@ -13,12 +13,14 @@ from spectra.members import member, stated
 from spectra.operators import SymmetricOperator
 from volume.audit.case import AuditCase
 from volume.audit.reading import PRODUCT_GRADIENTS, AuditReading, Effort, Estimator, EstimatorRow, NotApplicable
-from volume.preconditioners import EXPONENT, Preconditioner, PreconditionerRow
+from volume.preconditioners import EXPONENT, Material, Preconditioner, PreconditionerRow
 from volume.priors import GaussianPrior, Lebesgue
 from volume.rays import CountingSurface, StarDomainSettings, search_eps, star_domain_volume
 from volume.result import VolumeEstimate
 
 PRECONDITIONERS = tuple(stated("volume.preconditioners"))
+# A whole eigendecomposition above this size is no preconditioner that anybody would pay for.
+LARGEST_DECOMPOSED = 1000
 
 
 def star_domain(preconditioner: str, directions: int) -> Estimator:
@@ -29,7 +31,7 @@ def star_domain(preconditioner: str, directions: int) -> Estimator:
     def prepared(case: AuditCase) -> tuple[Preconditioner, int]:
         """The same for every seed: eps is searched on directions of its own, so choosing it once biases nothing."""
         try:
-            maker = row.build(case, EXPONENT)
+            maker = row.build(_material(case), EXPONENT)
         except UserError as reason:
             raise NotApplicable(str(reason)) from None
         if not row.tuned:
@@ -43,9 +45,14 @@ def star_domain(preconditioner: str, directions: int) -> Estimator:
         surface = CountingSurface(case.surface)
         settings = _settings(case, seed, directions)
         found = star_domain_volume(surface, settings, prior=case.prior, preconditioner=chosen)
-        return _reading(found, before + surface.evaluations, PRODUCT_GRADIENTS * row.products(case))
+        return _reading(found, before + surface.evaluations, PRODUCT_GRADIENTS * row.products(_material(case)))
 
     return run
+
+
+def _material(case: AuditCase) -> Material:
+    parts = (lambda: case.curvature), (lambda: case.pairs), case.landscape, case.moments
+    return Material(case.size, *parts, decomposed=LARGEST_DECOMPOSED)
 
 
 def ellipsoid_slice(k: float, directions: int) -> Estimator:

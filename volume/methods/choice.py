@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from spectra.checkpoint import AdamMoments
 from spectra.errors import UserError
@@ -19,16 +17,13 @@ from spectra.spectrum import SpectrumSettings
 from volume.chunks import at_once
 from volume.preconditioners import (
     EXPONENT,
+    Material,
     Preconditioner,
     PreconditionerRow,
-    diagonal_curvature,
 )
 from volume.priors import Prior
 from volume.rays import StarDomainSettings, search_eps
 
-# Below this size n products for the exact diagonal cost less than the sampler does.
-EXACT_DIAGONAL = 5000
-DIAGONAL_PROBES = 256
 # On the digits network 40, 100, 200 and 400 pairs give -3173, -2872, -2724 and -2698 nats (200 directions each).
 PAIRS = 200
 FEWEST_PAIRS = 4
@@ -78,7 +73,13 @@ def choose_preconditioner(
             large for ``full``, or for ``low-rank`` in the memory, or is none that ``hesscale`` knows.
     """
     row = member(ROOM, name, PreconditionerRow)
-    build = row.build(StudyMaterial(landscape, operator, moments, settings.seed, memory), exponent)
+    seed = settings.seed
+
+    def leading() -> Eigenpairs:
+        count, block = pair_count(landscape.size, operator().dtype, memory)
+        return top_eigenpairs(operator(), count, block=block, seed=seed)
+
+    build = row.build(Material(landscape.size, operator, leading, landscape, moments, seed), exponent)
     if not row.tuned:
         return build(math.nan), math.nan
     if eps is not None:
@@ -86,59 +87,6 @@ def choose_preconditioner(
     tried = max(FEWEST_EPS_DIRECTIONS, at_once(landscape.size, EPS_DIRECTIONS))
     found = search_eps(landscape, build, settings, prior=prior, directions=tried)
     return build(found), found
-
-
-@dataclass(frozen=True)
-class StudyMaterial:
-    """What a study's preconditioners are made of.
-
-    Attributes:
-        landscape: the cost.
-        operator: gives the curvature.
-        moments: Adam's, where the checkpoint has them.
-        seed: of random probes and of the search for eigenpairs.
-        memory: bytes that the search may hold.
-    """
-
-    landscape: Landscape
-    operator: Callable[[], SymmetricOperator]
-    moments: AdamMoments | None
-    seed: int
-    memory: int
-
-    @property
-    def size(self) -> int:
-        """Number of parameters n."""
-        return self.landscape.size
-
-    @property
-    def diagonal_products(self) -> int:
-        """Products that the diagonal takes."""
-        return self.size if self.size <= EXACT_DIAGONAL else DIAGONAL_PROBES
-
-    @property
-    def curvature(self) -> SymmetricOperator:
-        """The curvature."""
-        return self.operator()
-
-    @property
-    def diagonal(self) -> Tensor:
-        """(n,) diagonal of the curvature."""
-        probes = None if self.size <= EXACT_DIAGONAL else DIAGONAL_PROBES
-        return diagonal_curvature(self.operator(), probes=probes, seed=self.seed)
-
-    @property
-    def pairs(self) -> Eigenpairs:
-        """Leading eigenpairs, as many as the memory allows."""
-        operator = self.operator()
-        count, block = pair_count(self.size, operator.dtype, self.memory)
-        return top_eigenpairs(operator, count, block=block, seed=self.seed)
-
-    @property
-    def eigensystem(self) -> tuple[Tensor, Tensor]:
-        """All eigenvalues, and eigenvectors as rows in the directions' own dtype."""
-        values, columns = torch.linalg.eigh(self.operator().to_dense().double())
-        return values, columns.T.to(self.landscape.dtype).contiguous()
 
 
 def pair_count(size: int, dtype: torch.dtype, memory: int = SpectrumSettings.memory) -> tuple[int, int]:

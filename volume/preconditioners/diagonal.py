@@ -10,7 +10,7 @@ from torch import Tensor
 
 from spectra.lanczos import draw_probes
 from spectra.operators import SymmetricOperator
-from volume.preconditioners.preconditioner import EPS, EXPONENT, PreconditionerRow, log_entries
+from volume.preconditioners.preconditioner import EPS, EXPONENT, Material, PreconditionerRow, log_entries
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,11 +98,16 @@ def diagonal_curvature(operator: SymmetricOperator, *, probes: int | None = None
     return found if probes is None else found / probes
 
 
+def _of_curvature(material: Material) -> Tensor:
+    probes = None if material.products == material.size else material.products
+    return diagonal_curvature(material.curvature(), probes=probes, seed=material.seed)
+
+
 ROWS = (
     PreconditionerRow(
         "diagonal",
-        lambda material, exponent: of_diagonal(material.diagonal, exponent, "diagonal"),
-        products=lambda material: material.diagonal_products,
+        lambda material, exponent: of_diagonal(_of_curvature(material), exponent, "diagonal"),
+        products=lambda material: material.products,
         curved=True,
     ),
 )

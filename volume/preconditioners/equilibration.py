@@ -49,9 +49,9 @@ ROWS = (
     PreconditionerRow(
         "equilibration",
         lambda material, exponent: of_diagonal(
-            row_norms(material.curvature, material.diagonal_products), exponent, "equilibration"
+            row_norms(material.curvature(), material.products), exponent, "equilibration"
         ),
-        products=lambda material: material.diagonal_products,
+        products=lambda material: material.products,
         curved=True,
     ),
 )

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from spectra.errors import UserError
-from spectra.landscape import Landscape
 from volume.preconditioners.preconditioner import EPS, EXPONENT, Material, PreconditionerRow, Spectral, log_entries
 
 # The decomposition takes of the order of 10 n^3 operations and 8 n^2 bytes several times: minutes and a GB here.
@@ -38,19 +37,29 @@ def full_preconditioner(
     return Spectral(vectors, torch.exp(entries - entries.mean()), 0.0, "full")
 
 
-def _check(landscape: Landscape) -> None:
-    if landscape.size > LARGEST:
+def _refuse(size: int, largest: int) -> None:
+    if size > largest:
         raise UserError(
-            f"the preconditioner full decomposes the whole curvature and is for at most {LARGEST} parameters, "
-            f"got {landscape.size}; use low-rank"
+            f"the preconditioner full decomposes the whole curvature and is for at most {largest} parameters, "
+            f"got {size}; use low-rank"
         )
 
 
 def _build(material: Material, exponent: float) -> Callable[[float], Spectral]:
-    if material.landscape is not None:
-        _check(material.landscape)
-    values, vectors = material.eigensystem
+    _refuse(material.size, min(LARGEST, material.decomposed))
+    operator = material.curvature()
+    values, columns = torch.linalg.eigh(operator.to_dense().double())
+    # In the directions' own dtype once, not at each block of them.
+    vectors = columns.T.to(operator.dtype).contiguous()
     return lambda eps: full_preconditioner(values, vectors, exponent=exponent, eps=eps)
 
 
-ROWS = (PreconditionerRow("full", _build, products=lambda material: material.size, check=_check, curved=True),)
+ROWS = (
+    PreconditionerRow(
+        "full",
+        _build,
+        products=lambda material: material.size,
+        check=lambda landscape: _refuse(landscape.size, LARGEST),
+        curved=True,
+    ),
+)

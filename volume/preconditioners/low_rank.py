@@ -40,11 +40,11 @@ def low_rank_preconditioner(pairs: Eigenpairs, size: int, shift: float, *, expon
 
 
 def _build(material: Material, exponent: float) -> Callable[[float], Spectral]:
-    pairs, size = material.pairs, material.size
+    pairs, size = material.leading(), material.size
     largest = float(abs(pairs.values).max())
     if not largest > 0.0:
         raise UserError("the low-rank preconditioner needs a curvature that is not zero; use identity")
     return lambda eps: low_rank_preconditioner(pairs, size, eps * largest, exponent=exponent)
 
 
-ROWS = (PreconditionerRow("low-rank", _build, products=lambda material: material.pairs.products, curved=True),)
+ROWS = (PreconditionerRow("low-rank", _build, products=lambda material: material.leading().products, curved=True),)

@@ -17,6 +17,8 @@ from spectra.operators import SymmetricOperator
 
 EXPONENT = 0.5
 EPS = 1e-3
+# Up to this size n products for an exact diagonal cost less than the sampler does; above, it is estimated from probes.
+EXACT, PROBES = 5000, 256
 
 
 class Preconditioner(Protocol):
@@ -37,40 +39,32 @@ class Preconditioner(Protocol):
         ...
 
 
-class Material(Protocol):
-    """What preconditioners are made of; a part that does not exist raises UserError when it is asked for."""
+@dataclass(frozen=True)
+class Material:
+    """What preconditioners are made of.
+
+    Attributes:
+        size: number of parameters n.
+        curvature: gives the curvature; raises UserError where there is none.
+        leading: gives its leading eigenpairs, as many as are worth their products.
+        landscape: the cost, where it is that of a torch model.
+        moments: Adam's, where the checkpoint has them.
+        seed: of random probes.
+        decomposed: n up to which the whole curvature is worth decomposing.
+    """
+
+    size: int
+    curvature: Callable[[], SymmetricOperator]
+    leading: Callable[[], Eigenpairs]
+    landscape: Landscape | None = None
+    moments: AdamMoments | None = None
+    seed: int = 0
+    decomposed: int = 10**9
 
     @property
-    def size(self) -> int:
-        """Number of parameters n."""
-
-    @property
-    def landscape(self) -> Landscape | None:
-        """The cost, where it is that of a torch model."""
-
-    @property
-    def moments(self) -> AdamMoments | None:
-        """Adam's, where the checkpoint has them."""
-
-    @property
-    def curvature(self) -> SymmetricOperator:
-        """The curvature that the study chose."""
-
-    @property
-    def diagonal(self) -> Tensor:
-        """(n,) diagonal of the curvature, exact or estimated."""
-
-    @property
-    def diagonal_products(self) -> int:
-        """Products with the curvature that its diagonal takes."""
-
-    @property
-    def pairs(self) -> Eigenpairs:
-        """Leading eigenpairs of the curvature."""
-
-    @property
-    def eigensystem(self) -> tuple[Tensor, Tensor]:
-        """All eigenvalues of the curvature (n,), and eigenvectors as rows (n, n)."""
+    def products(self) -> int:
+        """Products for a number a parameter: n give it exactly, and as many are spent where that is cheap."""
+        return self.size if self.size <= EXACT else PROBES
 
 
 @dataclass(frozen=True)
