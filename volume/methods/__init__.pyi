@@ -3,6 +3,8 @@ from .bits_back import description_length as description_length
 from .bits_back import quadratic_description_length as quadratic_description_length
 from .choice import check_preconditioner as check_preconditioner
 from .choice import choose_preconditioner as choose_preconditioner
+from .importance_sampling import DenseModel as DenseModel
+from .importance_sampling import importance_sampled as importance_sampled
 from .method import MethodRow as MethodRow
 from .method import Sampling as Sampling
 from .method import method_row as method_row

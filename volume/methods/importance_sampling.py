@@ -19,6 +19,7 @@ from spectra.errors import UserError
 from spectra.estimate import Estimate
 from spectra.landscape import Landscape
 from spectra.model import generator
+from spectra.operators import SymmetricOperator
 from volume.chunks import at_once
 from volume.method_result import MethodResult
 from volume.methods.method import Cutoffs, MethodRow
@@ -28,6 +29,7 @@ from volume.quadratic import LeadingCurvature, QuadraticEnsemble, QuadraticForm,
 
 Array = NDArray[np.float64]
 FEWEST = 30.0
+INSTEAD = "importance-sampling: use quadratic-mass or star-domain, which need products alone"
 _BLOCK = 64
 
 
@@ -86,31 +88,35 @@ def importance_sampled(
     return Estimate(value, error, cautions=cautions), figures
 
 
-def _ensemble(curvature: LeadingCurvature, anchor: Tensor, cutoff: float) -> QuadraticEnsemble:
-    """The ensemble whose mean quadratic cost is the cutoff; the prior where that is above the prior's own mean."""
-    values = curvature.values.numpy(force=True)
-    parts = (curvature.vectors @ anchor).square().numpy(force=True)
-    form = QuadraticForm(values, np.ones(len(values)), values, parts)
-    saddle = float(log_distribution(form, np.array([cutoff])).saddle[0])
-    return QuadraticEnsemble(curvature, anchor, max(-saddle, 0.0), 0.0)
+class DenseModel:
+    """The quadratic model of a cost in standard deviations of a Gaussian prior, all its eigenvectors known."""
+
+    def __init__(self, operator: SymmetricOperator, theta: Tensor, scale: Tensor) -> None:
+        """Decomposes the curvature H at theta (n,) under a prior of standard deviations (n,)."""
+        values, columns = torch.linalg.eigh(ScaledOperator(operator, scale).to_dense().double())
+        # Any Gaussian gives an estimate without bias: along negative curvature that of no curvature.
+        self.curvature = LeadingCurvature(values.flip(0).clamp(min=0.0), columns.T.flip(0).contiguous())
+        self.anchor = theta.double() / scale
+
+    def ensemble(self, cutoff: float) -> QuadraticEnsemble:
+        """The ensemble whose mean quadratic cost is the cutoff; the prior where that is above the prior's own mean."""
+        values = self.curvature.values.numpy(force=True)
+        parts = (self.curvature.vectors @ self.anchor).square().numpy(force=True)
+        form = QuadraticForm(values, np.ones(len(values)), values, parts)
+        saddle = float(log_distribution(form, np.array([cutoff])).saddle[0])
+        return QuadraticEnsemble(self.curvature, self.anchor, max(-saddle, 0.0), 0.0)
 
 
 def _at(work: VolumeWork, cutoffs: Cutoffs) -> tuple[MethodResult, ...]:
     landscape = work.landscape
-    refuse_large(landscape.size, "importance-sampling: use quadratic-mass or star-domain, which need products alone")
+    refuse_large(landscape.size, INSTEAD)
     work.tell(0, 1, "importance-sampling: dense eigenvectors")
     scale = work.prior.scale(landscape.size).to(landscape.device)
-    values, columns = torch.linalg.eigh(ScaledOperator(work.operator, scale).to_dense().double())
-    # Any Gaussian gives an estimate without bias: along negative curvature that of no curvature.
-    curvature = LeadingCurvature(values.flip(0).clamp(min=0.0), columns.T.flip(0).contiguous())
-    anchor = landscape.theta.double() / scale
-    found = []
-    for number, cutoff in enumerate(cutoffs):
+    model, found = DenseModel(work.operator, landscape.theta, scale), []
+    for number, cutoff in enumerate(map(float, cutoffs)):
         work.tell(number, len(cutoffs), "importance-sampling: draws")
-        ensemble = _ensemble(curvature, anchor, float(cutoff))
-        estimate, figures = importance_sampled(
-            landscape, ensemble, scale, float(cutoff), work.settings.directions, seed=work.settings.seed
-        )
+        options = {"draws": work.settings.directions, "seed": work.settings.seed}
+        estimate, figures = importance_sampled(landscape, model.ensemble(cutoff), scale, cutoff, **options)
         found.append(MethodResult("importance-sampling", work.prior.name, estimate=estimate, figures=figures))
     return tuple(found)
 
