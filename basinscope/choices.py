@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from spectra.errors import UserError
 
@@ -59,6 +59,21 @@ def one_of(name: str, word: str, allowed: Iterable[str]) -> str:
     if word not in allowed:
         raise UserError(f"{name} must be one of {', '.join(allowed)}; got {word!r}{nearest(word, allowed)}")
     return word
+
+
+def forms(allowed: Mapping[str, str]) -> str:
+    """How an option may be written, for its help.
+
+    Args:
+        allowed: what a form means, or nothing, by form.
+
+    Returns:
+        A sentence.
+
+    >>> forms({"gaussian": "root mean square", "gaussian:S": ""})
+    'gaussian (root mean square), gaussian:S.'
+    """
+    return ", ".join(form + (f" ({words})" if words else "") for form, words in allowed.items()) + "."
 
 
 def read_bytes(name: str, text: str, *, least: int = 1) -> int:

@@ -104,6 +104,8 @@ class Measure:
         invariances: those of ``INVARIANCES`` under which its exact value does not change.
         needs: names of the evidence it cannot do without; see ``Evidence.missing``.
         compute: the evidence -> the reading; raises UserError, in a sentence, where there is no value.
+        extensive: whether it sums over all directions of parameter space, so that it does not compare networks of
+            different sizes.
     """
 
     name: str
@@ -115,6 +117,7 @@ class Measure:
     invariances: frozenset[str]
     needs: tuple[str, ...]
     compute: Callable[[Evidence], Reading]
+    extensive: bool = False
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:

@@ -1,14 +1,25 @@
-"""Which way to a spectrum: exact where that costs no more, else sampling, split between deflation and probes."""
+"""Which way to a spectrum: exact where that costs no more, else sampling; and what that holds in memory."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
+
 from spectra.density import dense_bytes, gram_bytes, gram_rows
 from spectra.errors import UserError
 from spectra.lanczos import basis_bytes
 from spectra.landscape import Landscape
-from spectra.operators import Fisher, GaussNewton, Hessian, JacobianSandwich, SymmetricOperator
+from spectra.members import member
+from spectra.operators import (
+    GRAPH,
+    RECORDING,
+    TANGENT,
+    GraphMemory,
+    JacobianSandwich,
+    OperatorRow,
+    SymmetricOperator,
+)
 from spectra.spectrum import SpectrumSettings
 
 KRYLOV_BLOCK = 2
@@ -19,6 +30,10 @@ KRYLOV_EXTRA = 4
 KRYLOV_SHARE = 0.25
 # Above this the eigendecomposition, of order rows^3, is dearer than the products.
 EXACT_ROWS = 8192
+# Parameter vectors, measured (docs/scale.md): theta, its gradients and a product of one vector, what checks it against
+# finite differences included; and for each probe of a block start, product, present and last vector.
+PRODUCT_VECTORS = 7
+PROBE_VECTORS = 4
 _PLAIN = "plain stochastic Lanczos quadrature"
 _KRYLOV = "a Krylov space of dimension"
 
@@ -50,18 +65,14 @@ def make_operator(landscape: Landscape, settings: SpectrumSettings) -> Symmetric
         settings: ``operator``, ``strategy``, ``memory`` and ``seed`` are used.
 
     Returns:
-        A Hessian, Gauss-Newton or Fisher operator.
+        The operator.
 
     Raises:
         UserError: if the cost has no such curvature, or the strategy's name is unknown.
     """
-    strategy, memory = settings.strategy, settings.memory
-    if settings.operator == "hessian":
-        return Hessian(landscape, strategy=strategy, memory=memory)
-    if settings.operator == "gauss-newton":
-        return GaussNewton(landscape, strategy=strategy, memory=memory)
-    kind = {"fisher": "exact", "sampled-fisher": "sampled", "empirical-fisher": "empirical"}[settings.operator]
-    return Fisher(landscape, kind=kind, seed=settings.seed, strategy=strategy, memory=memory)
+    row = member("spectra.operators", settings.operator, OperatorRow)
+    seed = {"seed": settings.seed} if row.drawn else {}
+    return row.make(landscape, strategy=settings.strategy, memory=settings.memory, **seed)
 
 
 def plan_route(operator: SymmetricOperator, settings: SpectrumSettings) -> Plan:
@@ -235,3 +246,67 @@ def in_bytes(count: float) -> str:
         if count >= size:
             return f"{count / size:.3g} {unit}"
     return f"{count / 1e3:.3g} kB"
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes that a run holds at once.
+
+    Attributes:
+        vector: a parameter vector.
+        vectors: how many are held beside bases and graphs.
+        basis: bases of the Lanczos runs and the deflated space.
+        graphs: what is differentiated.
+        kept: whether all batches' graphs are held at once, else one.
+        recorded: whether a product may be recorded on the way.
+    """
+
+    vector: int
+    vectors: int
+    basis: int
+    graphs: GraphMemory
+    kept: bool
+    recorded: bool
+
+    @property
+    def graph_bytes(self) -> int:
+        """Of the graphs that are held at once."""
+        return self.graphs.all() if self.kept else self.graphs.graph()
+
+    @property
+    def working_bytes(self) -> int:
+        """What a product works with beside its graph, or what recording it does."""
+        return (RECORDING - GRAPH if self.recorded else TANGENT) * self.graphs.saved
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.vector * self.vectors + self.basis + self.graph_bytes + self.working_bytes
+
+
+def footprint(graphs: GraphMemory, plan: Plan, settings: SpectrumSettings, size: int, dtype: torch.dtype) -> Footprint:
+    """What a plan of the ``slq`` route will hold.
+
+    Args:
+        graphs: memory of the operator's graphs.
+        plan: how the spectrum will be computed.
+        settings: what was asked for.
+        size: number of parameters n.
+        dtype: dtype of the vectors.
+
+    Returns:
+        The footprint.
+
+    >>> graphs = GraphMemory(saved=0, vector=400, batches=1, repeatable=True)
+    >>> plan = Plan("slq", 0, "none", 128, ())
+    >>> footprint(graphs, plan, SpectrumSettings(block=2), 100, torch.float32).vectors
+    15
+    """
+    block = min(settings.block, settings.probes)
+    basis = basis_bytes(size, block, min(settings.steps, size), dtype) if plan.reorthogonalise == "full" else 0
+    if plan.depth:
+        # The space's basis, and the two copies that projecting makes.
+        basis += 3 * basis_bytes(size, KRYLOV_BLOCK, plan.depth + KRYLOV_EXTRA, dtype)
+    vectors = PRODUCT_VECTORS + PROBE_VECTORS * block
+    recorded = settings.strategy in ("auto", "recorded", "recorded-batched") and graphs.recordable(settings.memory)
+    return Footprint(graphs.vector, vectors, basis, graphs, graphs.kept(settings.memory), recorded)

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from spectra.density import SpectralDensity
 from spectra.errors import UserError, require_counts
 from spectra.files import Provenance, Result
+from spectra.members import stated
 from spectra.titles import operator_title
 
 Array = NDArray[np.float64]
 
-OPERATORS = ("hessian", "gauss-newton", "fisher", "sampled-fisher", "empirical-fisher")
+OPERATORS = tuple(stated("spectra.operators"))
 ENGINES = ("auto", "slq", "dense", "gram", "pyhessian")
 
 

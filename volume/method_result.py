@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from spectra.estimate import Estimate
 from spectra.interval import with_ends, with_error
+from spectra.members import stated, stating
 from volume.result import VolumeEstimate
 
 if TYPE_CHECKING:
-    from volume.quadratic import DeterminantVolume, QuadraticMass
+    pass
 
-METHODS = (
-    "shifted-determinant",
-    "quadratic-mass",
-    "star-domain",
-    "ellipsoid-slice",
-    "ellipsoid-slice-corrected",
-    "segment",
-)
-SLICES = ("ellipsoid-slice", "ellipsoid-slice-corrected")
-SAMPLED = ("star-domain", *SLICES)
-SEGMENT = "segment"
-DETERMINANTS = ("shifted-determinant", "quadratic-mass", SEGMENT)
+METHODS = tuple(stated("volume.methods"))
 # A determinant knows the error of its sum, not that of the paraboloid it stands on.
 UNTESTED = "nothing speaks against it, given that the cost is quadratic as far as the cutoff, which is not tested here"
 TESTED = "nothing speaks against it: at points typical of this mass the true cost is the quadratic one to {:.0%}"
@@ -35,6 +25,23 @@ _SHOWN = 0.005
 _TELL_RATIO = 3.0
 # Nats that a crossing's error may add to the largest term before it is worth a sentence.
 _TELL_RADIAL = 1.0
+
+
+def stating_methods(flag: str, methods: Collection[str] = METHODS) -> tuple[str, ...]:
+    """Those methods whose row in ``volume.methods`` states an option, such as ``sampled``.
+
+    Args:
+        flag: name of the option.
+        methods: some of ``METHODS``, and perhaps others, which are left out.
+
+    Returns:
+        Their names.
+
+    >>> stating_methods("shifted", ("star-domain", "shifted-determinant"))
+    ('shifted-determinant',)
+    """
+    found = stating("volume.methods", flag)
+    return tuple(method for method in methods if method in found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,52 +195,13 @@ def _of_determinant(result: MethodResult) -> list[str]:
     return words or [UNTESTED if tested is None else TESTED.format(abs(tested - 1.0))]
 
 
-def from_mass(mass: QuadraticMass, measure: str) -> MethodResult:
-    """The result of ``quadratic_mass``.
-
-    Args:
-        mass: the Gaussian mass of the quadratic basin.
-        measure: name of the prior.
-
-    Returns:
-        The result.
-    """
-    figures = {
-        "derived_k": mass.derived_k,
-        "shift": mass.shift,
-        "effective_dimension": mass.effective_dimension.value,
-        "mean_cost": mass.mean_cost,
-        "standard_deviation": mass.standard_deviation,
-        "approximation_error": mass.approximation_error,
-        "negative_count": mass.negative_count,
-    }
-    return MethodResult("quadratic-mass", measure, estimate=mass.log_mass, figures=figures)
-
-
-def from_determinant(volume: DeterminantVolume) -> MethodResult:
-    """The result of ``shifted_determinant``, a Lebesgue volume.
-
-    Args:
-        volume: the shifted determinant's volume.
-
-    Returns:
-        The result; its figures hold ``derived_k`` if that is known.
-    """
-    figures = {"k": volume.k, "shift": volume.shift, "log_determinant": volume.log_determinant.value}
-    if volume.effective_dimension is not None:
-        figures["effective_dimension"] = volume.effective_dimension.value
-    if volume.derived_k is not None:
-        figures["derived_k"] = volume.derived_k
-    return MethodResult("shifted-determinant", "lebesgue", estimate=volume.log_volume, figures=figures)
-
-
 def from_sample(
     method: str, sampled: VolumeEstimate, measure: str, preconditioner: str, eps: float, k: float | None = None
 ) -> MethodResult:
     """The result of a sampled method.
 
     Args:
-        method: one of ``SAMPLED``.
+        method: one that samples.
         sampled: terms of the directions.
         measure: name of the prior.
         preconditioner: of the directions.

@@ -11,19 +11,22 @@ from matplotlib.figure import Figure
 
 from spectra.errors import UserError
 from spectra.interval import interval_label
-from spectra.plots import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION
+from spectra.members import stated
+from spectra.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
 from volume.method_result import MethodResult
 from volume.result import VolumeEstimate
 from volume.study import VolumeStudy
 
-COLOURS = {
-    "star-domain": BLUE,
-    "ellipsoid-slice": ORANGE,
-    "ellipsoid-slice-corrected": SKY,
-    "quadratic-mass": VERMILLION,
-    "shifted-determinant": GREEN,
-    "segment": PURPLE,
+_INKS = {
+    "blue": BLUE,
+    "orange": ORANGE,
+    "sky": SKY,
+    "vermillion": VERMILLION,
+    "green": GREEN,
+    "purple": PURPLE,
+    "grey": GREY,
 }
+COLOURS = {name: _INKS[row.constants.get("colour", "grey")] for name, row in stated("volume.methods").items()}
 BINS = 40
 _MEANING = {
     "mass": "log of the prior's mass (nat)",

@@ -10,13 +10,14 @@ from typing import Any, ClassVar
 
 from spectra.errors import UserError, require_counts
 from spectra.files import Provenance, Result, counted
-from volume.method_result import METHODS, MethodResult
+from spectra.members import stated, stating
+from volume.method_result import METHODS, MethodResult, stating_methods
 from volume.preconditioners import EXPONENT
 from volume.sweep import CutoffSweep, parse_sweep
 
-PRECONDITIONERS = ("identity", "diagonal", "hesscale", "adam-second", "adam-first", "low-rank", "full")
+PRECONDITIONERS = tuple(stated("volume.preconditioners"))
 NEGATIVE_RULES = ("raise", "clip", "abs")
-OPERATORS = ("hessian", "gauss-newton", "fisher", "empirical-fisher")
+OPERATORS = stating("spectra.operators", "models_cost")
 SEARCH = "search"
 
 
@@ -79,9 +80,9 @@ class VolumeSettings:
         if self.operator:
             _member("operator", self.operator, OPERATORS)
         require_counts(self, {"directions": 1, "probes": 1, "steps": 1, "seed": 0})
-        if self.prior == "lebesgue" and "quadratic-mass" in self.methods:
+        for method in stating_methods("gaussian", self.methods) if self.prior == "lebesgue" else ():
             raise UserError(
-                "quadratic-mass is the mass under a prior, and lebesgue is improper: it has no mass; "
+                f"{method} is the mass under a prior, and lebesgue is improper: it has no mass; "
                 "use a gaussian prior, or the methods star-domain or ellipsoid-slice"
             )
         if self.sweep_cutoff:

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from spectra.errors import UserError
 from spectra.interval import interval_label
+from spectra.members import stated
 from spectra.plots import GREY
 from volume.plots import COLOURS
 from volume.study import VolumeStudy
 from volume.sweep import CutoffSweep
 
 SMALLEST = 0.01
-_MARKERS = {"star-domain": "o", "ellipsoid-slice": "s", "ellipsoid-slice-corrected": "D"}
+_MARKERS = {name: row.constants.get("marker", ".") for name, row in stated("volume.methods").items()}
 
 
 def sweep_figure(study: VolumeStudy) -> Figure:
@@ -70,7 +71,7 @@ def _volumes(axes: Axes, sweep: CutoffSweep, method: str) -> None:
     bound = "" if all(one.trusted for one in sweep.results[method]) or result.sampled is None else ", a lower bound"
     kept = np.isfinite(values)
     label = f"{method} ({result.kind}{bound}){_missing(kept, 'infinite or unknown')}"
-    axes.plot(sweep.cutoffs[kept], values[kept], color=colour, marker=_MARKERS.get(method, "."), ms=4, label=label)
+    axes.plot(sweep.cutoffs[kept], values[kept], color=colour, marker=_MARKERS[method], ms=4, label=label)
     # The bootstrap's error means nothing where few directions carry the sum.
     trusted = np.array([one.sampled is None or one.trusted for one in sweep.results[method]])
     known = kept & np.isfinite(high - low) & trusted
@@ -90,7 +91,7 @@ def _slopes(axes: Axes, sweep: CutoffSweep, method: str) -> None:
     # Saturated volumes have slopes of rounding, which a logarithmic axis would show as structure.
     kept = np.isfinite(slopes) & (slopes > SMALLEST)
     label = f"{method}{_missing(kept, f'unknown or below {SMALLEST:g}')}"
-    axes.plot(sweep.cutoffs[kept], slopes[kept], color=colour, marker=_MARKERS.get(method, "."), ms=4, label=label)
+    axes.plot(sweep.cutoffs[kept], slopes[kept], color=colour, marker=_MARKERS[method], ms=4, label=label)
     if method == "quadratic-mass":
         half = sweep.half_effective_dimensions(method)
         label = "half the effective dimension"

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from basinscope.choices import nearest, one_of
+from basinscope.choices import forms, nearest, one_of
 from basinscope.cli.options import (
+    BASIN_COSTS,
     RESULT,
     DebugOption,
     DeviceOption,
@@ -22,9 +23,10 @@ from basinscope.cli.options import (
     command_line,
     machine_of,
 )
-from basinscope.cli.volume import COSTS
 from basinscope.terminal import emit, show
 from spectra.errors import UserError
+from spectra.members import stating
+from volume.priors import prior_forms
 
 if TYPE_CHECKING:
     from basinscope.runs import BridgeRequest
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
 # Words that may be typed, here too so that --help needs no torch; a test holds them to the library's.
 TARGETS = ("sublevel", "star")
 ORIGINS = ("quadratic", "prior")
-PRIORS = ("gaussian", "init")
 _LADDER = "Ladder"
 
 
@@ -57,7 +58,7 @@ def bridge(
     ] = None,
     prior: Annotated[
         str,
-        typer.Option(help="gaussian (width: root mean square of the parameters), gaussian:S or init."),
+        typer.Option(help=forms(prior_forms("smooth"))),
     ] = "gaussian",
     target: Annotated[
         str,
@@ -148,11 +149,12 @@ def _check_words(target: str, origin: str, prior: str, cost: str | None) -> None
     one_of("--target", target, TARGETS)
     one_of("--origin", origin, ORIGINS)
     if cost is not None:
-        one_of("--cost", cost, COSTS)
-    kind = prior.partition(":")[0]
-    if kind not in PRIORS:
+        one_of("--cost", cost, BASIN_COSTS)
+    kind, known = prior.partition(":")[0], stating("volume.priors", "smooth")
+    if kind not in known:
+        *others, last = prior_forms("smooth")
         raise UserError(
-            f"--prior of a bridge must be gaussian, gaussian:S or init; got {prior!r}{nearest(kind, PRIORS)}"
+            f"--prior of a bridge must be {', '.join(others)} or {last}; got {prior!r}{nearest(kind, known)}"
         )
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 MACHINE, RESULT = "Machine", "Result"
 # Words that may be typed, here too so that --help needs no torch; a test holds them to the library's.
 DTYPES = ("float32", "float64")
+# Costs that bound a basin.
+BASIN_COSTS = ("kl", "task")
 # Below this not even one small network's graph fits, and the unit was surely forgotten.
 LEAST_MEMORY = 10**6
 

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from basinscope.choices import nearest, one_of
+from basinscope.choices import forms, nearest, one_of
 from basinscope.cli.options import (
+    BASIN_COSTS,
     RESULT,
     DebugOption,
     DeviceOption,
@@ -25,21 +26,14 @@ from basinscope.cli.options import (
 )
 from basinscope.tasks import CHECKPOINT_HELP, OPTIONS_HELP
 from spectra.errors import UserError
+from spectra.members import stated, stating
+from volume.priors import prior_forms
 
 # Words that may be typed, here too so that --help needs no torch; a test holds them to the library's.
-METHODS = (
-    "shifted-determinant",
-    "quadratic-mass",
-    "star-domain",
-    "ellipsoid-slice",
-    "ellipsoid-slice-corrected",
-    "segment",
-)
-PRECONDITIONERS = ("identity", "diagonal", "hesscale", "adam-second", "adam-first", "low-rank", "full")
+METHODS = tuple(stated("volume.methods"))
+PRECONDITIONERS = tuple(stated("volume.preconditioners"))
 NEGATIVE_RULES = ("raise", "clip", "abs")
-OPERATORS = ("hessian", "gauss-newton", "fisher", "empirical-fisher")
-PRIORS = ("gaussian", "init", "uniform", "ball", "lebesgue")
-COSTS = ("kl", "task")
+OPERATORS = stating("spectra.operators", "models_cost")
 EXPONENT = 0.5
 _ESTIMATE = "Estimate"
 
@@ -79,9 +73,7 @@ def volume(
     cutoff: Annotated[float, typer.Option(help="Cost that bounds the basin.")] = 0.01,
     prior: Annotated[
         str,
-        typer.Option(
-            help="gaussian (width: root mean square of the parameters), gaussian:S, init, uniform:A, ball:A, lebesgue."
-        ),
+        typer.Option(help=forms(prior_forms())),
     ] = "gaussian",
     preconditioner: Annotated[
         str | None,
@@ -240,21 +232,19 @@ def _place(checkpoint: Path | None, trajectory: Path | None, against: list[Path]
 def _methods(asked: list[str] | None, prior: str) -> tuple[str, ...]:
     if asked:
         return tuple(dict.fromkeys(one_of("--method", name, METHODS) for name in asked))
-    gaussian = prior.partition(":")[0] in ("gaussian", "init")
+    gaussian = prior.partition(":")[0] in stating("volume.priors", "gaussian")
     return ("quadratic-mass", "star-domain") if gaussian else ("star-domain",)
 
 
 def _check_words(prior: str, negative: str, operator: str | None, preconditioner: str | None, cost: str | None) -> None:
-    kind = prior.partition(":")[0]
-    if kind not in PRIORS:
-        raise UserError(
-            "--prior must be gaussian, gaussian:S, init, uniform:A, ball:A or lebesgue; got "
-            f"{prior!r}{nearest(kind, PRIORS)}"
-        )
+    kind, known = prior.partition(":")[0], stated("volume.priors")
+    if kind not in known:
+        *others, last = prior_forms()
+        raise UserError(f"--prior must be {', '.join(others)} or {last}; got {prior!r}{nearest(kind, known)}")
     one_of("--negative", negative, NEGATIVE_RULES)
     if operator is not None:
         one_of("--operator", operator, OPERATORS)
     if preconditioner is not None:
         one_of("--preconditioner", preconditioner, PRECONDITIONERS)
     if cost is not None:
-        one_of("--cost", cost, COSTS)
+        one_of("--cost", cost, BASIN_COSTS)

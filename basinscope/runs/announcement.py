@@ -8,10 +8,9 @@ from dataclasses import replace
 from rich.file_proxy import FileProxy
 
 from basinscope.terminal import say
-from spectra.footprint import Footprint, footprint
 from spectra.landscape import Landscape
 from spectra.operators import Curvature
-from spectra.plan import Plan, in_bytes, make_operator, plan_route, with_stored_space
+from spectra.plan import Footprint, Plan, footprint, in_bytes, make_operator, plan_route, with_stored_space
 from spectra.spectrum import Spectrum, SpectrumSettings
 
 # Less than this is nobody's worry, and not foretold.

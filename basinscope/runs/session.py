@@ -14,7 +14,7 @@ import torch
 from basinscope.failures import Interrupted
 from basinscope.outputs import TASK, Named, reserved
 from basinscope.runs.placement import guarded, placed
-from basinscope.tasks import make_landscape, task_files, task_name
+from basinscope.tasks import held_out_name, make_landscape, task_files, task_name
 from spectra.checkpoint import Checkpoint, read_checkpoint
 from spectra.costs import KLFromAnchor, cost_name, kl_from_anchor
 from spectra.errors import UserError, UserTypeError
@@ -28,8 +28,6 @@ from spectra.spectrum import SpectrumSettings
 SMALL = 200_000
 # More than any machine has use for; OpenMP ends the process where it cannot start as many as it is asked for.
 MOST_THREADS = 1024
-# Where a built-in task has rows that the network was not trained on.
-HELD_OUT = {"digits": "digits-heldout"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +167,7 @@ class Session:
     @property
     def held_out(self) -> str | None:
         """The built-in task on rows that the network was not trained on, if there is one."""
-        return HELD_OUT.get(self.task)
+        return held_out_name(self.task)
 
     def own(self, task: str | None = None, checkpoint: Checkpoint | None = None) -> Landscape:
         """The landscape that a task makes, in the dtype and on the device asked for.

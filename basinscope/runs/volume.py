@@ -27,7 +27,7 @@ from spectra.ranks import Ranks
 from volume.curvature_density import curvature_name
 from volume.descent import Descent, descent
 from volume.estimator import VolumeEstimator, refuse_without_volume
-from volume.method_result import SAMPLED, SEGMENT, MethodResult
+from volume.method_result import MethodResult, stating_methods
 from volume.noise import above_noise, cost_noise, noise_caution
 from volume.preconditioners import adam_curvature
 from volume.priors import parse_prior
@@ -135,7 +135,7 @@ class _Work:
 
     def expected(self, method: str, error: Exception) -> Exception:
         """The error, if it is one that costs no more than the method; on several ranks it may be one rank's alone."""
-        shared = Ranks.current().alone or method not in SAMPLED
+        shared = Ranks.current().alone or method not in stating_methods("sampled")
         if shared and (isinstance(error, UserError | MemoryError) or out_of_memory(error)):
             return error
         raise error
@@ -235,12 +235,13 @@ def _kept_settings(earlier: VolumeStudy, asked: VolumeSettings) -> VolumeSetting
 
 def _training(request: VolumeRequest, session: Session, name: str) -> Landscape | None:
     """The landscape of the training data, for the segment; None if that is not asked for."""
-    if SEGMENT not in request.settings.methods:
+    needing = stating_methods("two_sets", request.settings.methods)
+    if not needing:
         return None
     if session.task == name:
         raise UserError(
-            f"segment needs two sets of data, and there is only that of the task {name!r}: give --task, the data that "
-            "the checkpoint was trained on, and --validation-task, other data"
+            f"{needing[0]} needs two sets of data, and there is only that of the task {name!r}: give --task, the data "
+            "that the checkpoint was trained on, and --validation-task, other data"
         )
     return basin_cost(session.own(), request.cost, session.task)
 
@@ -281,7 +282,7 @@ def _study(
     """The study before its first result."""
     lowest = float(parse_sweep(settings.sweep_cutoff)[0]) if settings.sweep_cutoff else settings.cutoff
     cautions = [below.caution(min(settings.cutoff, lowest), provenance.cost_unit)]
-    if set(SAMPLED) & set(settings.methods):
+    if stating_methods("sampled", settings.methods):
         cautions.append(noise_caution(noise, min(settings.cutoff, lowest), landscape.size, provenance.dtype))
     return VolumeStudy(
         settings=settings,

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from basinscope.runs.announcement import WORTH_SAYING, memory_line
-from spectra.footprint import PRODUCT_VECTORS, footprint
 from spectra.operators import Curvature
-from spectra.plan import in_bytes, plan_route
+from spectra.plan import PRODUCT_VECTORS, footprint, in_bytes, plan_route
 from volume.estimator import VolumeEstimator
-from volume.method_result import SAMPLED, SEGMENT
+from volume.method_result import stating_methods
 from volume.preconditioners import Identity
 from volume.priors import GaussianPrior
 from volume.rays import StarDomainSettings
@@ -35,8 +34,8 @@ def volume_lines(estimator: VolumeEstimator) -> tuple[str, ...]:
 
 def _lines(estimator: VolumeEstimator, vector: int) -> Iterator[str]:
     asked = estimator.settings
-    sampled = [name for name in asked.methods if name in SAMPLED]
-    products = [name for name in asked.methods if name not in (*SAMPLED, SEGMENT)]
+    sampled = stating_methods("sampled", asked.methods)
+    products = [name for name in asked.methods if name not in (*sampled, *stating_methods("two_sets"))]
     if sampled:
         at_once = StarDomainSettings(directions=asked.directions).next_block(estimator.landscape, 0)
         held = in_bytes(DIRECTION_VECTORS * at_once * vector)

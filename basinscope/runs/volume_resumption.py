@@ -7,9 +7,11 @@ from pathlib import Path
 
 from basinscope.runs.resumption import SAME_COST, refuse_differences
 from spectra.errors import UserError
-from volume.estimator import SHIFTED
-from volume.method_result import DETERMINANTS, SEGMENT
+from spectra.members import stating
+from volume.method_result import METHODS, stating_methods
 from volume.study import VolumeSettings, VolumeStudy
+
+DETERMINANTS = tuple(method for method in METHODS if method not in stating_methods("sampled"))
 
 
 def check_settings(path: Path, stored: VolumeStudy, asked: VolumeSettings) -> None:
@@ -27,9 +29,9 @@ def check_settings(path: Path, stored: VolumeStudy, asked: VolumeSettings) -> No
     free = {"methods", "directions"}
     if stored.sweep is None or not asked.sweep_cutoff:
         free |= {"sweep_cutoff"}
-    if not set(SHIFTED) & {*stored.results, *asked.methods}:
+    if not stating_methods("shifted", {*stored.results, *asked.methods}):
         free |= {"k"}
-    if SEGMENT not in {*stored.results, *asked.methods}:
+    if not stating_methods("two_sets", {*stored.results, *asked.methods}):
         free |= {"rank_tolerance"}
     done = _done(stored)
     if not done & set(DETERMINANTS):
@@ -69,7 +71,7 @@ def check_landscape(path: Path, stored: VolumeStudy, asked: VolumeStudy) -> None
         UserError: saying what differs.
     """
     names, done = ["size", "data_sha256"], _done(stored)
-    curved = stored.settings.preconditioner in ("diagonal", "low-rank", "full")
+    curved = stored.settings.preconditioner in stating("volume.preconditioners", "curved")
     if done & set(DETERMINANTS) or ("star-domain" in done and curved):
         names.append("operator")
     refuse_differences(path, ((name, getattr(stored, name), getattr(asked, name)) for name in names))

@@ -14,6 +14,8 @@ from .pretrained import check_weights as check_weights
 from .pretrained import import_transformers as import_transformers
 from .pretrained import in_a_sentence as in_a_sentence
 from .pretrained import quiet as quiet
+from .resolve import TaskRow as TaskRow
+from .resolve import held_out_name as held_out_name
 from .resolve import make_landscape as make_landscape
 from .resolve import resolve_task as resolve_task
 from .resolve import task_name as task_name

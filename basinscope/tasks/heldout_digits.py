@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from basinscope.tasks.resolve import TaskRow
 from basinscope.tasks.uci_digits import digits, load_digits
 from spectra.checkpoint import Checkpoint
 from spectra.landscape import Landscape
@@ -30,3 +31,6 @@ def digits_heldout(checkpoint: Checkpoint) -> Landscape:
     """
     trained = digits(checkpoint)
     return Landscape(trained.model, trained.cost_function, load_digits("heldout"))
+
+
+ROWS = (TaskRow("digits-heldout", digits_heldout),)

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +17,7 @@ from basinscope.choices import nearest
 from basinscope.tasks.options import read_options, split_options
 from spectra.errors import UserError, UserTypeError, foreign
 from spectra.files import check_regular
+from spectra.members import member, stated
 
 if TYPE_CHECKING:
     from spectra.checkpoint import Checkpoint
@@ -23,14 +25,27 @@ if TYPE_CHECKING:
 
 Task = Callable[..., "Landscape"]
 
-BUILT_IN = {
-    "digits": "basinscope.tasks.uci_digits:digits",
-    "digits-heldout": "basinscope.tasks.heldout_digits:digits_heldout",
-    "causal-lm": "basinscope.tasks.language.causal_lm:causal_lm",
-    "image-classifier": "basinscope.tasks.images.image_classifier:image_classifier",
-}
-# What an architecture that a model folder names ends with -> the task that it is for.
-BY_ARCHITECTURE = {"ForCausalLM": "causal-lm", "LMHeadModel": "causal-lm", "ForImageClassification": "image-classifier"}
+
+@dataclass(frozen=True)
+class TaskRow:
+    """A built-in task.
+
+    Attributes:
+        name: words joined by hyphens.
+        run: a checkpoint, and options as keywords -> its landscape.
+        held_out: name of the same task on data that its networks were not trained on; empty if there is none.
+        architectures: what the architectures that model folders name, and that it is for, end with.
+        formats: of checkpoint files that it is for.
+    """
+
+    name: str
+    run: Task
+    held_out: str = ""
+    architectures: tuple[str, ...] = ()
+    formats: tuple[str, ...] = ()
+
+
+BUILT_IN = stated("basinscope.tasks")
 FORMS = f"a built-in name ({', '.join(BUILT_IN)}), package.module:function or path/to/file.py:function"
 
 
@@ -68,14 +83,29 @@ def _own_task(checkpoint: Checkpoint) -> str:
 
 
 def _by_architecture(checkpoint: Checkpoint) -> str | None:
-    if checkpoint.metadata.get("format") == "gguf":
-        return "causal-lm"
-    architectures = checkpoint.metadata.get("architectures")
-    for architecture in architectures if isinstance(architectures, list) else ():
-        for ending, task in BY_ARCHITECTURE.items():
-            if str(architecture).endswith(ending):
-                return task
+    named = checkpoint.metadata.get("architectures")
+    architectures = [str(one) for one in named] if isinstance(named, list) else []
+    for name, task in BUILT_IN.items():
+        endings = task.constants.get("architectures", ())
+        for_format = checkpoint.metadata.get("format") in task.constants.get("formats", ())
+        if for_format or any(one.endswith(endings) for one in architectures):
+            return name
     return None
+
+
+def held_out_name(name: str) -> str | None:
+    """The same task on data that its networks were not trained on.
+
+    Args:
+        name: of a task.
+
+    Returns:
+        The name, None if the task is not built in or has no such data.
+
+    >>> held_out_name("digits"), held_out_name("digits-heldout")
+    ('digits-heldout', None)
+    """
+    return BUILT_IN[name].constants.get("held_out") if name in BUILT_IN else None
 
 
 def resolve_task(name: str) -> Task:
@@ -98,7 +128,14 @@ def resolve_task(name: str) -> Task:
     -3
     """
     name, options = split_options(name)
-    place, colon, function = BUILT_IN.get(name, name).rpartition(":")
+    found = member("basinscope.tasks", name, TaskRow).run if name in BUILT_IN else _users_task(name)
+    keywords = read_options(name, found, options)
+    task: Task = partial(found, **keywords) if keywords else found
+    return task
+
+
+def _users_task(name: str) -> Task:
+    place, colon, function = name.rpartition(":")
     if not (colon and place and function):
         raise UserError(f"task {name!r} is not known: give {FORMS}{nearest(name, BUILT_IN)}")
     is_file = place.endswith(".py") or "/" in place
@@ -109,9 +146,8 @@ def resolve_task(name: str) -> Task:
         raise UserError(f"task {name!r} is not known: {place} has no {function!r}{nearest(function, offer)}")
     if not callable(found):
         raise UserTypeError(f"task {name!r} must be a function, got {type(found).__name__}")
-    keywords = read_options(name, found, options)
-    task: Task = partial(found, **keywords) if keywords else found
-    return task
+    users: Task = found
+    return users
 
 
 def make_landscape(name: str, checkpoint: Checkpoint) -> Landscape:

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from basinscope.tasks.resolve import TaskRow
 from spectra.checkpoint import Checkpoint, load_into
 from spectra.costs import cross_entropy
 from spectra.errors import UserError
@@ -133,3 +134,6 @@ def digits(checkpoint: Checkpoint) -> Landscape:
     model = digits_network() if bias is None or bias.numel() == 0 else digits_network(bias.numel())
     load_into(checkpoint, model)
     return Landscape(model, cross_entropy, load_digits("train"))
+
+
+ROWS = (TaskRow("digits", digits, held_out="digits-heldout"),)

@@ -15,7 +15,8 @@ from rich.table import Table
 from basinscope.terminal import Text, written
 from basinscope.views.layout import NONE, finite, formatted, plain, table
 from spectra.interval import RULE, half_width, with_error
-from volume.method_result import SEGMENT, MethodResult
+from volume.method_result import MethodResult
+from volume.methods import method_row
 from volume.preconditioners import EXPONENT
 from volume.study import VolumeStudy
 from volume.sweep import CutoffSweep
@@ -214,7 +215,11 @@ def _caption(study: VolumeStudy) -> Padding:
         words,
         *(_sampler(result, study.settings.exponent) for result in samplers),
         *_bits(study),
-        *_segment(study),
+        *(
+            words
+            for one in study.results.values()
+            if not one.failure and (words := method_row(one.method).caption(one))
+        ),
     ]
     return Padding(Group(*(Text(line, style="dim") for line in lines)), (0, 0, 1, 0))
 
@@ -237,20 +242,6 @@ def _bits(study: VolumeStudy) -> list[str]:
                 f"({figures['anchor_data_bits']:.4g} at the checkpoint)"
             )
     return lines
-
-
-def _segment(study: VolumeStudy) -> list[str]:
-    """What a basin segment is made of."""
-    if SEGMENT not in study.results or study.results[SEGMENT].failure:
-        return []
-    found = study.results[SEGMENT].figures
-    return [
-        f"segment: {found['log_cross_section']:,.1f} nat across, in {found['rank']:,.0f} dimensions that "
-        f"{found['training_samples']:,.0f} training samples see, and {found['log_extent']:,.1f} along, in "
-        f"{found['zero_dimension']:,.0f} of which {found['unseen_dimension']:,.0f} are unseen in validation too; rank "
-        f"at {found['rank_tolerance']:.2g} of the largest eigenvalue, gap {found['rank_gap']:.3g}, shift "
-        f"{found['shift']:.3g}"
-    ]
 
 
 def _sampler(result: MethodResult, exponent: float) -> str:

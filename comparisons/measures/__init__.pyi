@@ -1,12 +1,12 @@
-from .coefficient_routes import COOLER as COOLER
-from .coefficient_routes import criterion as criterion
-from .coefficient_routes import slope_of_log_volume as slope_of_log_volume
-from .coefficient_routes import two_temperatures as two_temperatures
 from .combination import combined as combined
 from .learning_coefficient import LOCALISATION as LOCALISATION
 from .learning_coefficient import inverse_temperature as inverse_temperature
 from .learning_coefficient import local_coefficient as local_coefficient
 from .learning_coefficient import sampled_coefficient as sampled_coefficient
+from .learning_coefficient_routes import COOLER as COOLER
+from .learning_coefficient_routes import criterion as criterion
+from .learning_coefficient_routes import slope_of_log_volume as slope_of_log_volume
+from .learning_coefficient_routes import two_temperatures as two_temperatures
 from .registry import REGISTRY as REGISTRY
 from .registry import measures_named as measures_named
 from .registry import measures_of as measures_of

@@ -80,6 +80,7 @@ MEASURES = (
         _SCALE,
         _NEEDS,
         log_determinant,
+        extensive=True,
     ),
     Measure(
         "log-determinant-derived",
@@ -91,6 +92,7 @@ MEASURES = (
         _SCALE,
         _NEEDS,
         log_determinant_derived,
+        extensive=True,
     ),
     Measure(
         "effective-dimension",
@@ -135,5 +137,6 @@ MEASURES = (
         _SCALE,
         _NEEDS,
         quadratic_basin_mass,
+        extensive=True,
     ),
 )

@@ -1,4 +1,4 @@
-"""The registry: every measure, one row each, from the tuples ``MEASURES`` of the family modules."""
+"""The registry: every measure, one row each, from the tuples ``MEASURES`` of the files of this room."""
 
 from __future__ import annotations
 
@@ -6,26 +6,12 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 
 from comparisons.flatness import FAMILIES, Measure
-from comparisons.measures import (
-    coefficient_routes,
-    curvature,
-    determinants,
-    learning_coefficient,
-    norms,
-    sharpness,
-    volumes,
-)
 from spectra.errors import UserError
+from spectra.members import members
 
-# A further family module is one more term here.
-REGISTRY: tuple[Measure, ...] = (
-    *curvature.MEASURES,
-    *determinants.MEASURES,
-    *sharpness.MEASURES,
-    *norms.MEASURES,
-    *volumes.MEASURES,
-    *learning_coefficient.MEASURES,
-    *coefficient_routes.MEASURES,
+# Family by family; within one in the order of the files' names.
+REGISTRY = tuple(
+    sorted(members("comparisons.measures", Measure, "MEASURES"), key=lambda measure: FAMILIES.index(measure.family))
 )
 
 

@@ -220,5 +220,6 @@ MEASURES = tuple(
         frozenset({"permutation", "parameter-scale"}),
         ("likelihood",),
         window_entropy,
+        extensive=True,
     ),
 )

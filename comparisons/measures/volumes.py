@@ -193,6 +193,7 @@ MEASURES = (
         frozenset({"permutation", "parameter-scale"}),
         ("volume",),
         star_domain,
+        extensive=True,
     ),
     Measure(
         "ellipsoid-slice",
@@ -204,5 +205,6 @@ MEASURES = (
         frozenset({"permutation"}),
         ("volume",),
         ellipsoid_slice,
+        extensive=True,
     ),
 )

@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 from comparisons.comparison import Comparison
+from comparisons.measures import REGISTRY
 
-EXTENSIVE = frozenset(
-    {
-        "log-determinant",
-        "log-determinant-derived",
-        "quadratic-mass",
-        "local-entropy",
-        "star-domain",
-        "ellipsoid-slice",
-    }
-)
+EXTENSIVE = frozenset(measure.name for measure in REGISTRY if measure.extensive)
 
 
 def incomparable(comparison: Comparison) -> frozenset[str]:

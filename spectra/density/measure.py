@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from spectra.estimate import Estimate, from_samples
 from spectra.lanczos import BREAKDOWN_ROUNDINGS, Deflation, Function, Tridiagonal, moved_by, probe_means
+from spectra.members import stating
 
 Array = NDArray[np.float64]
 
 _NOTHING = Deflation(np.empty(0), np.empty(0), 0)
 # Matrices that have no negative eigenvalue, under a cost that is convex in the outputs, but by rounding.
-SEMIDEFINITE = ("gauss-newton", "fisher", "sampled-fisher", "empirical-fisher")
+SEMIDEFINITE = stating("spectra.operators", "semidefinite")
 # Ten times the epsilon of float32: eigenvalues nearer to zero, against the largest, have no sign.
 ROUNDING = 1e-6
 

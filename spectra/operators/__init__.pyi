@@ -14,3 +14,4 @@ from .linear import OfAnother as OfAnother
 from .linear import SymmetricOperator as SymmetricOperator
 from .linear import not_finite as not_finite
 from .recording import record as record
+from .registry import OperatorRow as OperatorRow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from spectra.model import Batch, generator
 from spectra.nested import mapped
 from spectra.operators.curvature import DEFAULT_MEMORY
 from spectra.operators.gauss_newton import JacobianSandwich, OutputMap, floats_in
+from spectra.operators.registry import OperatorRow
 
 Slopes = tuple[Tensor | None, ...]
 KINDS = ("exact", "sampled", "empirical")
@@ -184,3 +186,10 @@ def uniforms(seed: int, places: range, each: tuple[int, int]) -> Tensor:
         start = index * block
         found.append(drawn[max(places.start - start, 0) : places.stop - start])
     return torch.cat(found).transpose(0, 1)
+
+
+ROWS = (
+    OperatorRow("fisher", partial(Fisher, kind="exact"), semidefinite=True, models_cost=True),
+    OperatorRow("sampled-fisher", partial(Fisher, kind="sampled"), semidefinite=True, drawn=True),
+    OperatorRow("empirical-fisher", partial(Fisher, kind="empirical"), semidefinite=True, models_cost=True),
+)

@@ -15,6 +15,7 @@ from spectra.landscape import Landscape
 from spectra.model import Batch
 from spectra.nested import mapped, tensors_in
 from spectra.operators.curvature import DEFAULT_MEMORY, Curvature, Product, Strategy, linearize, row_by_row
+from spectra.operators.registry import OperatorRow
 
 OutputMap = Callable[[Tensor], Tensor]
 Slopes = tuple[Tensor | None, ...]
@@ -246,3 +247,6 @@ def _differentiated_twice(landscape: Landscape, outputs: Any, batch: Batch) -> O
         return torch.cat([part.reshape(-1) for part in parts]).reshape(tangent.shape)
 
     return lambda tangents: torch.stack([row(one) for one in tangents])
+
+
+ROWS = (OperatorRow("gauss-newton", GaussNewton, semidefinite=True, models_cost=True),)

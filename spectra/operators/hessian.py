@@ -10,6 +10,7 @@ from torch import Tensor
 from spectra.landscape import Landscape
 from spectra.model import Batch
 from spectra.operators.curvature import Curvature, Product, Strategy, flat_cost, linearize, row_by_row
+from spectra.operators.registry import OperatorRow
 
 
 class Hessian(Curvature):
@@ -112,3 +113,6 @@ class Hessian(Curvature):
     def _tangent(self, batch: Batch) -> Callable[[Tensor], Tensor]:
         cost = flat_cost(self.landscape, batch)
         return self.linearised(batch, lambda: linearize(torch.func.grad(cost), self.theta))[1]
+
+
+ROWS = (OperatorRow("hessian", Hessian, models_cost=True),)

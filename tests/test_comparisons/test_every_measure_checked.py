@@ -92,6 +92,12 @@ CHECKED: dict[str, tuple[str, ...]] = {
     "volume-slope": (POSTERIOR, ROUTES + "test_the_mean_slope_is_what_chains_sample"),
 }
 
+# A test file may say itself which measures its tests check.
+for path in sorted(FOLDER.rglob("test_*.py")):
+    if path != Path(__file__) and (start := (text := path.read_text()).find("\nCHECKED = ")) >= 0:
+        own = ast.literal_eval(ast.parse(text[start:]).body[0].value)  # type: ignore[attr-defined]
+        CHECKED |= {name: tuple(f"{path.relative_to(FOLDER)}::{one}" for one in tests) for name, tests in own.items()}
+
 # What carries out a row whose own function is shared or private.
 WORKERS = {
     "learning-coefficient": {"local_learning_coefficient", "local_coefficient"},

@@ -11,7 +11,7 @@ import torch
 from pathlib import Path
 from spectra.compute import compute_spectrum
 from spectra.costs import mean_squared_error
-from spectra.footprint import footprint
+from spectra.plan import footprint
 from spectra.landscape import Landscape
 from spectra.plan import make_operator, plan_route
 from spectra.spectrum import SpectrumSettings

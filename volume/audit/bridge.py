@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from spectra.landscape import Landscape
 from spectra.spectrum import SpectrumSettings
-from volume.audit.case import AuditCase
-from volume.audit.reading import AuditReading, Estimator, NotApplicable, Truth
-from volume.audit.samplers import gaussian
+from volume.audit.case import AuditCase, Estimator, EstimatorRow
+from volume.audit.directions import gaussian
+from volume.audit.reading import AuditReading, NotApplicable, Truth
 from volume.bridge import BridgeResult, bridge_volume
 from volume.chains import BridgeSettings
 from volume.priors import Prior
@@ -65,3 +65,7 @@ def truth_of(result: BridgeResult, cutoff: float) -> Truth:
     """What a complete bridge says at a cutoff that its draws surround, as a truth."""
     volume = result.volume(cutoff)
     return Truth(volume.log_volume, volume.standard_error, f"bridge, {result.settings.target}", volume.freedom)
+
+
+# A repeat takes seconds on a small case and minutes on a checkpoint.
+ESTIMATORS = (EstimatorRow("bridge", lambda effort: bridge(), by_name=True),)  # noqa: ARG005

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-
-import torch
-from torch import Tensor
 
 from spectra.checkpoint import AdamMoments
 from spectra.errors import UserError
@@ -15,8 +12,7 @@ from spectra.lanczos import Eigenpairs, top_eigenpairs
 from spectra.landscape import Landscape
 from spectra.operators import SymmetricOperator
 from spectra.spectrum import SpectrumSettings
-from volume.audit.reading import Truth
-from volume.preconditioners import diagonal_curvature
+from volume.audit.reading import AuditReading, Truth
 from volume.prior_units import prior_units
 from volume.priors import GaussianPrior, Lebesgue, Prior
 from volume.quadratic import AnchorMeasure, anchor_measure
@@ -25,8 +21,6 @@ from volume.rays import CostSurface
 PAIRS = 40
 ANCHOR_STEPS = 128
 _PAIR_PRODUCTS = 400
-_EXACT_DIAGONAL = 5000
-_DIAGONAL_PROBES = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,17 +69,6 @@ class AuditCase:
         """Log density of the prior at the anchor: what turns a small Lebesgue volume there into a mass, nats."""
         return self.prior.log_density(self.surface.theta)
 
-    @property
-    def diagonal_products(self) -> int:
-        """Products that the diagonal of the curvature takes."""
-        return self.size if self.size <= _EXACT_DIAGONAL else _DIAGONAL_PROBES
-
-    @cached_property
-    def diagonal(self) -> Tensor:
-        """(n,) diagonal of the curvature: the same for every seed, so computed once."""
-        probes = None if self.size <= _EXACT_DIAGONAL else _DIAGONAL_PROBES
-        return diagonal_curvature(self.curvature, probes=probes)
-
     @cached_property
     def pairs(self) -> Eigenpairs:
         """Leading eigenpairs of the curvature: the same for every seed, so computed once.
@@ -94,12 +77,6 @@ class AuditCase:
         preconditioner of determinant one.
         """
         return top_eigenpairs(self.curvature, min(PAIRS, max(1, self.size // 4)), max_products=_PAIR_PRODUCTS)
-
-    @cached_property
-    def eigensystem(self) -> tuple[Tensor, Tensor]:
-        """All eigenvalues (n,) and eigenvectors as rows (n, n), from the dense matrix."""
-        values, vectors = torch.linalg.eigh(self.curvature.to_dense())
-        return values, vectors.T
 
     @cached_property
     def in_prior_units(self) -> tuple[SymmetricOperator, AnchorMeasure, float, float]:
@@ -126,3 +103,32 @@ class AuditCase:
         if self.operator is None:
             raise UserError(f"the case {self.name} has no curvature at the anchor")
         return self.operator
+
+
+# A user's estimator is any such function: it joins an audit by a name in the mapping of estimators.
+Estimator = Callable[[AuditCase, int], AuditReading]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What estimators may spend; see ``volume.audit.registry.estimators``."""
+
+    directions: int
+    probes: int
+    steps: int
+    products: int
+
+
+@dataclass(frozen=True)
+class EstimatorRow:
+    """An estimator that an audit knows by name.
+
+    Attributes:
+        name: words joined by hyphens, a variant after a stroke.
+        make: the effort -> the estimator.
+        by_name: whether it is run only where it is asked for by name, as one whose repeat takes long.
+    """
+
+    name: str
+    make: Callable[[Effort], Estimator]
+    by_name: bool = False

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spectra.errors import UserError
 from spectra.interval import ends, half_width
-
-if TYPE_CHECKING:
-    from volume.audit.case import AuditCase
 
 Array = NDArray[np.float64]
 # A product with the curvature counts as so many gradients (measured: 1.2 to 2.8, see the design's table).
@@ -103,7 +98,3 @@ class AuditReading:
     def covers(self, truth: float, slack: float = 0.0) -> bool:
         """Whether the interval, widened by ``slack`` on both sides, holds the truth."""
         return self.low - slack <= truth <= self.high + slack
-
-
-# A user's estimator is any such function: it joins an audit by a name in the mapping of estimators.
-Estimator = Callable[["AuditCase", int], AuditReading]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from spectra.errors import UserError
 from spectra.files import Result, counted
 from spectra.interval import half_width
-from volume.audit.reading import UNITS, VOLUME, AuditReading, Estimator, Truth
+from volume.audit.reading import UNITS, VOLUME, AuditReading, Truth
 from volume.audit.statistics import (
     Directions,
     Figure,
@@ -29,7 +29,7 @@ from volume.audit.statistics import (
 )
 
 if TYPE_CHECKING:
-    from volume.audit.case import AuditCase
+    from volume.audit.case import AuditCase, Estimator
 
 Array = NDArray[np.float64]
 Progress = Callable[[int, int, str], None]

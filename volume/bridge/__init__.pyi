@@ -1,8 +1,8 @@
-from .cautions import ORIGIN as ORIGIN
-from .cautions import bridge_cautions as bridge_cautions
 from .plots import bridge_figure as bridge_figure
+from .result import ORIGIN as ORIGIN
 from .result import BridgeResult as BridgeResult
 from .result import BridgeVolume as BridgeVolume
+from .result import bridge_cautions as bridge_cautions
 from .run import bridge_volume as bridge_volume
 from .store import is_bridge_file as is_bridge_file
 from .store import read_bridge as read_bridge

@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from spectra.estimate import Estimate
 from spectra.interval import bars, interval_label, with_ends
 from spectra.plots import BLUE, GREY, ORANGE, VERMILLION
-from volume.bridge.cautions import LARGEST_RHAT, ORIGIN
-from volume.bridge.result import BridgeResult
+from volume.bridge.result import LARGEST_RHAT, ORIGIN, BridgeResult
 
 
 def bridge_figure(result: BridgeResult, *, checkpoint: str = "", unit: str = "cost") -> Figure:

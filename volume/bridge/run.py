@@ -59,7 +59,7 @@ def bridge_volume(
 
     Args:
         landscape: the cost, of size n; where it is spread over ranks, the chains are shared out.
-        prior: a Gaussian one.
+        prior: a Gaussian one, or another that is smooth everywhere.
         settings: cutoffs, target and precision.
         curvature: curvature of the quadratic model, in standard deviations of the prior; computed if not given. A
             ladder from the prior needs none.
@@ -73,7 +73,7 @@ def bridge_volume(
         All evidence; ``volumes`` are the answer, ``ended`` says what ended it.
 
     Raises:
-        UserError: if the prior is not Gaussian, the cost has no quadratic model at the anchor, or there are fewer
+        UserError: if the prior is not smooth, the cost has no quadratic model at the anchor, or there are fewer
             chains than ranks.
 
     >>> import torch

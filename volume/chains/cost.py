@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from spectra.errors import UserError
 from spectra.landscape import Landscape, ManyGradients
-from volume.priors import GaussianPrior, Prior
+from volume.chunks import at_once
+from volume.priors import GaussianPrior, Prior, SmoothPrior
 
 
 @dataclass
@@ -26,6 +28,40 @@ class Evaluations:
     gradients: int = 0
 
 
+@dataclass(frozen=True, eq=False)
+class Tilt:
+    """What the energy of a prior, minus its log density, has beyond that of a normal one of the same width.
+
+    Attributes:
+        prior: smooth.
+        anchor: (n,) float64, the anchor in standard deviations of the prior.
+        scale: (n,) float64, those standard deviations, unit of the parameters.
+    """
+
+    prior: SmoothPrior
+    anchor: Tensor
+    scale: Tensor
+
+    def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Energies (k,), float64 nats, and their gradients (k, n), at rows of points (k, n)."""
+        size = len(self.anchor)
+        shift = float(self.scale.log().sum()) + 0.5 * size * math.log(2.0 * math.pi)
+        energies, slopes = points.new_empty(len(points), dtype=torch.float64), torch.empty_like(points)
+        block = at_once(size, len(points) or 1)
+        for start in range(0, len(points), block):
+            rows = slice(start, start + block)
+            with torch.enable_grad():
+                at = (self.anchor + points[rows].double()).detach().requires_grad_()
+                found = -0.5 * at.square().sum(1) - shift - self.prior.log_densities(at * self.scale)
+                (slopes[rows],) = torch.autograd.grad(found.sum(), at)
+            energies[rows] = found.detach()
+        return energies, slopes
+
+    def draws(self, generator: torch.Generator, count: int) -> Tensor:
+        """Independent draws (count, n) of the prior, as displacements from the anchor."""
+        return self.prior.sample(generator, count, len(self.anchor)) / self.scale - self.anchor
+
+
 class BridgeCost(Protocol):
     """A cost above its value at the anchor, as a function of the displacement in standard deviations of the prior.
 
@@ -34,11 +70,13 @@ class BridgeCost(Protocol):
             normal at ``anchor + point``.
         like: a tensor of the dtype and on the device that points have.
         spent: evaluations so far.
+        tilt: of a prior that is not Gaussian: its log density is that of a standard normal less the tilt; else None.
     """
 
     anchor: Tensor
     like: Tensor
     spent: Evaluations
+    tilt: Tilt | None
 
     def costs(self, points: Tensor) -> Tensor:
         """Costs (k,), float64, at rows of points (k, n)."""
@@ -51,16 +89,19 @@ class SublevelCost:
     """The cost itself: the bridge gives the mass of ``{C < T}``, as far as chains from the anchor reach it."""
 
     def __init__(self, landscape: Landscape, prior: Prior) -> None:
-        """Takes a landscape and a Gaussian prior.
+        """Takes a landscape and a Gaussian or another smooth prior.
 
         Raises:
-            UserError: if the prior is not Gaussian.
+            UserError: if the prior is neither.
         """
-        if not isinstance(prior, GaussianPrior):
-            raise UserError(f"the bridge needs a gaussian prior, got {prior.name}")
+        if not isinstance(prior, GaussianPrior | SmoothPrior):
+            raise UserError(
+                f"the bridge needs a gaussian prior, or one whose density is smooth everywhere, got {prior.name}"
+            )
         self.landscape, self.prior = landscape, prior
         scale = prior.scale(landscape.size).to(landscape.device)
         self.anchor = landscape.theta.double() / scale
+        self.tilt = None if isinstance(prior, GaussianPrior) else Tilt(prior, self.anchor, scale)
         self.like = landscape.theta
         self.scale = scale.to(landscape.dtype)
         self.spent = Evaluations()

@@ -36,7 +36,7 @@ DIVERGED = 1000.0
 
 @dataclass(frozen=True, eq=False)
 class Potential:
-    """``U(x) = b C(x) + g/2 |x|^2 + 1/2 |a + x|^2``, in standard deviations of the prior.
+    """``U(x) = b C(x) + g/2 |x|^2 + 1/2 |a + x|^2``, in standard deviations of the prior, and its tilt if it has one.
 
     Attributes:
         cost: C and a.
@@ -51,12 +51,14 @@ class Potential:
     def energy(self, costs: Tensor, points: Tensor) -> Tensor:
         """U (k,), float64, where the costs are known."""
         square, prior_square = squares(points, self.cost.anchor)
-        return self.inverse_temperature * costs + 0.5 * (self.localisation * square + prior_square)
+        found = self.inverse_temperature * costs + 0.5 * (self.localisation * square + prior_square)
+        return found if self.cost.tilt is None else found + self.cost.tilt(points)[0]
 
     def slope(self, slopes: Tensor, points: Tensor) -> Tensor:
         """Gradient of U (k, n), where that of the cost is known."""
         anchor = self.cost.anchor.to(points.dtype)
-        return self.inverse_temperature * slopes + (self.localisation + 1.0) * points + anchor
+        found = self.inverse_temperature * slopes + (self.localisation + 1.0) * points + anchor
+        return found if self.cost.tilt is None else found + self.cost.tilt(points)[1]
 
 
 def squares(points: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:

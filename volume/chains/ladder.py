@@ -70,6 +70,10 @@ class Carrier:
         """The quadratic ensemble at a rung."""
         return self.reference.at(state.inverse_temperature, state.localisation)
 
+    def tilted(self, points: Tensor) -> Tensor | float:
+        """Energies (k,) that replace the normal prior by the real one; nothing on a ladder that starts from that."""
+        return 0.0 if self.cost.tilt is None or not self.moves else self.cost.tilt(points)[0]
+
     def cloud(self, points: Tensor, costs: Tensor) -> Cloud:
         """Points (k, n) with their costs (k,), ready to be carried."""
         return Cloud(points, costs, self.reference.components(points))
@@ -135,7 +139,7 @@ def first_localisation(carrier: Carrier, draw: Callable[[RungState], Tensor], in
         state = RungState(inverse_temperature, localisation)
         points = draw(state)
         excess = carrier.cost.costs(points) - carrier.ensemble(state).costs(points)
-        works = finite(inverse_temperature * excess)
+        works = finite(inverse_temperature * excess + carrier.tilted(points))
         found = robust_deviation(works)
         return found if math.isinf(found) else max(found, 0.25 * float(np.ptp(works[works < IMPOSSIBLE])))
 

@@ -67,8 +67,13 @@ class RungSampler:
         """
         draws, chains = self.settings.draws, self.settings.chains
 
+        tilt = self.carrier.cost.tilt
+
         def draw(at: RungState, count: int = SEARCHED) -> Tensor:
-            return self.carrier.ensemble(at).draws(self._generator(number, 0), count)
+            source = self._generator(number, 0)
+            if tilt is not None and not self.carrier.moves:
+                return tilt.draws(source, count).to(self.carrier.cost.like)
+            return self.carrier.ensemble(at).draws(source, count)
 
         if state is None:
             state = first_localisation(self.carrier, draw, self.carrier.reference.inverse_temperature)
@@ -77,11 +82,13 @@ class RungSampler:
         for row, part in enumerate(points.view(draws, chains, -1)):
             watch(row, part, self.carrier.cost.costs(part))
         arrays = watch.arrays
-        excess = arrays["costs"] - arrays["quadratics"]
+        excess = state.inverse_temperature * torch.as_tensor(arrays["costs"] - arrays["quadratics"]).ravel()
+        tilted = self.carrier.tilted(points)
+        works = excess + (tilted.cpu() if isinstance(tilted, Tensor) else tilted)
         return Rung(
             state=state,
             passage=Passage(state, state, state, state),
-            onward=finite(torch.as_tensor(state.inverse_temperature * excess)),
+            onward=finite(works).reshape(draws, chains),
             backward=np.empty((0, chains)),
             last=_finite_last(points, arrays["costs"].ravel(), chains).cpu().numpy(),
             diverged=np.zeros(chains, dtype=np.int64),
@@ -204,7 +211,7 @@ class RungSampler:
         points, costs = watch.kept
         if passage is None:
             excess = costs - self.carrier.ensemble(state).costs(points)
-            works = finite(-state.inverse_temperature * excess)
+            works = finite(-(state.inverse_temperature * excess + self.carrier.tilted(points)))
         else:
             back = Passage(passage.there, passage.here, passage.arrival, passage.departure)
             works = self.carrier.works(self.carrier.cloud(points, costs), back)

@@ -25,13 +25,14 @@ class SharedCost:
         ranks: the processes.
         anchor: anchor of ``alone``.
         like: ``like`` of ``alone``.
+        tilt: ``tilt`` of ``alone``.
         spent: evaluations of all ranks so far.
     """
 
     def __init__(self, alone: BridgeCost, ranks: Ranks) -> None:
         """Takes the cost with all data and the processes."""
         self.alone, self.ranks = alone, ranks
-        self.anchor, self.like, self.spent = alone.anchor, alone.like, Evaluations()
+        self.anchor, self.like, self.tilt, self.spent = alone.anchor, alone.like, alone.tilt, Evaluations()
 
     def costs(self, points: Tensor) -> Tensor:
         """Costs (k,), float64, at rows of points (k, n)."""
@@ -77,7 +78,7 @@ def shared_cost(
         The cost; all ranks must use it together.
 
     Raises:
-        UserError: if there are fewer chains than ranks, or the prior is not Gaussian.
+        UserError: if there are fewer chains than ranks, or the prior is not smooth.
     """
     if landscape.ranks.alone:
         return make(landscape, prior)

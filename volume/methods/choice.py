@@ -9,29 +9,21 @@ import torch
 
 from spectra.checkpoint import AdamMoments
 from spectra.errors import UserError
-from spectra.lanczos import top_eigenpairs
+from spectra.lanczos import Eigenpairs, top_eigenpairs
 from spectra.landscape import Landscape
+from spectra.members import member
 from spectra.operators import SymmetricOperator
 from spectra.spectrum import SpectrumSettings
 from volume.chunks import at_once
 from volume.preconditioners import (
     EXPONENT,
-    Identity,
+    Material,
     Preconditioner,
-    adam_curvature,
-    check_chain,
-    diagonal_curvature,
-    diagonal_preconditioner,
-    full_preconditioner,
-    hesscale,
-    low_rank_preconditioner,
+    PreconditionerRow,
 )
 from volume.priors import Prior
 from volume.rays import StarDomainSettings, search_eps
 
-# Below this size n products for the exact diagonal cost less than the sampler does.
-EXACT_DIAGONAL = 5000
-DIAGONAL_PROBES = 256
 # On the digits network 40, 100, 200 and 400 pairs give -3173, -2872, -2724 and -2698 nats (200 directions each).
 PAIRS = 200
 FEWEST_PAIRS = 4
@@ -40,27 +32,12 @@ PAIRS_BYTES = 2 * 10**9
 BLOCK = 4
 # Directions that each eps is tried on; as many of a large model as are held at once, but at least FEWEST.
 EPS_DIRECTIONS, FEWEST_EPS_DIRECTIONS = 32, 4
-# The decomposition takes of the order of 10 n^3 operations and 8 n^2 bytes several times: minutes and a GB here.
-LARGEST_FULL = 6000
+ROOM = "volume.preconditioners"
 
 
 def check_preconditioner(name: str, landscape: Landscape) -> None:
-    """Refuses, before any work, a preconditioner that the landscape does not allow.
-
-    Args:
-        name: one of ``volume.study.PRECONDITIONERS``.
-        landscape: the cost.
-
-    Raises:
-        UserError: if the model is too large for ``full``, or is none that ``hesscale`` knows.
-    """
-    if name == "full" and landscape.size > LARGEST_FULL:
-        raise UserError(
-            f"the preconditioner full decomposes the whole curvature and is for at most {LARGEST_FULL} parameters, "
-            f"got {landscape.size}; use low-rank"
-        )
-    if name == "hesscale":
-        check_chain(landscape)
+    """Refuses by a UserError, before any work, a preconditioner that the landscape does not allow."""
+    member(ROOM, name, PreconditionerRow).check(landscape)
 
 
 def choose_preconditioner(
@@ -95,51 +72,21 @@ def choose_preconditioner(
         UserError: if Adam's moments are wanted and missing, the curvature is zero or not finite, the model is too
             large for ``full``, or for ``low-rank`` in the memory, or is none that ``hesscale`` knows.
     """
-    if name == "identity":
-        return Identity(), math.nan
-    build = _builder(name, landscape, settings, operator, moments, exponent, memory)
+    row = member(ROOM, name, PreconditionerRow)
+    seed = settings.seed
+
+    def leading() -> Eigenpairs:
+        count, block = pair_count(landscape.size, operator().dtype, memory)
+        return top_eigenpairs(operator(), count, block=block, seed=seed)
+
+    build = row.build(Material(landscape.size, operator, leading, landscape, moments, seed), exponent)
+    if not row.tuned:
+        return build(math.nan), math.nan
     if eps is not None:
         return build(eps), eps
     tried = max(FEWEST_EPS_DIRECTIONS, at_once(landscape.size, EPS_DIRECTIONS))
     found = search_eps(landscape, build, settings, prior=prior, directions=tried)
     return build(found), found
-
-
-def _builder(
-    name: str,
-    landscape: Landscape,
-    settings: StarDomainSettings,
-    operator: Callable[[], SymmetricOperator],
-    moments: AdamMoments | None,
-    exponent: float,
-    memory: int,
-) -> Callable[[float], Preconditioner]:
-    if name == "low-rank":
-        return _low_rank(operator(), settings.seed, exponent, memory)
-    if name == "full":
-        return _full(landscape, operator, exponent)
-    if name == "hesscale":
-        curvature = hesscale(landscape)
-    elif name == "diagonal":
-        probes = None if landscape.size <= EXACT_DIAGONAL else DIAGONAL_PROBES
-        curvature = diagonal_curvature(operator(), probes=probes, seed=settings.seed)
-    elif moments is None:
-        raise UserError(f"the preconditioner {name} needs Adam's state, and the checkpoint has none; use diagonal")
-    else:
-        curvature = adam_curvature(moments, landscape.parameters, name.removeprefix("adam-"))
-    return lambda eps: diagonal_preconditioner(curvature, exponent=exponent, eps=eps, name=name)
-
-
-def _low_rank(
-    operator: SymmetricOperator, seed: int, exponent: float, memory: int
-) -> Callable[[float], Preconditioner]:
-    size = operator.size
-    count, block = pair_count(size, operator.dtype, memory)
-    pairs = top_eigenpairs(operator, count, block=block, seed=seed)
-    largest = float(abs(pairs.values).max())
-    if not largest > 0.0:
-        raise UserError("the low-rank preconditioner needs a curvature that is not zero; use identity")
-    return lambda eps: low_rank_preconditioner(pairs, size, eps * largest, exponent=exponent)
 
 
 def pair_count(size: int, dtype: torch.dtype, memory: int = SpectrumSettings.memory) -> tuple[int, int]:
@@ -170,13 +117,3 @@ def pair_count(size: int, dtype: torch.dtype, memory: int = SpectrumSettings.mem
             f"{memory / 1e9:.3g} GB; use identity, or more memory"
         )
     return max(1, min(FEWEST_PAIRS, size // 4)), 1
-
-
-def _full(
-    landscape: Landscape, operator: Callable[[], SymmetricOperator], exponent: float
-) -> Callable[[float], Preconditioner]:
-    check_preconditioner("full", landscape)
-    values, columns = torch.linalg.eigh(operator().to_dense().double())
-    # In the directions' own dtype once, not at each block of them.
-    vectors = columns.T.to(landscape.dtype).contiguous()
-    return lambda eps: full_preconditioner(values, vectors, exponent=exponent, eps=eps)

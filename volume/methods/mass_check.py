@@ -30,19 +30,9 @@ def held_against_cost(
     prior: Prior,
     settings: VolumeSettings,
 ) -> MethodResult:
-    """The result of ``quadratic-mass`` with what the true cost is at points typical of that mass.
+    """The quadratic mass with the median of true over quadratic cost at its points, and a caution if that is not one.
 
-    Args:
-        result: of ``quadratic-mass`` at the cutoff.
-        landscape: the cost.
-        curvature: H, of the parameters as they are.
-        prior: Gaussian.
-        settings: cutoff, steps of the Lanczos runs that draw the points, and seed.
-
-    Returns:
-        The result; its figures hold ``cost_ratio``, the median of the true cost over the quadratic one, and a caution
-        says so where that is not one to 10 %. As it was, where a Lanczos basis would take more than 1 GiB, or no shift
-        is derived.
+    As it was, where a Lanczos basis would take more than 1 GiB, or no shift is derived.
     """
     scale = prior.scale(landscape.size).to(landscape.device)
     inner, theta, s = prior_units(curvature, landscape.theta, scale)

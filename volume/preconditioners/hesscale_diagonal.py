@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,8 @@ from spectra.costs import Likelihood, cost_name
 from spectra.errors import UserError
 from spectra.landscape import Landscape
 from spectra.model import Batch
+from volume.preconditioners.diagonal import Diagonal, of_diagonal
+from volume.preconditioners.preconditioner import Material, PreconditionerRow
 
 Layer = tuple[str, nn.Module]
 Affine = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -200,3 +202,17 @@ def _derivatives(layer: nn.Module, values: Tensor) -> tuple[Tensor, Tensor]:
         (first,) = torch.autograd.grad(type(layer).forward(layer, leaf.clone()).sum(), leaf, create_graph=True)
         second = torch.autograd.grad(first.sum(), leaf)[0] if first.requires_grad else torch.zeros_like(first)
     return first.detach(), second
+
+
+def _build(material: Material, exponent: float) -> Callable[[float], Diagonal]:
+    if material.landscape is None:
+        raise UserError("hesscale needs a torch model")
+    return of_diagonal(hesscale(material.landscape), exponent, "hesscale")
+
+
+def _check(landscape: Landscape) -> None:
+    check_chain(landscape)
+
+
+# One pass back that carries curvature as well counts as a product.
+ROWS = (PreconditionerRow("hesscale", _build, products=lambda _: 1.0, check=_check),)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from spectra.errors import UserError
 from volume.chunks import pieces, squared_lengths
-from volume.priors.ray_density import RayDensity, check_ray
+from volume.priors.prior import PriorRow
+from volume.priors.ray_density import Parabola, check_ray
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class UniformPrior:
         unit = n * math.log(2.0) if self.shape == "box" else n / 2 * math.log(math.pi) - math.lgamma(n / 2 + 1)
         return -unit - n * math.log(self.half_width)
 
-    def ray(self, anchor: Tensor, directions: Tensor) -> RayDensity:
+    def ray(self, anchor: Tensor, directions: Tensor) -> Parabola:
         """Constant up to where the ray leaves the box or ball.
 
         Args:
@@ -83,7 +84,7 @@ class UniformPrior:
             )
         zero = np.zeros(len(directions))
         extent = self._box_extent(anchor, directions) if self.shape == "box" else self._ball_extent(anchor, directions)
-        return RayDensity(zero + self.log_density(anchor), zero, zero, extent.cpu().numpy())
+        return Parabola(zero + self.log_density(anchor), zero, zero, extent.cpu().numpy())
 
     def _box_extent(self, anchor: Tensor, directions: Tensor) -> Tensor:
         extent = torch.full((len(directions),), torch.inf, dtype=torch.float64, device=directions.device)
@@ -120,3 +121,9 @@ class UniformPrior:
         """Standard deviation (size,) of each parameter: ``A / sqrt 3`` in the box, ``A / sqrt(n + 2)`` in the ball."""
         value = self.half_width / math.sqrt(3.0 if self.shape == "box" else size + 2.0)
         return torch.full((size,), value, dtype=torch.float64)
+
+
+ROWS = (
+    PriorRow("uniform", lambda numbers, anchor: UniformPrior(numbers[0]), forms={"uniform:A": ""}),  # noqa: ARG005
+    PriorRow("ball", lambda numbers, anchor: UniformPrior(numbers[0], "ball"), forms={"ball:A": ""}),  # noqa: ARG005
+)

@@ -10,8 +10,8 @@ from spectra.errors import UserError
 from spectra.estimate import Estimate
 from spectra.interval import short
 from spectra.titles import operator_title
+from volume.priors import log_ball_volume
 from volume.quadratic.mass import QuadraticMass
-from volume.rays import log_ball_volume
 
 
 @dataclass(frozen=True, eq=False)

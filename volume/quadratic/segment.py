@@ -13,8 +13,8 @@ from torch import Tensor
 from spectra.density import IndefiniteError, negative_rule
 from spectra.errors import UserError
 from spectra.operators import SymmetricOperator
+from volume.priors import log_ball_volume
 from volume.quadratic.rank import NumericalRank, numerical_rank, refuse_large
-from volume.rays import log_ball_volume
 
 Array = NDArray[np.float64]
 INSTEAD = "the basin segment: use the methods shifted-determinant or quadratic-mass, which need products alone"

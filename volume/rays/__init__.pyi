@@ -10,10 +10,6 @@ from .cost_surface import CountingSurface as CountingSurface
 from .crossings import Crossings as Crossings
 from .crossings import first_crossings as first_crossings
 from .crossings import ray_costs as ray_costs
-from .radial import log_ball_volume as log_ball_volume
-from .radial import log_radial_integral as log_radial_integral
-from .radial import log_radial_slope as log_radial_slope
-from .radial import log_sphere_surface as log_sphere_surface
 from .rays import Rays as Rays
 from .rays import draw_rays as draw_rays
 from .shared_directions import over_ranks as over_ranks

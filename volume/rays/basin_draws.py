@@ -18,8 +18,7 @@ from spectra.landscape import Landscape
 from spectra.model import generator
 from volume.chunks import at_once
 from volume.preconditioners import Identity, Preconditioner
-from volume.priors import GaussianPrior, Prior, RayDensity
-from volume.rays.radial import log_radial_integral, log_sphere_surface
+from volume.priors import GaussianPrior, Prior, RayDensity, log_sphere_surface
 from volume.rays.rays import unit_rows
 from volume.rays.star_domain import StarDomainSettings
 from volume.result import VolumeEstimate
@@ -67,8 +66,7 @@ class BasinPoints:
 
     def radial_moments(self) -> tuple[Array, Array]:
         """(k,) means of r and of r^2 along each ray, for r of density ``rho(r) r^(n-1)`` on [0, R]."""
-        n, ray = self.size, _coefficients(self.density)
-        logs = [log_radial_integral(self.radius, n + power, **ray) for power in (0, 1, 2)]
+        logs = [self.density.log_integral(self.radius, self.size + power) for power in (0, 1, 2)]
         return np.exp(logs[1] - logs[0]), np.exp(logs[2] - logs[0])
 
     def draw(self, count: int) -> tuple[Tensor, NDArray[np.int64]]:
@@ -89,8 +87,8 @@ class BasinPoints:
         levels = torch.rand(count + 1, generator=source, dtype=torch.float64).clamp_min(1e-300).numpy()
         places = (np.arange(count) + levels[0]) / count
         chosen = np.minimum(np.searchsorted(np.cumsum(self.shares()), places), len(self.radius) - 1)
-        ray = {name: values[chosen] for name, values in _coefficients(self.density).items()}
-        whole = log_radial_integral(self.radius[chosen], self.size, **ray)
+        ray = self.density.taken(chosen)
+        whole = ray.log_integral(self.radius[chosen], self.size)
         reach = np.minimum(self.radius, self.density.reach(self.size))[chosen]
         radii = _solve(whole + np.log(levels[1:]), self.size, ray, reach)
         block = at_once(self.size, count)
@@ -138,18 +136,16 @@ def basin_points(
         rows, log_norms = _directions(landscape, chosen, seed, first, len(estimate.log_terms[part]))
         offset = log_sphere_surface(landscape.size) - landscape.size * log_norms
         ray = prior.ray(landscape.theta, rows)
-        levels, reach = estimate.log_terms[part] - offset, ray.reach(landscape.size)
-        solved = _solve(levels, landscape.size, _coefficients(ray), reach)
+        reach = ray.reach(landscape.size)
+        solved = _solve(estimate.log_terms[part] - offset, landscape.size, ray, reach)
         radius = np.where(estimate.unbounded[part], ray.extent, solved)
-        terms = offset + log_radial_integral(radius, landscape.size, **_coefficients(ray))
+        terms = offset + ray.log_integral(radius, landscape.size)
         along = GaussianPrior(1.0).ray(landscape.theta, rows).linear
-        blocks.append((radius, terms, ray.constant, ray.linear, ray.quadratic, ray.extent, along))
-    radius, terms, *density, along = (np.concatenate(column) for column in zip(*blocks, strict=True))
-    return BasinPoints(landscape, chosen, seed, radius, terms, RayDensity(*density), along)
-
-
-def _coefficients(density: RayDensity) -> dict[str, Array]:
-    return {"constant": density.constant, "linear": density.linear, "quadratic": density.quadratic}
+        blocks.append((radius, terms, along, ray))
+    *arrays, densities = zip(*blocks, strict=True)
+    radius, terms, along = map(np.concatenate, arrays)
+    density = type(densities[0]).joined(densities)
+    return BasinPoints(landscape, chosen, seed, radius, terms, density, along)
 
 
 def _directions(
@@ -158,25 +154,23 @@ def _directions(
     return unit_rows(landscape, preconditioner, seed=seed, stream=STREAM, first=first, count=count)
 
 
-def _solve(levels: Array, size: int, ray: dict[str, Array], reach: Array) -> Array:
+def _solve(levels: Array, size: int, ray: RayDensity, reach: Array) -> Array:
     """Radii at which the log radial integral reaches the levels; the reach itself where it never does."""
-    flat = (ray["linear"] == 0.0) & (ray["quadratic"] == 0.0)
-    result: Array = np.exp((levels - ray["constant"] + math.log(size)) / size)
-    rows = np.flatnonzero(~flat)
+    result: Array = np.exp((levels - ray.at(np.zeros(len(levels))) + math.log(size)) / size)
+    rows = np.flatnonzero(~ray.flat)
     if len(rows) == 0:
         return np.minimum(result, reach)
-    chosen = [ray[name][rows] for name in ("constant", "linear", "quadratic")]
     top = np.log(np.where(np.isfinite(reach[rows]), reach[rows], 1e300))
 
-    def gap(x: Array, level: Array, a: Array, b: Array, c: Array) -> Array:
-        return log_radial_integral(np.exp(x), size, constant=a, linear=b, quadratic=c) - level
+    def gap(x: Array, row: NDArray[np.int64]) -> Array:
+        row = row.astype(np.int64)
+        return ray.taken(row).log_integral(np.exp(x), size) - levels[row]
 
-    ends = gap(top, levels[rows], *chosen)
+    ends = gap(top, rows)
     inside = ends > 0.0
     found = top.copy()
     if inside.any():
-        arguments = tuple(x[inside] for x in (levels[rows], *chosen))
         bracket = (top[inside] - _DEEPEST, top[inside])
-        found[inside] = elementwise.find_root(gap, bracket, args=arguments, tolerances={"xatol": 1e-14}).x
+        found[inside] = elementwise.find_root(gap, bracket, args=(rows[inside],), tolerances={"xatol": 1e-14}).x
     result[rows] = np.exp(found)
     return np.minimum(result, reach)

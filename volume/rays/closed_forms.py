@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammainc, gammaincc, gammaln, logsumexp
 
-from volume.rays.radial import log_ball_volume
+from volume.priors import log_ball_volume
 
 Array = NDArray[np.float64]
 _SMALLEST = 1e-290

@@ -13,10 +13,9 @@ from torch import Tensor
 from spectra.lanczos import draw_probes
 from volume.chunks import pieces, squared_lengths
 from volume.preconditioners import Preconditioner
-from volume.priors import Prior, RayDensity
+from volume.priors import Prior, RayDensity, log_sphere_surface
 from volume.rays.cost_surface import CostSurface
 from volume.rays.crossings import FARTHEST, Crossings, RayCosts, first_crossings, ray_costs
-from volume.rays.radial import log_radial_integral, log_radial_slope, log_sphere_surface
 from volume.result import VolumeEstimate
 
 Array = NDArray[np.float64]
@@ -54,11 +53,10 @@ class Rays:
     def terms(self, crossings: Crossings, cutoff: float) -> VolumeEstimate:
         """What each ray says of the log-volume, given its crossing of the cutoff."""
         density, size = self.density, self.size
-        ray = {"constant": density.constant, "linear": density.linear, "quadratic": density.quadratic}
         # A ray that never crosses counts to the end of the prior's support: for ever under Lebesgue measure.
         radius = np.where(crossings.unbounded, density.extent, crossings.radius)
-        terms = log_sphere_surface(size) + log_radial_integral(radius, size, **ray) - size * self.log_norms
-        slope = log_radial_slope(crossings.radius, size, **ray)
+        terms = log_sphere_surface(size) + density.log_integral(radius, size) - size * self.log_norms
+        slope = density.log_slope(crossings.radius, size)
         return VolumeEstimate(
             log_terms=terms,
             evaluations=crossings.evaluations,

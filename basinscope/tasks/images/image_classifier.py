@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from basinscope.tasks import check_counts
+from basinscope.tasks import TaskRow, check_counts
 from basinscope.tasks.images.image_set import ImageSet
 from basinscope.tasks.images.model import Classifier, load_classifier
 from basinscope.tasks.images.source import read_images
@@ -111,3 +111,6 @@ def _notes(path: Path, found: ImageSet, classifier: Classifier) -> tuple[str, ..
     brought = f", brought to {edges[0]}x{edges[1]}" if edges is not None and edges != (height, width) else ""
     whole = f"{len(found.labels):,} images of {channels}x{height}x{width} from {path.name}{brought}"
     return (whole, *found.notes, *classifier.notes)
+
+
+ROWS = (TaskRow("image-classifier", image_classifier, architectures=("ForImageClassification",)),)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from basinscope.choices import one_of
-from basinscope.tasks import check_counts
+from basinscope.tasks import TaskRow, check_counts
 from basinscope.tasks.language.model import load_language_model, load_tokenizer
 from basinscope.tasks.language.text import SHORTEST, Sequences, tokenised
 from spectra.checkpoint import Checkpoint, load_into
@@ -88,3 +88,6 @@ def _notes(rows: Sequences, text: Path, sequences: int) -> tuple[str, ...]:
     count, length = rows.tokens.shape
     whole = f"{count} sequences of {length} tokens from {text.name}"
     return (f"{whole}; {rows.left} more are left out by sequences={sequences}" if rows.left else whole,)
+
+
+ROWS = (TaskRow("causal-lm", causal_lm, architectures=("ForCausalLM", "LMHeadModel"), formats=("gguf",)),)

@@ -125,7 +125,10 @@ def test_a_budget_ends_a_ladder_that_goes_on_later(
 @pytest.mark.parametrize(
     "options, words",
     [
-        (("--prior", "uniform:1"), "--prior of a bridge must be gaussian, gaussian:S or init; got 'uniform:1'"),
+        (
+            ("--prior", "uniform:1"),
+            "--prior of a bridge must be gaussian, gaussian:S, init or student:S:NU; got 'uniform:1'",
+        ),
         (("--target", "stars"), "did you mean star?"),
         (("--origin", "priori"), "did you mean prior?"),
         (("--cutoff", "0"), "cutoffs must be positive and finite"),

@@ -157,7 +157,9 @@ def test_the_gauss_newton_is_that_of_the_formula(
 
 def test_an_operator_that_the_cost_does_not_have_is_refused(volume: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert "likelihood" in refusal(volume("--operator", "fisher"), capsys)
-    assert "must be one of hessian, gauss-newton, fisher" in refusal(volume("--operator", "hesian"), capsys)
+    assert "must be one of fisher, empirical-fisher, gauss-newton, hessian" in refusal(
+        volume("--operator", "hesian"), capsys
+    )
 
 
 def test_a_failure_is_tried_again_with_what_was_advised(

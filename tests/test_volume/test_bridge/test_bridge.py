@@ -260,8 +260,8 @@ def test_one_cheap_draw_of_a_wide_ensemble_does_not_end_a_ladder() -> None:
     assert reached(costs, 41.0)
 
 
-def test_only_gaussian_priors_are_bridged() -> None:
-    with pytest.raises(ValueError, match="needs a gaussian prior, got"):
+def test_only_smooth_priors_are_bridged() -> None:
+    with pytest.raises(ValueError, match="needs a gaussian prior, or one whose density is smooth everywhere, got"):
         bridge_volume(landscape(banana, torch.zeros(3).double()), UniformPrior(1.0, "box"))
 
 

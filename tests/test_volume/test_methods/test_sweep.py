@@ -16,7 +16,7 @@ from volume.methods import sample_cutoffs
 from volume.methods.sweep_sampling import _followed
 from volume.noise import cost_noise, noise_caution
 from volume.preconditioners import Identity
-from volume.priors import GaussianPrior, Lebesgue, RayDensity
+from volume.priors import GaussianPrior, Lebesgue, Parabola
 from volume.rays import Rays, StarDomainSettings, star_domain_volume
 from volume.study import VolumeSettings
 from volume.sweep import CutoffSweep, parse_sweep
@@ -93,7 +93,7 @@ def test_a_bump_that_a_larger_cutoff_sees_ends_the_ray_for_the_smaller_one() -> 
         return np.asarray(radii**2 / 2 + (np.abs(radii - 0.5) < 0.02))
 
     zero = np.zeros(1)
-    rays = Rays(costs, zero, False, RayDensity(zero, zero, zero, zero + np.inf), zero + 10.0, 3, "identity")
+    rays = Rays(costs, zero, False, Parabola(zero, zero, zero, zero + np.inf), zero + 10.0, 3, "identity")
     # Crossings of 0.2 and 0.281 at 0.632 and 0.75: the scan of the second alone, at 0.25 and 0.5, meets the bump.
     small, large = _followed(rays, np.array([0.2, 0.28125]), 0.1, StarDomainSettings(nats=1e-6))
     assert not large.monotone[0]

@@ -11,13 +11,13 @@ from spectra.checkpoint import AdamMoments
 from spectra.costs import kl_from_anchor
 from spectra.landscape import Landscape
 from spectra.operators import Fisher, MatrixOperator
-from volume.methods import choice as directions
 from volume.methods import choose_preconditioner
 from volume.preconditioners import (
     Preconditioner,
     adam_curvature,
     diagonal_curvature,
     diagonal_preconditioner,
+    full,
     full_preconditioner,
     low_rank_preconditioner,
 )
@@ -150,7 +150,7 @@ def test_missing_moments_are_said(landscape: Landscape) -> None:
 
 
 def test_full_is_refused_where_it_is_too_large(landscape: Landscape, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(directions, "LARGEST_FULL", 66)
+    monkeypatch.setattr(full, "LARGEST", 66)
     with pytest.raises(ValueError, match="at most 66 parameters, got 67; use low-rank"):
         choose_preconditioner("full", 0.1, landscape, SETTINGS, operator=lambda: Fisher(landscape))
 

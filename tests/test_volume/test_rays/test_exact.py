@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from volume.priors import log_radial_integral, log_sphere_surface
 from volume.rays import closed_forms as exact
-from volume.rays import log_radial_integral, log_sphere_surface
 
 DRAWS = 200_000
 

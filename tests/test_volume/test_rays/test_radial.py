@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.special import gammainc, gammaln
 
-from volume.rays import log_ball_volume, log_radial_integral, log_radial_slope, log_sphere_surface
+from volume.priors import log_ball_volume, log_radial_integral, log_radial_slope, log_sphere_surface
 
 SIZES = (1, 2, 3, 10, 1_000, 100_000, 1_000_000_000)
 each_size = pytest.mark.parametrize("size", SIZES)

@@ -147,13 +147,29 @@ def _block(R: Array, size: int, b: Array, c: Array) -> Array:
         return np.asarray(bend + slope * x - curvature * x * x / 2.0)
 
     first = 1.0 / (np.abs(slope) + np.sqrt(size - 1.0 + curvature) + 1e-300)
-    nodes, weights = _rule()
-    total = np.zeros_like(R)
-    for sign, limit in ((-1.0, lower), (1.0, upper)):
-        width = _width(fall, sign, first, np.abs(limit))
-        total += width * (weights @ np.exp(fall(sign * width * nodes[:, None])))
-    at_peak: Array = xlogy(size - 1.0, peak) - b * peak - c * peak * peak / 2.0 + np.log(unit) + np.log(total)
+    around = log_around_peak(fall, first, np.abs(lower), np.abs(upper))
+    at_peak: Array = xlogy(size - 1.0, peak) - b * peak - c * peak * peak / 2.0 + np.log(unit) + around
     return at_peak
+
+
+def log_around_peak(fall: Callable[[Array], Array], first: Array, below: Array, above: Array) -> Array:
+    """``log int exp(fall(x)) dx`` from ``-below`` to ``above``, of a function that falls from 0 at 0 to both sides.
+
+    Args:
+        fall: of x (..., k), each column a function of its own.
+        first: (k,) a guess, not too large, of how far from 0 it has fallen much.
+        below: (k,) how far it goes to the left, may be inf.
+        above: (k,) how far to the right.
+
+    Returns:
+        (k,) logarithms.
+    """
+    nodes, weights = _rule()
+    total = np.zeros_like(first)
+    for sign, limit in ((-1.0, below), (1.0, above)):
+        width = _width(fall, sign, first, limit)
+        total += width * (weights @ np.exp(fall(sign * width * nodes[:, None])))
+    return np.asarray(np.log(total))
 
 
 def _stationary(size: int, b: Array, c: Array) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -14,9 +15,9 @@ from spectra.landscape import Landscape
 from spectra.operators import SymmetricOperator
 from spectra.slq import slq_density
 from spectra.spectrum import SpectrumSettings
-from volume.audit.case import ANCHOR_STEPS, AuditCase
-from volume.audit.reading import DETERMINANT, PRODUCT_GRADIENTS, TRACE, VOLUME, AuditReading, Estimator, NotApplicable
-from volume.audit.samplers import curvature_of, gaussian
+from volume.audit.case import ANCHOR_STEPS, AuditCase, Effort, Estimator, EstimatorRow
+from volume.audit.directions import curvature_of, gaussian
+from volume.audit.reading import DETERMINANT, PRODUCT_GRADIENTS, TRACE, VOLUME, AuditReading, NotApplicable
 from volume.quadratic import QuadraticMass, ellipsoid_volume, quadratic_mass, shifted_determinant
 
 # PyHessian works one vector at a time through a model; more parameters than this are for its own benchmark.
@@ -167,3 +168,36 @@ def _determinant_reading(
         quantity,
         gradients=PRODUCT_GRADIENTS * products,
     )
+
+
+def without_bar(estimator: Estimator) -> Estimator:
+    """The same estimator without an error bar, as that of a density that comes without one."""
+
+    def run(case: AuditCase, seed: int) -> AuditReading:
+        return replace(estimator(case, seed), standard_error=math.nan, low=math.nan, high=math.nan)
+
+    return run
+
+
+def _ours(effort: Effort) -> Density:
+    return own_density(effort.probes, effort.steps)
+
+
+def _theirs(effort: Effort) -> Density:
+    return pyhessian_density_of(effort.probes, effort.steps)
+
+
+def _trace(method: str) -> EstimatorRow:
+    return EstimatorRow(f"trace/{method}", lambda effort: trace(method, effort.products))
+
+
+ESTIMATORS = (
+    EstimatorRow("ellipsoid-determinant", lambda effort: determinant_volume(_ours(effort), 0.0)),
+    EstimatorRow("shifted-determinant", lambda effort: determinant_volume(_ours(effort), 1.0)),
+    EstimatorRow("shifted-determinant/derived", lambda effort: determinant_volume(_ours(effort), DERIVED)),
+    EstimatorRow("quadratic-mass", lambda effort: mass(_ours(effort))),
+    EstimatorRow("quadratic-mass/pyhessian", lambda effort: without_bar(mass(_theirs(effort)))),
+    EstimatorRow("log-determinant/slq", lambda effort: log_determinant(_ours(effort))),
+    EstimatorRow("log-determinant/pyhessian", lambda effort: without_bar(log_determinant(_theirs(effort)))),
+    *map(_trace, ("hutchinson", "hutch++", "xtrace", "pyhessian-stopping")),
+)

@@ -1,11 +1,11 @@
-"""Priors over parameters, all centred at the origin of parameter space: their density along rays from the anchor."""
+"""The Gaussian prior of mean zero: its log density along rays is a parabola."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,82 +14,10 @@ from torch import Tensor
 from spectra.errors import UserError
 from spectra.model import ParameterLayout
 from volume.chunks import pieces, squared_lengths
-from volume.priors.ray_density import RayDensity, check_ray
-from volume.priors.uniform import UniformPrior
-
-__all__ = ["GaussianPrior", "Lebesgue", "Prior", "RayDensity", "UniformPrior", "parse_prior"]
+from volume.priors.prior import Anchor, PriorRow
+from volume.priors.ray_density import Parabola, check_ray
 
 INITIALISATION = "initialisation_standard_deviations"
-
-
-class Prior(Protocol):
-    """A measure on parameter space.
-
-    Attributes:
-        name: what it is, for messages and stores.
-        proper: whether it integrates to one.
-    """
-
-    @property
-    def name(self) -> str:
-        """What it is, for messages and stores."""
-
-    @property
-    def proper(self) -> bool:
-        """Whether it integrates to one."""
-
-    def log_density(self, theta: Tensor) -> float:
-        """Log density at theta (n,), nats."""
-
-    def ray(self, anchor: Tensor, directions: Tensor) -> RayDensity:
-        """The log density from the anchor (n,) along the rows of directions (k, n)."""
-
-    def sample(self, generator: torch.Generator, count: int, size: int) -> Tensor:
-        """Independent draws (count, size), float64."""
-
-    def scale(self, size: int) -> Tensor:
-        """Standard deviation (size,) of each parameter, float64; inf for Lebesgue measure."""
-
-
-@dataclass(frozen=True)
-class Lebesgue:
-    """Plain volume: the density is one everywhere.
-
-    >>> Lebesgue().log_density(torch.ones(3))
-    0.0
-    """
-
-    @property
-    def name(self) -> str:
-        """``lebesgue``."""
-        return "lebesgue"
-
-    @property
-    def proper(self) -> bool:
-        """False."""
-        return False
-
-    def log_density(self, theta: Tensor) -> float:  # noqa: ARG002
-        """Zero."""
-        return 0.0
-
-    def ray(self, anchor: Tensor, directions: Tensor) -> RayDensity:
-        """Zero along every ray, without end."""
-        check_ray(anchor, directions)
-        zero = np.zeros(len(directions))
-        return RayDensity(zero, zero, zero, np.full(len(directions), np.inf))
-
-    def sample(self, generator: torch.Generator, count: int, size: int) -> Tensor:  # noqa: ARG002
-        """Refused.
-
-        Raises:
-            UserError: always.
-        """
-        raise UserError("Lebesgue measure has no total mass to sample from; use a gaussian or uniform prior")
-
-    def scale(self, size: int) -> Tensor:
-        """Infinity."""
-        return torch.full((size,), torch.inf, dtype=torch.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +121,7 @@ class GaussianPrior:
             found -= float(s[part].log().sum())
         return found
 
-    def ray(self, anchor: Tensor, directions: Tensor) -> RayDensity:
+    def ray(self, anchor: Tensor, directions: Tensor) -> Parabola:
         """``b = sum u_i theta_i / s_i^2``, ``c = sum u_i^2 / s_i^2``, without end."""
         check_ray(anchor, directions)
         s = self.scale(len(anchor))
@@ -205,7 +133,7 @@ class GaussianPrior:
             quadratic += piece.square() @ precision
         count = len(directions)
         constant = np.full(count, self.log_density(anchor))
-        return RayDensity(constant, linear.cpu().numpy(), quadratic.cpu().numpy(), np.full(count, np.inf))
+        return Parabola(constant, linear.cpu().numpy(), quadratic.cpu().numpy(), np.full(count, np.inf))
 
     def sample(self, generator: torch.Generator, count: int, size: int) -> Tensor:
         """Independent draws (count, size), float64."""
@@ -232,42 +160,23 @@ class GaussianPrior:
         return values
 
 
-def parse_prior(
-    text: str, theta: Tensor, *, layout: ParameterLayout | None = None, metadata: Mapping[str, Any] | None = None
-) -> Prior:
-    """The prior that a word names.
+def _of_width(numbers: tuple[float, ...], anchor: Anchor) -> GaussianPrior:
+    return GaussianPrior(numbers[0]) if numbers else GaussianPrior.from_parameters_rms(anchor.theta)
 
-    Args:
-        text: ``lebesgue``; ``gaussian`` (standard deviation the root mean square of theta) or ``gaussian:S``;
-            ``init`` (standard deviations of the initialisation); ``uniform:A`` (box) or ``ball:A``.
-        theta: (n,) the anchor.
-        layout: names and order of the parameters, needed by ``init``.
-        metadata: of the checkpoint, needed by ``init``.
 
-    Returns:
-        The prior.
+def _of_initialisation(numbers: tuple[float, ...], anchor: Anchor) -> GaussianPrior:  # noqa: ARG001
+    if anchor.layout is None:
+        raise UserError("prior 'init' needs a model whose parameters have names")
+    return GaussianPrior.from_initialisation(anchor.metadata, anchor.layout)
 
-    Raises:
-        UserError: if the word is none of these, or its number is not positive and finite.
 
-    >>> parse_prior("gaussian:0.5", torch.ones(2)).name
-    'gaussian:0.5 (given)'
-    """
-    kind, colon, number = text.strip().partition(":")
-    if kind in ("gaussian", "uniform", "ball") and colon:
-        try:
-            value = float(number)
-        except ValueError:
-            raise UserError(f"prior {text!r} needs a number after the colon, got {number!r}") from None
-        if not (math.isfinite(value) and value > 0.0):
-            raise UserError(f"prior {text!r} needs a positive finite number, got {value:g}")
-        return GaussianPrior(value) if kind == "gaussian" else UniformPrior(value, "box" if kind == "uniform" else kind)
-    if text == "gaussian":
-        return GaussianPrior.from_parameters_rms(theta)
-    if text == "init":
-        if layout is None:
-            raise UserError("prior 'init' needs a model whose parameters have names")
-        return GaussianPrior.from_initialisation(metadata or {}, layout)
-    if text == "lebesgue":
-        return Lebesgue()
-    raise UserError(f"prior must be lebesgue, gaussian, gaussian:S, init, uniform:A or ball:A; got {text!r}")
+ROWS = (
+    PriorRow(
+        "gaussian",
+        _of_width,
+        forms={"gaussian": "width: root mean square of the parameters", "gaussian:S": ""},
+        gaussian=True,
+        smooth=True,
+    ),
+    PriorRow("init", _of_initialisation, forms={"init": ""}, gaussian=True, smooth=True),
+)
