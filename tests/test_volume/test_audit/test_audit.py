@@ -34,10 +34,10 @@ from volume.audit import (
     wells_case,
     write_report,
 )
-from volume.audit.case import DETERMINANT
 from volume.audit.cases import ball_case, ellipsoid_case, power_case, thin_star_case
 from volume.audit.convolution import log_product_wells
 from volume.audit.facts import HOLDS
+from volume.audit.reading import DETERMINANT
 from volume.audit.statistics import directions_needed, error_by_directions
 
 BALL = ball_case(2)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from volume.audit import VOLUME, NotApplicable, ball_case, degenerate_case, estimators, wells_case
+from volume.audit import VOLUME, NotApplicable, degenerate_case, estimators, wells_case
+from volume.audit.cases import ball_case
 
 
 def test_it_finds_the_truth_of_a_degenerate_case_and_of_wells() -> None:
