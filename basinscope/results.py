@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,8 +63,7 @@ def load(path: str | Path) -> Result:
     if kind == "bridge":
         from volume.bridge import read_bridge
 
-        result, source = read_bridge(path)
-        return replace(result, source=source)
+        return read_bridge(path)[0]
     from spectra.store import read_spectrum
 
     return read_spectrum(path)

@@ -69,6 +69,11 @@ class MethodResult:
     failure: str = ""
 
     @property
+    def caption(self) -> str:
+        """A sentence on what it is made of, as the method's row has it; empty if that says nothing."""
+        return str(stated("volume.methods")[self.method].constants.get("caption", "")).format(**self.figures)
+
+    @property
     def kind(self) -> str:
         """``mass`` under a prior, or ``volume`` under Lebesgue measure."""
         return "volume" if self.measure == "lebesgue" else "mass"

@@ -46,7 +46,7 @@ class TaskRow:
 
 
 BUILT_IN = stated("basinscope.tasks")
-FORMS = f"a built-in name ({', '.join(BUILT_IN)}), package.module:function or path/to/file.py:function"
+FORMS = f"a built-in name ({', '.join(sorted(BUILT_IN))}), package.module:function or path/to/file.py:function"
 
 
 def task_name(asked: str | None, checkpoint: Checkpoint) -> str:

@@ -16,7 +16,6 @@ from basinscope.terminal import Text, written
 from basinscope.views.layout import NONE, finite, formatted, plain, table
 from spectra.interval import RULE, half_width, with_error
 from volume.method_result import MethodResult
-from volume.methods import method_row
 from volume.preconditioners import EXPONENT
 from volume.study import VolumeStudy
 from volume.sweep import CutoffSweep
@@ -215,11 +214,7 @@ def _caption(study: VolumeStudy) -> Padding:
         words,
         *(_sampler(result, study.settings.exponent) for result in samplers),
         *_bits(study),
-        *(
-            words
-            for one in study.results.values()
-            if not one.failure and (words := method_row(one.method).caption(one))
-        ),
+        *(words for one in study.results.values() if not one.failure and (words := one.caption)),
     ]
     return Padding(Group(*(Text(line, style="dim") for line in lines)), (0, 0, 1, 0))
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-
-import torch
-from scipy.optimize import brentq
+from typing import TYPE_CHECKING
 
 from comparisons.evidence import Evidence, Tally
 from comparisons.flatness import Measure, Reading
-from comparisons.sharpness_result import CountedCost, Sharpness, counted
 from spectra.errors import UserError
-from spectra.landscape import Landscape
+
+if TYPE_CHECKING:
+    from comparisons.sharpness_result import Sharpness
+    from spectra.landscape import Landscape
 
 DOUBLINGS = 200
 TOLERANCE = 1e-3
@@ -40,11 +40,18 @@ def critical_sharpness(landscape: Landscape, *, doublings: int = DOUBLINGS) -> S
         Kalra et al., A scalable measure of loss landscape curvature for analyzing the training dynamics of LLMs, 2026.
 
     >>> from spectra.costs import mean_squared_error
+    >>> from spectra.landscape import Landscape
+    >>> import torch
     >>> model, x = torch.nn.Linear(1, 1, bias=False), torch.ones(1, 1)
     >>> landscape = Landscape(model, mean_squared_error, (x, x), theta=torch.zeros(1))  # (theta - 1)^2
     >>> round(critical_sharpness(landscape).value, 2)
     2.0
     """
+    import torch
+    from scipy.optimize import brentq
+
+    from comparisons.sharpness_result import CountedCost, Sharpness, counted
+
     counted(doublings=doublings)
     cost = CountedCost(landscape)
     slope = cost.gradient()

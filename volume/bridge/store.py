@@ -60,7 +60,7 @@ _SETTINGS = settings(
 )
 _BRIDGE = Record(
     BridgeResult,
-    {"settings": _SETTINGS, "passes": Numbered("pass_%03d", Numbered("rung_%03d", _RUNG))},
+    {"settings": _SETTINGS, "passes": Numbered("pass_%03d", Numbered("rung_%03d", _RUNG)), "source": None},
     later=("strategy",),
 )
 
@@ -74,7 +74,8 @@ def _fill(file: h5py.File, stored: tuple[BridgeResult, dict[str, str]]) -> None:
 
 
 def _build(file: h5py.File) -> tuple[BridgeResult, dict[str, str]]:
-    return _BRIDGE.read(file), _SOURCE.read(file)
+    source = _SOURCE.read(file)
+    return _BRIDGE.read(file, source=source), source
 
 
 def _lighter(rungs: tuple[Rung, ...]) -> tuple[Rung, ...]:

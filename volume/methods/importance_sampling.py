@@ -121,12 +121,14 @@ def _at(work: VolumeWork, cutoffs: Cutoffs) -> tuple[MethodResult, ...]:
     return tuple(found)
 
 
-def _caption(result: MethodResult) -> str:
-    found = result.figures
-    return (
-        f"importance-sampling: {found['draws']:,.0f} draws of the quadratic model, {found['share_inside']:.0%} inside "
-        f"the basin, {found['effective_draws']:,.3g} that carry the estimate"
-    )
-
-
-ROWS = (MethodRow("importance-sampling", _at, caption=_caption, gaussian=True, mass=True, colour="grey"),)
+ROWS = (
+    MethodRow(
+        "importance-sampling",
+        _at,
+        caption="importance-sampling: {draws:,.0f} draws of the quadratic model, {share_inside:.0%} inside the basin, "
+        "{effective_draws:,.3g} that carry the estimate",
+        gaussian=True,
+        mass=True,
+        colour="grey",
+    ),
+)

@@ -45,7 +45,7 @@ class MethodRow:
         rays: the work, and an earlier result or None -> how it samples.
         finish: the work, the result at the study's own cutoff and how it was sampled -> that result with what is added
             there alone.
-        caption: the result -> a sentence beneath the table on what it is made of, or nothing.
+        caption: sentence beneath the table on what a result is made of, with the names of its figures in braces.
         sampled: whether it goes direction by direction, and can be continued.
         gaussian: whether it needs a Gaussian prior.
         mass: whether it is a mass under the prior, and not a Lebesgue volume.
@@ -60,7 +60,7 @@ class MethodRow:
     at: Callable[[VolumeWork, Cutoffs], tuple[MethodResult, ...]] | None = None
     rays: Callable[[VolumeWork, MethodResult | None], Sampling] | None = None
     finish: Callable[[VolumeWork, MethodResult, Sampling | None], MethodResult] = lambda _, result, __: result
-    caption: Callable[[MethodResult], str] = lambda _: ""
+    caption: str = ""
     sampled: bool = False
     gaussian: bool = False
     mass: bool = False

@@ -66,16 +66,15 @@ def _result(segment: SegmentVolume, samples: float) -> MethodResult:
     return MethodResult("segment", "lebesgue", estimate=estimate, figures=figures)
 
 
-def _caption(result: MethodResult) -> str:
-    """What a basin segment is made of."""
-    found = result.figures
-    return (
-        f"segment: {found['log_cross_section']:,.1f} nat across, in {found['rank']:,.0f} dimensions that "
-        f"{found['training_samples']:,.0f} training samples see, and {found['log_extent']:,.1f} along, in "
-        f"{found['zero_dimension']:,.0f} of which {found['unseen_dimension']:,.0f} are unseen in validation too; rank "
-        f"at {found['rank_tolerance']:.2g} of the largest eigenvalue, gap {found['rank_gap']:.3g}, shift "
-        f"{found['shift']:.3g}"
-    )
-
-
-ROWS = (MethodRow("segment", _at, caption=_caption, two_sets=True, colour="purple"),)
+ROWS = (
+    MethodRow(
+        "segment",
+        _at,
+        caption="segment: {log_cross_section:,.1f} nat across, in {rank:,.0f} dimensions that {training_samples:,.0f} "
+        "training samples see, and {log_extent:,.1f} along, in {zero_dimension:,.0f} of which {unseen_dimension:,.0f} "
+        "are unseen in validation too; rank at {rank_tolerance:.2g} of the largest eigenvalue, gap {rank_gap:.3g}, "
+        "shift {shift:.3g}",
+        two_sets=True,
+        colour="purple",
+    ),
+)

@@ -63,7 +63,8 @@ def test_a_checkpoint_with_code_in_it(tmp_path: Path, capsys: pytest.CaptureFixt
     [
         (
             "digts",
-            "task 'digts' is not known: give a built-in name (digits, digits-heldout, causal-lm, image-classifier), "
+            "task 'digts' is not known: give a built-in name (causal-lm, digits, digits-heldout, "
+            "image-classifier, tabular), "
             "package.module",
         ),
         ("digts", "did you mean digits?"),
