@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from comparisons.comparison import Comparison
 from comparisons.measures import measures_of
 from comparisons.statistics import (
-    LEAST,
     Agreement,
     PartialRanking,
     Ranking,
@@ -19,6 +18,7 @@ from comparisons.statistics import (
     standings_of,
 )
 from comparisons.targets import target_values
+from comparisons.words import FEWEST
 from spectra.errors import UserError
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ def findings_of(
         UserError: if a column asked for is not there.
     """
     if not rankings and given:
-        raise UserError(f"rank correlations given {given[0]} need at least {LEAST} checkpoints with a target")
-    agreement = agreement_of(comparison) if len(comparison.done) >= LEAST else None
+        raise UserError(f"rank correlations given {given[0]} need at least {FEWEST} checkpoints with a target")
+    agreement = agreement_of(comparison) if len(comparison.done) >= FEWEST else None
     if not rankings:
         return Findings(comparison, against, agreement=agreement)
     measures, seed = measures_of(comparison.measures), comparison.settings.seed

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from comparisons.words import FAMILIES
 from spectra.errors import UserError
 from spectra.estimate import Estimate
 from spectra.interval import ends, half_width
@@ -17,7 +18,6 @@ from spectra.interval import ends, half_width
 if TYPE_CHECKING:
     from comparisons.evidence import Evidence
 
-FAMILIES = ("curvature", "sharpness", "norms", "volumes", "learning-coefficient")
 # Changes of the parameters that leave the function as it is; comparisons.invariance carries them out.
 INVARIANCES = ("layer-rescaling", "node-rescaling", "permutation", "parameter-scale")
 EVERY_INVARIANCE = frozenset(INVARIANCES)

@@ -13,10 +13,10 @@ from pathlib import Path
 from comparisons.comparison import Comparison, Outcome
 from comparisons.flatness import INVARIANCES, Measure
 from comparisons.measures import REGISTRY
+from comparisons.words import FORMATS
 from spectra.errors import UserError
 from spectra.interval import short, with_error
 
-FORMATS = ("md", "csv", "latex")
 NONE = "–"
 MARKS = {"layer-rescaling": "L", "node-rescaling": "N", "permutation": "P", "parameter-scale": "S"}
 _LATEX = {"±": r"$\pm$", "–": "--", "²": r"$^2$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "_": r"\_", "%": r"\%"}

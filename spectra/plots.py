@@ -23,7 +23,7 @@ from spectra.files import replace_file
 from spectra.interval import bars, interval_label, quantile, with_ends
 from spectra.lanczos import Array
 from spectra.spectrum import Spectrum, StoredSpectrum
-from spectra.titles import operator_title
+from spectra.words import operator_title
 
 # Okabe and Ito, Color universal design, 2008.
 BLUE, ORANGE, VERMILLION, GREEN, SKY, GREY = "#0072B2", "#E69F00", "#D55E00", "#009E73", "#56B4E9", "#7F7F7F"

@@ -13,13 +13,9 @@ from numpy.typing import NDArray
 from spectra.density import SpectralDensity
 from spectra.errors import UserError, require_counts
 from spectra.files import Provenance, Result
-from spectra.members import stated
-from spectra.titles import operator_title
+from spectra.words import ENGINES, OPERATORS, REORTHOGONALISATIONS, operator_title
 
 Array = NDArray[np.float64]
-
-OPERATORS = tuple(stated("spectra.operators"))
-ENGINES = ("auto", "slq", "dense", "gram", "pyhessian")
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,7 @@ class SpectrumSettings:
     def __post_init__(self) -> None:
         _member("operator", self.operator, OPERATORS)
         _member("engine", self.engine, ENGINES)
-        _member("reorthogonalise", self.reorthogonalise, ("auto", "full", "none"))
+        _member("reorthogonalise", self.reorthogonalise, REORTHOGONALISATIONS)
         require_counts(self, {"probes": 1, "steps": 1, "block": 1, "memory": 1, "deflate": -1, "seed": 0})
 
     def as_dict(self) -> dict[str, str | int | bool]:

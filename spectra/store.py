@@ -18,7 +18,7 @@ from spectra.files import PROVENANCE, TEXTS, Array, Dimension, Provenance, Recor
 from spectra.lanczos import Deflation, Tridiagonal
 from spectra.spectrum import Spectrum, SpectrumSettings
 from spectra.spectrum import StoredSpectrum as StoredSpectrum
-from spectra.titles import operator_title
+from spectra.words import operator_title
 
 FORMAT = "basinscope spectrum"
 CURVATURE_UNIT = "cost / parameter^2"

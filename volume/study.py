@@ -11,12 +11,12 @@ from typing import Any, ClassVar
 from spectra.errors import UserError, require_counts
 from spectra.files import Provenance, Result, counted
 from spectra.members import stated, stating
+from spectra.words import NEGATIVE_RULES
 from volume.method_result import METHODS, MethodResult, stating_methods
 from volume.preconditioners import EXPONENT
 from volume.sweep import CutoffSweep, parse_sweep
 
 PRECONDITIONERS = tuple(stated("volume.preconditioners"))
-NEGATIVE_RULES = ("raise", "clip", "abs")
 OPERATORS = stating("spectra.operators", "models_cost")
 SEARCH = "search"
 

@@ -26,6 +26,7 @@ from basinscope.cli.options import (
 from basinscope.terminal import emit, show
 from spectra.errors import UserError
 from spectra.members import stating
+from volume.chains import ORIGINS, TARGETS
 from volume.priors import prior_forms
 
 if TYPE_CHECKING:
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
     from basinscope.views import OtherBridge
     from volume.bridge import BridgeResult
 
-# Words that may be typed, here too so that --help needs no torch; a test holds them to the library's.
-TARGETS = ("sublevel", "star")
-ORIGINS = ("quadratic", "prior")
 _LADDER = "Ladder"
 
 

@@ -28,6 +28,7 @@ from basinscope.cli.options import (
 from basinscope.outputs import reserved
 from basinscope.tasks import OPTIONS_HELP
 from basinscope.terminal import emit, show
+from comparisons.words import FAMILIES, FEWEST, FORMATS
 from spectra.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,10 +36,6 @@ if TYPE_CHECKING:
     from comparisons.findings import Findings
 
 __all__ = ["compare", "rankings_of", "show_comparison"]
-# Words that may be typed, here too so that --help needs no torch; a test holds them to the library's.
-FAMILIES = ("curvature", "sharpness", "norms", "volumes", "learning-coefficient")
-TABLES = ("md", "csv", "latex")
-FEWEST = 4
 # Columns that a refusal names.
 _SHOWN_COLUMNS = 20
 _ESTIMATE = "Estimate"
@@ -117,7 +114,7 @@ def compare(
     ] = False,
     table: Annotated[
         str | None,
-        typer.Option(help=f"Print the table as one of {', '.join(TABLES)}.", rich_help_panel=RESULT),
+        typer.Option(help=f"Print the table as one of {', '.join(FORMATS)}.", rich_help_panel=RESULT),
     ] = None,
     output: OutputOption = None,
     plot: PlotOption = None,
@@ -201,7 +198,7 @@ class _Shown:
 
 def _check_words(table: str | None, as_json: bool, jobs: int) -> None:
     if table is not None:
-        one_of("--table", table, TABLES)
+        one_of("--table", table, FORMATS)
     if table is not None and as_json:
         raise UserError("--table and --json exclude each other: give one of them")
     if jobs < 1:

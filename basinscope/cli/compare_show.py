@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from basinscope.terminal import emit, page, say, show
+from comparisons.words import FEWEST
 
 if TYPE_CHECKING:
     from comparisons.comparison import Comparison
@@ -29,10 +30,10 @@ def rankings_of(comparison: Comparison, against: str | None) -> Rankings:
         UserError: if what was asked for is not to be had.
     """
     from comparisons.measures import measures_of
-    from comparisons.statistics import LEAST, rank_measures
+    from comparisons.statistics import rank_measures
 
     gaps = sum(math.isfinite(one.gap) for one in comparison.done)
-    if against is None and gaps < LEAST:
+    if against is None and gaps < FEWEST:
         return "gap", ()
     target = against or "gap"
     measures = measures_of(comparison.measures)

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from basinscope.choices import one_of, read_bytes
+from basinscope.choices import read_bytes
+from spectra.words import DTYPES
 
 if TYPE_CHECKING:
     from basinscope.runs import Machine
 
 # Panels of the help.
 MACHINE, RESULT = "Machine", "Result"
-# Words that may be typed, here too so that --help needs no torch; a test holds them to the library's.
-DTYPES = ("float32", "float64")
 # Costs that bound a basin.
 BASIN_COSTS = ("kl", "task")
 # Below this not even one small network's graph fits, and the unit was surely forgotten.
@@ -64,8 +63,6 @@ def machine_of(dtype: str | None, device: str | None, memory: str, threads: int 
     Raises:
         UserError: if a word or a number is not allowed.
     """
-    if dtype is not None:
-        one_of("--dtype", dtype, DTYPES)
     number = read_bytes("--memory", memory, least=LEAST_MEMORY)
     from basinscope.runs import Machine
 

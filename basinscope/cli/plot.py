@@ -11,11 +11,10 @@ from basinscope.choices import one_of
 from basinscope.cli.options import DebugOption
 from basinscope.outputs import reserved
 from basinscope.results import kind_of
+from spectra.words import SCALES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-SCALES = ("symlog", "linear")
 
 
 def plot(

@@ -11,9 +11,10 @@ import typer
 from basinscope import terminal
 from basinscope.choices import one_of
 from basinscope.cli.options import DebugOption, JsonOption
-from basinscope.cli.spectrum import NEGATIVE_RULES, NegativeOption, ShiftOption, check_shifts, show_summary
+from basinscope.cli.spectrum import NegativeOption, ShiftOption, check_shifts, show_summary
 from basinscope.results import kind_of
 from spectra.errors import UserError
+from spectra.words import NEGATIVE_RULES
 
 if TYPE_CHECKING:
     from basinscope.views import VolumeDifference

@@ -26,18 +26,11 @@ from basinscope.cli.options import (
 from basinscope.tasks import CHECKPOINT_HELP, OPTIONS_HELP
 from basinscope.terminal import emit, show
 from spectra.errors import UserError
-from spectra.members import stated
+from spectra.words import COSTS, ENGINES, NEGATIVE_RULES, OPERATORS, REORTHOGONALISATIONS
 
 if TYPE_CHECKING:
     from basinscope.runs import Request
     from spectra.store import StoredSpectrum
-
-# Words that may be typed, here too so that --help needs no torch; a test holds them to the library's.
-OPERATORS = tuple(stated("spectra.operators"))
-ENGINES = ("auto", "slq", "dense", "gram", "pyhessian")
-COSTS = ("cross-entropy", "mean-squared-error", "binary-cross-entropy", "kl")
-NEGATIVE_RULES = ("raise", "clip", "abs")
-REORTHOGONALISATIONS = ("auto", "full", "none")
 
 ShiftOption = Annotated[
     list[float] | None,

@@ -27,12 +27,11 @@ from basinscope.cli.options import (
 from basinscope.tasks import CHECKPOINT_HELP, OPTIONS_HELP
 from spectra.errors import UserError
 from spectra.members import stated, stating
+from spectra.words import NEGATIVE_RULES
 from volume.priors import prior_forms
 
-# Words that may be typed, here too so that --help needs no torch; a test holds them to the library's.
 METHODS = tuple(stated("volume.methods"))
 PRECONDITIONERS = tuple(stated("volume.preconditioners"))
-NEGATIVE_RULES = ("raise", "clip", "abs")
 OPERATORS = stating("spectra.operators", "models_cost")
 EXPONENT = 0.5
 _ESTIMATE = "Estimate"

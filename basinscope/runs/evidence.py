@@ -17,7 +17,7 @@ from spectra.errors import UserError
 from spectra.files import Provenance
 from spectra.landscape import Landscape
 from spectra.store import read_spectrum
-from spectra.titles import operator_title
+from spectra.words import operator_title
 from volume.store import is_volume_file, read_study
 
 _STEP = re.compile(r"^(?P<run>.*step[-_]?)(?P<step>\d+)(?P<rest>.*)$")

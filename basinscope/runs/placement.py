@@ -10,8 +10,6 @@ import torch
 from spectra.errors import UserError, foreign
 from spectra.landscape import Landscape
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
-
 
 def placed(landscape: Landscape, dtype: str | None, device: str | None, task: str) -> Landscape:
     """The landscape in the dtype and on the device asked for.
@@ -28,7 +26,7 @@ def placed(landscape: Landscape, dtype: str | None, device: str | None, task: st
     Raises:
         UserError: if the device cannot be used, or model or data do not bear the change.
     """
-    kind = None if dtype is None else DTYPES[dtype]
+    kind = None if dtype is None else getattr(torch, dtype)
     place = None if device is None else usable_device(device)
     if kind in (None, landscape.dtype) and place in (None, landscape.device):
         return landscape

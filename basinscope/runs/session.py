@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from basinscope.choices import one_of
 from basinscope.failures import Interrupted
 from basinscope.outputs import TASK, Named, reserved
 from basinscope.runs.placement import guarded, placed
@@ -22,6 +23,7 @@ from spectra.files import Provenance
 from spectra.landscape import Landscape
 from spectra.ranks import LostRankError, Ranks
 from spectra.spectrum import SpectrumSettings
+from spectra.words import DTYPES
 
 # Below this many parameters a product is too short to share between threads: 614 products of a network of
 # 4,810 parameters took 3.1 s on one thread and 208 s on two threads of a busy machine.
@@ -41,7 +43,7 @@ class Machine:
         threads: number of torch's threads; None takes one for a small model, else torch's choice.
 
     Raises:
-        UserError: if the number of threads is out of range.
+        UserError: if the dtype is not one of ``DTYPES``, or the number of threads out of range.
     """
 
     dtype: str | None = None
@@ -50,6 +52,8 @@ class Machine:
     threads: int | None = None
 
     def __post_init__(self) -> None:
+        if self.dtype is not None:
+            one_of("--dtype", self.dtype, DTYPES)
         if self.threads is None:
             return
         if self.threads < 1:

@@ -23,7 +23,7 @@ from spectra.errors import UserError
 from spectra.estimate import Estimate
 from spectra.interval import RULE, short
 from spectra.store import StoredSpectrum
-from spectra.titles import operator_title
+from spectra.words import operator_title
 
 # Shifts by default, as parts of the largest eigenvalue: the smallest three above what is negative.
 PARTS = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import get_close_matches
 
-from comparisons.flatness import FAMILIES, Measure
+from comparisons.flatness import Measure
+from comparisons.words import FAMILIES
 from spectra.errors import UserError
 from spectra.members import members
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from comparisons.evidence import Evidence, Tally
 from comparisons.flatness import Measure, Reading, reading_of
 from spectra.errors import UserError
-from spectra.titles import dtype_title
+from spectra.words import dtype_title
 from volume.study import VolumeSettings
 
 if TYPE_CHECKING:

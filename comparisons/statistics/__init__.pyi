@@ -8,7 +8,6 @@ from .ranking_plots import LEVEL as LEVEL
 from .ranking_plots import agreement_figure as agreement_figure
 from .ranking_plots import ranking_figure as ranking_figure
 from .rankings import FEWEST_CONFIGURATIONS as FEWEST_CONFIGURATIONS
-from .rankings import LEAST as LEAST
 from .rankings import Ranking as Ranking
 from .rankings import rank_measures as rank_measures
 from .standings import Standing as Standing

@@ -13,9 +13,10 @@ from comparisons.flatness import Measure
 from comparisons.statistics.extensive import incomparable
 from comparisons.statistics.hyperparameters import groups
 from comparisons.statistics.rank_correlation import kendall, partial, spearman
-from comparisons.statistics.rankings import BOOTSTRAPS, LEAST, configurations, ends_of, turned
+from comparisons.statistics.rankings import BOOTSTRAPS, configurations, ends_of, turned
 from comparisons.statistics.resampling import kendalls_of, multiplicities
 from comparisons.targets import column_values, target_values
+from comparisons.words import FEWEST
 from spectra.errors import UserError
 
 Array = NDArray[np.float64]
@@ -61,7 +62,7 @@ def partial_rankings(
         seed: seed of the bootstrap.
 
     Returns:
-        One for each measure with values at ``LEAST`` checkpoints or more, but for the column itself, those that it
+        One for each measure with values at ``FEWEST`` checkpoints or more, but for the column itself, those that it
         decides, and those that are ``incomparable``.
 
     Raises:
@@ -82,7 +83,7 @@ def partial_rankings(
             continue
         values = turned(comparison, measure)
         known = np.isfinite(values) & np.isfinite(target) & np.isfinite(held)
-        if known.sum() < LEAST:
+        if known.sum() < FEWEST:
             continue
         wholes = groups([alike[known]], int(known.sum()))
         counts = multiplicities(wholes, BOOTSTRAPS, np.random.default_rng([seed, STREAM, place]))

@@ -18,11 +18,11 @@ from comparisons.statistics.permutation import holm, permutation_chance
 from comparisons.statistics.rank_correlation import kendall, spearman
 from comparisons.statistics.resampling import kendalls_of, multiplicities, spearmans_of
 from comparisons.targets import target_values
+from comparisons.words import FEWEST
 from spectra.errors import UserError
 from spectra.interval import LEVEL
 
 Array = NDArray[np.float64]
-LEAST = 4
 # A bootstrap over fewer wholes than this says nothing: of two configurations half of the samples hold one alone.
 FEWEST_CONFIGURATIONS = 8
 BOOTSTRAPS = 2000
@@ -69,19 +69,19 @@ def rank_measures(
         seed: seed of bootstrap and permutations.
 
     Returns:
-        A ranking for each measure that has a value at ``LEAST`` checkpoints or more, and is not the same at all; those
+        A ranking for each measure that has a value at ``FEWEST`` checkpoints or more, and is not the same at all; those
         that are ``incomparable`` are left out.
 
     Raises:
-        UserError: if there is no target, or fewer than ``LEAST`` checkpoints have one.
+        UserError: if there is no target, or fewer than ``FEWEST`` checkpoints have one.
 
     Reference:
         Jiang et al., Fantastic generalization measures and where to find them, 2020.
     """
     target = target_values(comparison, against)
     known = int(np.isfinite(target).sum())
-    if known < LEAST:
-        raise UserError(f"rank correlations need at least {LEAST} checkpoints with a value of {against}, got {known}")
+    if known < FEWEST:
+        raise UserError(f"rank correlations need at least {FEWEST} checkpoints with a value of {against}, got {known}")
     rows = []
     left_out, alike = incomparable(comparison), configurations(comparison)
     for place, measure in enumerate(measures):
@@ -90,7 +90,7 @@ def rank_measures(
         values = turned(comparison, measure)
         both = np.isfinite(values) & np.isfinite(target)
         x, y = values[both], target[both]
-        if both.sum() >= LEAST and len(np.unique(x)) > 1 and len(np.unique(y)) > 1:
+        if both.sum() >= FEWEST and len(np.unique(x)) > 1 and len(np.unique(y)) > 1:
             rows.append((measure.name, x, y, groups([alike[both]], len(x)), np.random.default_rng([seed, place])))
     chances = [permutation_chance(x, y, wholes, generator) for _, x, y, wholes, generator in rows]
     corrected = holm(chances)

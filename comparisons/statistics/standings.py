@@ -15,10 +15,11 @@ from comparisons.measures import measures_of
 from comparisons.statistics.extensive import incomparable
 from comparisons.statistics.granulated import granulated_kendall, least_information, mean_granulated
 from comparisons.statistics.hyperparameters import SEED, Codes, encoded, groups, varying
-from comparisons.statistics.rankings import LEAST, turned
+from comparisons.statistics.rankings import turned
 from comparisons.statistics.seed_variance import VarianceShares, variance_shares
 from comparisons.statistics.worst_pairs import SignErrors, sign_errors
 from comparisons.targets import target_values
+from comparisons.words import FEWEST
 
 Array = NDArray[np.float64]
 
@@ -54,7 +55,7 @@ def standings_of(comparison: Comparison, against: str) -> tuple[Standing, ...]:
         against: the target, see ``target_values``; a hyperparameter is then no condition itself.
 
     Returns:
-        A standing for each measure with values at ``LEAST`` checkpoints or more, those that are ``incomparable`` left
+        A standing for each measure with values at ``FEWEST`` checkpoints or more, those that are ``incomparable`` left
         out; none where no hyperparameter varies.
 
     Raises:
@@ -89,7 +90,7 @@ def _standing(
 ) -> Standing | None:
     values = turned(comparison, measure)
     both = np.isfinite(values) & np.isfinite(target)
-    if both.sum() < LEAST:
+    if both.sum() < FEWEST:
         return None
     here = {name: column[both] for name, column in codes.items()}
     granulated = granulated_kendall(values[both], target[both], here, None if seeds is None else seeds[both])

@@ -24,7 +24,7 @@ from spectra.checkpoint.optimizer_order import optimized
 from spectra.checkpoint.torch_file import UNCHECKED
 from spectra.errors import UserError
 from spectra.files import Opaque, about, open_regular
-from spectra.titles import dtype_title
+from spectra.words import dtype_title
 
 # What DistributedDataParallel and torch.compile put before every name.
 _WRAPPERS = ("module.", "_orig_mod.")

@@ -20,7 +20,7 @@ from spectra.costs.likelihood import (
     shape_of,
 )
 from spectra.errors import UserError
-from spectra.titles import dtype_title
+from spectra.words import dtype_title
 
 # Rounding to half precision changes each probability, and so their sum, by at most 2^-11 of itself.
 PROBABILITY_ERROR = 2.0**-10

@@ -11,13 +11,10 @@ import numpy as np
 from spectra.density.measure import Array, SpectralMeasure
 from spectra.errors import UserError
 from spectra.interval import short
-from spectra.titles import operator_title
+from spectra.words import NEGATIVE_RULES, operator_title
 
-_RULES: dict[str, Callable[[Array], Array]] = {
-    "raise": lambda x: x,
-    "clip": lambda x: np.maximum(x, 0.0),
-    "abs": np.abs,
-}
+_MAPS: tuple[Callable[[Array], Array], ...] = (lambda x: x, lambda x: np.maximum(x, 0.0), np.abs)
+_RULES = dict(zip(NEGATIVE_RULES, _MAPS, strict=True))
 
 
 class IndefiniteError(UserError):

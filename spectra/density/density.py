@@ -15,7 +15,7 @@ from spectra.errors import UserError
 from spectra.estimate import Estimate
 from spectra.files import Named, Result, counted
 from spectra.lanczos import Deflation, Tridiagonal, logarithm_error_bound, no_runs
-from spectra.titles import operator_title
+from spectra.words import operator_title
 
 # Of an effective dimension: what negative eigenvalues may take away unsaid.
 _TAKEN = 0.1

@@ -9,8 +9,7 @@ import numpy as np
 
 from spectra.density.measure import Array, SpectralMeasure
 from spectra.errors import UserError
-
-SCALES = ("linear", "symlog")
+from spectra.words import SCALES
 
 # The grid reaches this many widths beyond the support; erfc(6 / sqrt 2) = 2e-9 of a node's mass is cut.
 REACH = 6

@@ -19,7 +19,7 @@ from spectra.errors import UserError
 from spectra.landscape.average_cost import AverageCost
 from spectra.landscape.hidden_parameters import DerivativeError, graph_nodes, refuse_hidden
 from spectra.model import Batch, Witness, generator
-from spectra.titles import dtype_title
+from spectra.words import dtype_title
 
 Cost = TypeVar("Cost", bound=AverageCost)
 # The derivative along a direction (theta's, (n,)) on a part of the data, and the function of theta it is that of.

@@ -23,6 +23,7 @@ from .rung_sampler import Progress as Progress
 from .rung_sampler import RungSampler as RungSampler
 from .settings import LEAST_BELOW as LEAST_BELOW
 from .settings import ORIGINS as ORIGINS
+from .settings import TARGETS as TARGETS
 from .settings import BridgeSettings as BridgeSettings
 from .shared_chains import shared_cost as shared_cost
 from .star_cost import StarCost as StarCost

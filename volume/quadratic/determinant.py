@@ -9,7 +9,7 @@ from spectra.density import IndefiniteError, SpectralDensity
 from spectra.errors import UserError
 from spectra.estimate import Estimate
 from spectra.interval import short
-from spectra.titles import operator_title
+from spectra.words import operator_title
 from volume.priors import log_ball_volume
 from volume.quadratic.mass import QuadraticMass
 

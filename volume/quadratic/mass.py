@@ -14,7 +14,7 @@ from spectra.estimate import Estimate, from_samples
 from spectra.interval import short
 from spectra.lanczos import Tridiagonal, logarithm_error_bound
 from spectra.split import leading
-from spectra.titles import operator_title
+from spectra.words import operator_title
 from volume.quadratic.measure import AnchorMeasure
 from volume.quadratic.saddlepoint import QuadraticForm, TailProbability, log_distribution
 

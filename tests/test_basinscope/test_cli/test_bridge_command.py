@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from basinscope.cli import bridge as bridge_command
 from basinscope.cli import main
 from volume.bridge import read_bridge
-from volume.chains import settings as bridge_settings
 
 TINY = Path(__file__).parents[1] / "tiny_task.py"
 LINEAR = Path(__file__).parents[1] / "linear_task.py"
@@ -22,11 +20,6 @@ SMALL = ("--chains", "8", "--draws", "24", "--warm-up", "8")
 
 def bridge(checkpoint: Path, output: Path, *options: str, task: str = f"{TINY}:tiny") -> int:
     return main(["bridge", str(checkpoint), "--task", task, "--output", str(output), *SMALL, *options])
-
-
-def test_the_words_are_the_librarys() -> None:
-    assert bridge_command.TARGETS == bridge_settings.TARGETS
-    assert bridge_command.ORIGINS == bridge_settings.ORIGINS
 
 
 @pytest.mark.parametrize("origin", ["prior", "quadratic"])

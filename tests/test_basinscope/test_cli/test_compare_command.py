@@ -11,13 +11,10 @@ import torch
 import xarray
 from scipy import stats
 
-from basinscope.cli import compare as compare_command
 from basinscope.cli import main
 from basinscope.runs import compare as compare_run
 from basinscope.runs import step_zero
-from comparisons import flatness, tables
 from comparisons.measures import REGISTRY
-from comparisons.statistics import rankings
 from comparisons.store import read_comparison
 
 TASK_FILE = Path(__file__).parents[1] / "tiny_task.py"
@@ -43,12 +40,6 @@ def compare(pair: list[Path]) -> Run:
         return main([*words, "--held-out-task", f"{TASK_FILE}:other_data", *map(str, options)])
 
     return run
-
-
-def test_words_are_the_librarys() -> None:
-    assert compare_command.FAMILIES == flatness.FAMILIES
-    assert compare_command.TABLES == tables.FORMATS
-    assert compare_command.FEWEST == rankings.LEAST
 
 
 def test_json_holds_the_values(compare: Run, pair: list[Path], tiny: ModuleType, capsys: pytest.CaptureFixture) -> None:

@@ -19,7 +19,7 @@ import xarray
 from basinscope.cli import main
 from basinscope.cli import volume as volume_command
 from basinscope.runs import volume as volume_run
-from volume import method_result, study
+from volume import study
 from volume.plots import volume_figure
 from volume.rays import log_ellipsoid
 from volume.store import is_volume_file, read_study
@@ -85,12 +85,6 @@ def refused(code: int, capsys: pytest.CaptureFixture[str]) -> str:
     assert captured.out == ""
     assert len(captured.err.splitlines()) == 1
     return captured.err.strip()
-
-
-def test_the_words_are_those_of_the_library() -> None:
-    assert volume_command.METHODS == method_result.METHODS
-    assert volume_command.PRECONDITIONERS == study.PRECONDITIONERS
-    assert volume_command.NEGATIVE_RULES == study.NEGATIVE_RULES
 
 
 @pytest.mark.parametrize("prior", ["gaussian:0.5", "init"])

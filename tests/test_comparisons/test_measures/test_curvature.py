@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from comparisons.evidence import Evidence, EvidenceSettings, layer_traces, prior_width
-from comparisons.flatness import FAMILIES
 from comparisons.measures import REGISTRY, combined, curvature, determinants, measures_named, measures_of
+from comparisons.words import FAMILIES
 from spectra.errors import UserError
 from spectra.estimate import Estimate
 from spectra.landscape import Landscape

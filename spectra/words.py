@@ -1,6 +1,16 @@
-"""How the names of curvatures and of dtypes are written in a sentence."""
+"""Words of options, which the command line reads without torch, and how names are written in a sentence."""
 
 from __future__ import annotations
+
+from spectra.members import stated
+
+OPERATORS = tuple(stated("spectra.operators"))
+ENGINES = ("auto", "slq", "dense", "gram", "pyhessian")
+COSTS = ("cross-entropy", "mean-squared-error", "binary-cross-entropy", "kl")
+NEGATIVE_RULES = ("raise", "clip", "abs")
+REORTHOGONALISATIONS = ("auto", "full", "none")
+DTYPES = ("float32", "float64")
+SCALES = ("symlog", "linear")
 
 _PROPER = {"hessian": "Hessian", "gauss": "Gauss", "newton": "Newton", "fisher": "Fisher"}
 

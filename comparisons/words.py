@@ -1,0 +1,9 @@
+"""Words and numbers of options, which the command line reads without importing what computes."""
+
+from __future__ import annotations
+
+FAMILIES = ("curvature", "sharpness", "norms", "volumes", "learning-coefficient")
+# How tables are printed.
+FORMATS = ("md", "csv", "latex")
+# A rank correlation of fewer checkpoints says nothing.
+FEWEST = 4
