@@ -28,10 +28,10 @@ def kind_of(path: str | Path) -> str:
         UserError: if the file is no regular one, or damaged.
         FileNotFoundError: if there is none.
     """
-    from spectra.files import has_format
+    from spectra.files import format_of
 
-    kinds = ("comparison", "audit", "volume", "bridge")
-    return next((kind for kind in kinds if has_format(path, f"basinscope {kind}")), "spectrum")
+    kind = format_of(path).removeprefix("basinscope ")
+    return kind if kind in ("comparison", "audit", "volume", "bridge") else "spectrum"
 
 
 def load(path: str | Path) -> Result:

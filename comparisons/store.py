@@ -160,7 +160,7 @@ def _read_traces(file: h5py.File, row: int, measure: str) -> dict[str, Any]:
 
 
 _FILE = ResultFile("basinscope comparison", 1, _fill, _build)
-read_comparison, is_comparison_file = _FILE.read, _FILE.holds
+read_comparison = _FILE.read
 
 
 def write_comparison(path: str | Path, comparison: Comparison, *, traces: bool = True) -> None:

@@ -28,7 +28,7 @@ from .result import Named as Named
 from .result import Result as Result
 from .result import counted as counted
 from .result_file import ResultFile as ResultFile
-from .result_file import has_format as has_format
+from .result_file import format_of as format_of
 from .result_file import hdf5_image as hdf5_image
 from .safe_hdf5 import HDF5_ERRORS as HDF5_ERRORS
 from .safe_hdf5 import SIGNATURE as SIGNATURE

@@ -101,7 +101,7 @@ class ResultFile(Generic[T]):
 
     def holds(self, path: str | Path) -> bool:
         """Whether a file says that it holds this kind of result; one that is there and cannot be read is refused."""
-        return has_format(path, self.kind)
+        return format_of(path) == self.kind
 
     def _check_format(self, file: h5py.File) -> None:
         found, number = _attribute(file, "format"), _attribute(file, "format_version")
@@ -118,28 +118,27 @@ class ResultFile(Generic[T]):
             )
 
 
-def has_format(path: str | Path, kind: str) -> bool:
-    """Whether a file is an HDF5 file that says it holds this kind of result.
+def format_of(path: str | Path) -> str:
+    """What a file says that it holds, such as ``basinscope spectrum``.
 
     Args:
         path: the file.
-        kind: what its attribute ``format`` is then.
 
     Returns:
-        False for a file that is no HDF5, and where there is none.
+        Its attribute ``format``; nothing of a file that is no HDF5, and where there is none.
 
     Raises:
         UserError: if it is HDF5 and cannot be read: truncated, damaged, held by a program that writes to it, or not
             holding its data itself.
     """
     if not Path(path).is_file():
-        return False
+        return ""
     with open_regular(path) as file, about(path):
         if file.read(len(SIGNATURE)) != SIGNATURE:
-            return False
+            return ""
         file.seek(0)
         with plain_hdf5(file) as found:
-            return str(_attribute(found, "format")) == kind
+            return str(_attribute(found, "format"))
 
 
 def _attribute(file: h5py.File, name: str) -> Any:

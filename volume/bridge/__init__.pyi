@@ -4,7 +4,6 @@ from .result import BridgeResult as BridgeResult
 from .result import BridgeVolume as BridgeVolume
 from .result import bridge_cautions as bridge_cautions
 from .run import bridge_volume as bridge_volume
-from .store import is_bridge_file as is_bridge_file
 from .store import read_bridge as read_bridge
 from .store import refuse_other as refuse_other
 from .store import write_bridge as write_bridge

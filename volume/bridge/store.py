@@ -89,7 +89,7 @@ def _lighter(rungs: tuple[Rung, ...]) -> tuple[Rung, ...]:
 
 
 _FILE = ResultFile("basinscope bridge", 1, _fill, _build)
-read_bridge, is_bridge_file = _FILE.read, _FILE.holds
+read_bridge = _FILE.read
 
 
 def write_bridge(path: str | Path, result: BridgeResult, source: Mapping[str, str]) -> None:

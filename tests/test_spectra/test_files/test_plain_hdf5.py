@@ -15,9 +15,9 @@ import pytest
 
 from spectra.density import SpectralDensity
 from spectra.errors import UserError
-from spectra.files import TRAILER, Provenance, has_format
+from spectra.files import TRAILER, Provenance, format_of
 from spectra.spectrum import Spectrum, SpectrumSettings
-from spectra.store import FORMAT, read_spectrum, write_spectrum
+from spectra.store import read_spectrum, write_spectrum
 
 SECRET = b"what lies in another file"
 Change = Callable[[h5py.File, Path], None]
@@ -192,7 +192,7 @@ def test_files_that_do_not_hold_their_data_are_refused_before_any_is_read(
         read_spectrum(result)
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match=words):
-        has_format(result, FORMAT)
+        format_of(result)
 
 
 @pytest.mark.parametrize("signed", [True, False])
@@ -263,7 +263,7 @@ def test_every_flipped_bit_is_noticed_at_once(result: Path) -> None:
     began = time.monotonic()
     for place in places:
         result.write_bytes(damaged(whole, place))
-        for read in (read_spectrum, lambda path: has_format(path, FORMAT)):
+        for read in (read_spectrum, format_of):
             with pytest.raises(UserError, match=r"s\.h5 is (damaged|a truncated)"):
                 read(result)
     assert len(places) > 300
