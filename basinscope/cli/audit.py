@@ -129,9 +129,9 @@ def audit(
 
 
 def _run(request: AuditRequest, as_json: bool) -> None:
-    from basinscope.runs import run_audit, volume_progress
+    from basinscope.runs import progress_report, run_audit
 
-    with volume_progress() as progress:
+    with progress_report() as progress:
         report = run_audit(request, progress)
     files = {} if request.output is None else {"audit": str(request.output)}
     try:

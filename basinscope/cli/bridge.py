@@ -157,9 +157,9 @@ def _check_words(target: str, origin: str, prior: str, cost: str | None) -> None
 
 
 def _run(request: BridgeRequest, as_json: bool) -> None:
-    from basinscope.runs import run_bridge, volume_progress
+    from basinscope.runs import progress_report, run_bridge
 
-    with volume_progress() as progress:
+    with progress_report() as progress:
         result, source = run_bridge(request, progress)
     files = {"bridge": str(request.output)}
     try:

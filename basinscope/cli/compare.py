@@ -263,13 +263,13 @@ def _check_column(request: CompareRequest, option: str, name: str) -> None:
 
 def _run(request: CompareRequest, shown: _Shown) -> None:
     from basinscope.ranks import writes_files
-    from basinscope.runs import run_compare, volume_progress
+    from basinscope.runs import progress_report, run_compare
     from volume.audit import is_audit_file
 
     evidence = tuple(file for file in request.reuse if not is_audit_file(file))
     if len(evidence) < len(request.reuse) and shown.report is None:
         raise UserError("--reuse with an audit needs --report: measures take nothing from an audit")
-    with volume_progress() as progress:
+    with progress_report() as progress:
         comparison = run_compare(replace(request, reuse=evidence), progress)
     from comparisons.findings import Findings, findings_of
 
@@ -322,10 +322,10 @@ def _check_invariance(request: CompareRequest, as_json: bool, given: list[str]) 
     if given:
         words = ", ".join(f"--{name}" for name in given)
         raise UserError(f"--invariance prints a table of its own and takes no {words}: leave it out, or use --json")
-    from basinscope.runs import run_invariance, volume_progress
+    from basinscope.runs import progress_report, run_invariance
     from basinscope.views import invariance_json, invariance_table
 
-    with volume_progress() as report:
+    with progress_report() as report:
         table = run_invariance(request, report)
     if as_json:
         emit(invariance_json(request.files[0], table))

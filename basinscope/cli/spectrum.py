@@ -184,7 +184,7 @@ def check_shifts(shifts: list[float]) -> None:
 def _run(request: Request, shifts: list[float], rule: str, as_json: bool) -> None:
     from basinscope.runs import announce, progress_report, run_spectrum
 
-    with progress_report() as report:
+    with progress_report("products") as report:
         stored, said = run_spectrum(request, report, announce)
     files = {} if request.output is None else {"spectrum": str(request.output)}
     try:

@@ -20,7 +20,7 @@ from basinscope.cli.trajectory_plot import trajectory_figure
 from basinscope.failures import sentence
 from basinscope.outputs import TASK
 from basinscope.ranks import writes_files
-from basinscope.runs import Report, VolumeRequest, announce, reserved_for, run_volume, volume_progress
+from basinscope.runs import Report, VolumeRequest, announce, progress_report, reserved_for, run_volume
 from basinscope.tasks import task_files
 from basinscope.terminal import emit, show, written
 from basinscope.views import volume_differences
@@ -51,7 +51,7 @@ def report_volume(request: VolumeRequest, as_json: bool, against: Sequence[Path]
 def _report_volume(request: VolumeRequest, as_json: bool, against: Sequence[Path]) -> None:
     for path in against:  # what cannot be read is refused before anything is computed
         _ = read_study(path) if is_volume_file(path) else read_checkpoint(path)
-    with volume_progress() as report:
+    with progress_report() as report:
         study = run_volume(request, report, announce)
         others = [(path, _compared(study, request, path, report)) for path in against]
     files = {} if request.output is None else {"volume": str(request.output)}
@@ -109,7 +109,7 @@ def report_trajectory(request: VolumeRequest, place: Path, as_json: bool) -> Non
 
 
 def _report_trajectory(request: VolumeRequest, place: Path, as_json: bool) -> None:
-    with volume_progress() as report:
+    with progress_report() as report:
         points = run_trajectory(request, place, report)
     files = {} if request.output is None else {"volumes": str(request.output)}
     try:

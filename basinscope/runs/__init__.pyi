@@ -10,7 +10,6 @@ from .compare import run_invariance as run_invariance
 from .evidence import make_evidence as make_evidence
 from .evidence import named_initialisation as named_initialisation
 from .evidence import step_zero as step_zero
-from .part_progress import volume_progress as volume_progress
 from .progress import Report as Report
 from .progress import progress_report as progress_report
 from .session import Machine as Machine

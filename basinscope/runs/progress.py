@@ -8,22 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-
-from basinscope.terminal import Text
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 Report = Callable[[int, int, str], None]
 # Seconds between lines where no bar can be drawn: in the log of a batch job.
 LINE_EVERY = 60.0
-
-
-class _Rate(ProgressColumn):
-    """Operator products a second."""
-
-    def render(self, task: Task) -> Text:
-        """The rate over the last half minute, or over all where that is unknown."""
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed:.3g} products/s" if speed else "", style="dim")
 
 
 def lines_report(console: Console) -> Report:
@@ -74,12 +63,15 @@ def in_words(seconds: float) -> str:
 
 
 @contextmanager
-def progress_report() -> Iterator[Report]:
+def progress_report(unit: str = "") -> Iterator[Report]:
     """Show progress while the context lasts.
 
+    Args:
+        unit: what all the work is counted in, such as products; without one each part has a bar of its own, counted in
+            its own unit.
+
     Yields:
-        What to call with the work done, all of the work (both in operator products) and a few words on what
-        is being done.
+        What to call with the work done, all of the work and a few words on what is being done.
     """
     console = Console(file=sys.stderr)
     if not console.is_terminal:
@@ -89,17 +81,23 @@ def progress_report() -> Iterator[Report]:
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        _Rate(),
+        TextColumn("{task.fields[rate]}", style="dim"),
         TimeRemainingColumn(),
         console=console,
         transient=True,
     )
-    task = bar.add_task("starting", total=1)
+    task = bar.add_task("starting", total=1, rate="")
+    part = "starting"
 
     def report(done: int, total: int, what: str) -> None:
+        nonlocal part
         # Started by the first report, so that what is printed before does not run into the bar.
         bar.start()
-        bar.update(task, completed=done, total=max(total, 1), description=what)
+        if what != part and not unit:
+            bar.reset(task, total=max(total, 1), rate="")
+        part, speed = what, bar.tasks[0].speed
+        rate = f"{speed:.3g} {unit}/s".replace(" /", "/") if speed else ""
+        bar.update(task, completed=done, total=max(total, 1), description=what, rate=rate)
 
     try:
         yield report
