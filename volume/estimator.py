@@ -98,14 +98,15 @@ class VolumeEstimator(VolumeWork):
                 on_block(results(sampled))
 
         self.tell(0, 1, f"{method}: pilot rays of the sweep")
-        options = {"preconditioner": along.preconditioner, "correction": along.correction, "resume": known}
         found = sample_cutoffs(
             self.landscape,
             cutoffs,
             self.sampler,
             prior=along.measure,
+            preconditioner=along.preconditioner,
+            correction=along.correction,
+            resume=known,
             on_block=tell,
-            **options,  # type: ignore[arg-type]
         )
         return results(found)
 

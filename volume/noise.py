@@ -33,8 +33,16 @@ def _noise(landscape: Landscape, slope: Tensor, first: int, count: int) -> float
     theta = landscape.theta
     # A model in half precision rounds what it is given; theta does not.
     roundings = 4.0 * torch.finfo(landscape.parameters.computed).eps
-    options = {"dtype": theta.dtype, "device": theta.device}
-    signs = draw_probes(landscape.size, count, seed=0, first=first, kind="rademacher", stream="noise", **options)  # type: ignore[arg-type]
+    signs = draw_probes(
+        landscape.size,
+        count,
+        seed=0,
+        first=first,
+        kind="rademacher",
+        stream="noise",
+        dtype=theta.dtype,
+        device=theta.device,
+    )
     moved = signs.mul_(theta).mul_(roundings).add_(theta)
     changes = landscape.costs(moved) - landscape.anchor_cost
     explained = dots(moved.sub_(theta), slope.expand_as(moved))

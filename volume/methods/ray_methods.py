@@ -22,8 +22,14 @@ def described(work: VolumeWork, result: MethodResult, sampling: Sampling | None)
     if result.kind == "volume" or result.sampled is None or sampling is None:
         return result
     work.tell(0, 1, "description length")
-    options = {"preconditioner": sampling.preconditioner, "seed": work.settings.seed, "data": work.data}
-    length = description_length(work.landscape, result.sampled, work.prior, **options)  # type: ignore[arg-type]
+    length = description_length(
+        work.landscape,
+        result.sampled,
+        work.prior,
+        preconditioner=sampling.preconditioner,
+        seed=work.settings.seed,
+        data=work.data,
+    )
     return replace(result, figures={**result.figures, **length.figures})
 
 

@@ -65,8 +65,16 @@ def sample_cutoffs(
     guess = pilot_radius(landscape, lowest, prior, preconditioner, correction)
 
     def solved(surface: CostSurface, first: int, count: int) -> tuple[VolumeEstimate, ...]:
-        place = {"seed": settings.seed, "stream": settings.stream, "first": first, "count": count}
-        rays = draw_rays(surface, prior, preconditioner, correction=correction, **place)  # type: ignore[arg-type]
+        rays = draw_rays(
+            surface,
+            prior,
+            preconditioner,
+            correction=correction,
+            seed=settings.seed,
+            stream=settings.stream,
+            first=first,
+            count=count,
+        )
         crossings = _followed(rays, cutoffs, guess, settings)
         return tuple(rays.terms(at, float(T)) for at, T in zip(crossings, cutoffs, strict=True))
 
@@ -86,8 +94,9 @@ def _followed(rays: Rays, cutoffs: Array, guess: float, settings: StarDomainSett
     start: Array = np.full(len(rays.limit), guess)
     found: list[Crossings] = []
     for number, cutoff in enumerate(cutoffs):
-        options = {"tolerance": tolerance, "scan": settings.scan, "noise": settings.noise}
-        found.append(rays.crossings(float(cutoff), guess=start, **options))  # type: ignore[arg-type]
+        found.append(
+            rays.crossings(float(cutoff), guess=start, tolerance=tolerance, scan=settings.scan, noise=settings.noise)
+        )
         if number + 1 < len(cutoffs):
             start = found[-1].radius * np.sqrt(cutoffs[number + 1] / cutoff)
     for number in range(len(found) - 2, -1, -1):

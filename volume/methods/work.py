@@ -152,8 +152,7 @@ class VolumeWork:
     def sampler(self) -> StarDomainSettings:
         """Settings of methods that go along rays."""
         asked = self.settings
-        options = {"cutoff": asked.cutoff, "directions": asked.directions, "seed": asked.seed}
-        return StarDomainSettings(noise=self._noise, **options)  # type: ignore[arg-type]
+        return StarDomainSettings(noise=self._noise, cutoff=asked.cutoff, directions=asked.directions, seed=asked.seed)
 
     def preconditioner(self, earlier: MethodResult | None) -> tuple[Preconditioner, float]:
         """The preconditioner with its eps, that of an earlier result if there is one."""

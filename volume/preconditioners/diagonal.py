@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spectra.lanczos import draw_probes
+from spectra.lanczos import probes_of
 from spectra.operators import SymmetricOperator
 from volume.preconditioners.preconditioner import EPS, EXPONENT, Material, PreconditionerRow, log_entries
 
@@ -92,8 +92,7 @@ def diagonal_curvature(operator: SymmetricOperator, *, probes: int | None = None
             places = torch.arange(start, start + chunk, device=operator.device)
             rows[torch.arange(chunk, device=operator.device), places] = 1.0
         else:
-            options = {"dtype": operator.dtype, "device": operator.device}
-            rows = draw_probes(size, chunk, seed=seed, first=start, kind="rademacher", stream="diagonal", **options)  # type: ignore[arg-type]
+            rows = probes_of(operator, chunk, seed=seed, first=start, kind="rademacher", stream="diagonal")
         found += (rows * operator.matmat(rows)).double().sum(0)
     return found if probes is None else found / probes
 

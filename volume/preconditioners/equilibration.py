@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spectra.lanczos import draw_probes
+from spectra.lanczos import probes_of
 from spectra.operators import SymmetricOperator
 from volume.preconditioners.diagonal import of_diagonal
 from volume.preconditioners.preconditioner import PreconditionerRow
@@ -39,8 +39,7 @@ def row_norms(operator: SymmetricOperator, products: int) -> Tensor:
             rows = torch.zeros(chunk, size, dtype=operator.dtype, device=operator.device)
             rows[:, start : start + chunk].fill_diagonal_(1.0)
         else:
-            options = {"dtype": operator.dtype, "device": operator.device, "stream": "equilibration"}
-            rows = draw_probes(size, chunk, seed=0, first=start, kind="rademacher", **options)  # type: ignore[arg-type]
+            rows = probes_of(operator, chunk, seed=0, first=start, kind="rademacher", stream="equilibration")
         found += operator.matmat(rows).double().square().sum(0)
     return (found if exact else found / count).sqrt()
 

@@ -197,8 +197,10 @@ class _Basin:
             self.eigenvalues(nodes) * square, counts, self.eigenvalues(at.nodes) * square, at.masses / square
         )
 
-    def tails(self, cutoffs: Array, **changed: SpectralDensity | AnchorMeasure) -> TailProbability:
-        return log_distribution(self.form(**changed), cutoffs)  # type: ignore[arg-type]
+    def tails(
+        self, cutoffs: Array, density: SpectralDensity | None = None, anchor: AnchorMeasure | None = None
+    ) -> TailProbability:
+        return log_distribution(self.form(density, anchor), cutoffs)
 
     def pseudo_values(self, cutoffs: Array, whole: Array) -> Array:
         runs = self.density.runs

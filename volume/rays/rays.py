@@ -47,8 +47,17 @@ class Rays:
         self, cutoff: float, *, guess: ArrayLike, tolerance: float, scan: int, noise: float = 0.0
     ) -> Crossings:
         """Where each ray first reaches the cutoff; see ``volume.rays.first_crossings``."""
-        options = {"tolerance": tolerance, "scan": scan, "noise": noise, "single": self.single}
-        return first_crossings(self.costs, len(self.limit), cutoff, limit=self.limit, guess=guess, **options)  # type: ignore[arg-type]
+        return first_crossings(
+            self.costs,
+            len(self.limit),
+            cutoff,
+            limit=self.limit,
+            guess=guess,
+            tolerance=tolerance,
+            scan=scan,
+            noise=noise,
+            single=self.single,
+        )
 
     def terms(self, crossings: Crossings, cutoff: float) -> VolumeEstimate:
         """What each ray says of the log-volume, given its crossing of the cutoff."""
@@ -124,8 +133,9 @@ def unit_rows(
         Rows u (count, n), and log |v| (count,): of the number that v was divided by, for z of length exactly one. A
         relative error e of either is n e nats, so both are summed in float64.
     """
-    options = {"dtype": surface.dtype, "device": surface.device}
-    rows = draw_probes(surface.size, count, seed=seed, first=first, stream=stream, **options)  # type: ignore[arg-type]
+    rows = draw_probes(
+        surface.size, count, seed=seed, first=first, stream=stream, dtype=surface.dtype, device=surface.device
+    )
     rows /= math.sqrt(surface.size)
     drawn = squared_lengths(rows).log() / 2.0
     rows = preconditioner.apply(rows)

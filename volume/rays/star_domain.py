@@ -111,11 +111,20 @@ def star_domain_volume(
     guess = pilot_radius(landscape, settings, prior, preconditioner, correction)
 
     def solved(surface: CostSurface, first: int, count: int) -> tuple[VolumeEstimate]:
-        place = {"seed": settings.seed, "stream": settings.stream, "first": first, "count": count}
-        rays = draw_rays(surface, prior, preconditioner, correction=correction, **place)  # type: ignore[arg-type]
+        rays = draw_rays(
+            surface,
+            prior,
+            preconditioner,
+            correction=correction,
+            seed=settings.seed,
+            stream=settings.stream,
+            first=first,
+            count=count,
+        )
         tolerance = settings.nats / surface.size
-        options = {"tolerance": tolerance, "scan": settings.scan, "noise": settings.noise}
-        crossings = rays.crossings(settings.cutoff, guess=guess, **options)  # type: ignore[arg-type]
+        crossings = rays.crossings(
+            settings.cutoff, guess=guess, tolerance=tolerance, scan=settings.scan, noise=settings.noise
+        )
         return (rays.terms(crossings, settings.cutoff),)
 
     estimate = resume
@@ -188,10 +197,18 @@ def pilot_radius(
     start = 1e-2 * max(float(squared_lengths(landscape.theta[None]).sqrt()), 1e-6)
     count, radii = at_once(landscape.size, PILOTS), []
     for first in range(0, PILOTS, count):
-        place = {"seed": settings.seed, "stream": "pilots", "first": first, "count": min(count, PILOTS - first)}
-        crossings = draw_rays(alone(landscape), prior, preconditioner, correction=correction, **place).crossings  # type: ignore[arg-type]
-        radii.append(crossings(settings.cutoff, guess=start, tolerance=0.05, scan=0).radius)
-        del crossings
+        pilots = draw_rays(
+            alone(landscape),
+            prior,
+            preconditioner,
+            correction=correction,
+            seed=settings.seed,
+            stream="pilots",
+            first=first,
+            count=min(count, PILOTS - first),
+        )
+        radii.append(pilots.crossings(settings.cutoff, guess=start, tolerance=0.05, scan=0).radius)
+        del pilots  # its directions, before the next ones are drawn
     found = float(np.median(np.concatenate(radii)))
     if not found > 0.0:
         raise UserError(
