@@ -17,11 +17,11 @@ from comparisons.statistics import (
     Ranking,
     agreement_figure,
     agreement_of,
+    granulated_rankings,
     incomparable,
     partial_rankings,
     rank_measures,
     ranking_figure,
-    standings_of,
 )
 from comparisons.store import read_comparison
 from spectra.plots import save_figure
@@ -85,7 +85,7 @@ def table(comparison: Comparison) -> str:
     """The Markdown table, strongest correlation within the grid first, and measures that are not ranked last."""
     grid = grid_of(comparison)
     whole, inner, widths = ranked(comparison), ranked(grid), by_width(grid)
-    standings = {one.measure: one for one in standings_of(grid, "gap")}
+    standings = {one.measure: one for one in granulated_rankings(grid, "gap")}
     held, wrong = given_loss(grid), ranked(grid, "error-gap")
     left_out = incomparable(comparison)
     known = {measure.name: measure for measure in REGISTRY}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from comparisons.evidence import EvidenceSettings, Work
+from comparisons.evidence import ComputeCost, EvidenceSettings
 from comparisons.flatness import Reading
 from spectra.files import Provenance, Result, counted
 
@@ -25,7 +25,7 @@ class Outcome:
     """
 
     reading: Reading | None
-    work: Work
+    work: ComputeCost
     failure: str = ""
 
     def record(self) -> dict[str, Any]:
@@ -76,7 +76,7 @@ class Examined:
     held_out_samples: float = 0.0
     hyperparameters: Mapping[str, Plain] = field(default_factory=dict)
     outcomes: Mapping[str, Outcome] = field(default_factory=dict)
-    work: Work = field(default_factory=Work)
+    work: ComputeCost = field(default_factory=ComputeCost)
     strategies: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     failure: str = ""

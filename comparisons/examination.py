@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from comparisons.comparison import Examined, Outcome, Plain
-from comparisons.evidence import Evidence, Work, error_rate
+from comparisons.evidence import ComputeCost, Evidence, error_rate
 from comparisons.flatness import Measure
 from spectra.checkpoint import Checkpoint
 from spectra.errors import UserError
@@ -52,7 +52,7 @@ def examine(
         held_out_samples=0.0 if held_out is None else held_out.samples,
         hyperparameters={} if evidence.checkpoint is None else hyperparameters(evidence.checkpoint),
         outcomes=outcomes,
-        work=sum(evidence.work.values(), Work()),
+        work=sum(evidence.work.values(), ComputeCost()),
         strategies=dict(evidence.strategies),
         notes=(*evidence.notes, *landscape.notes),
     )
@@ -73,7 +73,7 @@ def outcome_of(evidence: Evidence, measure: Measure) -> Outcome:
     """
     missing = [reason for need in measure.needs if (reason := evidence.missing(need))]
     if missing:
-        return Outcome(None, Work(), missing[0])
+        return Outcome(None, ComputeCost(), missing[0])
     try:
         found, work = evidence.watch(measure.compute)
     except LostRankError:
@@ -81,7 +81,7 @@ def outcome_of(evidence: Evidence, measure: Measure) -> Outcome:
     except Exception as error:  # one measure that fails must not cost the numbers of all the others
         # A user's model may refuse a derivative that other measures do without.
         blame = "" if isinstance(error, RuntimeError) else "a bug of basinscope, please report it: "
-        return Outcome(None, Work(), f"{blame}{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        return Outcome(None, ComputeCost(), f"{blame}{type(error).__name__}: {' '.join(str(error).split())[:300]}")
     if isinstance(found, UserError):
         return Outcome(None, work, " ".join(str(found).split()))
     return Outcome(found, work)

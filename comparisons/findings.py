@@ -10,12 +10,12 @@ from comparisons.comparison import Comparison
 from comparisons.measures import measures_of
 from comparisons.statistics import (
     Agreement,
+    GranulatedRanking,
     PartialRanking,
     Ranking,
-    Standing,
     agreement_of,
+    granulated_rankings,
     partial_rankings,
-    standings_of,
 )
 from comparisons.targets import target_values
 from comparisons.words import FEWEST
@@ -35,7 +35,7 @@ class Findings:
         comparison: comparison with at least one checkpoint done.
         against: the target of the rankings.
         rankings: none where there are too few checkpoints.
-        standings: none where no hyperparameter varies.
+        granulated: none where no hyperparameter varies.
         agreement: None with too few checkpoints.
         partials: rankings given a column, by its name.
         figures: captions and figures of the evidence: densities, volumes, audits.
@@ -44,7 +44,7 @@ class Findings:
     comparison: Comparison
     against: str = "gap"
     rankings: tuple[Ranking, ...] = ()
-    standings: tuple[Standing, ...] = ()
+    granulated: tuple[GranulatedRanking, ...] = ()
     agreement: Agreement | None = None
     partials: tuple[tuple[str, tuple[PartialRanking, ...]], ...] = ()
     figures: tuple[tuple[str, Figure], ...] = ()
@@ -76,4 +76,4 @@ def findings_of(
     if given is None:
         given = (GIVEN,) if against != GIVEN and len(set(target_values(comparison, GIVEN).tolist())) > 1 else ()
     partials = tuple((one, partial_rankings(comparison, measures, against, one, seed=seed)) for one in given)
-    return Findings(comparison, against, rankings, standings_of(comparison, against), agreement, partials)
+    return Findings(comparison, against, rankings, granulated_rankings(comparison, against), agreement, partials)

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from comparisons.comparison import Comparison, Examined, Outcome
-from comparisons.evidence import EvidenceSettings, Work
+from comparisons.evidence import ComputeCost, EvidenceSettings
 from comparisons.flatness import Reading
 from spectra.files import Array, Dimension, Provenance, ResultFile
 
@@ -94,7 +94,7 @@ def _build(file: h5py.File) -> Comparison:
             said = json.loads(remarks[row, column])
             if said is None:
                 continue
-            spent = Work(**{key: float(values[row, column]) for key, values in work.items()})
+            spent = ComputeCost(**{key: float(values[row, column]) for key, values in work.items()})
             reading = None
             if not said["failure"]:
                 reading = Reading(
@@ -140,7 +140,12 @@ def _undescribed(description: str, commands: Any) -> dict[str, Any]:
     # Older files hold the command itself.
     if isinstance(origin["command"], int):
         origin = {**origin, "command": str(commands[origin["command"]])}
-    return {**found, "provenance": Provenance(**origin), "work": Work(**found["work"]), "notes": tuple(found["notes"])}
+    return {
+        **found,
+        "provenance": Provenance(**origin),
+        "work": ComputeCost(**found["work"]),
+        "notes": tuple(found["notes"]),
+    }
 
 
 def _write_traces(file: h5py.File, comparison: Comparison) -> None:

@@ -20,7 +20,7 @@ from basinscope.views.layout import NONE, finite, formatted, plain, section, tab
 from comparisons.comparison import Comparison, Examined, Outcome
 from comparisons.findings import Findings
 from comparisons.measures import REGISTRY
-from comparisons.statistics import ALIKE, Agreement, Ranking, SignErrors, Standing, incomparable
+from comparisons.statistics import ALIKE, Agreement, GranulatedRanking, Ranking, SignErrors, incomparable
 from comparisons.tables import Row, remarks, rows, short_names
 from spectra.interval import RULE
 
@@ -45,7 +45,7 @@ def findings_json(found: Findings, files: Mapping[str, str]) -> dict[str, Any]:
         "against": found.against,
         "rankings": plain([asdict(one) for one in found.rankings]),
         "partial_rankings": plain([asdict(one) for _, ranked in found.partials for one in ranked]),
-        "by_hyperparameter": [_standing(one) for one in found.standings],
+        "by_hyperparameter": [_standing(one) for one in found.granulated],
         "agreement": None if found.agreement is None else _agreement(found.agreement),
     }
 
@@ -83,7 +83,7 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _standing(one: Standing) -> dict[str, Any]:
+def _standing(one: GranulatedRanking) -> dict[str, Any]:
     shares, names = one.variance, ("between", "within", "estimator", "share_between", "share_estimator")
     variance = None
     if shares is not None:
@@ -221,10 +221,10 @@ _SIGNS = (
 def ranking_parts(found: Findings) -> list[Group]:
     """Tables of how the measures rank the checkpoints, and what is left of that; none with too few checkpoints."""
     parts = [_rankings(found.rankings, found.against)] if found.rankings else []
-    if found.partials or any(one.sign_errors is not None for one in found.standings):
+    if found.partials or any(one.sign_errors is not None for one in found.granulated):
         parts.append(_robustness(found))
-    if found.standings:
-        parts.append(_standings(found.standings, found.against))
+    if found.granulated:
+        parts.append(_standings(found.granulated, found.against))
     return parts if found.agreement is None else [*parts, _groups(found.agreement)]
 
 
@@ -243,7 +243,7 @@ def _ends(interval: tuple[float, float]) -> str:
     return "unknown" if math.isnan(interval[0]) else f"{interval[0]:+.2f} to {interval[1]:+.2f}"
 
 
-def _standings(standings: Sequence[Standing], against: str) -> Group:
+def _standings(standings: Sequence[GranulatedRanking], against: str) -> Group:
     """Rank correlations within and across hyperparameters."""
     names, found = list(standings[0].granulated), table([])
     found.add_column("measure", no_wrap=True)
@@ -265,7 +265,7 @@ def _standings(standings: Sequence[Standing], against: str) -> Group:
 def _robustness(found: Findings) -> Group:
     """What is left of rank correlations once a column is held fixed, and in the worst pair of configurations."""
     held = [(given, {one.measure: one for one in ranked}) for given, ranked in found.partials]
-    errors = {one.measure: one.sign_errors for one in found.standings}
+    errors = {one.measure: one.sign_errors for one in found.granulated}
     signs = any(one is not None for one in errors.values())
     rest = table(["measure"], padding=1)
     heads = [title for given, _ in held for title in (f"given {given}", "95 %")]
@@ -292,7 +292,7 @@ def _wrong(one: SignErrors | None) -> list[str]:
 
 
 def _discarded(found: Findings) -> str:
-    errors = [one.sign_errors for one in found.standings if one.sign_errors is not None]
+    errors = [one.sign_errors for one in found.granulated if one.sign_errors is not None]
     most = max((one.discarded for one in errors), default=0)
     if most == 0:
         return ""

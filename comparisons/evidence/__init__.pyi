@@ -1,6 +1,9 @@
 from .classification import accuracy as accuracy
 from .classification import accuracy_function as accuracy_function
 from .classification import error_rate as error_rate
+from .compute_cost import GRADIENTS_PER_EVALUATION as GRADIENTS_PER_EVALUATION
+from .compute_cost import ComputeCost as ComputeCost
+from .compute_cost import Tally as Tally
 from .evidence import Evidence as Evidence
 from .gradients import gradient as gradient
 from .gradients import margins as margins
@@ -15,6 +18,3 @@ from .spectra import hessian_density as hessian_density
 from .spectra import hessian_spectrum as hessian_spectrum
 from .spectra import layer_traces as layer_traces
 from .spectra import prior_width as prior_width
-from .work import GRADIENTS_PER_EVALUATION as GRADIENTS_PER_EVALUATION
-from .work import Tally as Tally
-from .work import Work as Work

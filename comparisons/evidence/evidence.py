@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from comparisons.evidence.compute_cost import ComputeCost, Tally
 from comparisons.evidence.settings import EvidenceSettings
-from comparisons.evidence.work import Tally, Work
 from spectra.errors import UserError
 from spectra.spectrum import SpectrumSettings
 
@@ -66,7 +66,7 @@ class Evidence:
         self.stored_spectra: dict[str, Spectrum] = {}
         self.stored_study: VolumeStudy | None = None
         self._items: dict[str, Any] = {}
-        self._work: dict[str, Work] = {}
+        self._work: dict[str, ComputeCost] = {}
         self._parts: dict[str, set[str]] = {}
         self._open: list[_Opened] = []
 
@@ -109,10 +109,10 @@ class Evidence:
         seconds = time.perf_counter() - start
         if self._open:
             self._open[-1].seconds += seconds
-        self._work[name] = Work(tally.evaluations, tally.gradients, tally.products, seconds - opened.seconds)
+        self._work[name] = ComputeCost(tally.evaluations, tally.gradients, tally.products, seconds - opened.seconds)
         self._parts[name] = opened.parts
 
-    def watch(self, compute: Callable[[Evidence], Item]) -> tuple[Item | UserError, Work]:
+    def watch(self, compute: Callable[[Evidence], Item]) -> tuple[Item | UserError, ComputeCost]:
         """Runs a measure and says what it would have cost alone: its own time and all items that it used.
 
         Args:
@@ -131,7 +131,7 @@ class Evidence:
         finally:
             self._open.pop()
         own = time.perf_counter() - start - opened.seconds
-        work = Work(seconds=own)
+        work = ComputeCost(seconds=own)
         for name in sorted(opened.parts):
             work = work + self._work[name]
         return found, work
@@ -147,7 +147,7 @@ class Evidence:
             self.strategies.setdefault(curvature, found)
 
     @property
-    def work(self) -> dict[str, Work]:
+    def work(self) -> dict[str, ComputeCost]:
         """What each item has cost, without the items it is made of."""
         return dict(self._work)
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from comparisons.evidence.compute_cost import Tally
 from comparisons.evidence.evidence import Evidence
-from comparisons.evidence.work import Tally
 from spectra.errors import UserError
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from comparisons.evidence.compute_cost import Tally
 from comparisons.evidence.evidence import Evidence
-from comparisons.evidence.work import Tally
 from spectra.errors import UserError
 from spectra.estimate import Estimate, from_samples
 from spectra.spectrum import Spectrum, SpectrumSettings

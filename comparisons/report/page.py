@@ -17,7 +17,7 @@ from comparisons.findings import Findings
 from comparisons.measures import REGISTRY
 from comparisons.plots import comparison_figure
 from comparisons.report.words import summary_sentences
-from comparisons.statistics import ALIKE, Agreement, Standing, agreement_figure, ranking_figure
+from comparisons.statistics import ALIKE, Agreement, GranulatedRanking, agreement_figure, ranking_figure
 from comparisons.tables import Row, remarks, rows, short_names
 from spectra.files import replace_file
 from spectra.interval import RULE
@@ -140,8 +140,8 @@ def _subtitle(comparison: Comparison) -> str:
 
 def _rankings(findings: Findings) -> dict[str, Any]:
     titles = {measure.name: measure for measure in REGISTRY}
-    standings = {one.measure: one for one in findings.standings}
-    names = list(findings.standings[0].granulated) if findings.standings else []
+    standings = {one.measure: one for one in findings.granulated}
+    names = list(findings.granulated[0].granulated) if findings.granulated else []
     head = ["measure", "family", "Kendall tau", "95 % from", "to", "Spearman", "p (Holm)", "checkpoints"]
     if standings:
         head += ["Psi", *(f"tau by {name}" for name in names), "information", "variance between configurations"]
@@ -181,7 +181,7 @@ def _rankings(findings: Findings) -> dict[str, Any]:
     return {"key": key, "table": Table(head, body), "figure": figure}
 
 
-def _wrong(ranking: Standing) -> list[Cell]:
+def _wrong(ranking: GranulatedRanking) -> list[Cell]:
     errors = ranking.sign_errors
     if errors is None:
         return [Cell("–")] * 3

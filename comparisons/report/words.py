@@ -39,7 +39,7 @@ def summary_sentences(findings: Findings) -> list[str]:
     else:
         told += _two(findings.comparison) if done == 2 else []
         told.append("There are too few checkpoints with a target to rank measures by.")
-    known = [one for one in findings.standings if one.information == one.information]
+    known = [one for one in findings.granulated if one.information == one.information]
     if known:
         best = max(known, key=lambda one: one.information)
         told.append(
@@ -116,7 +116,7 @@ def _held_fixed(findings: Findings) -> list[str]:
 
 def _robust(findings: Findings) -> list[str]:
     """The least of the worst sign errors."""
-    known = [(one, one.sign_errors) for one in findings.standings]
+    known = [(one, one.sign_errors) for one in findings.granulated]
     errors = [(one.measure, wrong) for one, wrong in known if wrong is not None and wrong.environments]
     if not errors:
         return []

@@ -2,6 +2,8 @@ from .clusters import ALIKE as ALIKE
 from .clusters import Agreement as Agreement
 from .clusters import agreement_of as agreement_of
 from .extensive import incomparable as incomparable
+from .granulated_rankings import GranulatedRanking as GranulatedRanking
+from .granulated_rankings import granulated_rankings as granulated_rankings
 from .partial_ranking import PartialRanking as PartialRanking
 from .partial_ranking import partial_rankings as partial_rankings
 from .ranking_plots import LEVEL as LEVEL
@@ -10,6 +12,4 @@ from .ranking_plots import ranking_figure as ranking_figure
 from .rankings import FEWEST_CONFIGURATIONS as FEWEST_CONFIGURATIONS
 from .rankings import Ranking as Ranking
 from .rankings import rank_measures as rank_measures
-from .standings import Standing as Standing
-from .standings import standings_of as standings_of
 from .worst_pairs import SignErrors as SignErrors

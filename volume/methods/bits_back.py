@@ -18,7 +18,7 @@ from spectra.landscape import Landscape
 from volume.chunks import squared_lengths
 from volume.preconditioners import Preconditioner
 from volume.priors import Prior
-from volume.rays import BasinPoints, basin_points
+from volume.rays import RestrictedPrior, restricted_prior
 from volume.result import BOOTSTRAPS, VolumeEstimate
 
 Array = NDArray[np.float64]
@@ -111,7 +111,7 @@ def description_length(
         raise UserError(f"prior must be a probability distribution to code with, got {prior.name}")
     if data is not None:
         _check_data(data, landscape.size, draws)
-    points = basin_points(landscape, estimate, prior, preconditioner=preconditioner, seed=seed)
+    points = restricted_prior(landscape, estimate, prior, preconditioner=preconditioner, seed=seed)
     first, second = points.radial_moments()
     square = float(squared_lengths(landscape.theta[None])) + 2.0 * points.along * first + second
 
@@ -149,7 +149,7 @@ def _code_bits(data: Landscape, thetas: Tensor) -> Array:
     return found
 
 
-def _data_bits(points: BasinPoints, data: Landscape, draws: int) -> Estimate:
+def _data_bits(points: RestrictedPrior, data: Landscape, draws: int) -> Estimate:
     """The mean over draws; draws on one direction are no independent evidence of what the others would say."""
     found = np.concatenate([_code_bits(data, part) for part, _ in points.draws(draws)])
     effective = min(float(draws), 1.0 / float((points.shares() ** 2).sum()))
@@ -168,7 +168,7 @@ def _check_data(data: Landscape, size: int, draws: int) -> None:
         raise UserError(f"draws must be at least 2, got {draws}")
 
 
-def _cautions(points: BasinPoints) -> tuple[str, ...]:
+def _cautions(points: RestrictedPrior) -> tuple[str, ...]:
     share = float(points.shares().max())
     if share <= _DOMINATES:
         return ()

@@ -1,5 +1,3 @@
-from .basin_draws import BasinPoints as BasinPoints
-from .basin_draws import basin_points as basin_points
 from .closed_forms import log_ball as log_ball
 from .closed_forms import log_ellipsoid as log_ellipsoid
 from .closed_forms import log_gaussian_ball as log_gaussian_ball
@@ -12,6 +10,8 @@ from .crossings import first_crossings as first_crossings
 from .crossings import ray_costs as ray_costs
 from .rays import Rays as Rays
 from .rays import draw_rays as draw_rays
+from .restricted_prior import RestrictedPrior as RestrictedPrior
+from .restricted_prior import restricted_prior as restricted_prior
 from .shared_directions import over_ranks as over_ranks
 from .star_domain import PILOTS as PILOTS
 from .star_domain import StarDomainSettings as StarDomainSettings

@@ -11,7 +11,7 @@ from scipy import stats
 
 from basinscope.cli import main
 from comparisons.comparison import Comparison, Examined, Outcome
-from comparisons.evidence import EvidenceSettings, Work
+from comparisons.evidence import ComputeCost, EvidenceSettings
 from comparisons.flatness import Reading
 from comparisons.store import read_comparison, write_comparison
 from spectra.files import Provenance, hdf5_image
@@ -28,7 +28,8 @@ def grid() -> Comparison:
                 trace = 10.0 * width + batch / 8.0 + 0.1 * seed
                 values = (trace, float(seed) + 0.01 * width, 3.0)
                 outcomes = {
-                    name: Outcome(Reading(value, 0.05), Work()) for name, value in zip(NAMES, values, strict=True)
+                    name: Outcome(Reading(value, 0.05), ComputeCost())
+                    for name, value in zip(NAMES, values, strict=True)
                 }
                 provenance = Provenance(f"w{width}_b{batch}_seed{seed}.pt", "ab" * 32)
                 known = {"width": width, "batch_size": batch, "seed": seed, "step": 640 // batch}

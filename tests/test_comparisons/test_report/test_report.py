@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from comparisons.comparison import Comparison, Examined, Outcome
-from comparisons.evidence import EvidenceSettings, Work
+from comparisons.evidence import ComputeCost, EvidenceSettings
 from comparisons.findings import Findings, findings_of
 from comparisons.flatness import Reading
 from comparisons.measures import measures_named
@@ -65,11 +65,13 @@ def made(count: int, name: str = "run") -> Comparison:
     for place in range(count):
         values = generator.normal(size=3)
         outcomes = {
-            measure: Outcome(Reading(float(value), 0.01 * abs(value), ("<b>doubt</b>",) if place == 1 else ()), Work())
+            measure: Outcome(
+                Reading(float(value), 0.01 * abs(value), ("<b>doubt</b>",) if place == 1 else ()), ComputeCost()
+            )
             for measure, value in zip(NAMES, values, strict=True)
         }
         if place == 2:
-            outcomes["parameter-norm"] = Outcome(None, Work(), "it <i>failed</i>")
+            outcomes["parameter-norm"] = Outcome(None, ComputeCost(), "it <i>failed</i>")
         provenance = Provenance(
             f"{name}{place}.pt", f"{place:064d}", versions={"torch": "9.9"}, command="basinscope <x>"
         )
@@ -110,7 +112,7 @@ def test_rankings_are_the_rankings() -> None:
         assert row["Kendall tau"] == (f"{ranking.tau:+.2f}", repr(ranking.tau))
         assert row["95 % from"][1] == repr(ranking.tau_interval[0])
         assert row["p (Holm)"][1] == repr(ranking.p_holm)
-    for standing in found.standings:
+    for standing in found.granulated:
         assert shown[standing.measure]["Psi"][1] == repr(standing.psi)
         assert standing.sign_errors is not None
         assert shown[standing.measure]["worst sign error"][1] == repr(standing.sign_errors.worst)
@@ -178,7 +180,7 @@ def test_two_checkpoints_are_told_apart_where_intervals_are() -> None:
     pair = []
     # Flatter is smaller for all three: the first by the trace, the second by the eigenvalue, the norms overlap.
     for name, values in (("one", (1.0, 5.0, 3.0)), ("two", (2.0, 4.0, 3.1))):
-        outcomes = {m: Outcome(Reading(v, 0.1), Work()) for m, v in zip(NAMES, values, strict=True)}
+        outcomes = {m: Outcome(Reading(v, 0.1), ComputeCost()) for m, v in zip(NAMES, values, strict=True)}
         pair.append(Examined(Provenance(f"{name}.pt", ""), outcomes=outcomes))
     told = summary_sentences(Findings(Comparison(EvidenceSettings(), NAMES, tuple(pair))))
     assert told[1] == "By 1 of 3 measures one is flatter, by 1 two; by 1 their 95 % intervals overlap."

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from comparisons.comparison import Comparison, Examined
-from comparisons.evidence import Evidence, EvidenceSettings, Work
+from comparisons.evidence import ComputeCost, Evidence, EvidenceSettings
 from comparisons.examination import outcome_of
 from comparisons.langevin import ChainSettings, sample_chains, tempered_slope
 from comparisons.measures import (
@@ -152,7 +152,7 @@ def test_the_traces_of_chains_are_kept_in_the_store(tmp_path) -> None:
     provenance = Provenance(
         checkpoint="a.pt", checkpoint_sha256="0", task="t", cost="mean_squared_error", dtype="float64", device="cpu"
     )
-    examined = Examined(provenance, outcomes={measure.name: outcome}, work=Work())
+    examined = Examined(provenance, outcomes={measure.name: outcome}, work=ComputeCost())
     write_comparison(tmp_path / "c.h5", Comparison(evidence.settings, (measure.name,), (examined,)))
     back = read_comparison(tmp_path / "c.h5").checkpoints[0].outcomes[measure.name].reading
     assert back is not None

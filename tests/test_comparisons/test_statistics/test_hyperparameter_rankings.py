@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from comparisons.comparison import Comparison, Examined, Outcome
-from comparisons.evidence import EvidenceSettings, Work
+from comparisons.evidence import ComputeCost, EvidenceSettings
 from comparisons.flatness import Reading
 from comparisons.statistics import agreement_of
 from comparisons.statistics.clusters import clustered
@@ -145,7 +145,7 @@ def test_volumes_of_different_sizes_agree_with_nothing() -> None:
     names = ("hessian-trace", "parameter-norm", "star-domain")
     rows = []
     for place in range(4):
-        outcomes = {name: Outcome(Reading(float(place)), Work()) for name in names}
+        outcomes = {name: Outcome(Reading(float(place)), ComputeCost()) for name in names}
         rows.append(Examined(Provenance(f"{place}.pt", ""), size=10 + place % 2, outcomes=outcomes))
     found = agreement_of(Comparison(EvidenceSettings(), names, tuple(rows)))
     assert found is not None

@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 
 from comparisons.comparison import Comparison, Examined, Outcome
-from comparisons.evidence import EvidenceSettings, Work
+from comparisons.evidence import ComputeCost, EvidenceSettings
 from comparisons.flatness import Reading
 from comparisons.measures import measures_named
 from comparisons.plots import comparison_figure
@@ -21,7 +21,10 @@ TRACE, MASS = measures_named(["hessian-trace"])[0], measures_named(["quadratic-m
 def made(traces: np.ndarray, gaps: np.ndarray, kinds: list[str] | None = None) -> Comparison:
     rows = []
     for place, (value, gap) in enumerate(zip(traces, gaps, strict=True)):
-        outcomes = {TRACE.name: Outcome(Reading(value), Work()), MASS.name: Outcome(Reading(-value), Work())}
+        outcomes = {
+            TRACE.name: Outcome(Reading(value), ComputeCost()),
+            MASS.name: Outcome(Reading(-value), ComputeCost()),
+        }
         labels = {} if kinds is None else {"kind": kinds[place]}
         provenance = Provenance(f"run{place}.pt", "")
         rows.append(Examined(provenance, cost=0.0, held_out_cost=gap, outcomes=outcomes, hyperparameters=labels))

@@ -8,11 +8,11 @@ import pytest
 from scipy import stats
 
 from comparisons.comparison import Comparison, Examined, Outcome
-from comparisons.evidence import EvidenceSettings, Work
+from comparisons.evidence import ComputeCost, EvidenceSettings
 from comparisons.findings import findings_of
 from comparisons.flatness import Reading
 from comparisons.measures import measures_of
-from comparisons.statistics import partial_rankings, rank_measures, standings_of
+from comparisons.statistics import granulated_rankings, partial_rankings, rank_measures
 from comparisons.statistics.permutation import PERMUTATIONS, block_orders, permutation_chance
 from comparisons.statistics.rank_correlation import kendall, partial, spearman
 from comparisons.statistics.worst_pairs import noise_weights, sign_errors
@@ -26,7 +26,7 @@ CODES = {name: np.array([row[i] for row in GRID]) for i, name in enumerate(("wid
 def made(columns: dict[str, np.ndarray], gaps: np.ndarray, costs: np.ndarray, rows: list[dict]) -> Comparison:
     done = []
     for place, (gap, cost, known) in enumerate(zip(gaps, costs, rows, strict=True)):
-        outcomes = {name: Outcome(Reading(float(values[place])), Work()) for name, values in columns.items()}
+        outcomes = {name: Outcome(Reading(float(values[place])), ComputeCost()) for name, values in columns.items()}
         scores = {"cost": cost, "held_out_cost": cost + gap, "error": 0.0, "held_out_error": 0.1 * gap}
         done.append(
             Examined(
@@ -252,7 +252,7 @@ def test_error_rates_are_weighed_by_the_held_out_sample() -> None:
     rows = [{"width": w, "rate": r, "batch": b, "seed": 0} for w, r, b in GRID]
     gap = np.arange(12.0)
     comparison = made({"hessian-trace": gap}, gap, np.ones(12), rows)
-    (plain,), (weighed,) = standings_of(comparison, "gap"), standings_of(comparison, "error-gap")
+    (plain,), (weighed,) = granulated_rankings(comparison, "gap"), granulated_rankings(comparison, "error-gap")
     assert plain.sign_errors is not None
     assert weighed.sign_errors is not None
     assert (plain.sign_errors.environments, plain.sign_errors.discarded) == (24, 0)

@@ -12,7 +12,14 @@ from spectra.landscape import Landscape
 from volume.methods import DescriptionLength, description_length
 from volume.preconditioners import diagonal_preconditioner
 from volume.priors import GaussianPrior, Lebesgue, Prior, UniformPrior
-from volume.rays import StarDomainSettings, basin_points, log_ball, log_ellipsoid, log_gaussian_ball, star_domain_volume
+from volume.rays import (
+    StarDomainSettings,
+    log_ball,
+    log_ellipsoid,
+    log_gaussian_ball,
+    restricted_prior,
+    star_domain_volume,
+)
 
 SIZE = 12
 ANCHOR = torch.linspace(-0.4, 0.6, SIZE, dtype=torch.float64)
@@ -120,7 +127,7 @@ def test_points_are_distributed_as_the_restricted_prior() -> None:
     landscape = Landscape(model, lambda o, _: 0.5 * o.square().sum(-1), torch.ones(1, SIZE).double())
     settings = StarDomainSettings(cutoff=3.0, directions=3000, nats=1e-5, block=500)
     prior = GaussianPrior(1.0)
-    points = basin_points(landscape, star_domain_volume(landscape, settings, prior=prior), prior)
+    points = restricted_prior(landscape, star_domain_volume(landscape, settings, prior=prior), prior)
     drawn, chosen = points.draw(2000)
     assert np.unique(chosen).size == 2000
     squares = drawn.square().sum(1).numpy()
@@ -137,14 +144,14 @@ def test_preconditioned_directions_are_drawn_again() -> None:
     own = diagonal_preconditioner(LONG, eps=0.0)
     settings = StarDomainSettings(cutoff=cutoff, directions=100, nats=1e-7, seed=5)
     estimate = star_domain_volume(landscape, settings, prior=flat, preconditioner=own)
-    points = basin_points(landscape, estimate, flat, preconditioner=own, seed=5)
+    points = restricted_prior(landscape, estimate, flat, preconditioner=own, seed=5)
     drawn, _ = points.draw(50)
     assert float((0.5 * LONG * (drawn - ANCHOR) ** 2).sum(1).max()) <= cutoff * (1 + 1e-6)
     mass = log_ellipsoid(LONG.numpy(), cutoff) + flat.log_density(ANCHOR)
     assert np.allclose(points.log_terms, mass, atol=1e-5, rtol=0.0)
     prior = GaussianPrior(1.1)
     again = star_domain_volume(landscape, settings, prior=prior, preconditioner=own)
-    other = basin_points(landscape, again, prior, preconditioner=own, seed=5)
+    other = restricted_prior(landscape, again, prior, preconditioner=own, seed=5)
     assert np.allclose(other.radius, points.radius, rtol=1e-6)
 
 

@@ -22,7 +22,7 @@ from volume import (
 )
 from volume.methods import description_length
 from volume.priors.student import StudentPrior
-from volume.rays import ClosedFormCost, basin_points
+from volume.rays import ClosedFormCost, restricted_prior
 
 
 def ball(anchor: torch.Tensor) -> ClosedFormCost:
@@ -65,16 +65,14 @@ def test_points_of_the_basin_and_its_bits() -> None:
     """Radii that are drawn have the moments of the radial density; the bits are those of the mass."""
     prior, landscape = StudentPrior(0.8, 5.0), bowl(torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64))
     found = star_domain_volume(landscape, StarDomainSettings(cutoff=2.0, directions=50), prior=prior)
-    points = basin_points(landscape, found, prior, uniform=False)
+    points = restricted_prior(landscape, found, prior)
     assert points.radius == pytest.approx(2.0, rel=1e-3)
     draws, chosen = points.draw(4000)
     first, second = points.radial_moments()
     radii = (draws - landscape.theta).norm(dim=1).numpy()
     assert abs((radii - first[chosen]).mean()) < 5.0 * math.sqrt((second - first**2).max() / 4000)
-    length = description_length(landscape, found, prior, posterior="prior")
+    length = description_length(landscape, found, prior)
     assert length.parameter_bits.value == pytest.approx(found.bits, rel=1e-9)
-    with pytest.raises(ValueError, match="use the posterior 'prior'"):
-        description_length(landscape, found, prior, posterior="uniform")
 
 
 def test_draws_have_the_tails() -> None:

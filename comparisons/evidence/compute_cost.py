@@ -25,7 +25,7 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class Work:
+class ComputeCost:
     """What something cost.
 
     Attributes:
@@ -44,14 +44,14 @@ class Work:
     def in_gradients(self) -> float:
         """All passes in units of a gradient: a third each for forward passes, two for products.
 
-        >>> Work(evaluations=3.0, gradients=1.0, products=2.0).in_gradients
+        >>> ComputeCost(evaluations=3.0, gradients=1.0, products=2.0).in_gradients
         6.0
         """
         forward = GRADIENTS_PER_EVALUATION * self.evaluations
         return forward + self.gradients + GRADIENTS_PER_PRODUCT * self.products
 
-    def __add__(self, other: Work) -> Work:
-        return Work(
+    def __add__(self, other: ComputeCost) -> ComputeCost:
+        return ComputeCost(
             self.evaluations + other.evaluations,
             self.gradients + other.gradients,
             self.products + other.products,

@@ -32,7 +32,7 @@ STREAM = StarDomainSettings.stream
 
 
 @dataclass(frozen=True, eq=False)
-class BasinPoints:
+class RestrictedPrior:
     """The prior restricted to a star domain: a share for each direction, and a density of the radius along it.
 
     Attributes:
@@ -101,14 +101,14 @@ class BasinPoints:
             yield found, chosen[here]
 
 
-def basin_points(
+def restricted_prior(
     landscape: Landscape,
     estimate: VolumeEstimate,
     prior: Prior,
     *,
     preconditioner: Preconditioner | None = None,
     seed: int = 0,
-) -> BasinPoints:
+) -> RestrictedPrior:
     """The prior restricted to the basin, from the directions of a volume estimate.
 
     The directions are drawn again from their seed, and each crossing is found from its log term, which is monotone in
@@ -145,7 +145,7 @@ def basin_points(
     *arrays, densities = zip(*blocks, strict=True)
     radius, terms, along = map(np.concatenate, arrays)
     density = type(densities[0]).joined(densities)
-    return BasinPoints(landscape, chosen, seed, radius, terms, density, along)
+    return RestrictedPrior(landscape, chosen, seed, radius, terms, density, along)
 
 
 def _directions(

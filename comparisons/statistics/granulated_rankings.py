@@ -25,7 +25,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Standing:
+class GranulatedRanking:
     """One measure beside the target, given hyperparameters.
 
     Attributes:
@@ -47,7 +47,7 @@ class Standing:
     sign_errors: SignErrors | None
 
 
-def standings_of(comparison: Comparison, against: str) -> tuple[Standing, ...]:
+def granulated_rankings(comparison: Comparison, against: str) -> tuple[GranulatedRanking, ...]:
     """How each measure stands against a target within and across hyperparameters.
 
     Args:
@@ -87,7 +87,7 @@ def _standing(
     codes: Mapping[str, Codes],
     seeds: Codes | None,
     samples: float | None,
-) -> Standing | None:
+) -> GranulatedRanking | None:
     values = turned(comparison, measure)
     both = np.isfinite(values) & np.isfinite(target)
     if both.sum() < FEWEST:
@@ -101,7 +101,7 @@ def _standing(
     variance = None if seeds is None else variance_shares(values[known], configurations, errors)
     wrong = sign_errors(values[both], target[both], here, held_out_samples=samples)
     psi = mean_granulated(granulated)
-    return Standing(measure.name, psi, granulated, information, given, variance, wrong)
+    return GranulatedRanking(measure.name, psi, granulated, information, given, variance, wrong)
 
 
 def _standard_error(comparison: Comparison, place: int, measure: str) -> float:
