@@ -29,18 +29,7 @@ def reserved(
     overwrite: bool = False,
     resume: bool = False,
 ) -> Iterator[None]:
-    """Check all files of a run, and hold those that it writes while it lasts.
-
-    Args:
-        results: files of the store by the option that names them, None where it was not given.
-        figures: figures, likewise.
-        pages: pages of a report, likewise.
-        inputs: files and folders that the run reads, each with the option that names it.
-        overwrite: whether existing files may be replaced: results by results, figures by figures, pages by pages.
-        resume: whether an existing result is to be continued; figures may be replaced then too.
-
-    Yields:
-        Nothing.
+    """Check all files of a run, each by the option that names it, and hold those that it writes while it lasts.
 
     Raises:
         UserError: if a file is one of the inputs or named twice, is of another kind than what would replace it or no
@@ -77,15 +66,7 @@ def reserved(
 
 
 def to_continue(output: Path | None, *, resume: bool) -> Path | None:
-    """The file that a run goes on from.
-
-    Args:
-        output: the file of the store, or None.
-        resume: whether to continue it if it exists.
-
-    Returns:
-        The output, if it is to be continued and is there.
-    """
+    """The output, if it is to be continued and is there; else None."""
     return output if resume and output is not None and output.exists() else None
 
 

@@ -62,13 +62,13 @@ class AuditRequest(RunRequest):
         facts: whether to check the sampler's facts.
         spectrum: a spectrum file for the known cases; None takes the one that comes with the data.
         estimators: names or beginnings; empty for all.
-        cases: likewise.
-        repeats: seeds a row.
-        seed: of the first.
+        cases: names of known cases or beginnings; empty for all.
+        repeats: number of seeds a row.
+        seed: seed of the first repetition.
         cost: ``kl``, ``task`` or None.
-        cutoff: T.
-        prior: as ``volume.priors.parse_prior`` reads it.
-        truth: as typed, or None.
+        cutoff: T, the cutoff on the cost.
+        prior: text of the prior, as ``volume.priors.parse_prior`` reads it.
+        truth: the true value as it was typed, or None.
     """
 
     checkpoint: Path | Landscape | None
@@ -195,14 +195,7 @@ def _effort(request: AuditRequest) -> str:
 
 
 def known_spectrum(asked: Path | None) -> Path | None:
-    """The spectrum file that goes into the known cases.
-
-    Args:
-        asked: what was typed, or None.
-
-    Returns:
-        It, else that of the data of this package, if it is there.
-    """
+    """The spectrum file asked for, else that of the data of this package, if it is there."""
     shipped = data_folder() / SHIPPED
     return asked or (shipped if shipped.is_file() else None)
 

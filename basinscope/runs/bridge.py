@@ -26,8 +26,8 @@ class BridgeRequest(CheckpointRequest):
     """What the user asked for; the cost is ``kl``, ``task``, or chosen by the task's cost.
 
     Attributes:
-        settings: of the bridge.
-        prior: as ``volume.priors.parse_prior`` reads it.
+        settings: settings of the bridge.
+        prior: text of the prior, as ``volume.priors.parse_prior`` reads it.
     """
 
     settings: BridgeSettings

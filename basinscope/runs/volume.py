@@ -41,8 +41,8 @@ class VolumeRequest(CheckpointRequest):
     """What the user asked for; the cost is ``kl``, ``task``, or chosen by the task's cost.
 
     Attributes:
-        settings: of the study.
-        preconditioner: as typed; None takes that of the output if it is continued, else the settings'.
+        settings: settings of the study.
+        preconditioner: its name as typed; None takes that of the output if it is continued, else the settings'.
         validation_task: name of the task to measure basins on, or None for a built-in task's held-out rows.
     """
 

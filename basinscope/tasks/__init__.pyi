@@ -7,8 +7,6 @@ from .heldout_digits import digits_heldout as digits_heldout
 from .options import CHECKPOINT_HELP as CHECKPOINT_HELP
 from .options import OPTIONS_HELP as OPTIONS_HELP
 from .options import check_counts as check_counts
-from .options import read_options as read_options
-from .options import split_options as split_options
 from .options import task_files as task_files
 from .pretrained import check_weights as check_weights
 from .pretrained import import_transformers as import_transformers
@@ -17,7 +15,6 @@ from .pretrained import quiet as quiet
 from .resolve import TaskRow as TaskRow
 from .resolve import held_out_name as held_out_name
 from .resolve import make_landscape as make_landscape
-from .resolve import resolve_task as resolve_task
 from .resolve import task_name as task_name
 from .uci_digits import data_folder as data_folder
 from .uci_digits import digits as digits

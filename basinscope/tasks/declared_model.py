@@ -27,7 +27,7 @@ def check_folder(folder: Path) -> None:
     """Refuses what transformers would wait for, build without end, or fetch code for, before it opens the folder.
 
     Args:
-        folder: of a model or a tokenizer.
+        folder: folder of a model or a tokenizer.
 
     Raises:
         UserError: if a file in it is no regular file, or its config names more parts than any model has, or a kernel.
@@ -59,7 +59,7 @@ class Weights:
     """What can be known of weights without reading them.
 
     Attributes:
-        path: where they are.
+        path: file or folder of the weights.
         kinds: kind of numbers by name, where the file says so.
         tensors: how many tensors they are.
         size: their bytes.
@@ -142,8 +142,8 @@ def check_kinds(weights: Weights, model: nn.Module) -> None:
     """Refuses weights that are no numbers of floating point where the model's are: transformers would convert them.
 
     Args:
-        weights: as they are stored.
-        model: as it was loaded.
+        weights: the weights as they are stored.
+        model: the model as it was loaded.
 
     Raises:
         UserError: if one is a whole number or a truth value in the file.

@@ -19,9 +19,9 @@ def import_transformers(task: str, path: Path, extra: str, further: tuple[str, .
     """The package transformers, imported when it is needed.
 
     Args:
-        task: that needs it, for the message.
-        path: what it is to read, likewise.
-        extra: of basinscope's installation, which brings it.
+        task: name of the task that needs it, for the message.
+        path: file or folder that it is to read, for the message.
+        extra: name of the extra of basinscope that brings it.
         further: other packages that have to be there.
 
     Returns:
@@ -85,7 +85,7 @@ def check_weights(path: Path, found: Mapping[str, Any]) -> None:
     """Refuses weights that are not the model's: transformers would draw what is missing at random.
 
     Args:
-        path: where they are from, for the message.
+        path: file or folder of the weights, for the message.
         found: what ``from_pretrained(..., output_loading_info=True)`` says of them.
 
     Raises:

@@ -36,8 +36,8 @@ class Classifier:
     Attributes:
         model: the network, from (images, channels, height, width) to (images, classes).
         classes: how many classes it tells apart.
-        channels: of its images.
-        preparation: of its images.
+        channels: number of channels of its images.
+        preparation: what is done to its images before.
         names: class numbers by name, where it has names of its own.
         notes: sentences on what is not known of it.
     """
@@ -51,19 +51,7 @@ class Classifier:
 
 
 def load_classifier(home: Path, *, filled_from: Checkpoint | None = None) -> Classifier:
-    """A classifier of transformers, from this machine's files alone.
-
-    Args:
-        home: folder with config.json, weights, and preferably preprocessor_config.json.
-        filled_from: what the weights are filled from afterwards, and drawn at random here; None reads the folder's.
-
-    Returns:
-        The classifier, in float32.
-
-    Raises:
-        UserError: in a sentence, if transformers is missing or cannot load it, parameters are missing or too many, or
-            it has less than two classes.
-    """
+    """A classifier of transformers in float32, from local files; weights to be filled from a checkpoint are drawn."""
     if not is_model_folder(home):
         raise UserError(f"{home} is no folder of a model: expected one with a config.json")
     model = _loaded(home) if filled_from is None else _drawn(home, filled_from)

@@ -33,19 +33,7 @@ _TOKENIZERS = (
 
 
 def load_language_model(path: Path, dtype: str = "float32") -> nn.Module:
-    """A causal language model, from this machine's files alone.
-
-    Args:
-        path: folder with config.json and weights (safetensors or bin), or a GGUF file.
-        dtype: ``float32``, ``float64``, ``bfloat16``, ``float16``, or ``auto`` for that of the file.
-
-    Returns:
-        The model, its cache of keys and values off.
-
-    Raises:
-        UserError: in a sentence, if a package is missing, transformers cannot load it, parameters are missing or too
-            many, or weights that the config ties differ.
-    """
+    """A causal language model from this machine's files alone, its cache off; ``auto`` is the dtype of the file."""
     if dtype not in (*DTYPES, "auto"):
         raise UserError(f"task causal-lm: option dtype must be auto or one of {', '.join(DTYPES)}; got {dtype!r}")
     transformers = _transformers(path)
