@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from basinscope.ranks import writes_files
 from spectra.errors import UserError
 from spectra.files import check_regular, open_regular, writing_rights
 
@@ -55,7 +56,7 @@ def reserved(
     for _, path in outputs:
         _check_place(path)
     with ExitStack() as rights:
-        if _writes_files():
+        if writes_files():
             for _, path in outputs:
                 _hold(rights, path)
         if not resume:
@@ -116,12 +117,6 @@ def _check_place(path: Path) -> None:
         raise FileNotFoundError(f"cannot write {path}: there is no folder {folder}")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(f"cannot write {path}: the folder {folder} is not writable")
-
-
-def _writes_files() -> bool:
-    from basinscope.ranks import writes_files
-
-    return writes_files()
 
 
 def _hold(rights: ExitStack, path: Path) -> None:

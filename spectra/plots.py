@@ -124,12 +124,8 @@ def literal(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode().replace("$", r"\$")
 
 
-def estimator_name(spectrum: Spectrum) -> str:
-    """How a spectrum was estimated, in a few words for a legend."""
-    return _estimator(spectrum.density, f"exact, {spectrum.route} route")
-
-
 def _estimator(density: SpectralDensity, exact: str) -> str:
+    """How a density was estimated, in a few words for a legend."""
     if density.exact:
         return exact
     rows = f"{density.runs.probes} probes × {density.runs.steps} steps"

@@ -29,15 +29,6 @@ def rankings_of(comparison: Comparison, against: str | None) -> Rankings:
     return target, rank_measures(comparison, measures, target, seed=comparison.settings.seed)
 
 
-def show_comparison(
-    comparison: Comparison, files: dict[str, str], table: str | None, as_json: bool, rankings: Rankings
-) -> None:
-    """Print a comparison as ``show_findings`` does, with what hyperparameters leave of its rankings."""
-    from comparisons.findings import findings_of
-
-    show_findings(findings_of(comparison, *rankings), files, table, as_json)
-
-
 def show_findings(found: Findings, files: dict[str, str], table: str | None, as_json: bool) -> None:
     """Print all that a comparison tells, its table as ``md``, ``csv``, ``latex`` or (None) for terminals."""
     if as_json:

@@ -112,11 +112,12 @@ def _show_bridge(file: Path, against: Path | None, as_json: bool) -> None:
 def _show_comparison(file: Path, against: Path | None, as_json: bool) -> None:
     if against is not None:
         raise UserError(f"--against compares two spectra, and {file} holds a comparison")
-    from basinscope.cli.compare_show import rankings_of, show_comparison
+    from basinscope.cli.compare_show import rankings_of, show_findings
+    from comparisons.findings import findings_of
     from comparisons.store import read_comparison
 
     comparison = read_comparison(file)
-    show_comparison(comparison, {}, None, as_json, rankings_of(comparison, None))
+    show_findings(findings_of(comparison, *rankings_of(comparison, None)), {}, None, as_json)
 
 
 def _show_audit(file: Path, against: Path | None, as_json: bool) -> None:

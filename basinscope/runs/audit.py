@@ -139,7 +139,8 @@ def run_audit(request: AuditRequest, progress: Report) -> AuditReport:
     names = chosen("--estimators", request.estimators, NAMES)
     if not request.estimators:
         names = tuple(name for name in names if name not in BY_NAME)
-    earlier = _earlier(request)
+    output = to_continue(request.output, resume=request.resume)
+    earlier = None if output is None else read_report(output)
     if request.checkpoint is None:
         request.machine.set_threads(0)
         cases, report = _known(request)
@@ -181,13 +182,6 @@ def run_audit(request: AuditRequest, progress: Report) -> AuditReport:
     if request.output is not None:
         write_report(request.output, report)
     return report
-
-
-def _earlier(request: AuditRequest) -> AuditReport | None:
-    output = to_continue(request.output, resume=request.resume)
-    if output is None:
-        return None
-    return read_report(output)
 
 
 def _effort(request: AuditRequest) -> str:

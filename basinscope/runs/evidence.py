@@ -17,7 +17,7 @@ from spectra.errors import UserError
 from spectra.files import Provenance
 from spectra.landscape import Landscape
 from spectra.store import read_spectrum
-from spectra.words import operator_title
+from spectra.words import dtype_title, operator_title
 from volume.store import is_volume_file, read_study
 
 _STEP = re.compile(r"^(?P<run>.*step[-_]?)(?P<step>\d+)(?P<rest>.*)$")
@@ -109,7 +109,7 @@ def reused(evidence: Evidence, file: Path, checkpoint: Checkpoint) -> str:
         reason = "it is of other data"
     elif stored.provenance.cost != cost_name(landscape.cost_function):
         reason = f"it is of the cost {stored.provenance.cost}"
-    elif stored.provenance.dtype != str(landscape.dtype).removeprefix("torch."):
+    elif stored.provenance.dtype != dtype_title(landscape.dtype):
         reason = f"it is in {stored.provenance.dtype}"
     elif tuple(name for name, _ in spectrum.parameters) != landscape.parameters.names:
         reason = "it is of other parameters"
@@ -132,7 +132,7 @@ def _reused_volume(evidence: Evidence, file: Path, checkpoint: Checkpoint) -> st
         reason = "it is of other data than the held-out rows" if evidence.held_out else "it is of other data"
     elif study.provenance.cost != cost_name(landscape.cost_function):
         reason = f"it is of the cost {study.provenance.cost}"
-    elif study.provenance.dtype != str(landscape.dtype).removeprefix("torch."):
+    elif study.provenance.dtype != dtype_title(landscape.dtype):
         reason = f"it is in {study.provenance.dtype}"
     elif study.settings.cutoff != evidence.settings.cutoff:
         reason = f"its cutoff is {study.settings.cutoff:g}"

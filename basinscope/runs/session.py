@@ -23,7 +23,7 @@ from spectra.files import Provenance
 from spectra.landscape import Landscape
 from spectra.ranks import LostRankError, Ranks
 from spectra.spectrum import SpectrumSettings
-from spectra.words import DTYPES
+from spectra.words import DTYPES, dtype_title
 
 # Below this many parameters a product is too short to share between threads: 614 products of a network of
 # 4,810 parameters took 3.1 s on one thread and 208 s on two threads of a busy machine.
@@ -185,7 +185,7 @@ class Session:
             task=self.task if task is None else task,
             cost=cost_name(cost),
             cost_unit=str(getattr(cost, "unit", "cost")),
-            dtype=str(landscape.dtype).removeprefix("torch."),
+            dtype=dtype_title(landscape.dtype),
             device=str(landscape.device),
             command=command,
         )

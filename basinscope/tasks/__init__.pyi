@@ -1,6 +1,5 @@
 from .declared_model import Weights as Weights
 from .declared_model import check_folder as check_folder
-from .declared_model import check_kinds as check_kinds
 from .declared_model import examined as examined
 from .declared_model import no_larger_than as no_larger_than
 from .heldout_digits import digits_heldout as digits_heldout
@@ -8,9 +7,9 @@ from .options import CHECKPOINT_HELP as CHECKPOINT_HELP
 from .options import OPTIONS_HELP as OPTIONS_HELP
 from .options import check_counts as check_counts
 from .options import task_files as task_files
-from .pretrained import check_weights as check_weights
 from .pretrained import import_transformers as import_transformers
 from .pretrained import in_a_sentence as in_a_sentence
+from .pretrained import load_pretrained as load_pretrained
 from .pretrained import quiet as quiet
 from .resolve import TaskRow as TaskRow
 from .resolve import held_out_name as held_out_name

@@ -10,12 +10,10 @@ from torch import nn
 
 from basinscope.tasks import (
     check_folder,
-    check_kinds,
-    check_weights,
     examined,
     import_transformers,
     in_a_sentence,
-    no_larger_than,
+    load_pretrained,
     quiet,
 )
 from spectra.errors import UserError
@@ -40,13 +38,8 @@ def load_language_model(path: Path, dtype: str = "float32") -> nn.Module:
     source, extra = _source(path)
     if extra:
         extra["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    kind, weights = DTYPES.get(dtype, dtype), examined(path)
-    with quiet(), in_a_sentence(path, "model"), no_larger_than(weights):
-        model, found = transformers.AutoModelForCausalLM.from_pretrained(
-            source, local_files_only=True, trust_remote_code=False, dtype=kind, output_loading_info=True, **extra
-        )
-    check_weights(path, found)
-    check_kinds(weights, model)
+    kind = DTYPES.get(dtype, dtype)
+    model = load_pretrained(transformers, "AutoModelForCausalLM", path, source, dtype=kind, **extra)
     _check_tied(path, model)
     # The outputs alone are wanted; keys and values kept for a next token would be dead weight in every graph.
     model.config.use_cache = False
