@@ -78,7 +78,7 @@ def draw_spectrum(axes: Axes, found: StoredSpectrum | Spectrum, *, scale: str = 
 
 
 def draw_density(axes: Axes, density: SpectralDensity, *, scale: str = "symlog") -> None:
-    """The smoothed density on someone's own axes; the arguments are those of :func:`draw_spectrum`."""
+    """The smoothed density on someone's own axes."""
     _density_panel(axes, density, density.smooth(scale=scale), "cost / parameter²")
 
 
