@@ -22,14 +22,7 @@ _UNITS = {
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str:
-    """A question that names the allowed words nearest to a wrong one.
-
-    Args:
-        word: what was typed.
-        allowed: what may be typed.
-
-    Returns:
-        Text to end a sentence with; empty if nothing is near.
+    """A question, to end a sentence with, that names the allowed words nearest to a wrong one; empty if none is near.
 
     >>> nearest("hesian", ["hessian", "fisher"])
     '; did you mean hessian?'
@@ -39,22 +32,7 @@ def nearest(word: str, allowed: Iterable[str]) -> str:
 
 
 def one_of(name: str, word: str, allowed: Iterable[str]) -> str:
-    """The word if it is allowed.
-
-    Args:
-        name: of the option, for the message.
-        word: what was typed.
-        allowed: what may be typed.
-
-    Returns:
-        The word.
-
-    Raises:
-        UserError: if it is not allowed, with the nearest that is.
-
-    >>> one_of("--operator", "fisher", ["hessian", "fisher"])
-    'fisher'
-    """
+    """The word that was typed for an option if it is allowed; else refused, with the nearest that is."""
     allowed = list(allowed)
     if word not in allowed:
         raise UserError(f"{name} must be one of {', '.join(allowed)}; got {word!r}{nearest(word, allowed)}")
@@ -62,13 +40,7 @@ def one_of(name: str, word: str, allowed: Iterable[str]) -> str:
 
 
 def forms(allowed: Mapping[str, str]) -> str:
-    """How an option may be written, for its help.
-
-    Args:
-        allowed: what a form means, or nothing, by form.
-
-    Returns:
-        A sentence.
+    """How an option may be written, for its help: each form, with what it means where that is said.
 
     >>> forms({"gaussian": "root mean square", "gaussian:S": ""})
     'gaussian (root mean square), gaussian:S.'
@@ -77,15 +49,7 @@ def forms(allowed: Mapping[str, str]) -> str:
 
 
 def read_bytes(name: str, text: str, *, least: int = 1) -> int:
-    """A number of bytes such as ``4GB`` (decimal), ``512MiB`` (binary) or ``1000000``.
-
-    Args:
-        name: of the option, for the message.
-        text: what was typed.
-        least: the smallest number allowed.
-
-    Returns:
-        The number of bytes.
+    """A number of bytes of at least ``least``, such as ``4GB`` (decimal), ``512MiB`` (binary) or ``1000000``.
 
     Raises:
         UserError: if it is no such number, or below ``least``.
@@ -103,15 +67,7 @@ def read_bytes(name: str, text: str, *, least: int = 1) -> int:
 
 
 def chosen(option: str, asked: tuple[str, ...], names: tuple[str, ...]) -> tuple[str, ...]:
-    """The names that begin with what was asked for, in their own order.
-
-    Args:
-        option: for the message.
-        asked: names or beginnings; empty for all.
-        names: all names.
-
-    Returns:
-        The names.
+    """The names that begin with a word that was asked for, in their own order; all of them where none was.
 
     Raises:
         UserError: if a word is the beginning of none.

@@ -56,17 +56,11 @@ def exit_code_of(
     words: Sequence[str] = (),
     tell: Callable[[str], None] = say,
 ) -> int:
-    """Run a command and turn what goes wrong into a sentence.
+    """Run a command, tell what goes wrong in a sentence, and return the exit code.
 
-    Args:
-        command: does the work; may return an exit code.
-        words: the command line; with ``--debug`` the traceback of an error is shown too, with ``--json`` stdout is
-            kept for one JSON object, and empty after an error.
-        tell: takes the sentence.
-
-    Returns:
-        0, or what the command returned; 1 after a bug, 2 after a user's error, 130 after an interruption, 141 where
-        stdout was a pipe that nobody reads any more.
+    It is 0 or what the command returned, 1 after a bug, 2 after a user's error, 130 after an interruption, and 141
+    where stdout was a pipe that nobody reads any more. With ``--debug`` among the words the traceback of an error is
+    shown too, with ``--json`` stdout is kept for one JSON object, and empty after an error.
     """
     said: list[str] = []
     with streams(as_json="--json" in words):
@@ -146,14 +140,7 @@ def _flush() -> None:
 
 
 def bug_report(error: BaseException) -> str:
-    """Write the traceback of a bug to a file, for a report.
-
-    Args:
-        error: what nobody foresaw.
-
-    Returns:
-        A sentence that says so, and where the file is.
-    """
+    """Write the traceback of a bug to a file, and say so in a sentence that names the file."""
     lines = [f"command: {shlex.join(sys.argv)}", f"python: {sys.version}", *_versions(), ""]
     text = "\n".join(lines) + "".join(traceback.format_exception(error))
     try:
@@ -175,14 +162,7 @@ def _versions() -> list[str]:
 
 
 def sentence(error: BaseException, less: str = "smaller batches of data") -> str:
-    """What an error says, on one line.
-
-    Args:
-        error: the error.
-        less: what to use where memory ran out.
-
-    Returns:
-        Its message; the system's words and the file for an error of the system.
+    """What an error says, on one line, with the file of an error of the system, or ``less`` to use if memory ran out.
 
     >>> sentence(FileNotFoundError(2, "No such file or directory", "model.pt"))
     'model.pt: No such file or directory'

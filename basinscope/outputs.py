@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from basinscope.ranks import writes_files
 from spectra.errors import UserError
 from spectra.files import check_regular, open_regular, writing_rights
 
@@ -29,18 +30,7 @@ def reserved(
     overwrite: bool = False,
     resume: bool = False,
 ) -> Iterator[None]:
-    """Check all files of a run, and hold those that it writes while it lasts.
-
-    Args:
-        results: files of the store by the option that names them, None where it was not given.
-        figures: figures, likewise.
-        pages: pages of a report, likewise.
-        inputs: files and folders that the run reads, each with the option that names it.
-        overwrite: whether existing files may be replaced: results by results, figures by figures, pages by pages.
-        resume: whether an existing result is to be continued; figures may be replaced then too.
-
-    Yields:
-        Nothing.
+    """Check all files of a run, each by the option that names it, and hold those that it writes while it lasts.
 
     Raises:
         UserError: if a file is one of the inputs or named twice, is of another kind than what would replace it or no
@@ -66,7 +56,7 @@ def reserved(
     for _, path in outputs:
         _check_place(path)
     with ExitStack() as rights:
-        if _writes_files():
+        if writes_files():
             for _, path in outputs:
                 _hold(rights, path)
         if not resume:
@@ -77,15 +67,7 @@ def reserved(
 
 
 def to_continue(output: Path | None, *, resume: bool) -> Path | None:
-    """The file that a run goes on from.
-
-    Args:
-        output: the file of the store, or None.
-        resume: whether to continue it if it exists.
-
-    Returns:
-        The output, if it is to be continued and is there.
-    """
+    """The output, if it is to be continued and is there; else None."""
     return output if resume and output is not None and output.exists() else None
 
 
@@ -135,12 +117,6 @@ def _check_place(path: Path) -> None:
         raise FileNotFoundError(f"cannot write {path}: there is no folder {folder}")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(f"cannot write {path}: the folder {folder} is not writable")
-
-
-def _writes_files() -> bool:
-    from basinscope.ranks import writes_files
-
-    return writes_files()
 
 
 def _hold(rights: ExitStack, path: Path) -> None:

@@ -33,15 +33,7 @@ def started_on_ranks() -> bool:
 
 
 def run_on_ranks(command: Callable[[], int | None], words: list[str]) -> int:
-    """Run a command as one of several ranks.
-
-    Args:
-        command: does the work; on all ranks at the same time.
-        words: the command line.
-
-    Returns:
-        Exit code, as ``exit_code_of`` has it; a rank that lost another one ends with 2.
-    """
+    """Run a command as one of several ranks; the exit code is that of ``exit_code_of``, 2 where a rank was lost."""
     first = os.environ["RANK"] == "0"
     unclear = _unclear()
     if unclear:
@@ -208,33 +200,14 @@ def writes_files() -> bool:
 
 
 def agreed(what: str, text: str) -> None:
-    """Refuses ranks that do not have the same before them; one process has nothing to agree on.
-
-    Args:
-        what: the name of it, for the message.
-        text: that stands for it.
-
-    Raises:
-        UserError: if it differs between ranks.
-    """
+    """Refuse ranks whose texts for ``what`` differ; one process has nothing to agree on."""
     from spectra.ranks import Ranks
 
     Ranks.current().require_same(what, text)
 
 
 def common(provenance: Provenance, stored: str) -> Provenance:
-    """Where a result comes from, as rank 0 has it; refuses ranks that do not have the same before them.
-
-    Args:
-        provenance: as this rank has it.
-        stored: stands for what is stored of the result already.
-
-    Returns:
-        The provenance with rank 0's time and device.
-
-    Raises:
-        UserError: if the checkpoint, the task, the cost or what is stored differs between ranks.
-    """
+    """The provenance with rank 0's time and device; refuses ranks that differ in the rest, or in what is ``stored``."""
     from dataclasses import replace
 
     from spectra.ranks import Ranks

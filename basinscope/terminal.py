@@ -83,13 +83,7 @@ class _Page(Console):
 
 
 def visible(text: str) -> str:
-    r"""Text with control characters, escape sequences and marks that turn the writing written out.
-
-    Args:
-        text: such as a parameter's name from a file.
-
-    Returns:
-        The text; line ends and all printable characters stay.
+    r"""Text with control characters, escape sequences and marks that turn the writing written out; line ends stay.
 
     >>> print(visible("layer\x1b[31m.weight"))
     layer\x1b[31m.weight
@@ -103,14 +97,7 @@ def visible(text: str) -> str:
 
 
 def shortened(text: str, arguments: list[str]) -> str:
-    """A sentence in which no long argument or word is quoted in full.
-
-    Args:
-        text: the sentence.
-        arguments: words of the command line.
-
-    Returns:
-        The sentence; of each long word the beginning and the end.
+    """A sentence in which long arguments of the command line and long words are quoted by beginning and end alone.
 
     >>> len(shortened("there is no " + "x" * 5000, []))
     92
@@ -127,21 +114,12 @@ def _cut(word: str) -> str:
 
 
 def say(text: str | rich.text.Text, style: str = "red") -> None:
-    """Print a sentence on stderr, unbroken, so that it can be searched for.
-
-    Args:
-        text: the sentence.
-        style: its colour on a terminal, where it has none of its own.
-    """
+    """Print a sentence on stderr, unbroken, so that it can be searched for."""
     _Page(file=sys.stderr, highlight=False).print(Text(text, style) if isinstance(text, str) else text, soft_wrap=True)
 
 
 def page() -> Console:
-    """A console for stdout: as wide as the terminal, in a pipe as COLUMNS says, else as a page.
-
-    Returns:
-        The console.
-    """
+    """A console for stdout: as wide as the terminal, in a pipe as COLUMNS says, else as a page."""
     console = _Page(highlight=False, markup=False, emoji=False)
     if console.is_terminal or "COLUMNS" in os.environ:
         return console
@@ -149,23 +127,12 @@ def page() -> Console:
 
 
 def written(files: Mapping[str, str]) -> list[Text]:
-    """Lines that say which files were written, unbroken, so that a path can be copied.
-
-    Args:
-        files: paths by kind.
-
-    Returns:
-        A line each.
-    """
+    """Lines that say which files were written, unbroken, so that a path can be copied."""
     return [Text(f"{kind} written to {path}", "green", no_wrap=True, overflow="ignore") for kind, path in files.items()]
 
 
 def show(*parts: RenderableType) -> None:
-    """Print tables and text on stdout; where the terminal is too narrow for a number, lines run over its edge.
-
-    Args:
-        parts: what rich can print, one below the other.
-    """
+    """Print tables and text on stdout; where the terminal is too narrow for a number, lines run over its edge."""
     console = page()
     whole = Group(*parts)
     uncut = _characters(_laid_out(console, whole, WIDEST))
@@ -186,11 +153,7 @@ def _characters(laid_out: list[Segment]) -> int:
 
 
 def emit(found: dict[str, Any]) -> None:
-    """Print one JSON object on stdout: the only thing that is printed there with --json.
-
-    Args:
-        found: what JSON can hold; no value is infinite or undefined.
-    """
+    """Print one JSON object on stdout: the only thing that is printed there with --json."""
     line = json.dumps(found, allow_nan=False) + "\n"
     if not _kept:
         sys.stdout.write(line)
@@ -207,14 +170,7 @@ def emit(found: dict[str, Any]) -> None:
 
 @contextmanager
 def streams(*, as_json: bool) -> Iterator[None]:
-    """Make the standard streams fit for a run: closed ones are open, and any character can be written.
-
-    Args:
-        as_json: keep stdout for ``emit``; whatever else is printed goes to stderr.
-
-    Yields:
-        Nothing.
-    """
+    """Make the standard streams fit for a run: closed ones are open, and any character can be written."""
     codecs.register_error("basinscope", _nearest)
     with ExitStack() as undone:
         _open_closed(undone)
@@ -230,11 +186,7 @@ def streams(*, as_json: bool) -> Iterator[None]:
 
 @contextmanager
 def muted() -> Iterator[None]:
-    """Nothing that is printed is seen, as of all ranks but one.
-
-    Yields:
-        Nothing.
-    """
+    """Nothing that is printed is seen, as of all ranks but one."""
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         yield
 

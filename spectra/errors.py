@@ -36,15 +36,7 @@ class UserError(ValueError):
 
 
 def require_counts(named: object, least: Mapping[str, int]) -> None:
-    """Refuses a count below what makes sense, or above what any generator or store can take.
-
-    Args:
-        named: what has the counts as attributes, such as settings.
-        least: the smallest count allowed, by name.
-
-    Raises:
-        UserError: if a count is below it, or above 2^63 - 1.
-    """
+    """Refuse attributes that are below their least count, or above what any generator or store can take (2^63 - 1)."""
     for name, low in least.items():
         value = getattr(named, name)
         if value < low:
@@ -63,15 +55,9 @@ class ForeignError(UserError):
 
 @contextmanager
 def foreign(what: str) -> Iterator[None]:
-    """Turns whatever the user's own code raises into a sentence that names the code, the error and the place.
+    """Turn whatever the user's own code raises into a sentence that names the code, the error and the place.
 
     This is the one place that catches every exception: what a user's code raises cannot be known.
-
-    Args:
-        what: the code, as ``the model``.
-
-    Yields:
-        Nothing.
 
     Raises:
         ForeignError: in place of what the code raised, ``SystemExit`` and exceptions of its own kind too.
@@ -101,12 +87,6 @@ def foreign(what: str) -> Iterator[None]:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether torch says that memory ran out; it has no one exception for that.
-
-    Args:
-        error: the error.
-
-    Returns:
-        True for its allocators' errors.
 
     >>> out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"))
     True

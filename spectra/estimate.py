@@ -147,15 +147,9 @@ class Estimate(Result):
 
 
 def from_samples(samples: Array, *, truncation_error: float = 0.0, cautions: tuple[str, ...] = ()) -> Estimate:
-    """The mean of independent samples with its jackknife standard error (for a mean, s / sqrt(p)).
+    """The mean of independent unbiased samples (probes,) with its jackknife standard error (for a mean, s / sqrt(p)).
 
-    Args:
-        samples: (probes,) independent unbiased samples; at least one.
-        truncation_error: quadrature error of the mean, in its unit.
-        cautions: sentences on why the value is not to be trusted.
-
-    Returns:
-        The estimate; with a single sample its standard error is inf and a caution says so.
+    With a single sample the standard error is inf and a caution says so.
 
     Raises:
         UserError: if there is no sample.
@@ -173,17 +167,10 @@ def from_samples(samples: Array, *, truncation_error: float = 0.0, cautions: tup
 
 
 def difference(first: Estimate, second: Estimate) -> Estimate:
-    """``first - second`` for two estimates made with common probes (common random numbers).
+    """``first - second`` for two estimates made with common probes (common random numbers); either may be exact.
 
-    The samples are paired by probe, so what the probes share cancels from the standard error.
-
-    Args:
-        first: estimate for one checkpoint.
-        second: the same quantity for another checkpoint, same seed and number of probes; or an
-            exact value, on either side.
-
-    Returns:
-        The estimate of the difference; truncation errors and cautions of both add up.
+    The samples are paired by probe, so what the probes share cancels from the standard error; truncation errors and
+    cautions of both add up.
 
     Raises:
         UserError: if both are sampled and their numbers of probes differ.
@@ -209,14 +196,7 @@ def difference(first: Estimate, second: Estimate) -> Estimate:
 
 
 def independent(first: Estimate, second: Estimate) -> Estimate:
-    """``first - second`` for independent estimates: their standard errors add in squares.
-
-    Args:
-        first: one estimate.
-        second: the other.
-
-    Returns:
-        The estimate of the difference, without samples.
+    """``first - second`` for independent estimates, without samples: their standard errors add in squares.
 
     >>> independent(Estimate(3.0, 3.0), Estimate(1.0, 4.0)).standard_error
     5.0

@@ -27,14 +27,7 @@ _SYMMETRIC = 1e-6
 
 
 def quantile(freedom: float, level: float = LEVEL) -> float:
-    """Standard errors from the middle of an interval to its end, by Student's t.
-
-    Args:
-        freedom: degrees of freedom of the standard error; inf for a normal.
-        level: coverage aimed at, in (0, 1).
-
-    Returns:
-        The number; inf with less than one degree of freedom, which says nothing.
+    """Standard errors from the middle of an interval to its end, by Student's t; inf below one degree of freedom.
 
     Raises:
         UserError: if ``level`` is not in (0, 1).
@@ -48,16 +41,7 @@ def quantile(freedom: float, level: float = LEVEL) -> float:
 
 
 def half_width(standard_error: float, freedom: float, *, truncation_error: float = 0.0, level: float = LEVEL) -> float:
-    """Half of an interval, before it is cut to a range.
-
-    Args:
-        standard_error: statistical error; 0 for an exact value.
-        freedom: its degrees of freedom.
-        truncation_error: error that more samples do not reduce.
-        level: coverage aimed at, in (0, 1).
-
-    Returns:
-        Half of the interval, in the unit of the errors; inf where an error is unknown.
+    """Half of an interval, in the unit of the errors, before it is cut to a range; inf where an error is unknown.
 
     >>> half_width(0.0, 0.0, truncation_error=0.5), round(half_width(1.0, 1.0), 3)
     (0.5, 12.706)
@@ -69,16 +53,7 @@ def half_width(standard_error: float, freedom: float, *, truncation_error: float
 
 
 def ends(value: float, half: float, lowest: float = -math.inf, highest: float = math.inf) -> tuple[float, float]:
-    """The ends of an interval, cut to the range of the quantity.
-
-    Args:
-        value: the middle.
-        half: half of the interval.
-        lowest: least value that the quantity can have.
-        highest: largest one.
-
-    Returns:
-        Lower and upper end, both in the range; the range itself where the error is unknown.
+    """The ends of an interval, cut to the range of the quantity, which it is where the error is unknown.
 
     >>> ends(3.0, 5.0, lowest=0.0), ends(math.inf, math.inf)
     ((0.0, 8.0), (-inf, inf))
@@ -89,13 +64,7 @@ def ends(value: float, half: float, lowest: float = -math.inf, highest: float = 
 
 
 def joint_freedom(parts: Iterable[tuple[float, float]]) -> float:
-    """Degrees of freedom of the sum in squares of independent standard errors.
-
-    Args:
-        parts: each error with its degrees of freedom.
-
-    Returns:
-        Their number; inf where no error counts.
+    """Degrees of freedom of the sum in squares of independent standard errors, each with its own; inf if none counts.
 
     Reference:
         Welch, The generalization of Student's problem when several different population variances are involved, 1947.
@@ -114,13 +83,6 @@ def joint_freedom(parts: Iterable[tuple[float, float]]) -> float:
 def with_ends(value: float, interval: tuple[float, float]) -> str:
     """A value with its interval: as ``±`` where it is symmetric, else with both ends.
 
-    Args:
-        value: the value.
-        interval: its ends.
-
-    Returns:
-        Text such as ``12.34 ± 0.56`` or ``3.1 (0 to 8.2)``.
-
     >>> with_ends(3.0, (1.0, 5.0)), with_ends(3.123, (0.0, 8.2)), with_ends(3.0, (0.0, math.inf))
     ('3.0 ± 2.0', '3.12 (0 to 8.2)', '3 (0 to unknown)')
     """
@@ -132,13 +94,7 @@ def with_ends(value: float, interval: tuple[float, float]) -> str:
 
 
 def interval_label(over: str) -> str:
-    """What a figure's legend says of its bars and bands.
-
-    Args:
-        over: what the samples are, such as ``8 probes``.
-
-    Returns:
-        The rule in a few words.
+    """What a figure's legend says of its bars and bands, for samples such as ``8 probes``.
 
     >>> interval_label("8 probes")
     '95 % interval: Student t over 8 probes'
@@ -147,14 +103,7 @@ def interval_label(over: str) -> str:
 
 
 def bars(values: ArrayLike, intervals: Iterable[tuple[float, float]]) -> tuple[Array, NDArray[np.bool_]]:
-    """Error bars as figures draw them.
-
-    Args:
-        values: (k,) the points.
-        intervals: k intervals.
-
-    Returns:
-        (2, k) distances to the lower and upper ends, 0 where an end is unknown; and (k,) which of the points have both.
+    """Distances (2, k) of k points to their intervals' ends, 0 where one is unknown, and which points (k,) have both.
 
     >>> bars([2.0, 1.0], [(1.0, 4.0), (-math.inf, math.inf)])[0].tolist()
     [[1.0, 0.0], [2.0, 0.0]]
@@ -168,12 +117,6 @@ def bars(values: ArrayLike, intervals: Iterable[tuple[float, float]]) -> tuple[A
 def short(value: float) -> str:
     """A number to three digits, whole if it has more; ``unknown`` if it is not finite.
 
-    Args:
-        value: the number.
-
-    Returns:
-        The text.
-
     >>> short(0.12345), short(4810.0), short(-math.inf)
     ('0.123', '4,810', 'unknown')
     """
@@ -183,14 +126,7 @@ def short(value: float) -> str:
 
 
 def with_error(value: float, half: float) -> str:
-    """A value with half of its interval, both to the digits that the interval supports.
-
-    Args:
-        value: the value.
-        half: half of an interval around it; 0 for an exact value, inf for an unknown error.
-
-    Returns:
-        Text such as ``12.34 ± 0.56``.
+    """A value with half of its interval (0: exact, inf: unknown), both to the digits that the interval supports.
 
     >>> with_error(1234.5678, 0.0234), with_error(3.2e-7, 1.2e-9), with_error(2.0, 0.0)
     ('1234.568 ± 0.023', '(3.200 ± 0.012)e-07', '2')

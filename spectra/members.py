@@ -24,7 +24,7 @@ class Stated:
     """What the text of a file says of a row.
 
     Attributes:
-        module: that states it.
+        module: name of the module that states it.
         constants: those of its options that are written as constants, by name.
     """
 

@@ -58,37 +58,14 @@ class Plan:
 
 
 def make_operator(landscape: Landscape, settings: SpectrumSettings) -> SymmetricOperator:
-    """The curvature that the settings name.
-
-    Args:
-        landscape: what is differentiated.
-        settings: ``operator``, ``strategy``, ``memory`` and ``seed`` are used.
-
-    Returns:
-        The operator.
-
-    Raises:
-        UserError: if the cost has no such curvature, or the strategy's name is unknown.
-    """
+    """The curvature that the settings name."""
     row = member("spectra.operators", settings.operator, OperatorRow)
     seed = {"seed": settings.seed} if row.drawn else {}
     return row.make(landscape, strategy=settings.strategy, memory=settings.memory, **seed)
 
 
 def plan_route(operator: SymmetricOperator, settings: SpectrumSettings) -> Plan:
-    """Decides the route, and refuses what does not fit the memory.
-
-    Args:
-        operator: the curvature, of size n.
-        settings: what was asked for.
-
-    Returns:
-        The plan, with its reasons in words.
-
-    Raises:
-        UserError: if a route or ``full`` reorthogonalisation that was asked for does not fit the memory, or the Gram
-            route does not apply.
-    """
+    """The route of a curvature of size n, with the reasons in words; what does not fit the memory is refused."""
     if settings.engine == "pyhessian":
         steps = min(settings.steps, operator.size)
         return Plan("pyhessian", 0, "full", settings.probes * steps, ("computed through PyHessian's own Lanczos",))
@@ -147,18 +124,7 @@ def _dense_plan(operator: SymmetricOperator, settings: SpectrumSettings, sampled
 
 
 def sampled_plan(operator: SymmetricOperator, settings: SpectrumSettings) -> Plan:
-    """How sampling will be done: what is deflated, and whether the basis is kept.
-
-    Args:
-        operator: the curvature, of size n.
-        settings: what was asked for.
-
-    Returns:
-        The plan of the ``slq`` route.
-
-    Raises:
-        UserError: if the basis or the deflation that was asked for does not fit the memory or the size.
-    """
+    """The plan of the ``slq`` route: what is deflated, and whether the basis is kept."""
     notes = []
     steps = min(settings.steps, operator.size)
     block = min(settings.block, settings.probes)
@@ -208,15 +174,7 @@ def _depth(operator: SymmetricOperator, settings: SpectrumSettings, steps: int) 
 
 
 def with_stored_space(plan: Plan, captured: int) -> Plan:
-    """The plan of a resumed run: further probes sample the complement of the stored space, not of one planned anew.
-
-    Args:
-        plan: the plan made from the settings.
-        captured: dimension of the stored space.
-
-    Returns:
-        The plan with its depth, and the sentence that tells of it.
-    """
+    """The plan of a resumed run: further probes sample the complement of the stored space, not of one planned anew."""
     notes = (*(note for note in plan.notes if not note.startswith((_KRYLOV, _PLAIN))), _deflated(captured))
     return replace(plan, depth=-(-captured // KRYLOV_BLOCK), notes=notes)
 
@@ -226,15 +184,7 @@ def _deflated(captured: int) -> str:
 
 
 def most_deflated(operator: SymmetricOperator, settings: SpectrumSettings) -> int:
-    """Largest dimension that can be deflated, by size and memory.
-
-    Args:
-        operator: the curvature, of size n.
-        settings: ``memory`` is used.
-
-    Returns:
-        The dimension; 0 if there is no room.
-    """
+    """Largest dimension that can be deflated, by size and memory; 0 if there is no room."""
     # The basis, the two copies that projecting makes, and half of the space for the probes to sample.
     fitting = min(settings.memory // 3 // (operator.size * operator.dtype.itemsize), operator.size // 2)
     return max(0, fitting - KRYLOV_BLOCK * KRYLOV_EXTRA)
@@ -285,17 +235,7 @@ class Footprint:
 
 
 def footprint(graphs: GraphMemory, plan: Plan, settings: SpectrumSettings, size: int, dtype: torch.dtype) -> Footprint:
-    """What a plan of the ``slq`` route will hold.
-
-    Args:
-        graphs: memory of the operator's graphs.
-        plan: how the spectrum will be computed.
-        settings: what was asked for.
-        size: number of parameters n.
-        dtype: dtype of the vectors.
-
-    Returns:
-        The footprint.
+    """What a plan of the ``slq`` route will hold for ``size`` parameters.
 
     >>> graphs = GraphMemory(saved=0, vector=400, batches=1, repeatable=True)
     >>> plan = Plan("slq", 0, "none", 128, ())

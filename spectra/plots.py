@@ -72,29 +72,18 @@ def spectrum_figure(stored: StoredSpectrum, *, scale: str = "symlog") -> Figure:
 
 
 def draw_spectrum(axes: Axes, found: StoredSpectrum | Spectrum, *, scale: str = "symlog") -> None:
-    """The density panel of :func:`spectrum_figure` on someone's own axes.
-
-    Args:
-        axes: where.
-        found: the spectrum.
-        scale: ``symlog`` or ``linear`` axis of the eigenvalues.
-    """
+    """The density panel of :func:`spectrum_figure`, on someone's own axes."""
     spectrum, unit = (found, "cost") if isinstance(found, Spectrum) else (found.spectrum, found.provenance.cost_unit)
     _density_panel(axes, spectrum.density, spectrum.density.smooth(scale=scale), f"{unit} / parameter²", spectrum)
 
 
 def draw_density(axes: Axes, density: SpectralDensity, *, scale: str = "symlog") -> None:
-    """The smoothed density on someone's own axes; the arguments are those of :func:`draw_spectrum`."""
+    """The smoothed density on someone's own axes."""
     _density_panel(axes, density, density.smooth(scale=scale), "cost / parameter²")
 
 
 def draw_estimate(axes: Axes, found: Estimate) -> None:
-    """An estimate with its 95 % interval, and what each of its samples alone says.
-
-    Args:
-        axes: where.
-        found: the estimate.
-    """
+    """An estimate with its 95 % interval, and what each of its samples alone says."""
     count = len(found.samples)
     if count:
         axes.plot(found.samples, np.linspace(-0.2, 0.2, count), "o", color=GREY, markersize=3, label=f"{count} samples")
@@ -107,30 +96,12 @@ def draw_estimate(axes: Axes, found: Estimate) -> None:
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure in one step, in the format that the file's ending names.
-
-    Args:
-        figure: the figure.
-        path: the file, such as ``spectrum.png``.
-
-    Raises:
-        UserError: if the ending names no known format.
-        OSError: if the file cannot be written; what was there before is intact.
-    """
+    """Write a figure in one step, in the format that the file's ending names."""
     replace_file(path, drawn(figure, Path(path).suffix.lstrip(".").lower() or "png"))
 
 
 def drawn(figure: Figure, kind: str = "png", dots_per_inch: int = 150) -> bytes:
-    """A figure as the content of a file.
-
-    Args:
-        figure: the figure.
-        kind: png, pdf or svg.
-        dots_per_inch: resolution.
-
-    Returns:
-        The content.
-    """
+    """A figure as the content of a file of its kind: png, pdf or svg."""
     image = io.BytesIO()
     _take_names_literally(figure)
     figure.savefig(image, format=kind, dpi=dots_per_inch)
@@ -149,23 +120,12 @@ def _take_names_literally(figure: Figure) -> None:
 
 
 def literal(name: str) -> str:
-    """A name as the label of a tick.
-
-    Args:
-        name: name of a file or a layer.
-
-    Returns:
-        The name, in which no dollar begins a formula, and what is not unicode is written out.
-    """
+    """A name as the label of a tick: no dollar begins a formula, and what is not unicode is written out."""
     return name.encode("utf-8", "backslashreplace").decode().replace("$", r"\$")
 
 
-def estimator_name(spectrum: Spectrum) -> str:
-    """How a spectrum was estimated, in a few words for a legend."""
-    return _estimator(spectrum.density, f"exact, {spectrum.route} route")
-
-
 def _estimator(density: SpectralDensity, exact: str) -> str:
+    """How a density was estimated, in a few words for a legend."""
     if density.exact:
         return exact
     rows = f"{density.runs.probes} probes × {density.runs.steps} steps"

@@ -52,32 +52,19 @@ Result = TypeVar("Result")
 def pyhessian_trace(
     landscape: Landscape, probes: int = 100, *, tolerance: float | None = None, seed: int = 0
 ) -> Estimate:
-    """Trace of the Hessian at the anchor, by PyHessian's Hutchinson estimator.
+    """Trace of the Hessian at the anchor by PyHessian's Hutchinson estimator, one sample a Rademacher probe.
 
-    ``tr H ~ mean of v^T H v`` over Rademacher probes v.
-
-    Args:
-        landscape: what is differentiated.
-        probes: number of probes; with a tolerance, the most.
-        tolerance: PyHessian's own stopping rule, relative change of the running mean; its default is 1e-3. It
-            biases the estimate and is here to be audited. None: all probes are used.
-        seed: seed of the probes; more probes extend the sequence.
-
-    Returns:
-        The estimate with one sample a probe.
-
-    Raises:
-        UserError: if ``probes`` is below 1.
+    PyHessian's own stopping rule, by ``tolerance`` (1e-3 there), biases the estimate and is here to be audited; with it
+    ``probes`` is the most, without it all are used. More probes extend the sequence of a seed.
 
     Reference:
         Hutchinson (1989), A stochastic estimator of the trace of the influence matrix.
 
-    Example:
-        >>> from spectra.costs import mean_squared_error
-        >>> model = torch.nn.Linear(2, 1, bias=False)
-        >>> data = (torch.diag(torch.tensor([3.0, 1.0])), torch.zeros(2, 1))
-        >>> pyhessian_trace(Landscape(model, mean_squared_error, data), 4).value
-        10.0
+    >>> from spectra.costs import mean_squared_error
+    >>> model = torch.nn.Linear(2, 1, bias=False)
+    >>> data = (torch.diag(torch.tensor([3.0, 1.0])), torch.zeros(2, 1))
+    >>> pyhessian_trace(Landscape(model, mean_squared_error, data), 4).value
+    10.0
     """
     _require("probes", probes)
     # The rule is |change| / (mean + 1e-6) < tol with a signed mean: only minus infinity never stops.
@@ -87,33 +74,21 @@ def pyhessian_trace(
 
 
 def pyhessian_density(landscape: Landscape, probes: int = 1, steps: int = 100, *, seed: int = 0) -> tuple[Array, Array]:
-    """Quadrature of the Hessian's spectral density at the anchor, by PyHessian's Lanczos.
+    """Nodes (p, m) and weights (p, m) of the Hessian's spectral density at the anchor, by PyHessian's Lanczos.
 
-    ``tr f(H) ~ n * mean over probes of sum_j w_j f(t_j)``.
-
-    Args:
-        landscape: what is differentiated.
-        probes: number p of Rademacher probes, run one after another.
-        steps: Lanczos steps m of each, with one pass of full reorthogonalisation.
-        seed: seed of the probes; more probes extend the sequence.
-
-    Returns:
-        Nodes (p, m), ascending in each row, and weights (p, m), each row summing to one.
-
-    Raises:
-        UserError: if ``probes`` is below 1 or ``steps`` not between 1 and the number of parameters.
+    ``tr f(H) ~ n * mean over probes of sum_j w_j f(t_j)`` for p Rademacher probes of m steps with one pass of full
+    reorthogonalisation; nodes ascend in each row, and weights of a row sum to one.
 
     Reference:
         Ghorbani, Krishnan, Xiao (2019), An investigation into neural net optimization via Hessian eigenvalue
         density.
 
-    Example:
-        >>> from spectra.costs import mean_squared_error
-        >>> model = torch.nn.Linear(2, 1, bias=False)
-        >>> data = (torch.diag(torch.tensor([3.0, 1.0])), torch.zeros(2, 1))
-        >>> nodes, weights = pyhessian_density(Landscape(model, mean_squared_error, data), 1, 2)
-        >>> nodes.round(3).tolist(), weights.round(3).tolist()
-        ([[1.0, 9.0]], [[0.5, 0.5]])
+    >>> from spectra.costs import mean_squared_error
+    >>> model = torch.nn.Linear(2, 1, bias=False)
+    >>> data = (torch.diag(torch.tensor([3.0, 1.0])), torch.zeros(2, 1))
+    >>> nodes, weights = pyhessian_density(Landscape(model, mean_squared_error, data), 1, 2)
+    >>> nodes.round(3).tolist(), weights.round(3).tolist()
+    ([[1.0, 9.0]], [[0.5, 0.5]])
     """
     _require("probes", probes)
     _require("steps", steps, landscape.size)

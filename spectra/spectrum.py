@@ -67,13 +67,7 @@ def _member(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 def layer_of(name: str) -> str:
-    """The module that owns a parameter, by its name, or the parameter itself where none does.
-
-    Args:
-        name: name of the parameter.
-
-    Returns:
-        The layer, as ``ParameterLayout.layers`` names it.
+    """The layer of ``ParameterLayout.layers`` that owns a parameter, by its name; the parameter itself where none does.
 
     >>> layer_of("hidden.weight"), layer_of("scale")
     ('hidden', 'scale')

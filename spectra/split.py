@@ -104,15 +104,7 @@ def _two_levels(density: SpectralDensity, pilots: SpectralDensity, function: Fun
 
 
 def leading(runs: Tridiagonal, steps: int) -> Tridiagonal:
-    """The first ``steps`` steps of each run.
-
-    Args:
-        runs: Lanczos runs.
-        steps: how many, at most ``runs.steps``.
-
-    Returns:
-        The runs, cut off.
-    """
+    """The first ``steps`` steps of each run."""
     lengths = np.minimum(runs.lengths, steps)
     return Tridiagonal(runs.diagonal[:, :steps], runs.off_diagonal[:, :steps], lengths)
 

@@ -25,14 +25,7 @@ def dtype_title(dtype: object) -> str:
 
 
 def operator_title(operator: str, *, first: bool = False) -> str:
-    """The name of an operator as the field writes it.
-
-    Args:
-        operator: its name as options and files spell it.
-        first: whether it is the first word of a sentence or of a title.
-
-    Returns:
-        Such as ``Gauss-Newton``; a name that is not ours comes back as it is.
+    """The name of an operator as the field writes it, ``first`` in a sentence or not; a name not ours stays as it is.
 
     >>> operator_title("gauss-newton"), operator_title("sampled-fisher"), operator_title("sampled-fisher", first=True)
     ('Gauss-Newton', 'sampled Fisher', 'Sampled Fisher')

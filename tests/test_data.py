@@ -11,7 +11,8 @@ import pytest
 import torch
 from scipy import stats
 
-from basinscope.runs import Machine, make_evidence, named_initialisation
+from basinscope.runs import Machine
+from basinscope.runs.evidence import make_evidence, named_initialisation
 from basinscope.tasks import data_folder, digits_network, load_digits
 from comparisons.evidence import EvidenceSettings
 from comparisons.examination import hyperparameters

@@ -146,13 +146,7 @@ def _run(request: AuditRequest, as_json: bool) -> None:
 
 
 def show_report(report: AuditReport, as_json: bool, files: dict[str, str]) -> None:
-    """Print an audit on stdout.
-
-    Args:
-        report: the audit.
-        as_json: print one JSON object instead of a table.
-        files: where results were written, by kind.
-    """
+    """Print an audit on stdout, with the files that were written by kind."""
     if as_json:
         from basinscope.views import report_json
 

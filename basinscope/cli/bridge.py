@@ -182,15 +182,7 @@ def show_bridge(
     files: dict[str, str],
     other: OtherBridge | None = None,
 ) -> None:
-    """Print a bridge on stdout.
-
-    Args:
-        result: the bridge, complete or not.
-        source: what it was made from.
-        as_json: print one JSON object instead of a table.
-        files: where results were written, by kind.
-        other: what it is held against, or None.
-    """
+    """Print a bridge, complete or not, with its source, the files written by kind, and what it is compared with."""
     from basinscope.views import bridge_json, bridge_table
 
     if as_json:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from basinscope.choices import nearest, one_of
-from basinscope.cli.compare_show import rankings_of, show_comparison, show_findings
+from basinscope.cli.compare_show import rankings_of, show_findings
 from basinscope.cli.options import (
     RESULT,
     DebugOption,
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from basinscope.runs import CompareRequest
     from comparisons.findings import Findings
 
-__all__ = ["compare", "rankings_of", "show_comparison"]
 # Columns that a refusal names.
 _SHOWN_COLUMNS = 20
 _ESTIMATE = "Estimate"

@@ -17,18 +17,7 @@ if TYPE_CHECKING:
 
 
 def rankings_of(comparison: Comparison, against: str | None) -> Rankings:
-    """The rank correlations with a target: those asked for, or with the gap where that can be.
-
-    Args:
-        comparison: the comparison.
-        against: the target as typed, or None.
-
-    Returns:
-        The target and the rankings; none where nothing was asked for and there are too few checkpoints.
-
-    Raises:
-        UserError: if what was asked for is not to be had.
-    """
+    """The rank correlations with the target asked for, or with the gap where there are enough checkpoints for any."""
     from comparisons.measures import measures_of
     from comparisons.statistics import rank_measures
 
@@ -40,24 +29,8 @@ def rankings_of(comparison: Comparison, against: str | None) -> Rankings:
     return target, rank_measures(comparison, measures, target, seed=comparison.settings.seed)
 
 
-def show_comparison(
-    comparison: Comparison, files: dict[str, str], table: str | None, as_json: bool, rankings: Rankings
-) -> None:
-    """Print a comparison as ``show_findings`` does, with what hyperparameters leave of its rankings."""
-    from comparisons.findings import findings_of
-
-    show_findings(findings_of(comparison, *rankings), files, table, as_json)
-
-
 def show_findings(found: Findings, files: dict[str, str], table: str | None, as_json: bool) -> None:
-    """Print all that a comparison tells.
-
-    Args:
-        found: the findings.
-        files: where results were written, by kind.
-        table: ``md``, ``csv`` or ``latex`` in place of the table for terminals; or None.
-        as_json: print one JSON object instead.
-    """
+    """Print all that a comparison tells, its table as ``md``, ``csv``, ``latex`` or (None) for terminals."""
     if as_json:
         from basinscope.views import findings_json
 

@@ -49,20 +49,7 @@ DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback o
 
 
 def machine_of(dtype: str | None, device: str | None, memory: str, threads: int | None) -> Machine:
-    """The machine that the options of these names ask for.
-
-    Args:
-        dtype: word of ``--dtype``, or None.
-        device: word of ``--device``, or None.
-        memory: text of ``--memory``.
-        threads: number of ``--threads``, or None.
-
-    Returns:
-        The machine; the device is used only when a landscape is put on it.
-
-    Raises:
-        UserError: if a word or a number is not allowed.
-    """
+    """The machine that the options of these names ask for; its device is used only when a landscape is put on it."""
     number = read_bytes("--memory", memory, least=LEAST_MEMORY)
     from basinscope.runs import Machine
 

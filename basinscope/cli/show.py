@@ -74,14 +74,7 @@ def _show_volume(file: Path, against: Path | None, as_json: bool) -> None:
 def show_study(
     study: VolumeStudy, as_json: bool, files: dict[str, str], others: Sequence[tuple[Path, Compared]] = ()
 ) -> None:
-    """Print a study on stdout.
-
-    Args:
-        study: the study.
-        as_json: print one JSON object instead of a table.
-        files: where results were written, by kind.
-        others: files to compare with, and the differences to each, or why there are none.
-    """
+    """Print a study, and its differences to each other file, or why there are none."""
     from basinscope.views import study_json, study_table, volume_difference_json, volume_difference_table
 
     name = Path(study.provenance.checkpoint).name
@@ -119,11 +112,12 @@ def _show_bridge(file: Path, against: Path | None, as_json: bool) -> None:
 def _show_comparison(file: Path, against: Path | None, as_json: bool) -> None:
     if against is not None:
         raise UserError(f"--against compares two spectra, and {file} holds a comparison")
-    from basinscope.cli.compare_show import rankings_of, show_comparison
+    from basinscope.cli.compare_show import rankings_of, show_findings
+    from comparisons.findings import findings_of
     from comparisons.store import read_comparison
 
     comparison = read_comparison(file)
-    show_comparison(comparison, {}, None, as_json, rankings_of(comparison, None))
+    show_findings(findings_of(comparison, *rankings_of(comparison, None)), {}, None, as_json)
 
 
 def _show_audit(file: Path, against: Path | None, as_json: bool) -> None:

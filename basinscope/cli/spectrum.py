@@ -168,14 +168,7 @@ def _only_ours(given: dict[str, bool]) -> None:
 
 
 def check_shifts(shifts: list[float]) -> None:
-    """Refuse shifts that no log-determinant can take.
-
-    Args:
-        shifts: what was typed.
-
-    Raises:
-        UserError: if one is not positive and finite.
-    """
+    """Refuse shifts that no log-determinant can take: those that are not positive and finite."""
     for shift in shifts:
         if not 0.0 < shift < float("inf"):
             raise UserError(f"--shift must be positive and finite, got {shift}")
@@ -207,16 +200,7 @@ def show_summary(
     files: dict[str, str],
     said: tuple[str, ...] = (),
 ) -> None:
-    """Print the summary of a spectrum on stdout.
-
-    Args:
-        stored: the spectrum and where it comes from.
-        shifts: c of log-determinants; empty for the default.
-        rule: for negative eigenvalues.
-        as_json: print one JSON object instead of a table.
-        files: where results were written, by kind.
-        said: notes that need not be repeated in the table.
-    """
+    """Print the summary of a spectrum on stdout; its table leaves out the notes that were ``said`` already."""
     from basinscope.views import summarise
 
     summary = summarise(stored, shifts=shifts, rule=rule)

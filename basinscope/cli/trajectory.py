@@ -46,19 +46,7 @@ class TrajectoryPoint:
 
 
 def trajectory_files(place: Path) -> list[TrajectoryPoint]:
-    """The checkpoints of a folder or of a pattern in one, by run and then by step.
-
-    Args:
-        place: a folder, or a path whose last part is a pattern such as ``clean_seed0_*``; checkpoints in it are files,
-            or folders as transformers saves them.
-
-    Returns:
-        Points without volumes, numbers in names in the order of numbers.
-
-    Raises:
-        FileNotFoundError: if there is no such folder, or no checkpoint in it.
-        UserError: if the pattern would go through folders without end.
-    """
+    """The checkpoints (files, or folders of transformers) of a folder or of a pattern in one, by run, then by step."""
     folder, pattern = (place, "*") if place.is_dir() else (place.parent, place.name)
     if "**" in pattern:
         raise UserError(f"--trajectory takes the checkpoints of one folder, not of all beneath it (**); got {place}")
@@ -71,14 +59,7 @@ def trajectory_files(place: Path) -> list[TrajectoryPoint]:
 
 
 def trajectory_outputs(folder: Path | None, points: Sequence[TrajectoryPoint]) -> dict[Path, Path]:
-    """Where the volumes of each checkpoint of a trajectory are kept.
-
-    Args:
-        folder: that they are kept in; None if they are not.
-        points: the checkpoints.
-
-    Returns:
-        A file for each checkpoint.
+    """The file in a folder where the volumes of each checkpoint of a trajectory are kept; none without a folder.
 
     >>> points = [TrajectoryPoint(Path(name), "", None) for name in ("a.pt", "b.pt", "b.pth")]
     >>> [path.name for path in trajectory_outputs(Path("out"), points).values()]
@@ -115,19 +96,7 @@ def _point(path: Path) -> TrajectoryPoint:
 
 
 def run_trajectory(request: VolumeRequest, place: Path, progress: Report) -> list[TrajectoryPoint]:
-    """The same study of each checkpoint; one that fails is kept with its reason, and the rest go on.
-
-    Args:
-        request: what to do with each; its output, if any, is the folder that gets one volume file a checkpoint.
-        place: as for ``trajectory_files``.
-        progress: as for ``run_volume``.
-
-    Returns:
-        The points, in order.
-
-    Raises:
-        RuntimeError: if a study fails by a mistake that is ours.
-    """
+    """The same study of each checkpoint, in the output's folder; one that fails leaves its reason, the rest go on."""
     points = trajectory_files(place)
     files = trajectory_outputs(request.output, points)
     if request.output is not None:
@@ -152,27 +121,13 @@ def run_trajectory(request: VolumeRequest, place: Path, progress: Report) -> lis
 
 
 def methods_of(points: Sequence[TrajectoryPoint]) -> list[str]:
-    """Methods with a value at some checkpoint, in the order of the first studies.
-
-    Args:
-        points: the checkpoints with their volumes.
-
-    Returns:
-        Their names.
-    """
+    """Methods with a value at some checkpoint, in the order of the first studies."""
     studies = [point.study for point in points if point.study is not None]
     return list(dict.fromkeys(name for one in studies for name, result in one.results.items() if not result.failure))
 
 
 def trajectory_table(points: Sequence[TrajectoryPoint]) -> Group:
-    """A trajectory laid out for a terminal.
-
-    Args:
-        points: the checkpoints with their volumes.
-
-    Returns:
-        Something that a rich console prints.
-    """
+    """A trajectory laid out for a terminal."""
     methods = methods_of(points)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for title in ("checkpoint", "step", *(f"{method} (nat)" for method in methods)):
@@ -208,15 +163,7 @@ def _without(points: Sequence[TrajectoryPoint]) -> list[str]:
 
 
 def trajectory_json(points: Sequence[TrajectoryPoint], files: dict[str, str]) -> dict[str, Any]:
-    """A trajectory in plain values.
-
-    Args:
-        points: the checkpoints with their volumes.
-        files: where results were written, by kind.
-
-    Returns:
-        An object that ``json.dumps(..., allow_nan=False)`` takes.
-    """
+    """A trajectory in plain values that ``json.dumps(..., allow_nan=False)`` takes."""
     rows = []
     for point in points:
         results = {} if point.study is None else point.study.results

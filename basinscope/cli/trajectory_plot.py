@@ -21,17 +21,7 @@ _MARKERS = ("o", "s", "D", "^", "v")
 
 
 def trajectory_figure(points: Sequence[TrajectoryPoint]) -> Figure:
-    """The figure of a trajectory.
-
-    Args:
-        points: the checkpoints with their volumes.
-
-    Returns:
-        The figure.
-
-    Raises:
-        UserError: if no checkpoint has a volume.
-    """
+    """The figure of a trajectory."""
     done = [point for point in points if point.study is not None]
     methods = methods_of(points)
     if not methods:

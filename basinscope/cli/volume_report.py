@@ -36,13 +36,7 @@ if TYPE_CHECKING:
 
 
 def report_volume(request: VolumeRequest, as_json: bool, against: Sequence[Path] = ()) -> None:
-    """Run a study, and the same one of each checkpoint to compare with, and print them.
-
-    Args:
-        request: what was asked for.
-        as_json: print one JSON object instead of tables.
-        against: checkpoints, or volume files.
-    """
+    """Run a study, and the same one of each checkpoint (or volume file) to compare with, and print them."""
     beside = {f"--output for {path}": _beside(request, path) for path in against}
     with reserved_for(request, results=beside, inputs=[*_read(request), *(("--against", path) for path in against)]):
         _report_volume(request, as_json, against)
@@ -92,16 +86,7 @@ def _read(request: VolumeRequest) -> list[tuple[str, Path | None]]:
 
 
 def report_trajectory(request: VolumeRequest, place: Path, as_json: bool) -> None:
-    """Run the same study of each checkpoint of a folder, and print them.
-
-    Args:
-        request: what was asked for of each.
-        place: the folder, or a pattern in one.
-        as_json: print one JSON object instead of a table.
-
-    Raises:
-        UserError: if no checkpoint has a volume.
-    """
+    """Run the same study of each checkpoint of a folder, or of a pattern in one, and print them."""
     figure = replace(request, output=None, resume=False, overwrite=request.overwrite or request.resume)
     results = trajectory_outputs(request.output, trajectory_files(place)).values()
     with reserved_for(figure, inputs=[*_read(request), *(("--output", path) for path in results)]):

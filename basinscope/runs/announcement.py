@@ -18,19 +18,7 @@ WORTH_SAYING = 256e6
 
 
 def plan_of(landscape: Landscape, settings: SpectrumSettings, resume: Spectrum | None) -> tuple[Plan, Footprint | None]:
-    """The route, its products and what it holds in memory, before anything is computed.
-
-    Args:
-        landscape: what is differentiated.
-        settings: what was asked for.
-        resume: the stored spectrum that is continued, or None.
-
-    Returns:
-        The plan, as the computation makes it again, and what it takes where that is known (the sampling route).
-
-    Raises:
-        UserError: if what was asked for does not fit the landscape or the memory.
-    """
+    """The plan, as the computation makes it again, and what its sampling holds in memory, before it is computed."""
     if settings.layers != "*":
         landscape = landscape.restricted(settings.layers)
     if resume is not None:
@@ -47,15 +35,7 @@ def plan_of(landscape: Landscape, settings: SpectrumSettings, resume: Spectrum |
 
 
 def announcement(plan: Plan, settings: SpectrumSettings, resume: Spectrum | None) -> str:
-    """A plan in a line.
-
-    Args:
-        plan: how the spectrum will be computed.
-        settings: what was asked for.
-        resume: the stored spectrum that is continued, or None.
-
-    Returns:
-        Route, products and the plan's reasons.
+    """A plan in a line: route, products and the plan's reasons.
 
     >>> plan = Plan("dense", 0, "full", 50, ("exact by the dense route, asked for",))
     >>> announcement(plan, SpectrumSettings(), None)
@@ -70,13 +50,7 @@ def announcement(plan: Plan, settings: SpectrumSettings, resume: Spectrum | None
 
 
 def memory_line(need: Footprint) -> str:
-    """What a run takes, in a line; empty where it is little.
-
-    Args:
-        need: as foretold.
-
-    Returns:
-        Vectors, bases, graphs, and the sum of them.
+    """What a run takes, in a line: vectors, bases, graphs, and the sum of them; empty where it is little.
 
     >>> from spectra.operators import GraphMemory
     >>> graphs = GraphMemory(saved=10**8, vector=4 * 10**7, batches=3, repeatable=True)

@@ -62,13 +62,13 @@ class AuditRequest(RunRequest):
         facts: whether to check the sampler's facts.
         spectrum: a spectrum file for the known cases; None takes the one that comes with the data.
         estimators: names or beginnings; empty for all.
-        cases: likewise.
-        repeats: seeds a row.
-        seed: of the first.
+        cases: names of known cases or beginnings; empty for all.
+        repeats: number of seeds a row.
+        seed: seed of the first repetition.
         cost: ``kl``, ``task`` or None.
-        cutoff: T.
-        prior: as ``volume.priors.parse_prior`` reads it.
-        truth: as typed, or None.
+        cutoff: T, the cutoff on the cost.
+        prior: text of the prior, as ``volume.priors.parse_prior`` reads it.
+        truth: the true value as it was typed, or None.
     """
 
     checkpoint: Path | Landscape | None
@@ -139,7 +139,8 @@ def run_audit(request: AuditRequest, progress: Report) -> AuditReport:
     names = chosen("--estimators", request.estimators, NAMES)
     if not request.estimators:
         names = tuple(name for name in names if name not in BY_NAME)
-    earlier = _earlier(request)
+    output = to_continue(request.output, resume=request.resume)
+    earlier = None if output is None else read_report(output)
     if request.checkpoint is None:
         request.machine.set_threads(0)
         cases, report = _known(request)
@@ -183,26 +184,12 @@ def run_audit(request: AuditRequest, progress: Report) -> AuditReport:
     return report
 
 
-def _earlier(request: AuditRequest) -> AuditReport | None:
-    output = to_continue(request.output, resume=request.resume)
-    if output is None:
-        return None
-    return read_report(output)
-
-
 def _effort(request: AuditRequest) -> str:
     return ", ".join(f"{value} {name}" for name, value in request.effort.items())
 
 
 def known_spectrum(asked: Path | None) -> Path | None:
-    """The spectrum file that goes into the known cases.
-
-    Args:
-        asked: what was typed, or None.
-
-    Returns:
-        It, else that of the data of this package, if it is there.
-    """
+    """The spectrum file asked for, else that of the data of this package, if it is there."""
     shipped = data_folder() / SHIPPED
     return asked or (shipped if shipped.is_file() else None)
 

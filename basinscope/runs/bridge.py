@@ -11,6 +11,7 @@ from basinscope.runs.progress import Report
 from basinscope.runs.session import CheckpointRequest, Session, basin_cost, ends_early
 from spectra.errors import UserError
 from spectra.landscape import Landscape
+from spectra.words import dtype_title
 from volume.bridge import BridgeResult, bridge_volume, read_bridge, refuse_other, write_bridge
 from volume.chains import BridgeSettings
 from volume.noise import cost_noise
@@ -26,8 +27,8 @@ class BridgeRequest(CheckpointRequest):
     """What the user asked for; the cost is ``kl``, ``task``, or chosen by the task's cost.
 
     Attributes:
-        settings: of the bridge.
-        prior: as ``volume.priors.parse_prior`` reads it.
+        settings: settings of the bridge.
+        prior: text of the prior, as ``volume.priors.parse_prior`` reads it.
     """
 
     settings: BridgeSettings
@@ -102,7 +103,7 @@ def _noise(landscape: Landscape, cutoff: float) -> float:
     """Rounding noise of the cost, below the cutoff."""
     noise = cost_noise(landscape)
     if noise >= cutoff:
-        kind = str(landscape.dtype).removeprefix("torch.")
+        kind = dtype_title(landscape.dtype)
         advice = "; use --dtype float64" if kind == "float32" else ""
         raise UserError(f"--cutoff {cutoff:g} is below the cost's rounding noise of {noise:.2g} in {kind}{advice}")
     return noise

@@ -151,20 +151,7 @@ def _examined(
 def examine_file(
     request: CompareRequest, name: str, strategies: Mapping[str, str] | None = None, progress: Report | None = None
 ) -> Examined:
-    """Examine one checkpoint; what fails is said in the result.
-
-    Args:
-        request: what was asked for.
-        name: one of the request's sources.
-        strategies: how products of each curvature are computed, as an earlier result of it has it.
-        progress: called with measures done, all measures and the name of the next.
-
-    Returns:
-        The outcomes, or the failure.
-
-    Raises:
-        Exception: if anything but the user's files, task or memory is at fault, or this is one of several ranks.
-    """
+    """Examine one of a request's checkpoints; what the user's files, task or memory make fail is said in the result."""
     try:
         return _examine(request, name, strategies, progress)
     except Exception as error:
@@ -203,7 +190,7 @@ def run_invariance(request: CompareRequest, progress: Report) -> InvarianceTable
     """Check which measures move where the parameters change and the function does not.
 
     Args:
-        request: of one checkpoint.
+        request: request for one checkpoint.
         progress: called with work done, all work and what is being done.
 
     Returns:

@@ -17,7 +17,7 @@ from spectra.errors import UserError
 from spectra.files import Provenance
 from spectra.landscape import Landscape
 from spectra.store import read_spectrum
-from spectra.words import operator_title
+from spectra.words import dtype_title, operator_title
 from volume.store import is_volume_file, read_study
 
 _STEP = re.compile(r"^(?P<run>.*step[-_]?)(?P<step>\d+)(?P<rest>.*)$")
@@ -37,27 +37,7 @@ def make_evidence(
     strategies: Mapping[str, str] | None = None,
     title: str = "landscape",
 ) -> tuple[Evidence, Provenance]:
-    """Reads a checkpoint and what belongs to it.
-
-    Args:
-        path: the checkpoint, or a landscape of the user's own.
-        settings: what decides the numbers.
-        machine: where it is computed.
-        task: as typed; None for the checkpoint's own.
-        held_out_task: likewise, for held-out data; None for that of a built-in task.
-        initial: checkpoint of the initialisation; None looks for step 0 of the same run beside the checkpoint.
-        reuse: files of spectra and volumes.
-        command: the command line, for the record.
-        strategies: how products of each curvature are computed, as an earlier result has it.
-        title: what stands for the path of a landscape.
-
-    Returns:
-        The evidence, nothing of it computed yet, and what it is of.
-
-    Raises:
-        UserError: if the checkpoint, the task or a file cannot be used, in a sentence.
-        OSError: if a file cannot be read.
-    """
+    """Read a checkpoint (or take a landscape) and what belongs to it: evidence, not yet computed, and its origin."""
     session = Session(path, task, machine, title=title)
     landscape = session.shared(session.own())
     beside = held_out_task or session.held_out
@@ -94,15 +74,7 @@ def _initial(asked: Path | None, session: Session, landscape: Landscape) -> tupl
 
 
 def named_initialisation(path: Path, checkpoint: Checkpoint) -> Path | None:
-    """The file that a checkpoint's metadata calls its ``initialisation``, beside it.
-
-    Args:
-        path: of the checkpoint.
-        checkpoint: the same, read.
-
-    Returns:
-        The file; None if the metadata names none, or there is no such file.
-    """
+    """The file beside a checkpoint that its metadata calls its ``initialisation``; None if it is not there."""
     name = checkpoint.metadata.get("initialisation")
     # Its last part only: a checkpoint of unknown origin must not point anywhere else.
     found = path.with_name(Path(name).name) if isinstance(name, str) and Path(name).name else None
@@ -110,13 +82,7 @@ def named_initialisation(path: Path, checkpoint: Checkpoint) -> Path | None:
 
 
 def step_zero(path: Path) -> Path | None:
-    """The checkpoint of step 0 beside one of a later step, by its name.
-
-    Args:
-        path: such as ``run_step00640.pt``.
-
-    Returns:
-        Such as ``run_step00000.pt``; None if the name has no step or there is no such file.
+    """The checkpoint of step 0 beside one such as ``run_step00640.pt``; None if it is not there.
 
     >>> step_zero(Path("nowhere/run_step00640.pt")) is None
     True
@@ -129,19 +95,7 @@ def step_zero(path: Path) -> Path | None:
 
 
 def reused(evidence: Evidence, file: Path, checkpoint: Checkpoint) -> str:
-    """Takes a stored result into the evidence if it is of this checkpoint, data and cost.
-
-    Args:
-        evidence: takes it.
-        file: of a spectrum or a volume study.
-        checkpoint: that of the evidence.
-
-    Returns:
-        A sentence: what was reused, or why nothing was; empty if the file is of another checkpoint.
-
-    Raises:
-        UserError: if the file is neither.
-    """
+    """Take a stored result of this checkpoint, data and cost into the evidence, and say so, or why not."""
     if is_volume_file(file):
         return _reused_volume(evidence, file, checkpoint)
     stored = read_spectrum(file)
@@ -155,7 +109,7 @@ def reused(evidence: Evidence, file: Path, checkpoint: Checkpoint) -> str:
         reason = "it is of other data"
     elif stored.provenance.cost != cost_name(landscape.cost_function):
         reason = f"it is of the cost {stored.provenance.cost}"
-    elif stored.provenance.dtype != str(landscape.dtype).removeprefix("torch."):
+    elif stored.provenance.dtype != dtype_title(landscape.dtype):
         reason = f"it is in {stored.provenance.dtype}"
     elif tuple(name for name, _ in spectrum.parameters) != landscape.parameters.names:
         reason = "it is of other parameters"
@@ -178,7 +132,7 @@ def _reused_volume(evidence: Evidence, file: Path, checkpoint: Checkpoint) -> st
         reason = "it is of other data than the held-out rows" if evidence.held_out else "it is of other data"
     elif study.provenance.cost != cost_name(landscape.cost_function):
         reason = f"it is of the cost {study.provenance.cost}"
-    elif study.provenance.dtype != str(landscape.dtype).removeprefix("torch."):
+    elif study.provenance.dtype != dtype_title(landscape.dtype):
         reason = f"it is in {study.provenance.dtype}"
     elif study.settings.cutoff != evidence.settings.cutoff:
         reason = f"its cutoff is {study.settings.cutoff:g}"

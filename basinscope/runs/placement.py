@@ -12,20 +12,7 @@ from spectra.landscape import Landscape
 
 
 def placed(landscape: Landscape, dtype: str | None, device: str | None, task: str) -> Landscape:
-    """The landscape in the dtype and on the device asked for.
-
-    Args:
-        landscape: as the task made it.
-        dtype: name of a dtype, or None for the model's own.
-        device: where to compute, or None for where the task put the model.
-        task: name of the task, for messages.
-
-    Returns:
-        The landscape itself where nothing changes, else a copy.
-
-    Raises:
-        UserError: if the device cannot be used, or model or data do not bear the change.
-    """
+    """The landscape in the dtype and on the device asked for (None: its own); a copy where anything changes."""
     kind = None if dtype is None else getattr(torch, dtype)
     place = None if device is None else usable_device(device)
     if kind in (None, landscape.dtype) and place in (None, landscape.device):
@@ -36,37 +23,13 @@ def placed(landscape: Landscape, dtype: str | None, device: str | None, task: st
 
 @contextmanager
 def guarded(asked: str, task: str) -> Iterator[None]:
-    """Turn what the user's model and data raise under a change into a sentence, as for the task itself.
-
-    Args:
-        asked: the options that asked for the change.
-        task: name of the task.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        ForeignError: in place of what they raise.
-    """
+    """Turn what the user's model and data raise under a change that was asked for into a sentence, as for the task."""
     with foreign(f"{asked} does not fit the task {task!r}: it"):
         yield
 
 
 def usable_device(name: str) -> torch.device:
-    """The device of that name.
-
-    Args:
-        name: such as cpu or cuda.
-
-    Returns:
-        The device.
-
-    Raises:
-        UserError: if it cannot be used here.
-
-    >>> usable_device("cpu")
-    device(type='cpu')
-    """
+    """The device of a name, such as cpu or cuda, if it can be used here."""
     try:
         # A device may be named well and not be there: only using it tells.
         device = torch.empty(0, device=name).device

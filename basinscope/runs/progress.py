@@ -20,12 +20,6 @@ def lines_report(console: Console) -> Report:
 
     Of each part of the work that will take minutes, the second report is written at once: it is the first to know how
     long a step takes.
-
-    Args:
-        console: where to.
-
-    Returns:
-        What to call with the work done, all of the work and a few words on what is being done.
     """
     start = last = time.monotonic()
     part, begun, first, told = "", start, 0, False
@@ -47,13 +41,7 @@ def lines_report(console: Console) -> Report:
 
 
 def in_words(seconds: float) -> str:
-    """A time to expect, as roughly as it is known.
-
-    Args:
-        seconds: as foretold.
-
-    Returns:
-        Minutes, or hours from 100 of them on.
+    """An expected number of seconds in words, as roughly as it is known: minutes, or hours from 100 minutes on.
 
     >>> in_words(20.0), in_words(2700.0), in_words(9000.0)
     ('1 min', '45 min', '2.5 h')

@@ -17,16 +17,7 @@ SAME_COST = 1e-4
 
 
 def check_settings(path: Path, stored: StoredSpectrum, asked: SpectrumSettings) -> None:
-    """Refuse to continue a spectrum under other settings; only the number of probes may grow.
-
-    Args:
-        path: of the file, for the message.
-        stored: what it holds.
-        asked: what was asked for now.
-
-    Raises:
-        UserError: saying what differs.
-    """
+    """Refuse to continue a spectrum under other settings; only the number of probes may grow."""
     before, now = stored.spectrum.settings.as_dict(), asked.as_dict()
     # A strategy that was chosen by timing is kept on resuming; naming the same one is no difference.
     same_strategy = now["strategy"] in ("auto", before["strategy"], stored.spectrum.strategy)
@@ -40,32 +31,13 @@ def check_settings(path: Path, stored: StoredSpectrum, asked: SpectrumSettings) 
 
 
 def check_source(path: Path, before: Provenance, now: Provenance) -> None:
-    """Refuse to continue the result of another checkpoint, or one under another cost, dtype or device.
-
-    Args:
-        path: of the file, for the message.
-        before: where what is stored comes from.
-        now: where the continuation would come from.
-
-    Raises:
-        UserError: saying what differs.
-    """
+    """Refuse to continue the result of another checkpoint, or one under another cost, dtype or device."""
     names = ("checkpoint_sha256", "cost", "dtype", "device")
     refuse_differences(path, ((name, getattr(before, name), getattr(now, name)) for name in names))
 
 
 def check_landscape(path: Path, stored: StoredSpectrum, data_sha256: str, cost: float) -> None:
-    """Refuse to continue a spectrum on other data, or where the cost at the anchor has changed.
-
-    Args:
-        path: of the file, for the message.
-        stored: what it holds.
-        data_sha256: digest of the data now.
-        cost: at the anchor now.
-
-    Raises:
-        UserError: saying what differs.
-    """
+    """Refuse to continue a spectrum on other data, or where the cost at the anchor has changed."""
     before = stored.spectrum
     refuse_differences(path, [("data_sha256", before.data_sha256, data_sha256)])
     if not math.isclose(before.cost, cost, rel_tol=SAME_COST, abs_tol=1e-12):
@@ -73,15 +45,7 @@ def check_landscape(path: Path, stored: StoredSpectrum, data_sha256: str, cost: 
 
 
 def refuse_differences(path: Path, entries: Iterable[tuple[str, object, object]]) -> None:
-    """Refuse to continue a file where anything that decides its numbers has changed.
-
-    Args:
-        path: of the file, for the message.
-        entries: what it is called, as it is in the file and as it is now.
-
-    Raises:
-        UserError: saying what differs.
-    """
+    """Refuse to continue a file where an entry (its name, as it is in the file, as it is now) has changed."""
     different = [f"{name} is {before} there and {now} now" for name, before, now in entries if before != now]
     if different:
         raise UserError(f"{path} cannot be resumed: {'; '.join(different)} (write to another file, or use --overwrite)")

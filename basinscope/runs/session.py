@@ -23,7 +23,7 @@ from spectra.files import Provenance
 from spectra.landscape import Landscape
 from spectra.ranks import LostRankError, Ranks
 from spectra.spectrum import SpectrumSettings
-from spectra.words import DTYPES
+from spectra.words import DTYPES, dtype_title
 
 # Below this many parameters a product is too short to share between threads: 614 products of a network of
 # 4,810 parameters took 3.1 s on one thread and 208 s on two threads of a busy machine.
@@ -78,7 +78,7 @@ class RunRequest:
     """What the user asks of any run.
 
     Attributes:
-        machine: where it computes.
+        machine: machine on which it computes.
         task: name of the task, or None for the checkpoint's own.
         output: file of the store, or None.
         plot: file of the figure, or None.
@@ -140,24 +140,13 @@ class Session:
     Attributes:
         checkpoint: what was read; of a landscape of the user's own its parameters alone.
         task: name of the task; empty for a landscape.
-        machine: where it computes.
+        machine: machine on which it computes.
     """
 
     def __init__(
         self, source: Path | Landscape, task: str | None, machine: Machine, *, title: str = "landscape"
     ) -> None:
-        """Reads the checkpoint, and sets the threads that were asked for.
-
-        Args:
-            source: path of the checkpoint, or a landscape.
-            task: name of the task, or None for the checkpoint's own.
-            machine: where it computes.
-            title: what stands for the path of a landscape.
-
-        Raises:
-            UserError: if the file cannot be used, or names no task and none is given.
-            UserTypeError: if a task is given for a landscape.
-        """
+        """Read the checkpoint, or take a landscape (it needs no task) under a title, and set the threads asked for."""
         self.machine, self._landscape = machine, None
         if isinstance(source, Landscape):
             if task is not None:
@@ -174,19 +163,7 @@ class Session:
         return held_out_name(self.task)
 
     def own(self, task: str | None = None, checkpoint: Checkpoint | None = None) -> Landscape:
-        """The landscape that a task makes, in the dtype and on the device asked for.
-
-        Args:
-            task: name of it; None for the session's.
-            checkpoint: what it is made of; None for the session's.
-
-        Returns:
-            The landscape, not yet shared out among ranks.
-
-        Raises:
-            UserError: if the device cannot be used, or the task cannot make one.
-            UserTypeError: if a task is named and the session is of a landscape.
-        """
+        """The landscape, not yet shared among ranks, that a task (None: the session's) makes of a checkpoint."""
         name = self.task if task is None else task
         if name and self._landscape is not None:
             raise UserTypeError(f"a landscape needs no task, got {name!r}: leave it out, or give a checkpoint")
@@ -199,16 +176,7 @@ class Session:
         return landscape.over(Ranks.current())
 
     def provenance(self, landscape: Landscape, command: str, task: str | None = None) -> Provenance:
-        """Where a result on a landscape of this checkpoint comes from.
-
-        Args:
-            landscape: what it is computed on.
-            command: the command line.
-            task: name of the task that made the landscape; None for the session's.
-
-        Returns:
-            The record.
-        """
+        """Where a result on a landscape that a task (None: the session's) made of this checkpoint comes from."""
         cost, read = landscape.cost_function, self.checkpoint
         return Provenance(
             checkpoint=str(read.path),
@@ -217,7 +185,7 @@ class Session:
             task=self.task if task is None else task,
             cost=cost_name(cost),
             cost_unit=str(getattr(cost, "unit", "cost")),
-            dtype=str(landscape.dtype).removeprefix("torch."),
+            dtype=dtype_title(landscape.dtype),
             device=str(landscape.device),
             command=command,
         )
@@ -231,21 +199,7 @@ def _checkpoint_of(landscape: Landscape, title: str) -> Checkpoint:
 
 
 def basin_cost(landscape: Landscape, cost: str | None, task: str) -> Landscape:
-    """The landscape under the divergence from the anchor, or under its own cost.
-
-    Args:
-        landscape: as the task makes it.
-        cost: ``kl``, ``task``, or None to choose by the task's cost.
-        task: name of it, for the message.
-
-    Returns:
-        The landscape.
-
-    Raises:
-        UserError: if the task's model has no such cost.
-        OSError: if its data cannot be read.
-        MemoryError: if its data does not fit the memory.
-    """
+    """The landscape under the divergence from the anchor (``kl``), or its own (``task``, or None without a softmax)."""
     if cost == "task" or (cost is None and landscape.softmax is None):
         return landscape
     if isinstance(landscape.softmax, KLFromAnchor):
@@ -256,18 +210,7 @@ def basin_cost(landscape: Landscape, cost: str | None, task: str) -> Landscape:
 
 @contextmanager
 def ends_early(state: Callable[[], str]) -> Iterator[None]:
-    """Say what is kept and how to go on where the user, or the loss of a rank, ends the computing.
-
-    Args:
-        state: what an interruption leaves, in a sentence.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        Interrupted: in place of KeyboardInterrupt.
-        LostRankError: with the sentence.
-    """
+    """Say what is kept and how to go on where the user, or the loss of a rank, ends the computing."""
     try:
         yield
     except KeyboardInterrupt:

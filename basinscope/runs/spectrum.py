@@ -24,7 +24,7 @@ class Request(CheckpointRequest):
     """What the user asked for; the cost is the task's own by default.
 
     Attributes:
-        settings: of the spectrum; its memory is the machine's.
+        settings: settings of the spectrum; its memory is the machine's.
     """
 
     settings: SpectrumSettings

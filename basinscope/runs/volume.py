@@ -41,8 +41,8 @@ class VolumeRequest(CheckpointRequest):
     """What the user asked for; the cost is ``kl``, ``task``, or chosen by the task's cost.
 
     Attributes:
-        settings: of the study.
-        preconditioner: as typed; None takes that of the output if it is continued, else the settings'.
+        settings: settings of the study.
+        preconditioner: its name as typed; None takes that of the output if it is continued, else the settings'.
         validation_task: name of the task to measure basins on, or None for a built-in task's held-out rows.
     """
 
@@ -69,7 +69,8 @@ def run_volume(
         OSError: if a file cannot be read or written.
         Interrupted: if the user interrupts the computing, saying what is kept and how to go on.
     """
-    earlier = _earlier(request)
+    output = to_continue(request.output, resume=request.resume)
+    earlier = None if output is None else read_study(output)
     session = Session(request.checkpoint, request.task, request.machine)
     checkpoint, name = session.checkpoint, request.validation_task or session.held_out or session.task
     own = session.own(name)
@@ -187,13 +188,6 @@ class _Work:
         if not self.kept:
             return f"interrupted before the first block of directions was done; nothing new is saved in {output}"
         return f"interrupted: what was done is saved in {output}; go on with the same command and --resume"
-
-
-def _earlier(request: VolumeRequest) -> VolumeStudy | None:
-    output = to_continue(request.output, resume=request.resume)
-    if output is None:
-        return None
-    return read_study(output)
 
 
 def _described(earlier: VolumeStudy | None) -> str:

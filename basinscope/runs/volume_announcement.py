@@ -18,14 +18,7 @@ DIRECTION_VECTORS = 3
 
 
 def volume_lines(estimator: VolumeEstimator) -> tuple[str, ...]:
-    """The plan and the memory of a study, in lines; none of a small model.
-
-    Args:
-        estimator: about to run.
-
-    Returns:
-        A line for what is sampled and a line or two for what takes products.
-    """
+    """The plan and the memory of a study, in lines; none of a small model."""
     size, dtype = estimator.landscape.size, estimator.landscape.dtype
     if PRODUCT_VECTORS * size * dtype.itemsize < WORTH_SAYING:
         return ()

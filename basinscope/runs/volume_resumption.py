@@ -15,16 +15,7 @@ DETERMINANTS = tuple(method for method in METHODS if method not in stating_metho
 
 
 def check_settings(path: Path, stored: VolumeStudy, asked: VolumeSettings) -> None:
-    """Refuse to continue a study under other settings; methods may be added, and directions.
-
-    Args:
-        path: of the file, for the message.
-        stored: what it holds.
-        asked: what was asked for now.
-
-    Raises:
-        UserError: saying what differs.
-    """
+    """Refuse to continue a study under other settings; methods may be added, and directions."""
     before, now = stored.settings.as_dict(), asked.as_dict()
     free = {"methods", "directions"}
     if stored.sweep is None or not asked.sweep_cutoff:
@@ -60,16 +51,7 @@ def _done(stored: VolumeStudy) -> set[str]:
 
 
 def check_landscape(path: Path, stored: VolumeStudy, asked: VolumeStudy) -> None:
-    """Refuse to continue a study on other data, or where the cost at the anchor has changed.
-
-    Args:
-        path: of the file, for the message.
-        stored: what it holds.
-        asked: the study that would continue it.
-
-    Raises:
-        UserError: saying what differs.
-    """
+    """Refuse to continue a study on other data, or where the cost at the anchor has changed."""
     names, done = ["size", "data_sha256"], _done(stored)
     curved = stored.settings.preconditioner in stating("volume.preconditioners", "curved")
     if done & set(DETERMINANTS) or ("star-domain" in done and curved):

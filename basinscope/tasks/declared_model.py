@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from spectra.checkpoint import CONFIG, GgufHeader, read_gguf_header, read_json, stored_kinds, weight_files
 from spectra.errors import UserError
 from spectra.files import check_regular
+from spectra.words import dtype_title
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +28,7 @@ def check_folder(folder: Path) -> None:
     """Refuses what transformers would wait for, build without end, or fetch code for, before it opens the folder.
 
     Args:
-        folder: of a model or a tokenizer.
+        folder: folder of a model or a tokenizer.
 
     Raises:
         UserError: if a file in it is no regular file, or its config names more parts than any model has, or a kernel.
@@ -59,7 +60,7 @@ class Weights:
     """What can be known of weights without reading them.
 
     Attributes:
-        path: where they are.
+        path: file or folder of the weights.
         kinds: kind of numbers by name, where the file says so.
         tensors: how many tensors they are.
         size: their bytes.
@@ -139,22 +140,14 @@ def no_larger_than(weights: Weights) -> Iterator[None]:
 
 
 def check_kinds(weights: Weights, model: nn.Module) -> None:
-    """Refuses weights that are no numbers of floating point where the model's are: transformers would convert them.
-
-    Args:
-        weights: as they are stored.
-        model: as it was loaded.
-
-    Raises:
-        UserError: if one is a whole number or a truth value in the file.
-    """
+    """Refuses weights that are no numbers of floating point where the model's are: transformers would convert them."""
     floats = [name for name, value in model.state_dict().items() if value.is_floating_point()]
     for name, kind in weights.kinds.items():
         if kind.is_floating_point:
             continue
         of_model = any(own == name or own.endswith(f".{name}") or name.endswith(f".{own}") for own in floats)
         if of_model:
-            shown = str(kind).removeprefix("torch.")
             raise UserError(
-                f"{weights.path} has {name} as {shown}, but it is of floating point in the model: save it as such"
+                f"{weights.path} has {name} as {dtype_title(kind)}, but it is of floating point in the model: "
+                "save it as such"
             )

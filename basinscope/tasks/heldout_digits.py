@@ -12,7 +12,7 @@ def digits_heldout(checkpoint: Checkpoint) -> Landscape:
     """The task ``digits-heldout``: cross-entropy of the digits network on the 773 rows it was not trained on.
 
     Args:
-        checkpoint: as for the task ``digits``.
+        checkpoint: a checkpoint that the task ``digits`` takes.
 
     Returns:
         The landscape around the checkpoint.

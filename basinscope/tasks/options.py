@@ -26,13 +26,7 @@ _YES, _NO = ("yes", "true", "1"), ("no", "false", "0")
 
 
 def split_options(typed: str) -> tuple[str, str]:
-    """A task's name and its options, as typed.
-
-    Args:
-        typed: a name, options, or a name, a colon and options.
-
-    Returns:
-        The name and the options, either of them empty where there is none.
+    """A task's name and its options, as typed, either of them empty where there is none.
 
     >>> split_options("causal-lm:text=a.txt,length=8"), split_options("my.py:mine"), split_options("length=8")
     (('causal-lm', 'text=a.txt,length=8'), ('my.py:mine', ''), ('', 'length=8'))
@@ -47,7 +41,7 @@ def task_files(typed: str | None) -> list[Path]:
     r"""Files and folders that a task is made of: its own file, and what its options name.
 
     Args:
-        typed: as for ``split_options``; None for no task.
+        typed: name and options of the task, as ``split_options`` takes them; None for no task.
 
     Returns:
         Those that exist.
@@ -65,14 +59,6 @@ def read_options(name: str, function: Callable[..., Any], text: str) -> dict[str
 
     The function's keyword-only parameters are the options; their annotations say what they take: a whole number, a
     number, yes or no, a path or a word. A comma inside a value is written ``\,``.
-
-    Args:
-        name: of the task, for messages.
-        function: the task.
-        text: options as typed, ``key=value`` with commas between; may be empty.
-
-    Returns:
-        Values by name.
 
     Raises:
         UserError: if an option is not known, given twice, of the wrong kind, or one that is needed is missing.

@@ -10,6 +10,7 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
+from basinscope.tasks.declared_model import check_kinds, examined, no_larger_than
 from spectra.errors import ForeignError, UserError, foreign
 
 _NAMED = 3
@@ -19,9 +20,9 @@ def import_transformers(task: str, path: Path, extra: str, further: tuple[str, .
     """The package transformers, imported when it is needed.
 
     Args:
-        task: that needs it, for the message.
-        path: what it is to read, likewise.
-        extra: of basinscope's installation, which brings it.
+        task: name of the task that needs it, for the message.
+        path: file or folder that it is to read, for the message.
+        extra: name of the extra of basinscope that brings it.
         further: other packages that have to be there.
 
     Returns:
@@ -81,12 +82,31 @@ def in_a_sentence(path: Path, what: str) -> Iterator[None]:
         raise UserError(f"{path}: transformers cannot read the {what} ({type(error).__name__}: {reason})") from error
 
 
-def check_weights(path: Path, found: Mapping[str, Any]) -> None:
-    """Refuses weights that are not the model's: transformers would draw what is missing at random.
+def load_pretrained(transformers: Any, kind: str, path: Path, source: str, **options: Any) -> Any:
+    """A model of transformers from this machine's files alone, with all of its weights and no others.
 
     Args:
-        path: where they are from, for the message.
-        found: what ``from_pretrained(..., output_loading_info=True)`` says of them.
+        transformers: the package.
+        kind: name of the class that makes the model, such as ``AutoModelForCausalLM``.
+        path: folder of the model, or a GGUF file.
+        source: what transformers is to read: an absolute path, which it never takes for a name on a hub.
+        options: further options of ``from_pretrained``, such as the dtype.
+
+    Returns:
+        The model.
+    """
+    weights = examined(path)
+    with quiet(), in_a_sentence(path, "model"), no_larger_than(weights):
+        model, found = getattr(transformers, kind).from_pretrained(
+            source, local_files_only=True, trust_remote_code=False, output_loading_info=True, **options
+        )
+    check_weights(path, found)
+    check_kinds(weights, model)
+    return model
+
+
+def check_weights(path: Path, found: Mapping[str, Any]) -> None:
+    """Refuses weights that are not the model's: transformers would draw what is missing at random.
 
     Raises:
         UserError: if parameters are missing or too many.

@@ -35,7 +35,7 @@ class TaskRow:
         run: a checkpoint, and options as keywords -> its landscape.
         held_out: name of the same task on data that its networks were not trained on; empty if there is none.
         architectures: what the architectures that model folders name, and that it is for, end with.
-        formats: of checkpoint files that it is for.
+        formats: formats of checkpoint files that it is for.
     """
 
     name: str
@@ -97,7 +97,7 @@ def held_out_name(name: str) -> str | None:
     """The same task on data that its networks were not trained on.
 
     Args:
-        name: of a task.
+        name: name of a task.
 
     Returns:
         The name, None if the task is not built in or has no such data.
@@ -109,14 +109,10 @@ def held_out_name(name: str) -> str | None:
 
 
 def resolve_task(name: str) -> Task:
-    """The function that a task's name stands for.
+    """The function from a checkpoint to a landscape that a task's name stands for, its options bound.
 
-    Args:
-        name: a built-in name, ``package.module:function`` or ``path/to/file.py:function``; after it, where the task
-            takes options, a colon and ``key=value`` with commas between.
-
-    Returns:
-        A callable from a checkpoint to a landscape, its options bound.
+    The name is a built-in one, ``package.module:function`` or ``path/to/file.py:function``; after it, where the task
+    takes options, a colon and ``key=value`` with commas between.
 
     Raises:
         UserError: if the name has none of the allowed forms, or there is no such module or function, with

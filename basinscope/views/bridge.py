@@ -29,7 +29,7 @@ class OtherBridge(NamedTuple):
     """A bridge that one is held against.
 
     Attributes:
-        name: of its file.
+        name: name of its file.
         result: the bridge, complete.
         source: what it was made from.
     """

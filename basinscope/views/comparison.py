@@ -136,8 +136,8 @@ def spoken(comparison: Comparison, *, marked: bool = True) -> list[Text]:
     """What speaks against the numbers, a line each: what does not compare, cautions, checkpoints that failed.
 
     Args:
-        comparison: at least one checkpoint done.
-        marked: with the sentences behind each ``!`` and each dash of the table.
+        comparison: a comparison with at least one checkpoint done.
+        marked: whether to give the sentences behind each ``!`` and each dash of the table.
 
     Returns:
         The lines.

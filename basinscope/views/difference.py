@@ -48,7 +48,7 @@ def compare(
         first: one spectrum.
         second: the other, of as many parameters.
         shifts: c of log-determinants, for both; default fractions of the largest eigenvalue of the first.
-        rule: for negative eigenvalues.
+        rule: rule for negative eigenvalues.
 
     Returns:
         The differences.
@@ -137,7 +137,7 @@ class VolumeDifference:
     Attributes:
         method: its name.
         first: log-volume of the first, nats.
-        second: of the second.
+        second: log-volume of the second, nats.
         estimate: the difference; its cautions say why not to trust it.
         reason: what its error rests on.
     """

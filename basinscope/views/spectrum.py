@@ -143,8 +143,8 @@ def summarise(stored: StoredSpectrum, *, shifts: Sequence[float] = (), rule: str
         stored: the spectrum and where it comes from.
         shifts: c of log-determinants and effective dimensions, unit of the eigenvalues; default three of ten's powers
             times the largest eigenvalue, from a thousandth of it on, at which both are defined.
-        rule: for negative eigenvalues: ``raise`` (sums are undefined where these reach beyond the shift), ``clip`` or
-            ``abs``; what is refused is refused as by ``at_shift``.
+        rule: rule for negative eigenvalues: ``raise`` (sums are undefined where these reach beyond the shift), ``clip``
+            or ``abs``; what is refused is refused as by ``at_shift``.
 
     Returns:
         The summary.
@@ -176,15 +176,7 @@ def default_shifts(density: SpectralDensity, rule: str) -> tuple[float, ...]:
 
 
 def at_shift(density: SpectralDensity, shift: float, rule: str) -> AtShift:
-    """The sums at one shift; one that does not exist is said to be undefined, and why.
-
-    Args:
-        density: the eigenvalue density.
-        shift: c, positive, unit of the eigenvalues.
-        rule: ``raise``, ``clip`` or ``abs``.
-
-    Returns:
-        The sums.
+    """The sums at one positive shift; one that does not exist is said to be undefined, and why.
 
     Raises:
         UserError: if the shift is not positive and finite, or the rule is unknown.

@@ -39,7 +39,7 @@ class AdamState:
 
 
 def read_adam_state(optimizer: Mapping[str, Any]) -> AdamState:
-    """The state of Adam in an optimizer's state dict.
+    """The state of Adam in an optimizer's state dict; refused if there is none or it is not as Adam would have it.
 
     Raises:
         UserError: if there is none.

@@ -81,7 +81,7 @@ def read_checkpoint(path: str | Path, *, device: str | torch.device = "cpu") -> 
 
     Args:
         path: the file or folder.
-        device: where the weights go.
+        device: device that the weights go to.
 
     Returns:
         The checkpoint.
@@ -190,12 +190,7 @@ def load_into(checkpoint: Checkpoint, model: nn.Module) -> None:
 
 
 def check_kind(path: Path, name: str, saved: Tensor, dtype: torch.dtype) -> None:
-    """Refuse numbers that would not be the same ones in the model.
-
-    Raises:
-        UserError: if complex numbers would lose a part, whole numbers or truth values would become weights, or
-            fractions would become whole numbers.
-    """
+    """Refuse numbers that would not be the same ones in the model."""
     if dtype.is_floating_point or dtype.is_complex:
         fits = saved.is_floating_point() or (dtype.is_complex and saved.is_complex())
     else:

@@ -47,21 +47,14 @@ class Content(NamedTuple):
 
 
 def read_content(path: Path) -> Content:
-    """Read a torch or safetensors file; its first bytes decide which it is, not its name.
+    """The content, on the CPU, of a torch or safetensors file; its first bytes decide which it is, not its name.
 
-    Returns:
-        Its content, on the CPU.
-
-    Raises:
-        UserError: if the file is empty, truncated, damaged, TorchScript, a pickle with code in it, or no checkpoint.
-
-    Example:
-        >>> import tempfile
-        >>> import torch
-        >>> path = Path(tempfile.mkdtemp()) / "model.pt"
-        >>> torch.save({"model": {"weight": torch.eye(2)}, "step": 3}, path)
-        >>> read_content(path).metadata
-        {'step': 3}
+    >>> import tempfile
+    >>> import torch
+    >>> path = Path(tempfile.mkdtemp()) / "model.pt"
+    >>> torch.save({"model": {"weight": torch.eye(2)}, "step": 3}, path)
+    >>> read_content(path).metadata
+    {'step': 3}
     """
     with open_regular(path) as file, about(path):
         if _is_safetensors(file):
@@ -74,29 +67,14 @@ def read_content(path: Path) -> Content:
 
 
 def read_tensors(path: Path, *, mapped: bool = False) -> Any:
-    """What torch.save wrote, of whatever shape.
-
-    Args:
-        path: an existing file.
-        mapped: whether the tensors stay in the file until they are used, where its format allows.
-
-    Returns:
-        Its content, on the CPU.
-
-    Raises:
-        UserError: if the file is empty, truncated, damaged, TorchScript, or a pickle with code in it.
-    """
+    """What torch.save wrote, of whatever shape; where that can be, ``mapped`` tensors stay in the file until used."""
     with open_regular(path) as file, about(path):
         _is_safetensors(file)
         return read_torch(file, mapped=mapped)[0]
 
 
 def read_integrity(path: Path) -> str:
-    """How far damage to a file of weights would be noticed; a file with checksums is held against them.
-
-    Raises:
-        UserError: if the file cannot be read.
-    """
+    """How far damage to a file of weights would be noticed; a file with checksums is held against them."""
     with open_regular(path) as file, about(path):
         return SAFETENSORS if _is_safetensors(file) else read_torch(file, mapped=True)[1]
 

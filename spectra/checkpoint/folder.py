@@ -120,11 +120,7 @@ def folder_digest(folder: Path) -> str:
 
 
 def folder_metadata(folder: Path) -> dict[str, Any]:
-    """Architecture, and how far a Trainer came.
-
-    Returns:
-        ``format``, ``architectures``, ``model_type``, ``step`` and ``epoch``, as far as they are there.
-    """
+    """``format``, ``architectures``, ``model_type``, and a Trainer's ``step`` and ``epoch``, where they are there."""
     config = read_json(folder / CONFIG)
     metadata: dict[str, Any] = {key: config[key] for key in ("architectures", "model_type") if key in config}
     if (folder / TRAINER).is_file():
@@ -150,11 +146,7 @@ def folder_weights(folder: Path) -> Mapping[str, Tensor]:
 
 
 def folder_integrity(folder: Path) -> str:
-    """How far damage to the weights of a folder would have been noticed, in words.
-
-    Returns:
-        The words; files of torch are read through and held against their checksums.
-    """
+    """How far damage to the weights of a folder would have been noticed, in words; checksums are checked."""
     found = {SAFETENSORS if path.suffix == ".safetensors" else read_integrity(path) for path in weight_files(folder)}
     return "; ".join(sorted(found))
 

@@ -23,11 +23,7 @@ class Unfinished:
         self.places: list[int] = []
 
     def finished(self, state: Any) -> Any:
-        """The array or dtype.
-
-        Returns:
-            The array; an ``Opaque`` for one that does not consist of numbers or texts.
-        """
+        """The array or dtype; an ``Opaque`` for an array that does not consist of numbers or texts."""
         if self.dtype is not None:
             order: Any = state[1].decode("latin-1") if isinstance(state[1], bytes) else state[1]
             return self.dtype if order == "|" else self.dtype.newbyteorder(order)

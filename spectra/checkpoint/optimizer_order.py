@@ -24,9 +24,6 @@ def optimized(state: AdamState, saved: list[str], by_name: Mapping[str, Any]) ->
     optimizers with two groups first by those who split them: transformers' Trainer (biases and norms apart) and
     training loops that set vectors apart from matrices.
 
-    Returns:
-        Names and parameters; of tied ones the first name.
-
     Raises:
         UserError: if a saved name is not in the model or stands for a parameter that another one stands for too, the
             number of parameters fits no order, or two orders fit that give moments to different parameters.

@@ -26,13 +26,10 @@ UNCHECKED = "has no checksum, so damage to its numbers would not be noticed"
 
 
 def read_torch(file: BufferedReader, *, mapped: bool = False) -> tuple[Any, str]:
-    """The content of a file that torch.save wrote.
+    """The content of a file that torch.save wrote, and in words how far damage would have been noticed.
 
     Tensors are on the CPU; those of a kind that is not read (quantised, sparse, without numbers) and instances of
     classes are ``Opaque``.
-
-    Returns:
-        The content, and in words how far damage would have been noticed.
 
     Raises:
         UserError: if the file is truncated, damaged, TorchScript, of another program, or calls pickled code.

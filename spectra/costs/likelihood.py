@@ -181,22 +181,7 @@ def cost_name(cost: PerSampleCost) -> str:
 
 
 def part_of(whole: Any, part: str | int, what: str) -> Any:
-    """A named part of outputs or targets.
-
-    Args:
-        whole: a mapping, a tuple or a named tuple.
-        part: key, position or attribute.
-        what: it is a part of, for the message.
-
-    Returns:
-        The part.
-
-    Raises:
-        UserError: if there is none of that name, saying which there are.
-
-    >>> part_of((1, 2), 1, "outputs")
-    2
-    """
+    """A part of outputs or targets (``what``) by key, position or attribute."""
     names = list(whole) if isinstance(whole, Mapping) else getattr(whole, "_fields", None)
     if isinstance(whole, Mapping) and part in whole:
         return whole[part]
@@ -211,9 +196,6 @@ def part_of(whole: Any, part: str | int, what: str) -> Any:
 
 def precise(outputs: Tensor) -> Tensor:
     """Outputs in float32 at least: a softmax over a vocabulary has no right digit in half precision.
-
-    Returns:
-        The same tensor, or half precision widened.
 
     >>> precise(torch.zeros(2, dtype=torch.bfloat16)).dtype
     torch.float32

@@ -8,7 +8,6 @@ from .codec import Numbered as Numbered
 from .codec import Record as Record
 from .codec import add_scale as add_scale
 from .codec import settings as settings
-from .lock import hidden_name as hidden_name
 from .lock import writing_rights as writing_rights
 from .opaque import Opaque as Opaque
 from .opaque import instance as instance
@@ -29,7 +28,6 @@ from .result import Result as Result
 from .result import counted as counted
 from .result_file import ResultFile as ResultFile
 from .result_file import format_of as format_of
-from .result_file import hdf5_image as hdf5_image
 from .safe_hdf5 import HDF5_ERRORS as HDF5_ERRORS
 from .safe_hdf5 import SIGNATURE as SIGNATURE
 from .safe_hdf5 import TRAILER as TRAILER

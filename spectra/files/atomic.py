@@ -62,11 +62,7 @@ def replace_file(path: str | Path, content: bytes) -> None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what killed writers of a file left behind; for who has the right to write it, so that none is alive.
-
-    Args:
-        path: the file whose temporary files are meant.
-    """
+    """Remove what killed writers of a file left behind; for who has the right to write it, so that none is alive."""
     for leftover in path.parent.glob(f"{glob.escape(hidden_name(path, '').name)}*.tmp"):
         # Where a file system has no locks the right says nothing, and nothing is removed.
         with contextlib.suppress(OSError), open(leftover, "rb") as file:

@@ -41,7 +41,7 @@ class Attribute:
     Attributes:
         decode: makes the value of what the attribute holds.
         encode: its inverse.
-        name: in the file, where it is another than the field's.
+        name: name in the file, where it is another than the field's.
     """
 
     decode: Callable[[Any], Any]
@@ -64,7 +64,7 @@ class Mapped:
     """Values by name, each an attribute behind one prefix.
 
     Attributes:
-        prefix: of the attributes' names.
+        prefix: beginning of the attributes' names.
         decode: makes a value of what its attribute holds.
     """
 
@@ -87,10 +87,10 @@ class Array:
     """An array whose axes are named by dimension scales of the same group, which the first array with them makes.
 
     Attributes:
-        dimensions: of its axes; one that the group has already may be a scale with values.
+        dimensions: dimensions of its axes; one that the group has already may be a scale with values.
         long_name: what it holds; empty for an array that only this program reads.
-        units: of its entries.
-        name: in the file, where it is another than the field's.
+        units: unit of its entries.
+        name: name in the file, where it is another than the field's.
         kind: ``str`` for texts, ``bool`` for truth values, which are kept as integers, for xarray knows no HDF5
             enumerations; None for numbers, kept bit for bit.
     """
@@ -128,7 +128,7 @@ class Numbered:
     """A sequence: a group for each of its items, whose names end in their numbers.
 
     Attributes:
-        pattern: of the groups' names, such as ``row%04d``.
+        pattern: pattern of the groups' names, such as ``row%04d``.
         item: how an item is kept in its group.
     """
 
@@ -155,7 +155,7 @@ class Record(Generic[T]):
         parts: by field, how it is kept where that does not follow from its type; None for one that is not, or that the
             store keeps itself. An entry that is no field but a property is written for other readers, and never read.
         later: fields that files from before them lack: those have the default of the class.
-        prefix: of the names in the file.
+        prefix: beginning of the names in the file.
         optional: what the group holds if there is a value, and lacks for None; empty where there always is one.
 
     >>> @dataclass(frozen=True)
@@ -199,7 +199,7 @@ class Record(Generic[T]):
         """Make a value of what a group holds.
 
         Args:
-            group: as ``write`` left it, or from before some fields were kept.
+            group: the group as ``write`` left it, or from before some fields were kept.
             name: not used.
             **apart: fields that the store keeps itself.
 
@@ -220,11 +220,11 @@ def add_scale(group: h5py.Group, name: str, values: Any, long_name: str, units: 
     """Add a dimension scale, which names an axis of other arrays and tells where its entries lie.
 
     Args:
-        group: of the arrays.
-        name: of the dimension.
+        group: group of the arrays.
+        name: name of the dimension.
         values: one for each entry.
         long_name: what the dimension counts or measures.
-        units: of the values.
+        units: unit of the values.
     """
     scale = group.create_dataset(name, data=values)
     scale.make_scale(name)

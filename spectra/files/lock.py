@@ -45,14 +45,7 @@ if hasattr(os, "register_at_fork"):  # where processes are forked at all
 
 
 def hidden_name(path: Path, ending: str) -> Path:
-    """A hidden file beside a file, for what belongs to it.
-
-    Args:
-        path: the file.
-        ending: of the hidden file's name.
-
-    Returns:
-        Its path; a long name is represented by its digest.
+    """A hidden file beside a file, for what belongs to it; a long name is represented by its digest.
 
     >>> hidden_name(Path("out/s.h5"), "lock")
     PosixPath('out/.s.h5.lock')

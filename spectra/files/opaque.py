@@ -15,7 +15,7 @@ class Opaque(dict[Any, Any]):
     """A name, or an instance of a class, of foreign code; a dictionary of its entries if it is some kind of one.
 
     Attributes:
-        name: of the class, as ``package.module.Class``.
+        name: name of the class, as ``package.module.Class``.
         words: what it is, for a message.
         tensor: whether it stands for a tensor, of a kind that is not read.
         state: its attributes, or what else its class would be given; None if it has none.

@@ -23,7 +23,7 @@ def plain_entries(entries: Mapping[Any, Any]) -> dict[str, Any]:
     attributes.
 
     Args:
-        entries: by name.
+        entries: the entries by name.
 
     Returns:
         Those that are plain throughout; what holds a tensor, an array or anything else is left out, and so is what is

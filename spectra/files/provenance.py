@@ -50,8 +50,8 @@ class Provenance:
         task: name of the task that made the landscape.
         cost: name of the per-sample cost.
         cost_unit: its unit.
-        dtype: of the parameters while products were computed, such as ``float32``.
-        device: where products were computed, such as ``cpu``.
+        dtype: dtype of the parameters while products were computed, such as ``float32``.
+        device: device on which products were computed, such as ``cpu``.
         command: the command line, one line for each run that added to the result.
         created: time of the first run in UTC, ISO 8601.
         versions: version of each library and of Python, by name.

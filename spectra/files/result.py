@@ -105,7 +105,7 @@ class Result:
         """Draw the result's main panel.
 
         Args:
-            ax: where; None for a new figure of pyplot's.
+            ax: axes to draw on; None for a new figure of pyplot's.
             **options: what the class says that it takes.
 
         Returns:

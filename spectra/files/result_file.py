@@ -26,14 +26,8 @@ LIBRARY_VERSIONS = ("v108", "v108")
 def hdf5_image(fill: Callable[[h5py.File], None]) -> bytes:
     """The bytes of an HDF5 file made in memory.
 
-    HDF5 writes its parts in an order of its own and fails badly on a full disk, so no file is ever written by
-    it: the image is complete before the first byte goes to the disk.
-
-    Args:
-        fill: puts the content into the open file.
-
-    Returns:
-        The whole file, its digest at the end.
+    HDF5 writes its parts in an order of its own and fails badly on a full disk, so no file is ever written by it: the
+    image is complete before the first byte goes to the disk.
     """
     image = io.BytesIO()
     with h5py.File(image, "w", libver=LIBRARY_VERSIONS) as file:

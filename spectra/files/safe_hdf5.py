@@ -144,14 +144,7 @@ def _try_elsewhere(file: BufferedReader) -> None:
 
 
 def try_all(file: BufferedReader) -> None:
-    """Read everything of an HDF5 file that is plain, and keep nothing of it.
-
-    Args:
-        file: open, at its beginning.
-
-    Raises:
-        UserError: if it is damaged or not plain.
-    """
+    """Read everything of an HDF5 file that is plain, and keep nothing of it; one that is damaged is refused."""
     try:
         with h5py.File(file, "r") as opened:
             check_plain(opened, os.fstat(file.fileno()).st_size)
@@ -166,15 +159,7 @@ def try_all(file: BufferedReader) -> None:
 
 
 def check_plain(opened: h5py.File, size: int) -> None:
-    """Refuse a file that does not hold all of its data itself, or declares far more than it has.
-
-    Args:
-        opened: the file.
-        size: its bytes.
-
-    Raises:
-        UserError: naming the first part that is not plain.
-    """
+    """Refuse a file of ``size`` bytes that does not hold all of its data itself, or declares far more than it has."""
     left = most = _SPARE + _RATIO * size
     try:
         for item in _objects(opened):

@@ -55,7 +55,7 @@ class AnchorFile:
         """Writes one more tensor.
 
         Args:
-            tensor: of float32 or float64.
+            tensor: a tensor of float32 or float64.
 
         Returns:
             Whether there was room for it.

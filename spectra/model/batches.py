@@ -84,14 +84,10 @@ class Batch:
 
 
 def as_batch(item: Any) -> Batch:
-    """Reads one item of a loader as a batch.
+    """One item of a loader as a batch.
 
-    Args:
-        item: a ``Batch``; a tensor (inputs alone); a pair (inputs, targets) or triple (inputs, targets,
-            weights); a mapping of keyword arguments, of which ``labels`` are the targets.
-
-    Returns:
-        The batch.
+    It may be a ``Batch``, a tensor (inputs alone), a pair (inputs, targets), a triple (inputs, targets, weights), or a
+    mapping of keyword arguments, of which ``labels`` are the targets.
 
     Raises:
         UserTypeError: if the item is none of these.

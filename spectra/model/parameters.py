@@ -100,7 +100,7 @@ class ParameterLayout:
         """Positions in theta (k,) of the parameters that match.
 
         Args:
-            patterns: see ``select_parameters``.
+            patterns: patterns as ``select_parameters`` takes them.
 
         Returns:
             The positions, ascending.

@@ -18,7 +18,7 @@ def generator(seed: int, stream: str, index: int = 0, *, device: torch.device | 
         seed: the user's seed, non-negative.
         stream: name of the purpose, for example ``probes``.
         index: number of the item within the stream.
-        device: where the numbers are drawn; they depend on the kind of device.
+        device: device on which the numbers are drawn; they depend on the kind of device.
 
     Returns:
         A freshly seeded generator.

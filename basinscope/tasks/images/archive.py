@@ -25,7 +25,7 @@ def read_archive(path: Path, channels: int) -> ImageSet:
 
     Args:
         path: the file, as ``numpy.savez`` writes it.
-        channels: of the images wanted; says which axis of ``images`` they are.
+        channels: number of channels of the images wanted; says which axis of ``images`` they are.
 
     Returns:
         The images, in the order of the archive. Bytes are 0 to 255, floats as they are.

@@ -30,12 +30,6 @@ _PATTERN = re.compile(r"(data_batch_(?P<number>\d+)|test_batch)(?P<binary>\.bin)
 def is_cifar_folder(path: Path) -> bool:
     """Whether a folder holds batches of CIFAR-10, by their names.
 
-    Args:
-        path: a folder.
-
-    Returns:
-        Whether it does.
-
     >>> is_cifar_folder(Path("/"))
     False
     """
@@ -43,22 +37,7 @@ def is_cifar_folder(path: Path) -> bool:
 
 
 def read_cifar_folder(path: Path, split: str = "train", count: int = 0) -> ImageSet:
-    """The training or the test images of a folder of CIFAR-10 batches, in the order of the batches' numbers.
-
-    Args:
-        path: folder with ``data_batch_1`` and so on, or ``data_batch_1.bin``, and ``test_batch`` likewise.
-        split: ``train`` or ``test``.
-        count: how many images are wanted; batches beyond them are not read. 0 reads all.
-
-    Returns:
-        The images.
-
-    Raises:
-        UserError: if the split is none, a batch is missing before another, or one cannot be read.
-
-    Reference:
-        Krizhevsky (2009), Learning multiple layers of features from tiny images.
-    """
+    """The first ``count`` (0: all) training or test images of a folder of CIFAR-10 batches, in the batches' order."""
     if split not in SPLITS:
         raise UserError(f"split must be train or test, got {split!r}")
     batches, read, found = _batches(path, split), [], 0
@@ -77,17 +56,7 @@ def read_cifar_folder(path: Path, split: str = "train", count: int = 0) -> Image
 
 
 def read_cifar_batch(path: Path) -> ImageSet:
-    """One batch of CIFAR-10; a name that ends in .bin says binary.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Its images.
-
-    Raises:
-        UserError: if it is truncated, carries code, or holds anything else.
-    """
+    """One batch of CIFAR-10; a name that ends in .bin says binary."""
     return checked_set(path, *_read_batch(path))
 
 

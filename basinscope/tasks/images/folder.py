@@ -31,19 +31,8 @@ def read_class_folders(
     """Images from a folder with one folder a class.
 
     Classes are numbered by ``classes`` where it has all of the folders' names, else in the order of their names, as
-    everybody's ``ImageFolder`` does. The order of the images is fixed: the first of each class by name, then the
-    second of each, so that the first ones of the set are of all classes.
-
-    Args:
-        path: the folder.
-        channels: of the images wanted: 1, grey, or 3.
-        classes: class numbers by name.
-        count: how many images are wanted; 0 takes all.
-        size: (height, width) that they are brought to; None where all are of one size.
-        resample: see ``resized``.
-
-    Returns:
-        The images.
+    everybody's ``ImageFolder`` does. The order of the images is fixed: the first of each class by name, then the second
+    of each, so that the first ones of the set are of all classes.
 
     Raises:
         UserError: if there are no class folders with images, or one alone, or an image cannot be read as asked.

@@ -30,26 +30,7 @@ def image_classifier(
     model: Path | None = None,
     timm: str | None = None,
 ) -> Landscape:
-    """The task ``image-classifier``: mean over images of the cross-entropy (or divergence from the anchor).
-
-    Args:
-        checkpoint: a folder as transformers saves it, or with ``model`` or ``timm`` a file of weights.
-        images: a folder of class folders, a folder of CIFAR-10 batches, one such batch, or an npz of ``images`` and
-            ``labels``.
-        split: ``train`` (the default) or ``test``, of a folder of CIFAR-10 batches.
-        count: the most images to take, the first ones; 0 takes all.
-        size: edge in pixels that images are brought to; 0 keeps their own, default what the model's files state.
-        batch: images a batch; small batches are joined where memory allows.
-        model: folder of the config, for a checkpoint that is a file of weights.
-        timm: name of a model of timm, likewise.
-
-    Returns:
-        The landscape around the checkpoint.
-
-    Raises:
-        UserError: if a part cannot be read, or the parts do not fit one another.
-        FileNotFoundError: if a file is missing.
-    """
+    """The task ``image-classifier``: mean over images of the cross-entropy (or divergence from the anchor)."""
     check_counts("image-classifier", count=(count, 0), size=(size, 0), batch=(batch, 1))
     if not images.exists():
         raise FileNotFoundError(f"{images} does not exist")

@@ -36,16 +36,7 @@ class ImageSet:
 
 
 def checked_set(path: Path, images: NDArray[Any], labels: NDArray[Any], notes: tuple[str, ...] = ()) -> ImageSet:
-    """Images and labels that fit one another.
-
-    Args:
-        path: where they come from, for messages.
-        images: (images, channels, height, width).
-        labels: (images,).
-        notes: see ``ImageSet``.
-
-    Returns:
-        The set.
+    """Images (images, channels, height, width) and labels (images,) that fit one another; ``path`` is for messages.
 
     Raises:
         UserError: if there are none, their numbers differ, labels are no whole numbers, or pixels are neither bytes

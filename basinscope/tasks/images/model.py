@@ -13,11 +13,9 @@ from torch import nn
 from basinscope.tasks import (
     Weights,
     check_folder,
-    check_kinds,
-    check_weights,
-    examined,
     import_transformers,
     in_a_sentence,
+    load_pretrained,
     no_larger_than,
     quiet,
 )
@@ -36,8 +34,8 @@ class Classifier:
     Attributes:
         model: the network, from (images, channels, height, width) to (images, classes).
         classes: how many classes it tells apart.
-        channels: of its images.
-        preparation: of its images.
+        channels: number of channels of its images.
+        preparation: what is done to its images before.
         names: class numbers by name, where it has names of its own.
         notes: sentences on what is not known of it.
     """
@@ -51,22 +49,11 @@ class Classifier:
 
 
 def load_classifier(home: Path, *, filled_from: Checkpoint | None = None) -> Classifier:
-    """A classifier of transformers, from this machine's files alone.
-
-    Args:
-        home: folder with config.json, weights, and preferably preprocessor_config.json.
-        filled_from: what the weights are filled from afterwards, and drawn at random here; None reads the folder's.
-
-    Returns:
-        The classifier, in float32.
-
-    Raises:
-        UserError: in a sentence, if transformers is missing or cannot load it, parameters are missing or too many, or
-            it has less than two classes.
-    """
+    """A classifier of transformers in float32, from local files; weights to be filled from a checkpoint are drawn."""
     if not is_model_folder(home):
         raise UserError(f"{home} is no folder of a model: expected one with a config.json")
-    model = _loaded(home) if filled_from is None else _drawn(home, filled_from)
+    transformers = import_transformers("image-classifier", home, "vision")
+    model = _loaded(transformers, home) if filled_from is None else _drawn(transformers, home, filled_from)
     config = model.config
     if config.num_labels < 2:
         raise UserError(
@@ -86,28 +73,12 @@ def load_classifier(home: Path, *, filled_from: Checkpoint | None = None) -> Cla
     )
 
 
-def _transformers(home: Path) -> Any:
-    return import_transformers("image-classifier", home, "vision")
+def _loaded(transformers: Any, home: Path) -> Any:
+    kind = "AutoModelForImageClassification"
+    return load_pretrained(transformers, kind, home, str(home.resolve()), dtype=torch.float32)
 
 
-def _loaded(home: Path) -> Any:
-    transformers, weights = _transformers(home), examined(home)
-    with quiet(), in_a_sentence(home, "model"), no_larger_than(weights):
-        # An absolute path, which is never taken for a name on a hub.
-        model, found = transformers.AutoModelForImageClassification.from_pretrained(
-            str(home.resolve()),
-            local_files_only=True,
-            trust_remote_code=False,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
-    check_weights(home, found)
-    check_kinds(weights, model)
-    return model
-
-
-def _drawn(home: Path, checkpoint: Checkpoint) -> Any:
-    transformers = _transformers(home)
+def _drawn(transformers: Any, home: Path, checkpoint: Checkpoint) -> Any:
     check_folder(home)
     tensors = checkpoint.parameters.values()
     weights = Weights(home, {}, len(tensors), sum(one.numel() * one.itemsize for one in tensors))

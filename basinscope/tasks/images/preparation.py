@@ -28,8 +28,8 @@ class Preparation:
     Attributes:
         size: (height, width), or None for the images' own.
         scale: factor of bytes; floats are taken as they are.
-        mean: subtracted, one number a channel; none for nothing.
-        deviation: divided by likewise.
+        mean: what is subtracted, one number a channel; empty for nothing.
+        deviation: what the difference is divided by, one number a channel.
         resample: filter where the size changes.
         notes: sentences on what else the model's files state and is not done.
     """
@@ -42,17 +42,7 @@ class Preparation:
     notes: tuple[str, ...] = ()
 
     def inputs(self, images: ImageSet) -> Tensor:
-        """(images, channels, height, width) in float32.
-
-        Args:
-            images: the images.
-
-        Returns:
-            The classifier's inputs.
-
-        Raises:
-            UserError: if mean or deviation are not one number a channel.
-        """
+        """Inputs (images, channels, height, width) of the classifier in float32."""
         pixels = images.images if self.size is None else resized(images.images, self.size, self.resample)
         values = torch.from_numpy(np.array(pixels, dtype=np.float32))
         if pixels.dtype == np.uint8:
@@ -71,7 +61,7 @@ def read_preparation(folder: Path) -> Preparation | None:
     """The preparation that a model's folder states in its preprocessor_config.json.
 
     Args:
-        folder: of the model.
+        folder: folder of the model.
 
     Returns:
         The preparation, or None where there is no such file. A crop that it states is not done, which a note says.

@@ -15,15 +15,9 @@ FILTERS = ("bilinear", "bicubic", "nearest")
 
 
 def resized(images: NDArray[Any], size: tuple[int, int], resample: str = "bilinear") -> NDArray[Any]:
-    """Whole images at another size, smoothed where they shrink; nothing is cropped.
+    """Images (images, channels, height, width) at another (height, width), smoothed where they shrink, never cropped.
 
-    Args:
-        images: (images, channels, height, width), bytes or floats.
-        size: (height, width).
-        resample: ``bilinear``, ``bicubic`` or ``nearest``.
-
-    Returns:
-        (images, channels, *size) of the same kind: bytes are rounded, as Pillow rounds them.
+    Bytes are rounded, as Pillow rounds them; ``resample`` is ``bilinear``, ``bicubic`` or ``nearest``.
 
     Raises:
         UserError: for another filter.

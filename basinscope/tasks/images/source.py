@@ -26,19 +26,10 @@ def read_images(
     size: tuple[int, int] | None = None,
     resample: str = "bilinear",
 ) -> ImageSet:
-    """Labelled images from a folder or a file; what it is decides how it is read.
+    """Labelled images from a folder or a file, in an order that the source fixes; what it is decides how it is read.
 
-    Args:
-        path: a folder of class folders, a folder of CIFAR-10 batches, one such batch, or an npz archive.
-        channels: of the images wanted.
-        classes: class numbers by name, for class folders.
-        split: ``train`` or ``test``, for a folder of CIFAR-10 batches; None is train.
-        count: the most images to take; 0 takes all.
-        size: (height, width) that images of class folders are brought to as they are read.
-        resample: see ``resized``.
-
-    Returns:
-        The images, in an order that the source fixes.
+    It may be a folder of class folders (``classes``, ``size`` and ``resample`` are for it), a folder of CIFAR-10
+    batches (``split`` is for it), one such batch, or an npz archive. ``count`` is the most images to take; 0 takes all.
 
     Raises:
         UserError: if there is nothing that can be read, or it is not what is wanted.

@@ -13,20 +13,7 @@ from spectra.model import preserved_random_state
 
 
 def load_timm(name: str, checkpoint: Checkpoint) -> Classifier:
-    """A classifier of timm with a checkpoint's weights; nothing is downloaded.
-
-    The number of classes and of channels are read off the shapes of the checkpoint's last and first layer.
-
-    Args:
-        name: as ``timm.create_model`` takes it.
-        checkpoint: a file of weights.
-
-    Returns:
-        The classifier, its images prepared as timm states for that name.
-
-    Raises:
-        UserError: in a sentence, if timm does not import or has no such model, or the checkpoint does not fit it.
-    """
+    """A classifier of timm with a checkpoint's weights, whose first and last layer say its channels and classes."""
     if not re.fullmatch(r"[\w.]+", name):
         raise UserError(f"timm={name!r:.80} is no name of timm's own: names of a hub or a folder are never followed")
     timm = _timm(name)

@@ -31,25 +31,6 @@ def causal_lm(
     """The task ``causal-lm``: mean over tokens of the cross-entropy (or divergence from the anchor) of the next token.
 
     The mean is that of ``transformers``' own loss: each token but a sequence's first counts once, padding nothing.
-
-    Args:
-        checkpoint: a folder as transformers saves it, a GGUF file, or with ``model`` a file of weights.
-        text: file of text, UTF-8.
-        length: tokens a sequence.
-        sequences: the most sequences to take from the text; 0 takes all.
-        pack: the text is one stream, cut to the length; else each paragraph is by itself.
-        batch: sequences a batch; small batches are joined where memory allows.
-        model: folder of the config and the tokenizer, for a checkpoint that is a file of weights.
-        tokenizer: folder of the tokenizer; default the model's.
-        dtype: of the weights: ``float32``, ``float64``, ``bfloat16``, ``float16``, or ``auto`` for that of the file.
-        anchors: where the anchor's log-probabilities are kept: ``memory``, ``disk``, ``recompute`` or ``auto``.
-
-    Returns:
-        The landscape around the checkpoint.
-
-    Raises:
-        UserError: if a part cannot be read, or the parts do not fit one another.
-        FileNotFoundError: if a file is missing.
     """
     one_of("task causal-lm: option anchors", anchors, STORAGES)
     check_counts("causal-lm", length=(length, SHORTEST), sequences=(sequences, 0), batch=(batch, 1))

@@ -10,12 +10,10 @@ from torch import nn
 
 from basinscope.tasks import (
     check_folder,
-    check_kinds,
-    check_weights,
     examined,
     import_transformers,
     in_a_sentence,
-    no_larger_than,
+    load_pretrained,
     quiet,
 )
 from spectra.errors import UserError
@@ -33,32 +31,15 @@ _TOKENIZERS = (
 
 
 def load_language_model(path: Path, dtype: str = "float32") -> nn.Module:
-    """A causal language model, from this machine's files alone.
-
-    Args:
-        path: folder with config.json and weights (safetensors or bin), or a GGUF file.
-        dtype: ``float32``, ``float64``, ``bfloat16``, ``float16``, or ``auto`` for that of the file.
-
-    Returns:
-        The model, its cache of keys and values off.
-
-    Raises:
-        UserError: in a sentence, if a package is missing, transformers cannot load it, parameters are missing or too
-            many, or weights that the config ties differ.
-    """
+    """A causal language model from this machine's files alone, its cache off; ``auto`` is the dtype of the file."""
     if dtype not in (*DTYPES, "auto"):
         raise UserError(f"task causal-lm: option dtype must be auto or one of {', '.join(DTYPES)}; got {dtype!r}")
     transformers = _transformers(path)
     source, extra = _source(path)
     if extra:
         extra["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    kind, weights = DTYPES.get(dtype, dtype), examined(path)
-    with quiet(), in_a_sentence(path, "model"), no_larger_than(weights):
-        model, found = transformers.AutoModelForCausalLM.from_pretrained(
-            source, local_files_only=True, trust_remote_code=False, dtype=kind, output_loading_info=True, **extra
-        )
-    check_weights(path, found)
-    check_kinds(weights, model)
+    kind = DTYPES.get(dtype, dtype)
+    model = load_pretrained(transformers, "AutoModelForCausalLM", path, source, dtype=kind, **extra)
     _check_tied(path, model)
     # The outputs alone are wanted; keys and values kept for a next token would be dead weight in every graph.
     model.config.use_cache = False

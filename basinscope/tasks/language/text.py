@@ -45,14 +45,7 @@ class Sequences:
         return following
 
     def batches(self, size: int) -> list[Batch]:
-        """Batches of sequences for a model of transformers; a mask is given only where there is padding.
-
-        Args:
-            size: sequences a batch.
-
-        Returns:
-            The batches.
-        """
+        """Batches of sequences for a model of transformers; a mask is given only where there is padding."""
         made, targets = [], self.targets
         for start in range(0, len(self.tokens), size):
             part = slice(start, start + size)
@@ -65,18 +58,7 @@ class Sequences:
 
 
 def read_text(path: Path) -> str:
-    """A text file in UTF-8.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Its text.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        UserError: if it is a folder, empty, or not UTF-8.
-    """
+    """The text of a file in UTF-8 that is not empty."""
     if not path.exists():
         raise FileNotFoundError(f"text {path} does not exist")
     if path.is_dir():
@@ -91,18 +73,9 @@ def read_text(path: Path) -> str:
 
 
 def packed(tokens: list[int], length: int, padding: int, sequences: int = 0) -> Sequences:
-    """A stream of tokens cut into sequences of one length, the last one padded.
+    """A stream of tokens cut into sequences of one length, at most ``sequences`` of them (0: all), the last one padded.
 
     Each token is kept once and in order. The first token of a sequence is predicted by nothing.
-
-    Args:
-        tokens: the stream.
-        length: tokens a sequence, at least 2.
-        padding: what fills the last sequence.
-        sequences: the most to take; 0 takes all.
-
-    Returns:
-        The sequences.
 
     >>> packed([5, 6, 7, 8, 9], 3, 0).tokens
     tensor([[5, 6, 7],
@@ -113,15 +86,6 @@ def packed(tokens: list[int], length: int, padding: int, sequences: int = 0) -> 
 
 def joined(documents: list[list[int]], length: int, padding: int, sequences: int = 0) -> Sequences:
     """Documents, each cut into sequences of one length and its last one padded; see ``packed``.
-
-    Args:
-        documents: tokens of each.
-        length: tokens a sequence, at least 2.
-        padding: what fills a document's last sequence.
-        sequences: the most to take; 0 takes all.
-
-    Returns:
-        The sequences.
 
     >>> joined([[5], [6, 7, 8]], 2, 0).real
     tensor([[ True, False],
@@ -143,7 +107,7 @@ def tokenised(path: Path, tokenizer: Any, length: int, *, pack: bool = True, seq
 
     Args:
         path: the file.
-        tokenizer: of transformers; it adds no special tokens.
+        tokenizer: a tokenizer of transformers; it adds no special tokens.
         length: tokens a sequence.
         pack: cut the whole text as one stream; else each paragraph (blank lines between) is a document of its own.
         sequences: the most to take; 0 takes all.

@@ -13,7 +13,7 @@ from scipy import stats
 
 from basinscope.cli import main
 from basinscope.runs import compare as compare_run
-from basinscope.runs import step_zero
+from basinscope.runs.evidence import step_zero
 from comparisons.measures import REGISTRY
 from comparisons.store import read_comparison
 

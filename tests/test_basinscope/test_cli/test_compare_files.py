@@ -14,7 +14,8 @@ from comparisons.comparison import Comparison, Examined, Outcome
 from comparisons.evidence import ComputeCost, EvidenceSettings
 from comparisons.flatness import Reading
 from comparisons.store import read_comparison, write_comparison
-from spectra.files import Provenance, hdf5_image
+from spectra.files import Provenance
+from spectra.files.result_file import hdf5_image
 
 NAMES = ("hessian-trace", "largest-eigenvalue", "parameter-norm")
 

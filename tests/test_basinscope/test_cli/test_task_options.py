@@ -4,7 +4,9 @@ from types import ModuleType
 import pytest
 
 from basinscope.cli import main
-from basinscope.tasks import read_options, resolve_task, split_options, task_name
+from basinscope.tasks import task_name
+from basinscope.tasks.options import read_options, split_options
+from basinscope.tasks.resolve import resolve_task
 from spectra.checkpoint import read_checkpoint
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from basinscope.cli import main, trajectory_files
+from basinscope.cli import main
+from basinscope.cli.trajectory import trajectory_files
 from basinscope.views import volume_differences
 from spectra.estimate import Estimate
 from spectra.files import Provenance

@@ -20,7 +20,9 @@ from basinscope.cli import main
 from comparisons.store import read_comparison
 from spectra.compute import compute_spectrum
 from spectra.errors import UserError
-from spectra.files import Provenance, hdf5_image, hidden_name, replace_file, writing_rights
+from spectra.files import Provenance, replace_file, writing_rights
+from spectra.files.lock import hidden_name
+from spectra.files.result_file import hdf5_image
 from spectra.landscape import Landscape
 from spectra.model import select_parameters
 from spectra.spectrum import Spectrum, SpectrumSettings, layer_of

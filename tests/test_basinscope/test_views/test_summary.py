@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from basinscope.views import at_shift, summarise
+from basinscope.views import summarise
+from basinscope.views.spectrum import at_shift
 from spectra.density import SpectralDensity
 from spectra.files import Provenance
 from spectra.lanczos import Tridiagonal

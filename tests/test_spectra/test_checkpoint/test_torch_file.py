@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spectra.checkpoint import UNCHECKED, read_checkpoint, read_tensors
+from spectra.checkpoint import UNCHECKED, read_checkpoint
+from spectra.checkpoint.file import read_tensors
 from spectra.errors import UserError
 
 BASE = torch.arange(24, dtype=torch.float32)

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from spectra.landscape import share_of_rows
-from spectra.model import Batch, as_batch
+from spectra.model import Batch
+from spectra.model.batches import as_batch
 from spectra.ranks import ALONE, Ranks
 
 WORKER = Path(__file__).with_name("parallel_worker.py")

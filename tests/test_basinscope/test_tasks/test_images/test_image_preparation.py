@@ -7,7 +7,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from basinscope.tasks.images import PROCESSOR, Preparation, checked_set, read_preparation, resized
+from basinscope.tasks.images import PROCESSOR, read_preparation
+from basinscope.tasks.images.image_set import checked_set
+from basinscope.tasks.images.preparation import Preparation
+from basinscope.tasks.images.size import resized
 
 
 def photograph(height: int, width: int, count: int = 2) -> NDArray[np.uint8]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from basinscope.tasks.images import read_images
+from basinscope.tasks.images.source import read_images
 
 Writer = Callable[..., bytes]
 LABELS = [3, 0, 9, 3, 1]

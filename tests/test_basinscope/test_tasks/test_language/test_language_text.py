@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from basinscope.tasks.language import Sequences, joined, packed, read_text, tokenised
+from basinscope.tasks.language import tokenised
+from basinscope.tasks.language.text import Sequences, joined, packed, read_text
 from spectra.costs import cross_entropy
 
 IGNORED = cross_entropy.ignore_index

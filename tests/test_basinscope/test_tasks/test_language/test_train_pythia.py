@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from basinscope.cli import main, trajectory_files
+from basinscope.cli import main
+from basinscope.cli.trajectory import trajectory_files
 from basinscope.tasks import make_landscape, task_name
 from spectra.checkpoint import adam_moments, read_checkpoint
 
