@@ -105,7 +105,7 @@ def smooth(
     (1.0, 0.5)
     """
     if scale not in SCALES:
-        raise UserError(f"scale must be one of {', '.join(SCALES)}; got {scale!r}")
+        raise UserError(f"scale must be one of {', '.join(sorted(SCALES))}; got {scale!r}")
     linear = scale == "linear"
     turn = math.nan if linear else _linear_scale(density, linear_scale)
     lowest, highest = density.support
