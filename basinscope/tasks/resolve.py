@@ -76,7 +76,7 @@ def _own_task(checkpoint: Checkpoint) -> str:
         raise UserError(f"{checkpoint.path} names no task: give --task, {FORMS}")
     if named not in BUILT_IN:
         raise UserError(
-            f"{checkpoint.path} names the task {named!r}, which is not built in ({', '.join(BUILT_IN)}): "
+            f"{checkpoint.path} names the task {named!r}, which is not built in ({', '.join(sorted(BUILT_IN))}): "
             f"give --task {named} if you want that code to run"
         )
     return named

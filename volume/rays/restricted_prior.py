@@ -96,9 +96,12 @@ class RestrictedPrior:
             here = slice(begin, begin + block)
             found = torch.empty(len(chosen[here]), self.size, dtype=self.landscape.dtype, device=self.landscape.device)
             for row, place, radius in zip(found, chosen[here], radii[here], strict=True):
-                direction = _directions(self.landscape, self.preconditioner, self.seed, int(place), 1)[0][0]
-                torch.mul(direction, float(radius), out=row).add_(self.landscape.theta)
+                # Without a name: it would outlive its turn, beside the next direction and its draw.
+                torch.mul(self._direction(int(place)), float(radius), out=row).add_(self.landscape.theta)
             yield found, chosen[here]
+
+    def _direction(self, place: int) -> Tensor:
+        return _directions(self.landscape, self.preconditioner, self.seed, place, 1)[0][0]
 
 
 def restricted_prior(

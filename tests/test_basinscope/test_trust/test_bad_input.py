@@ -92,7 +92,7 @@ def test_a_checkpoint_cannot_name_code_to_run(
     path = tmp_path / "model.pt"
     torch.save({"model": tiny.network().state_dict(), "metadata": {"task": f"{code}:task"}}, path)
     said = refused(main(["spectrum", str(path)]), capsys)
-    assert "which is not built in (digits, digits-heldout, causal-lm, image-classifier): give --task" in said
+    assert "which is not built in (causal-lm, digits, digits-heldout, image-classifier, tabular): give --task" in said
     assert not (tmp_path / "ran").exists()
 
 
@@ -219,7 +219,7 @@ def test_an_output_that_exists(
 ) -> None:
     output = tmp_path / "s.h5"
     output.write_bytes(b"precious")
-    monkeypatch.setattr("basinscope.runs.spectrum.read_checkpoint", None)  # nothing may be computed before
+    monkeypatch.setattr("basinscope.runs.session.read_checkpoint", None)  # nothing may be computed before
     said = refused(spectrum("--output", output), capsys)
     assert said == f"{output} exists: use --overwrite to replace it or --resume to continue it"
     assert "exclude each other" in refused(spectrum("--output", output, "--overwrite", "--resume"), capsys)
