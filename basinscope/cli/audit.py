@@ -46,11 +46,13 @@ def audit(
         list[str] | None, typer.Option(help="Known cases, likewise; repeatable.", show_default="all")
     ] = None,
     repeats: Annotated[int, typer.Option(help="Seeds an estimator and case.", rich_help_panel=_EFFORT)] = 12,
-    directions: Annotated[int, typer.Option(help="Of sampled methods.", rich_help_panel=_EFFORT)] = 100,
-    probes: Annotated[int, typer.Option(help="Of spectra.", rich_help_panel=_EFFORT)] = 8,
+    directions: Annotated[
+        int, typer.Option(help="Number of directions of sampled methods.", rich_help_panel=_EFFORT)
+    ] = 100,
+    probes: Annotated[int, typer.Option(help="Number of probes of spectra.", rich_help_panel=_EFFORT)] = 8,
     steps: Annotated[int, typer.Option(help="Lanczos steps a probe.", rich_help_panel=_EFFORT)] = 32,
-    products: Annotated[int, typer.Option(help="Of traces.", rich_help_panel=_EFFORT)] = 60,
-    seed: Annotated[int, typer.Option(help="Of the first repeat.", rich_help_panel=_EFFORT)] = 0,
+    products: Annotated[int, typer.Option(help="Number of products of traces.", rich_help_panel=_EFFORT)] = 60,
+    seed: Annotated[int, typer.Option(help="Seed of the first repeat.", rich_help_panel=_EFFORT)] = 0,
     facts: Annotated[
         bool, typer.Option("--facts/--no-facts", help="With --known: check the seven facts of the sampler too.")
     ] = True,
@@ -61,10 +63,16 @@ def audit(
             show_default="that of the digits network, where its data is",
         ),
     ] = None,
-    task: Annotated[str | None, typer.Option(help="As of basinscope volume.", rich_help_panel=_CHECKPOINT)] = None,
-    cost: Annotated[str | None, typer.Option(help="As of basinscope volume.", rich_help_panel=_CHECKPOINT)] = None,
+    task: Annotated[
+        str | None, typer.Option(help="The task, as for basinscope volume.", rich_help_panel=_CHECKPOINT)
+    ] = None,
+    cost: Annotated[
+        str | None, typer.Option(help="The cost, as for basinscope volume.", rich_help_panel=_CHECKPOINT)
+    ] = None,
     cutoff: Annotated[float, typer.Option(help="Cost that bounds the basin.", rich_help_panel=_CHECKPOINT)] = 0.01,
-    prior: Annotated[str, typer.Option(help="As of basinscope volume.", rich_help_panel=_CHECKPOINT)] = "gaussian",
+    prior: Annotated[
+        str, typer.Option(help="The prior, as for basinscope volume.", rich_help_panel=_CHECKPOINT)
+    ] = "gaussian",
     truth: Annotated[
         str | None,
         typer.Option(

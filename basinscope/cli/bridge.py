@@ -45,10 +45,13 @@ def bridge(
     ],
     task: Annotated[
         str | None,
-        typer.Option(help="As of basinscope volume.", show_default="the checkpoint's own; of digits its held-out rows"),
+        typer.Option(
+            help="The task, as for basinscope volume.", show_default="the checkpoint's own; of digits its held-out rows"
+        ),
     ] = None,
     cost: Annotated[
-        str | None, typer.Option(help="As of basinscope volume.", show_default="kl for classifiers, else task")
+        str | None,
+        typer.Option(help="The cost, as for basinscope volume.", show_default="kl for classifiers, else task"),
     ] = None,
     cutoff: Annotated[
         list[float] | None,
@@ -71,10 +74,13 @@ def bridge(
     ] = "prior",
     # Few chains of many draws: short ones lag behind the ensemble as it cools (docs/bridge.md).
     chains: Annotated[int, typer.Option(help="Side by side; their spread is the error.", rich_help_panel=_LADDER)] = 8,
-    draws: Annotated[int, typer.Option(help="Of each chain at each rung.", rich_help_panel=_LADDER)] = 80,
+    draws: Annotated[
+        int, typer.Option(help="Number of draws of each chain at each rung.", rich_help_panel=_LADDER)
+    ] = 80,
     warm_up: Annotated[int, typer.Option(help="Trajectories before, at each rung.", rich_help_panel=_LADDER)] = 8,
     work_spread: Annotated[
-        float, typer.Option(help="Of the work between rungs, nats: how far apart they are.", rich_help_panel=_LADDER)
+        float,
+        typer.Option(help="Spread of the work between rungs, nats: how far apart they are.", rich_help_panel=_LADDER),
     ] = 4.0,
     standard_error: Annotated[
         float,

@@ -62,7 +62,7 @@ def compare(
     ] = None,
     held_out_task: Annotated[
         str | None,
-        typer.Option(help="Likewise, with held-out data.", show_default="that of a built-in task"),
+        typer.Option(help="The same with held-out data.", show_default="that of a built-in task"),
     ] = None,
     initial: Annotated[
         Path | None,
@@ -88,11 +88,13 @@ def compare(
             show_default="loss",
         ),
     ] = None,
-    probes: Annotated[int, typer.Option(help="Of each spectrum.", rich_help_panel=_ESTIMATE)] = 6,
+    probes: Annotated[int, typer.Option(help="Number of probes of each spectrum.", rich_help_panel=_ESTIMATE)] = 6,
     steps: Annotated[int, typer.Option(help="Lanczos steps a probe.", rich_help_panel=_ESTIMATE)] = 48,
     cutoff: Annotated[float, typer.Option(help="Cost that bounds a basin.", rich_help_panel=_ESTIMATE)] = 0.01,
-    directions: Annotated[int, typer.Option(help="Of sampled volumes.", rich_help_panel=_ESTIMATE)] = 64,
-    k: Annotated[float, typer.Option(help="Of the shift k / s².", rich_help_panel=_ESTIMATE)] = 1.0,
+    directions: Annotated[
+        int, typer.Option(help="Number of directions of sampled volumes.", rich_help_panel=_ESTIMATE)
+    ] = 64,
+    k: Annotated[float, typer.Option(help="Number k of the shift k / s².", rich_help_panel=_ESTIMATE)] = 1.0,
     budget: Annotated[
         int | None,
         typer.Option(help="Gradients for each stochastic item, in place of the above.", rich_help_panel=_ESTIMATE),

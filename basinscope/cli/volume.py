@@ -77,20 +77,27 @@ def volume(
     preconditioner: Annotated[
         str | None,
         typer.Option(
-            help=f"Of star-domain's directions: one of {', '.join(PRECONDITIONERS)}.",
+            help=f"Preconditioner of star-domain's directions: one of {', '.join(PRECONDITIONERS)}.",
             show_default="low-rank",
             rich_help_panel=_ESTIMATE,
         ),
     ] = None,
     eps: Annotated[
         str,
-        typer.Option(help="Of the preconditioner: a number, or search.", rich_help_panel=_ESTIMATE),
+        typer.Option(
+            help="Part of the largest curvature that the preconditioner adds to all: a number, or search.",
+            rich_help_panel=_ESTIMATE,
+        ),
     ] = "search",
     exponent: Annotated[
-        float, typer.Option(help="Of the curvature in the preconditioner.", rich_help_panel=_ESTIMATE)
+        float, typer.Option(help="Exponent of the curvature in the preconditioner.", rich_help_panel=_ESTIMATE)
     ] = EXPONENT,
-    directions: Annotated[int, typer.Option(help="Of sampled methods.", rich_help_panel=_ESTIMATE)] = 1000,
-    probes: Annotated[int, typer.Option(help="Of the curvature's spectrum.", rich_help_panel=_ESTIMATE)] = 8,
+    directions: Annotated[
+        int, typer.Option(help="Number of directions of sampled methods.", rich_help_panel=_ESTIMATE)
+    ] = 1000,
+    probes: Annotated[
+        int, typer.Option(help="Number of probes of the curvature's spectrum.", rich_help_panel=_ESTIMATE)
+    ] = 8,
     steps: Annotated[int, typer.Option(help="Lanczos steps a probe.", rich_help_panel=_ESTIMATE)] = 64,
     seed: Annotated[int, typer.Option(help="The one seed of all randomness.", rich_help_panel=_ESTIMATE)] = 0,
     operator: Annotated[
@@ -108,7 +115,7 @@ def volume(
     k: Annotated[
         float,
         typer.Option(
-            help="Of the shift k / s² in shifted-determinant (0: none) and ellipsoid-slice-corrected.",
+            help="Number k of the shift k / s² in shifted-determinant (0: none) and ellipsoid-slice-corrected.",
             rich_help_panel=_ESTIMATE,
         ),
     ] = 1.0,
@@ -127,7 +134,7 @@ def volume(
     rank_tolerance: Annotated[
         float,
         typer.Option(
-            help="Of segment: curvature below this share of the largest is zero.",
+            help="Share of the largest curvature below which segment takes it as zero.",
             show_default="rounding, 10 n eps",
             rich_help_panel=_ESTIMATE,
         ),
