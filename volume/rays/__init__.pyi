@@ -10,8 +10,8 @@ from .crossings import first_crossings as first_crossings
 from .crossings import ray_costs as ray_costs
 from .rays import Rays as Rays
 from .rays import draw_rays as draw_rays
-from .restricted_prior import RestrictedPrior as RestrictedPrior
-from .restricted_prior import restricted_prior as restricted_prior
+from .restriction import RestrictedPrior as RestrictedPrior
+from .restriction import restricted_prior as restricted_prior
 from .shared_directions import over_ranks as over_ranks
 from .star_domain import PILOTS as PILOTS
 from .star_domain import StarDomainSettings as StarDomainSettings

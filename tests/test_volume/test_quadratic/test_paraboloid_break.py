@@ -69,6 +69,7 @@ def test_a_quartic_breaks_where_it_is_a_tenth(scales: float | None, directions: 
     assert f"up to the cutoff {found.cutoff:.3g}" in found.verdict
 
 
+@pytest.mark.slow
 def test_the_interval_of_the_break_covers_it() -> None:
     # Ratios 1 + T exp(g), g standard normal: the median breaks at T = 0.1. Over 150 repetitions a 95 % bootstrap
     # interval that covers with probability 0.9 or more covers fewer than 115 times with probability below 1e-5.
