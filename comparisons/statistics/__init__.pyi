@@ -1,9 +1,9 @@
+from .by_hyperparameter import GranulatedRanking as GranulatedRanking
+from .by_hyperparameter import granulated_rankings as granulated_rankings
 from .clusters import ALIKE as ALIKE
 from .clusters import Agreement as Agreement
 from .clusters import agreement_of as agreement_of
 from .extensive import incomparable as incomparable
-from .granulated_rankings import GranulatedRanking as GranulatedRanking
-from .granulated_rankings import granulated_rankings as granulated_rankings
 from .partial_ranking import PartialRanking as PartialRanking
 from .partial_ranking import partial_rankings as partial_rankings
 from .ranking_plots import LEVEL as LEVEL
