@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
 
 from basinscope.choices import nearest
 from basinscope.outputs import TASK, reserved
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from volume.study import VolumeStudy
 
 Source = str | Path | Landscape
+Item = TypeVar("Item", bound=Source)
 Settings = TypeVar("Settings", SpectrumSettings, VolumeSettings, BridgeSettings, EvidenceSettings)
 
 
@@ -64,7 +68,7 @@ def spectrum(
         settings: operator, probes, steps and the rest of what decides the numbers.
         task: name of the task that makes a landscape of the checkpoint; None for the checkpoint's own.
         cost: name of a cost in place of the task's.
-        machine: dtype, device, memory and threads.
+        machine: dtype, device, threads, and the memory, which is taken in place of the settings'.
         output: HDF5 file that keeps each finished block of probes; None keeps nothing.
         overwrite: whether an existing output may be replaced.
         resume: whether to go on with the output if it exists.
@@ -86,10 +90,11 @@ def spectrum(
     >>> found.spectrum.density.deflation.nodes.tolist()
     [1.0, 1.0]
     """
+    asked = _changed(settings or SpectrumSettings(), changes)
     request = Request(
         checkpoint=_source(source),
-        settings=_changed(settings or SpectrumSettings(), changes),
-        machine=machine or Machine(),
+        settings=asked,
+        machine=machine or Machine(memory=asked.memory),
         task=task,
         cost=cost,
         output=_path(output),
@@ -97,7 +102,7 @@ def spectrum(
         resume=resume,
         command="basinscope.spectrum from Python",
     )
-    with reserved_for(request):
+    with _threads_kept(), reserved_for(request):
         return run_spectrum(request, progress or _silent, lambda _: None)[0]
 
 
@@ -139,10 +144,12 @@ def volume(
         UserTypeError: if a field of the settings has no such name, or a landscape is given a task.
         OSError: if a file cannot be read or written.
     """
+    asked = _changed(settings or VolumeSettings(), changes)
     request = VolumeRequest(
         checkpoint=_source(source),
-        settings=_changed(settings or VolumeSettings(), changes),
-        preconditioner=changes.get("preconditioner"),
+        settings=asked,
+        # Directions that are stored keep theirs where none is asked for.
+        preconditioner=None if asked.preconditioner == VolumeSettings.preconditioner else asked.preconditioner,
         validation_task=validation_task,
         machine=machine or Machine(),
         task=task,
@@ -152,7 +159,7 @@ def volume(
         resume=resume,
         command="basinscope.volume from Python",
     )
-    with reserved_for(request, inputs=[(TASK, path) for path in task_files(validation_task)]):
+    with _threads_kept(), reserved_for(request, inputs=[(TASK, path) for path in task_files(validation_task)]):
         return run_volume(request, progress or _silent)
 
 
@@ -205,7 +212,7 @@ def bridge(
         resume=resume,
         command="basinscope.bridge from Python",
     )
-    with reserved_for(request):
+    with _threads_kept(), reserved_for(request):
         result, made = run_bridge(request, progress or _silent)
     return replace(result, source=made)
 
@@ -214,11 +221,11 @@ def compare(
     sources: Source | Sequence[Source],
     settings: EvidenceSettings | None = None,
     *,
-    measures: Sequence[str] = ("all",),
+    measures: str | Sequence[str] = ("all",),
     task: str | None = None,
     held_out_task: str | None = None,
     initial: str | Path | None = None,
-    reuse: Sequence[str | Path] = (),
+    reuse: str | Path | Sequence[str | Path] = (),
     jobs: int = 1,
     machine: Machine | None = None,
     output: str | Path | None = None,
@@ -253,19 +260,18 @@ def compare(
         UserTypeError: if a field of the settings has no such name, or a landscape is given a task.
         OSError: if a file cannot be read or written.
     """
-    every = [sources] if isinstance(sources, str | Path | Landscape) else list(sources)
-    checkpoints = tuple(dict.fromkeys(map(_source, every)))
+    checkpoints = tuple(dict.fromkeys(map(_source, _listed(sources))))
     if not checkpoints:
         raise UserError("compare needs at least one checkpoint or landscape, got none")
     if jobs < 1 or (jobs > 1 and any(isinstance(one, Landscape) for one in checkpoints)):
         raise UserError(f"jobs must be at least 1, and 1 where a source is a landscape and no file; got {jobs}")
     request = CompareRequest(
         checkpoints=checkpoints,
-        measures=tuple(one.name for one in measures_named(list(measures))),
+        measures=tuple(one.name for one in measures_named(_listed(measures))),
         settings=_changed(settings or EvidenceSettings(), changes),
         held_out_task=held_out_task,
         initial=_path(initial),
-        reuse=tuple(map(Path, reuse)),
+        reuse=tuple(map(Path, _listed(reuse))),
         jobs=jobs,
         machine=machine or Machine(),
         task=task,
@@ -274,15 +280,16 @@ def compare(
         resume=resume,
         command="basinscope.compare from Python",
     )
-    with reserved(results={"output": request.output}, inputs=request.inputs, overwrite=overwrite, resume=resume):
+    files = reserved(results={"output": request.output}, inputs=request.inputs, overwrite=overwrite, resume=resume)
+    with _threads_kept(), files:
         return run_compare(request, progress or _silent)
 
 
 def audit(
     source: Source | None = None,
     *,
-    estimators: Sequence[str] = (),
-    cases: Sequence[str] = (),
+    estimators: str | Sequence[str] = (),
+    cases: str | Sequence[str] = (),
     repeats: int = 12,
     directions: int = 100,
     probes: int = 8,
@@ -337,8 +344,8 @@ def audit(
         checkpoint=None if source is None else _source(source),
         effort={"directions": directions, "probes": probes, "steps": steps, "products": products},
         facts=facts and source is None,
-        estimators=tuple(estimators),
-        cases=tuple(cases),
+        estimators=tuple(_listed(estimators)),
+        cases=tuple(_listed(cases)),
         repeats=repeats,
         seed=seed,
         cost=cost,
@@ -352,13 +359,16 @@ def audit(
         resume=resume,
         command="basinscope.audit from Python",
     )
-    with reserved(results={"output": request.output}, inputs=request.inputs, overwrite=overwrite, resume=resume):
+    files = reserved(results={"output": request.output}, inputs=request.inputs, overwrite=overwrite, resume=resume)
+    with _threads_kept(), files:
         return run_audit(request, progress or _silent)
 
 
 def _source(source: Source) -> Path | Landscape:
     if isinstance(source, Landscape):
         return source
+    if not isinstance(source, str | Path):
+        raise UserTypeError(f"a source must be the path of a checkpoint or a Landscape, got {type(source).__name__}")
     path = Path(source)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
@@ -377,6 +387,21 @@ def _changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
             kind = type(settings).__name__
             raise UserTypeError(f"{name} is no field of {kind}: {', '.join(names)}{nearest(name, names)}")
     return replace(settings, **changes)
+
+
+def _listed(value: Item | Sequence[Item]) -> list[Item]:
+    """What was given alone, or in a row."""
+    return [value] if isinstance(value, str | Path | Landscape) else list(value)
+
+
+@contextmanager
+def _threads_kept() -> Iterator[None]:
+    """A run sets torch's threads; a program that calls it has its own again afterwards."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _silent(done: int, total: int, what: str) -> None:

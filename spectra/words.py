@@ -7,6 +7,8 @@ from spectra.members import stated
 OPERATORS = tuple(stated("spectra.operators"))
 ENGINES = ("auto", "slq", "dense", "gram", "pyhessian")
 COSTS = ("cross-entropy", "mean-squared-error", "binary-cross-entropy", "kl")
+# Costs that bound a basin.
+BASIN_COSTS = ("kl", "task")
 NEGATIVE_RULES = ("raise", "clip", "abs")
 REORTHOGONALISATIONS = ("auto", "full", "none")
 DTYPES = ("float32", "float64")

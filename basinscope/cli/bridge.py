@@ -10,7 +10,6 @@ import typer
 
 from basinscope.choices import forms, nearest, one_of
 from basinscope.cli.options import (
-    BASIN_COSTS,
     RESULT,
     DebugOption,
     DeviceOption,
@@ -26,6 +25,7 @@ from basinscope.cli.options import (
 from basinscope.terminal import emit, show
 from spectra.errors import UserError
 from spectra.members import stating
+from spectra.words import BASIN_COSTS
 from volume.chains import ORIGINS, TARGETS
 from volume.priors import prior_forms
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 # Panels of the help.
 MACHINE, RESULT = "Machine", "Result"
-# Costs that bound a basin.
-BASIN_COSTS = ("kl", "task")
 # Below this not even one small network's graph fits, and the unit was surely forgotten.
 LEAST_MEMORY = 10**6
 

@@ -10,7 +10,6 @@ import typer
 
 from basinscope.choices import forms, nearest, one_of
 from basinscope.cli.options import (
-    BASIN_COSTS,
     RESULT,
     DebugOption,
     DeviceOption,
@@ -27,7 +26,7 @@ from basinscope.cli.options import (
 from basinscope.tasks import CHECKPOINT_HELP, OPTIONS_HELP
 from spectra.errors import UserError
 from spectra.members import stated, stating
-from spectra.words import NEGATIVE_RULES
+from spectra.words import BASIN_COSTS, NEGATIVE_RULES
 from volume.priors import prior_forms
 
 METHODS = tuple(stated("volume.methods"))

@@ -23,7 +23,7 @@ from spectra.files import Provenance
 from spectra.landscape import Landscape
 from spectra.ranks import LostRankError, Ranks
 from spectra.spectrum import SpectrumSettings
-from spectra.words import DTYPES, dtype_title
+from spectra.words import BASIN_COSTS, DTYPES, dtype_title
 
 # Below this many parameters a product is too short to share between threads: 614 products of a network of
 # 4,810 parameters took 3.1 s on one thread and 208 s on two threads of a busy machine.
@@ -167,6 +167,10 @@ class Session:
         name = self.task if task is None else task
         if name and self._landscape is not None:
             raise UserTypeError(f"a landscape needs no task, got {name!r}: leave it out, or give a checkpoint")
+        if checkpoint is not None and self._landscape is not None:
+            raise UserTypeError(
+                f"a landscape has no task to make another of {checkpoint.path.name}: give a checkpoint and its task"
+            )
         made = self._landscape or make_landscape(name, checkpoint or self.checkpoint)
         return placed(made, self.machine.dtype, self.machine.device, name or "your landscape")
 
@@ -200,6 +204,8 @@ def _checkpoint_of(landscape: Landscape, title: str) -> Checkpoint:
 
 def basin_cost(landscape: Landscape, cost: str | None, task: str) -> Landscape:
     """The landscape under the divergence from the anchor (``kl``), or its own (``task``, or None without a softmax)."""
+    if cost is not None:
+        one_of("--cost", cost, BASIN_COSTS)
     if cost == "task" or (cost is None and landscape.softmax is None):
         return landscape
     if isinstance(landscape.softmax, KLFromAnchor):

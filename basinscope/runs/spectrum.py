@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from basinscope.choices import one_of
 from basinscope.outputs import to_continue
 from basinscope.ranks import common, writes_files
 from basinscope.runs.announcement import announcement, memory_line, plan_of
@@ -17,6 +18,7 @@ from spectra.errors import UserError
 from spectra.files import Provenance
 from spectra.spectrum import Spectrum, SpectrumSettings
 from spectra.store import StoredSpectrum, read_spectrum, write_spectrum
+from spectra.words import COSTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,7 @@ def run_spectrum(
     session = Session(request.checkpoint, request.task, request.machine)
     landscape = session.own()
     if request.cost is not None:
+        one_of("--cost", request.cost, COSTS)
         with guarded(f"--cost {request.cost}", session.task):
             landscape = landscape.with_cost(BY_NAME[request.cost])
     landscape = session.shared(landscape)

@@ -1,5 +1,6 @@
 """One call a command, held to closed forms, to the command itself and to its own resumption."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ def test_more_probes_by_resuming_are_those_of_one_run(checkpoint: Path, tmp_path
         basinscope.spectrum(checkpoint, settings, task=task, output=output, probes=4)
     resumed = basinscope.spectrum(checkpoint, settings, task=task, output=output, probes=4, resume=True)
     once = basinscope.spectrum(checkpoint, settings, task=task, probes=4)
-    np.testing.assert_allclose(resumed.spectrum.density.runs.diagonal, once.spectrum.density.runs.diagonal, rtol=1e-3)
+    np.testing.assert_allclose(resumed.spectrum.density.runs.diagonal, once.spectrum.density.runs.diagonal, atol=1e-5)
 
 
 def test_a_volume_and_its_bridge(landscape: Landscape, minimum: Tensor) -> None:
@@ -86,8 +87,11 @@ def test_measures_side_by_side(landscape: Landscape, checkpoint: Path) -> None:
 
 
 def test_an_audit_of_known_cases() -> None:
-    report = basinscope.audit(estimators=["quadratic-mass"], cases=["ball-2"], repeats=2, facts=False, steps=4)
-    assert report.table.rows
+    report = basinscope.audit(estimators="star-domain/identity", cases="ball-2", repeats=2, facts=False)
+    (row,) = report.table.rows
+    assert row.truth is not None
+    # Every direction of a ball around the anchor says its volume.
+    assert [one.value for one in row.readings] == pytest.approx([row.truth.value] * 2, abs=1e-3)
 
 
 def test_what_does_not_fit_is_refused(landscape: Landscape, tmp_path: Path) -> None:
@@ -103,6 +107,27 @@ def test_what_does_not_fit_is_refused(landscape: Landscape, tmp_path: Path) -> N
         basinscope.compare([])
     with pytest.raises(UserError, match="--cutoff is of the audit of a checkpoint"):
         basinscope.audit(cutoff=0.1)
+    with pytest.raises(TypeError, match="the path of a checkpoint or a Landscape, got int"):
+        basinscope.spectrum(3)  # type: ignore[arg-type]
+    torch.save({"weight": torch.zeros(1, 4)}, tmp_path / "start.pt")
+    with pytest.raises(UserError, match=r"no task to make another of start\.pt"):
+        basinscope.compare(landscape, measures="distance-from-initialisation", initial=tmp_path / "start.pt")
+
+
+@pytest.mark.parametrize("call", [basinscope.spectrum, basinscope.volume, basinscope.bridge, basinscope.audit])
+def test_a_cost_that_there_is_not_is_refused(call: Callable[..., object], landscape: Landscape) -> None:
+    with pytest.raises(UserError, match="--cost must be one of .*; got 'kll'"):
+        call(landscape, cost="kll")
+
+
+def test_threads_are_the_callers_again(landscape: Landscape) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        basinscope.spectrum(landscape, engine="dense", machine=Machine(threads=2))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 MACHINE = ["--dtype", "float64", "--threads", "1", "--memory", "1GB", "--device", "cpu"]

@@ -18,7 +18,6 @@ from volume.rays import (
     Rays,
     StarDomainSettings,
     concatenated,
-    draw_rays,
     over_ranks,
     pilot_radius,
 )
@@ -65,16 +64,7 @@ def sample_cutoffs(
     guess = pilot_radius(landscape, lowest, prior, preconditioner, correction)
 
     def solved(surface: CostSurface, first: int, count: int) -> tuple[VolumeEstimate, ...]:
-        rays = draw_rays(
-            surface,
-            prior,
-            preconditioner,
-            correction=correction,
-            seed=settings.seed,
-            stream=settings.stream,
-            first=first,
-            count=count,
-        )
+        rays = settings.rays(surface, prior, preconditioner, correction, first, count)
         crossings = _followed(rays, cutoffs, guess, settings)
         return tuple(rays.terms(at, float(T)) for at, T in zip(crossings, cutoffs, strict=True))
 

@@ -15,7 +15,7 @@ from volume.chunks import at_once, squared_lengths
 from volume.preconditioners import Identity, Preconditioner
 from volume.priors import Lebesgue, Prior
 from volume.rays.cost_surface import CostSurface
-from volume.rays.rays import draw_rays
+from volume.rays.rays import Rays, draw_rays
 from volume.rays.shared_directions import alone, over_ranks
 from volume.result import VolumeEstimate
 
@@ -57,6 +57,27 @@ class StarDomainSettings:
         require_counts(self, {"directions": 1, "block": 1})
         if not (math.isfinite(self.noise) and self.noise >= 0.0):
             raise UserError(f"noise must be non-negative and finite, got {self.noise}")
+
+    def rays(
+        self,
+        surface: CostSurface,
+        prior: Prior,
+        preconditioner: Preconditioner,
+        correction: Tensor | None,
+        first: int,
+        count: int,
+    ) -> Rays:
+        """Rays of so many directions from the first on, by these settings' seed and stream."""
+        return draw_rays(
+            surface,
+            prior,
+            preconditioner,
+            correction=correction,
+            seed=self.seed,
+            stream=self.stream,
+            first=first,
+            count=count,
+        )
 
     def next_block(self, landscape: CostSurface, done: int) -> int:
         """How many directions to solve next, 0 if all are: each rank follows as many as fit its memory."""
@@ -111,16 +132,7 @@ def star_domain_volume(
     guess = pilot_radius(landscape, settings, prior, preconditioner, correction)
 
     def solved(surface: CostSurface, first: int, count: int) -> tuple[VolumeEstimate]:
-        rays = draw_rays(
-            surface,
-            prior,
-            preconditioner,
-            correction=correction,
-            seed=settings.seed,
-            stream=settings.stream,
-            first=first,
-            count=count,
-        )
+        rays = settings.rays(surface, prior, preconditioner, correction, first, count)
         tolerance = settings.nats / surface.size
         crossings = rays.crossings(
             settings.cutoff, guess=guess, tolerance=tolerance, scan=settings.scan, noise=settings.noise
