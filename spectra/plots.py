@@ -23,7 +23,7 @@ from spectra.files import replace_file
 from spectra.interval import bars, interval_label, quantile, with_ends
 from spectra.lanczos import Array
 from spectra.spectrum import Spectrum, StoredSpectrum
-from spectra.words import operator_title
+from spectra.words import curvature_unit, operator_title
 
 # Okabe and Ito, Color universal design, 2008.
 BLUE, ORANGE, VERMILLION, GREEN, SKY, GREY = "#0072B2", "#E69F00", "#D55E00", "#009E73", "#56B4E9", "#7F7F7F"
@@ -59,7 +59,7 @@ def spectrum_figure(stored: StoredSpectrum, *, scale: str = "symlog") -> Figure:
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(2, 2 if layered else 1, height_ratios=(3, 2))
     figure.suptitle(_title(stored), fontsize=11)
-    unit = f"{stored.provenance.cost_unit} / parameter²"
+    unit = curvature_unit(spectrum.settings.operator, stored.provenance.cost_unit)
     _density_panel(figure.add_subplot(grid[0, :]), spectrum.density, view, unit, spectrum)
     beneath = figure.add_subplot(grid[1, 0])
     if len(spectrum.eigenvalues) > 1:
@@ -74,12 +74,13 @@ def spectrum_figure(stored: StoredSpectrum, *, scale: str = "symlog") -> Figure:
 def draw_spectrum(axes: Axes, found: StoredSpectrum | Spectrum, *, scale: str = "symlog") -> None:
     """The density panel of :func:`spectrum_figure`, on someone's own axes."""
     spectrum, unit = (found, "cost") if isinstance(found, Spectrum) else (found.spectrum, found.provenance.cost_unit)
-    _density_panel(axes, spectrum.density, spectrum.density.smooth(scale=scale), f"{unit} / parameter²", spectrum)
+    unit = curvature_unit(spectrum.settings.operator, unit)
+    _density_panel(axes, spectrum.density, spectrum.density.smooth(scale=scale), unit, spectrum)
 
 
 def draw_density(axes: Axes, density: SpectralDensity, *, scale: str = "symlog") -> None:
     """The smoothed density on someone's own axes."""
-    _density_panel(axes, density, density.smooth(scale=scale), "cost / parameter²")
+    _density_panel(axes, density, density.smooth(scale=scale), curvature_unit(density.operator))
 
 
 def draw_estimate(axes: Axes, found: Estimate) -> None:

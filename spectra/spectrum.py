@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from spectra.density import SpectralDensity
 from spectra.errors import UserError, require_counts
 from spectra.files import Provenance, Result
-from spectra.words import ENGINES, OPERATORS, REORTHOGONALISATIONS, operator_title
+from spectra.words import ENGINES, OPERATORS, REORTHOGONALISATIONS, curvature_unit, operator_title
 
 Array = NDArray[np.float64]
 
@@ -167,7 +167,8 @@ class StoredSpectrum(Result):
 
     def _facts(self) -> dict[str, str]:
         found = self.spectrum._facts()
-        return found | {"trace": f"{found['trace']} {self.provenance.cost_unit} / parameter²"}
+        unit = curvature_unit(self.spectrum.settings.operator, self.provenance.cost_unit)
+        return found | {"trace": f"{found['trace']} {unit}"}
 
     def _cautions(self) -> tuple[str, ...]:
         return self.spectrum._cautions()

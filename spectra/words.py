@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spectra.members import stated
+from spectra.members import stated, stating
 
 OPERATORS = tuple(stated("spectra.operators"))
 ENGINES = ("auto", "slq", "dense", "gram", "pyhessian")
@@ -39,3 +39,14 @@ def operator_title(operator: str, *, first: bool = False) -> str:
         return operator
     written = ("-" if parts[-1] == "newton" else " ").join(_PROPER.get(part, part) for part in parts)
     return written[0].upper() + written[1:] if first else written
+
+
+def curvature_unit(operator: str, cost: str = "cost") -> str:
+    """The unit of an operator's eigenvalues, given the cost's unit.
+
+    >>> curvature_unit("hessian", "nat"), curvature_unit("empirical-fisher", "nat")
+    ('nat / parameter²', 'nat² / parameter²')
+    """
+    if operator in stating("spectra.operators", "squared"):
+        cost = f"{cost}²" if cost.isalpha() else f"({cost})²"
+    return f"{cost} / parameter²"

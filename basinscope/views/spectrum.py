@@ -23,7 +23,7 @@ from spectra.errors import UserError
 from spectra.estimate import Estimate
 from spectra.interval import RULE, short
 from spectra.store import StoredSpectrum
-from spectra.words import operator_title
+from spectra.words import curvature_unit, operator_title
 
 # Shifts by default, as parts of the largest eigenvalue: the smallest three above what is negative.
 PARTS = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)
@@ -354,7 +354,7 @@ def _figures(summary: Summary) -> Table:
 
 def _figure_rows(summary: Summary) -> Iterator[tuple[str, str, str]]:
     spectrum, unit = summary.stored.spectrum, summary.stored.provenance.cost_unit
-    curvature = f"{unit} / parameter²"
+    curvature = _unit(summary)
     yield "cost at the checkpoint", f"{spectrum.cost:.6g}", unit
     yield "gradient norm", f"{spectrum.gradient_norm:.4g}", f"{unit} / parameter"
     yield "trace", cell(summary.trace), curvature
@@ -373,8 +373,12 @@ def _figure_rows(summary: Summary) -> Iterator[tuple[str, str, str]]:
     yield "below zero", summary.negative.meaning, ""
 
 
+def _unit(summary: Summary) -> str:
+    return curvature_unit(summary.stored.spectrum.settings.operator, summary.stored.provenance.cost_unit)
+
+
 def _sums(summary: Summary) -> Padding:
-    curvature = f"{summary.stored.provenance.cost_unit} / parameter²"
+    curvature = _unit(summary)
     sums = ("log det(H + cI) (nat)", "log det(I + H/c) (nat)", "effective dimension")
     found = table((f"shift c ({curvature})", *sums), padding=3)
     for at in summary.shifts:
@@ -387,7 +391,7 @@ def _sums(summary: Summary) -> Padding:
 
 
 def _layers(summary: Summary) -> Padding:
-    curvature = f"{summary.stored.provenance.cost_unit} / parameter²"
+    curvature = _unit(summary)
     titles = ("layer", "parameters", f"trace ({curvature})", "largest node", "smallest node")
     found = table(titles, padding=3)
     for name, layer in summary.stored.spectrum.layers.items():

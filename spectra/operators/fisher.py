@@ -191,5 +191,7 @@ def uniforms(seed: int, places: range, each: tuple[int, int]) -> Tensor:
 ROWS = (
     OperatorRow("fisher", partial(Fisher, kind="exact"), semidefinite=True, models_cost=True),
     OperatorRow("sampled-fisher", partial(Fisher, kind="sampled"), semidefinite=True, drawn=True),
-    OperatorRow("empirical-fisher", partial(Fisher, kind="empirical"), semidefinite=True, models_cost=True),
+    OperatorRow(
+        "empirical-fisher", partial(Fisher, kind="empirical"), semidefinite=True, models_cost=True, squared=True
+    ),
 )

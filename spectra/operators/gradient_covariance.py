@@ -62,4 +62,4 @@ class GradientCovariance(OfAnother):
         )
 
 
-ROWS = (OperatorRow("gradient-covariance", GradientCovariance, semidefinite=True),)
+ROWS = (OperatorRow("gradient-covariance", GradientCovariance, semidefinite=True, squared=True),)

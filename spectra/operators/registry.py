@@ -21,6 +21,7 @@ class OperatorRow:
         models_cost: whether its quadratic form stands for the cost around a minimum, the same at each call, so that
             volumes may be taken from its determinant.
         drawn: whether it is drawn at random; ``make`` then takes ``seed`` too.
+        squared: whether it is made of squares of gradients, so that its unit is the cost's squared.
     """
 
     name: str
@@ -28,3 +29,4 @@ class OperatorRow:
     semidefinite: bool = False
     models_cost: bool = False
     drawn: bool = False
+    squared: bool = False
