@@ -94,12 +94,17 @@ def with_ends(value: float, interval: tuple[float, float]) -> str:
 
 
 def interval_label(over: str) -> str:
-    """What a figure's legend says of its bars and bands, for samples such as ``8 probes``.
+    """What a figure's legend says of its bars and bands, for samples such as ``8 probes``, or for none.
 
-    >>> interval_label("8 probes")
-    '95 % interval: Student t over 8 probes'
+    >>> interval_label("8 probes"), interval_label("")
+    ('95 % interval: Student t over 8 probes', '95 % interval')
     """
-    return f"{LEVEL * 100:.0f} % interval: Student t over {over}"
+    return f"{LEVEL * 100:.0f} % interval{f': Student t over {over}' if over else ''}"
+
+
+def over_probes(count: int) -> str:
+    """What an interval is over, for its label; nothing where no probes were drawn."""
+    return f"{count} probes" if count else ""
 
 
 def bars(values: ArrayLike, intervals: Iterable[tuple[float, float]]) -> tuple[Array, NDArray[np.bool_]]:

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from spectra.errors import UserError
-from spectra.interval import interval_label
+from spectra.interval import interval_label, over_probes
 from spectra.members import stated
 from spectra.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
 from volume.method_result import MethodResult
@@ -156,7 +156,7 @@ def _histogram(axes: Axes, result: MethodResult) -> None:
 
 def _line(axes: Axes, result: MethodResult) -> None:
     assert result.estimate is not None
-    _value(axes, result, f"{result.method}:", f"{len(result.estimate.samples)} probes")
+    _value(axes, result, f"{result.method}:", over_probes(len(result.estimate.samples)))
 
 
 def _value(axes: Axes, result: MethodResult, name: str, over: str, linestyle: str = "-") -> None:

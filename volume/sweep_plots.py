@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from spectra.errors import UserError
-from spectra.interval import interval_label
+from spectra.interval import interval_label, over_probes
 from spectra.members import stated
 from spectra.plots import GREY
 from volume.plots import COLOURS
@@ -76,7 +76,7 @@ def _volumes(axes: Axes, sweep: CutoffSweep, method: str) -> None:
     trusted = np.array([one.sampled is None or one.trusted for one in sweep.results[method]])
     known = kept & np.isfinite(high - low) & trusted
     if known.any() and (high > low)[known].any():
-        over = "directions that carry it" if result.estimate is None else f"{len(result.estimate.samples)} probes"
+        over = "directions that carry it" if result.estimate is None else over_probes(len(result.estimate.samples))
         shade = axes.fill_between(sweep.cutoffs[known], low[known], high[known], color=colour, alpha=0.25, linewidth=0)
         shade.set_label(interval_label(over))
 
