@@ -15,7 +15,7 @@ from spectra.errors import UserError
 from spectra.estimate import Estimate
 from spectra.files import Named, Result, counted
 from spectra.lanczos import Deflation, Tridiagonal, logarithm_error_bound, no_runs
-from spectra.words import operator_title
+from spectra.words import curvature_unit, operator_title
 
 # Of an effective dimension: what negative eigenvalues may take away unsaid.
 _TAKEN = 0.1
@@ -96,7 +96,7 @@ class SpectralDensity(SpectralMeasure, Result):
         return found
 
     def _arrays(self) -> Named:
-        unit, one = {"units": "cost / parameter^2"}, {"units": "1"}
+        unit, one = {"units": curvature_unit(self.operator)}, {"units": "1"}
         return {
             "nodes": (("probe", "step"), self.nodes, unit),
             "weights": (("probe", "step"), self.weights, one),

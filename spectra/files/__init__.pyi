@@ -5,6 +5,7 @@ from .codec import Attribute as Attribute
 from .codec import Dimension as Dimension
 from .codec import Mapped as Mapped
 from .codec import Numbered as Numbered
+from .codec import Part as Part
 from .codec import Record as Record
 from .codec import add_scale as add_scale
 from .codec import settings as settings
