@@ -22,7 +22,7 @@ from basinscope.cli.options import (
     machine_of,
 )
 from basinscope.outputs import reserved
-from basinscope.terminal import emit, page, show
+from basinscope.terminal import emit, show
 from spectra.errors import UserError
 
 if TYPE_CHECKING:
@@ -162,4 +162,4 @@ def show_report(report: AuditReport, as_json: bool, files: dict[str, str]) -> No
         return
     from basinscope.views import report_table
 
-    show(report_table(report, files, page().width))
+    show(report_table(report, files))

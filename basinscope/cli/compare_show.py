@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from basinscope.terminal import emit, page, say, show
+from basinscope.terminal import emit, say, show
 from comparisons.words import FEWEST
 
 if TYPE_CHECKING:
@@ -55,6 +55,6 @@ def _speak(comparison: Comparison, table: str) -> None:
 def _print(found: Findings, files: dict[str, str]) -> None:
     from basinscope.views import comparison_table, ranking_parts
 
-    show(comparison_table(found.comparison, files, page().width))
+    show(comparison_table(found.comparison, files))
     for part in ranking_parts(found):
         show(part)

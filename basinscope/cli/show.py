@@ -87,7 +87,7 @@ def show_study(
         ]
         terminal.emit({**study_json(study, files), "against": against})
         return
-    terminal.show(study_table(study, files, terminal.page().width))
+    terminal.show(study_table(study, files))
     for other, rows in others:
         if isinstance(rows, str):
             terminal.show("", terminal.Text(f"! no difference to {other.name}: {rows}", style="yellow"))

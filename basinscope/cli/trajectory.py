@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 
 from basinscope.failures import sentence
 from basinscope.runs import Report, VolumeRequest, reserved_for, run_volume
 from basinscope.terminal import Text
-from basinscope.views import finite, log_volume_cell
+from basinscope.views import finite, log_volume_cell, table
 from spectra.checkpoint import is_model_folder
 from spectra.errors import UserError, out_of_memory
 from spectra.interval import RULE
@@ -129,16 +128,15 @@ def methods_of(points: Sequence[TrajectoryPoint]) -> list[str]:
 def trajectory_table(points: Sequence[TrajectoryPoint]) -> Group:
     """A trajectory laid out for a terminal."""
     methods = methods_of(points)
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for title in ("checkpoint", "step", *(f"{method} (nat)" for method in methods)):
-        table.add_column(title, justify="left" if title == "checkpoint" else "right", no_wrap=True)
+    titles = ("checkpoint", "step", *(f"{method} (nat)" for method in methods))
+    rows = table(titles, of="log-volumes along the trajectory", justify="right")
     for point in points:
         cells = []
         for method in methods:
             result = None if point.study is None else point.study.results.get(method)
             cells.append("–" if result is None or result.failure else log_volume_cell(result))
-        table.add_row(point.checkpoint.name, "–" if point.step is None else f"{point.step:,}", *cells)
-    parts: list[RenderableType] = [Text("log-volumes along the trajectory", style="bold"), table]
+        rows.add(point.checkpoint.name, "–" if point.step is None else f"{point.step:,}", *cells)
+    parts: list[RenderableType] = [Text("log-volumes along the trajectory", style="bold"), rows]
     words = "! marks a number that is a bound or carries a caution"
     parts.append(Text(f"{RULE}; {words}; probes and directions have the same seeds at all checkpoints", style="dim"))
     results = [r for p in points if p.study for r in p.study.results.values() if not r.failure]

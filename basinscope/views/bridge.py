@@ -12,6 +12,7 @@ from rich.padding import Padding
 
 from basinscope.terminal import Text, written
 from basinscope.views.layout import NONE, finite, formatted, plain, table
+from basinscope.views.sheet import Column, Sheet
 from spectra.estimate import Estimate, independent
 from spectra.interval import RULE, half_width, with_ends, with_error
 from volume.bridge import ORIGIN, BridgeResult, BridgeVolume, bridge_cautions
@@ -144,9 +145,9 @@ def _partial(result: BridgeResult) -> BridgeResult | None:
 
 def _answers(result: BridgeResult, unit: str) -> Padding:
     titles = (f"cutoff T ({unit})", "log V (nat)", "log10 V", "bits", "slope d log V / d log T", "draws below")
-    found = table(titles, padding=3)
+    found = table(titles, of="log-volumes", padding=3)
     for volume in result.volumes:
-        found.add_row(
+        found.add(
             f"{volume.cutoff:g}",
             with_ends(volume.log_volume, volume.mass.interval()),
             f"{volume.log_volume / math.log(10.0):,.1f}",
@@ -159,20 +160,17 @@ def _answers(result: BridgeResult, unit: str) -> Padding:
 
 def _curve(result: BridgeResult, unit: str) -> Padding:
     titles = (f"across cutoffs ({unit})", "log V (nat)", "slope")
-    found = table(titles, padding=3, justify="right", no_wrap=True)
+    found = table(titles, of="log-volumes across cutoffs", padding=3, justify="right")
     for volume in result.curve(SHOWN):
         masses, slopes = volume.mass.interval(), volume.rise.interval()
-        found.add_row(f"{volume.cutoff:.3g}", with_ends(volume.log_volume, masses), with_ends(volume.slope, slopes))
+        found.add(f"{volume.cutoff:.3g}", with_ends(volume.log_volume, masses), with_ends(volume.slope, slopes))
     return Padding(found, (0, 0, 1, 0))
 
 
 def _checks(result: BridgeResult) -> RenderableType:
-    found = table([], padding=3)
-    found.show_header = False
-    found.add_column("check", no_wrap=True)
-    found.add_column("value")
-    for name, value in _check_rows(result):
-        found.add_row(name, value)
+    found = Sheet("checks", [Column("check"), Column("value", words=True)], header=False, gap=3)
+    for row in _check_rows(result):
+        found.add(*row)
     return found
 
 
@@ -237,10 +235,10 @@ def _unlike(result: BridgeResult, source: Mapping[str, str], other: OtherBridge)
 
 def _difference(result: BridgeResult, source: Mapping[str, str], other: OtherBridge, unit: str) -> Padding:
     titles = (f"cutoff T ({unit})", f"log V less that of {other.name} (nat)", "in standard errors")
-    rows = table(titles, padding=3)
+    rows = table(titles, of=f"differences to {other.name}", padding=3)
     for cutoff, found in _differences(result, other):
         errors = f"{found.value / found.standard_error:+.1f}" if found.standard_error > 0.0 else NONE
-        rows.add_row(f"{cutoff:.3g}", with_ends(found.value, found.interval()), errors)
+        rows.add(f"{cutoff:.3g}", with_ends(found.value, found.interval()), errors)
     unlike = [f"{name} {a} here and {b} there" for name, (a, b) in _unlike(result, source, other).items()]
     words = f"they are not of the same: {'; '.join(unlike)}" if unlike else "both are of the same"
     return Padding(Group(rows, Text(words, style="yellow" if unlike else "dim")), (1, 0, 1, 0))

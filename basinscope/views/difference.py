@@ -104,11 +104,13 @@ def _obstacle(first: StoredSpectrum, second: StoredSpectrum) -> str:
 
 def difference_table(result: Difference, first: Path, second: Path) -> Group:
     """A difference of the spectra of two files laid out for a terminal."""
-    found = table(("", first.name, second.name, "difference"), padding=3)
+    found = table(
+        ("quantity", first.name, second.name, "difference"), of=f"{first.name} minus {second.name}", padding=3
+    )
     cautions: dict[str, list[str]] = {}
     for name, row in result.rows.items():
         cells = ("undefined" if one is None else with_ends(one.value, one.interval()) for one in row)
-        found.add_row(Text(name), *cells)
+        found.add(name, *cells)
         for caution in row[2].cautions if row[2] is not None else ():
             cautions.setdefault(caution, []).append(name)
     lines = [Text(f"{RULE}; {result.reason}", style="dim")]
@@ -244,14 +246,13 @@ def _paired_error(left: VolumeEstimate, right: VolumeEstimate) -> float:
 
 def volume_difference_table(found: tuple[VolumeDifference, ...], first: str, second: str) -> Group:
     """Differences of the studies of two names laid out for a terminal."""
-    rows = table(["method"], padding=3)
-    for title in (first, second, "difference (nat)"):
-        rows.add_column(title, justify="right")
+    titles = ("method", *(f"{name} (nat)" for name in (first, second, "difference")))
+    rows = table(titles, of=f"log-volume of {first} minus that of {second}", padding=3, justify="right")
     for row in found:
         value, half = row.estimate.value, row.half_width
         text = with_ends(value, row.estimate.interval()) if half > 0.0 else f"{value:.2f}"
         mark = " !" if row.estimate.cautions else ""
-        rows.add_row(row.method, f"{row.first:.2f}", f"{row.second:.2f}", text + mark)
+        rows.add(row.method, f"{row.first:.2f}", f"{row.second:.2f}", text + mark)
     lines = [Text(f"{row.method}: {row.statement} ({row.reason})") for row in found]
     heading = Text(f"log-volume of {first} minus that of {second}", style="bold")
     return Group(heading, rows, Text(RULE, style="dim"), *lines)

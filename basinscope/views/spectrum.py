@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from rich.console import Group, RenderableType
 from rich.padding import Padding
-from rich.table import Table
 
 from basinscope.terminal import Text, written
 from basinscope.views.layout import cell, finite, json_estimate, plain, table
+from basinscope.views.sheet import Column, Sheet
 from spectra.density import SpectralDensity, negative_rule
 from spectra.errors import UserError
 from spectra.estimate import Estimate
@@ -309,7 +309,8 @@ SHOWN_EIGENVALUES = 6
 
 def summary_table(summary: Summary, files: Mapping[str, str], said: Collection[str] = ()) -> Group:
     """A summary laid out for a terminal, without notes that were said already."""
-    parts: list[RenderableType] = [_heading(summary), _figures(summary), _sums(summary)]
+    parts: list[RenderableType] = [_heading(summary), _figures(summary)]
+    parts += [Text(f"below zero: {summary.negative.meaning}"), _sums(summary)]
     if summary.traces:
         parts.append(_layers(summary))
     parts += [Text(reason, style="yellow") for reason in summary.undefined]
@@ -344,11 +345,11 @@ def _how(summary: Summary) -> str:
     )
 
 
-def _figures(summary: Summary) -> Table:
-    found = table(["", "", ""])
-    found.show_header = False
-    for name, value, unit in _figure_rows(summary):
-        found.add_row(Text(name), Text(value), Text(unit, style="dim"))
+def _figures(summary: Summary) -> Sheet:
+    columns = [Column("quantity"), Column("value", words=True), Column("unit")]
+    found = Sheet("numbers that are read first", columns, header=False)
+    for row in _figure_rows(summary):
+        found.add(*row)
     return found
 
 
@@ -370,7 +371,6 @@ def _figure_rows(summary: Summary) -> Iterator[tuple[str, str, str]]:
     if summary.resolution > 0.0:
         known = math.isfinite(summary.resolution)
         yield "resolution near zero", f"{summary.resolution:.2g}" if known else "none: one step", curvature
-    yield "below zero", summary.negative.meaning, ""
 
 
 def _unit(summary: Summary) -> str:
@@ -380,9 +380,9 @@ def _unit(summary: Summary) -> str:
 def _sums(summary: Summary) -> Padding:
     curvature = _unit(summary)
     sums = ("log det(H + cI) (nat)", "log det(I + H/c) (nat)", "effective dimension")
-    found = table((f"shift c ({curvature})", *sums), padding=3)
+    found = table((f"shift c ({curvature})", *sums), of="sums at each shift", padding=3)
     for at in summary.shifts:
-        found.add_row(f"{at.shift:.4g}", cell(at.logdet), cell(at.relative_logdet), cell(at.effective_dimension))
+        found.add(f"{at.shift:.4g}", cell(at.logdet), cell(at.relative_logdet), cell(at.effective_dimension))
     exact = summary.stored.spectrum.density.exact
     about = "" if exact else RULE
     rule = "" if summary.rule == "raise" else f"; negative eigenvalues by the rule '{summary.rule}'"
@@ -392,10 +392,11 @@ def _sums(summary: Summary) -> Padding:
 
 def _layers(summary: Summary) -> Padding:
     curvature = _unit(summary)
-    titles = ("layer", "parameters", f"trace ({curvature})", "largest node", "smallest node")
-    found = table(titles, padding=3)
+    nodes = (f"largest node ({curvature})", f"smallest node ({curvature})")
+    titles = ("layer", "parameters", f"trace ({curvature})", *nodes)
+    found = table(titles, of="layers", padding=3)
     for name, layer in summary.stored.spectrum.layers.items():
         lowest, highest = layer.support
         trace = cell(summary.traces[name])
-        found.add_row(Text(name or "(root)"), f"{layer.size:,}", trace, f"{highest:.4g}", f"{lowest:.4g}")
+        found.add(name or "(root)", f"{layer.size:,}", trace, f"{highest:.4g}", f"{lowest:.4g}")
     return Padding(found, (0, 0, 1, 0))

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
-from rich.table import Table
 
 from basinscope.terminal import Text, written
 from basinscope.views.layout import NONE, finite, formatted, plain, table
+from basinscope.views.sheet import Column, Sheet
 from spectra.interval import RULE, half_width, with_error
 from volume.method_result import MethodResult
 from volume.preconditioners import EXPONENT
@@ -107,13 +107,14 @@ def _sweep_table(sweep: CutoffSweep, unit: str) -> Group:
     parts: list[RenderableType] = []
     titles = (f"cutoff ({unit})", "log V (nat)", "slope", "N_eff / 2", "largest share")
     for method, results in sweep.results.items():
-        found = table(titles, justify="right", no_wrap=True)
+        title = f"{method}, {results[0].kind} across cutoffs"
+        found = table(titles, of=title, justify="right")
         halves, slopes = sweep.half_effective_dimensions(method), sweep.slopes(method)
         for cutoff, result, slope, half in zip(sweep.cutoffs, results, slopes, halves, strict=True):
             share = NONE if result.sampled is None else f"{result.sampled.largest_share:.0%}"
             numbers = (formatted(float(one), ".4g") for one in (slope, half))
-            found.add_row(f"{cutoff:.3g}", log_volume_cell(result), *numbers, share)
-        parts += [Text(f"{method}, {results[0].kind} across cutoffs", style="bold"), found]
+            found.add(f"{cutoff:.3g}", log_volume_cell(result), *numbers, share)
+        parts += [Text(title, style="bold"), found]
     words = (
         "slope is d log V / d log T: n/2 for a quadratic under Lebesgue measure; N_eff / 2 is the curvature's share of "
         "it under a Gaussian prior, and the pull towards the prior's centre makes the rest"
@@ -122,24 +123,22 @@ def _sweep_table(sweep: CutoffSweep, unit: str) -> Group:
 
 
 _COLUMNS = (
-    ("method", "left"),
-    ("of", "left"),
-    ("log V (nat)", "right"),
-    ("log10 V", "right"),
-    ("at least\n(95 %)", "right"),
-    ("largest\nshare", "right"),
-    ("effective\nsamples", "right"),
-    ("evals per\ndirection", "right"),
-    ("derived\nk", "right"),
-    ("effective\ndimension", "right"),
+    Column("method"),
+    Column("of"),
+    Column("log V (nat)", "right"),
+    Column("log10 V", "right"),
+    Column("at least (95 %)", "right"),
+    Column("largest share", "right"),
+    Column("effective samples", "right"),
+    Column("evals per direction", "right"),
+    Column("derived k", "right"),
+    Column("effective dimension", "right"),
 )
-# Narrower pages get two tables: what the volume is, and what it rests on.
-_WIDE, _SPLIT = 108, 5
 
 
-def study_table(study: VolumeStudy, files: Mapping[str, str], width: int = _WIDE) -> Group:
-    """A study laid out for a page of so many characters; ``files`` says what was written where, by kind."""
-    parts: list[RenderableType] = [_heading(study), *_tables(study, width), _caption(study)]
+def study_table(study: VolumeStudy, files: Mapping[str, str]) -> Group:
+    """A study laid out for a terminal; ``files`` says what was written where, by kind."""
+    parts: list[RenderableType] = [_heading(study), Padding(_rows(study), (1, 0, 0, 0)), _caption(study)]
     for method, result in study.results.items():
         style = "" if result.trusted else "yellow"
         parts.append(Text.assemble((method, "bold"), (f": {result.verdict}", style)))
@@ -169,20 +168,10 @@ def _prior(study: VolumeStudy) -> str:
     return known[0] if known else study.settings.prior
 
 
-def _tables(study: VolumeStudy, width: int) -> list[RenderableType]:
-    every = range(len(_COLUMNS))
-    parts = [every] if width >= _WIDE else [every[:_SPLIT], [0, *every[_SPLIT:]]]
-    return [Padding(_rows(study, part), (1, 0, 0, 0)) for part in parts]
-
-
-def _rows(study: VolumeStudy, columns: Sequence[int]) -> Table:
-    found = table([], padding=1)
-    for column in columns:
-        title, justify = _COLUMNS[column]
-        found.add_column(title, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+def _rows(study: VolumeStudy) -> Sheet:
+    found = Sheet("log-volumes", list(_COLUMNS), gap=1)
     for result in study.results.values():
-        cells = _cells(result)
-        found.add_row(*(cells[column] for column in columns))
+        found.add(*_cells(result))
     return found
 
 
