@@ -1,5 +1,6 @@
 import inspect
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -124,7 +125,10 @@ def test_the_plan_and_its_memory_are_said_before_the_computing(
     monkeypatch.setattr("basinscope.runs.spectrum.compute_spectrum", watched)
     assert spectrum("--reorthogonalise", "full", "--deflate", "4", *extra) == 0
     # 8 probes of 12 steps, and a block of two for 2 + 4 steps.
-    assert before[0].startswith("plan: slq route, 108 products; full reorthogonalisation, the basis takes ")
+    assert re.match(
+        r"plan: slq route, 108 products, about 1 s at [\d.]+ ms each; full reorthogonalisation, the basis takes ",
+        before[0],
+    )
     assert "a Krylov space of dimension 4 is treated exactly, probes sample its complement" in before[0]
     assert before[0].count("\n") == 1
     captured = capsys.readouterr()
@@ -150,7 +154,8 @@ def test_a_resumed_run_says_what_is_kept(spectrum: Run, tmp_path: Path, capsys: 
     assert spectrum("--probes", "2", "--output", output) == 0
     capsys.readouterr()
     assert spectrum("--probes", "4", "--output", output, "--resume") == 0
-    assert "2 of 4 probes are stored and kept" in capsys.readouterr().err
+    # The two probes left, of 12 steps each; what is stored is no part of what is to come.
+    assert "2 of 4 probes are stored and kept; 24 products, about 1 s at" in capsys.readouterr().err
     assert spectrum("--probes", "4", "--output", output, "--resume") == 0
     captured = capsys.readouterr()
     assert captured.err == ""  # nothing is computed
@@ -254,7 +259,8 @@ def test_an_interruption_says_what_is_saved_and_can_be_resumed(
     def interrupted(*arguments: Any, on_block: Callable[[Spectrum], None], **rest: Any) -> Spectrum:
         def stop(partial: Spectrum) -> None:
             on_block(partial)
-            raise KeyboardInterrupt
+            if partial.density.runs.probes:
+                raise KeyboardInterrupt
 
         return compute.compute_spectrum(*arguments, on_block=stop, **rest)
 
@@ -405,3 +411,56 @@ def test_help_needs_neither_torch_nor_scipy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.rstrip().endswith("[]")
     assert "--operator" in done.stdout
+
+
+def ended_after_deflation(spectrum: Run, monkeypatch: pytest.MonkeyPatch, *options: str | Path) -> None:
+    """A run that is interrupted when the deflation is done."""
+
+    def interrupted(*arguments: Any, on_block: Callable[[Spectrum], None], **rest: Any) -> Spectrum:
+        def stop(partial: Spectrum) -> None:
+            on_block(partial)
+            raise KeyboardInterrupt
+
+        return compute.compute_spectrum(*arguments, on_block=stop, **rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("basinscope.runs.spectrum.compute_spectrum", interrupted)
+        patch.setattr("basinscope.runs.spectrum.LOOK_FROM", 0.0)
+        assert spectrum(*options) == 130
+
+
+def test_the_deflation_is_kept_and_shown_as_what_it_is(
+    spectrum: Run,
+    checkpoint: Path,
+    tiny: ModuleType,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    after_deflation = tmp_path / "s.h5"
+    ended_after_deflation(spectrum, monkeypatch, "--deflate", "16", "--output", after_deflation)
+    exact = torch.linalg.eigvalsh(dense_hessian(tiny, checkpoint)).numpy()
+    _, look, said = capsys.readouterr().err.splitlines()
+    assert look.startswith(f"first look, 16 of 50 dimensions: largest eigenvalues {exact[-1]:.4g}, ")
+    assert f"the deflation, with the largest eigenvalues, is saved in {after_deflation}; go on with" in said
+    assert main(["show", str(after_deflation), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["complete"], found["probes_done"], found["logdets"]) == (False, 0, [])
+    assert found["eigenvalues"][0]["value"] == pytest.approx(exact[-1], rel=1e-5)
+    for name in ("trace", "frobenius_norm"):
+        assert found[name]["standard_error"] is None
+        assert found[name]["cautions"] == [
+            "no probe is done yet: the part of the 16 deflated of 50 dimensions alone, what is missing unknown"
+        ]
+    low, high = found["frobenius_norm"]["interval95"]
+    assert found["frobenius_norm"]["value"] == low < np.linalg.norm(exact) * (1 + 1e-5)
+    assert high is None
+    assert main(["show", str(after_deflation)]) == 0
+    shown = capsys.readouterr().out
+    assert "16 dimensions without sampling, then 0 of 8 probes so far" in shown
+    assert "log det" not in shown
+    assert main(["plot", str(after_deflation), "--output", str(tmp_path / "plot.svg")]) == 0
+    assert "the 16 deflated of 50 dimensions alone: no probes yet" in (tmp_path / "plot.svg").read_text()
+    assert spectrum("--deflate", "16", "--output", after_deflation, "--resume") == 0
+    assert spectrum("--deflate", "16", "--output", tmp_path / "whole.h5") == 0
+    assert datasets(after_deflation) == datasets(tmp_path / "whole.h5")
