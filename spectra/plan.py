@@ -79,7 +79,7 @@ def plan_route(operator: SymmetricOperator, settings: SpectrumSettings) -> Plan:
     if settings.engine == "pyhessian":
         steps = min(settings.steps, operator.size)
         return Plan("pyhessian", 0, "full", settings.probes * steps, ("computed through PyHessian's own Lanczos",))
-    sampled = sampled_plan(operator, settings) if settings.engine in ("auto", "slq") else None
+    sampled = _yardstick(operator, settings) if settings.engine in ("auto", "slq") else None
     if settings.engine in ("auto", "gram"):
         gram = _gram_plan(operator, settings, sampled)
         if gram is not None:
@@ -90,6 +90,15 @@ def plan_route(operator: SymmetricOperator, settings: SpectrumSettings) -> Plan:
             return dense
     assert sampled is not None
     return sampled
+
+
+def _yardstick(operator: SymmetricOperator, settings: SpectrumSettings) -> Plan:
+    """The plan of sampling, or, where there is no room for what is to be deflated and no need, what it would take."""
+    asked = settings.probes * min(settings.steps, operator.size) + _krylov(max(settings.deflate, 0) // KRYLOV_BLOCK)
+    no_room = settings.deflate > most_deflated(operator, settings)
+    if settings.engine == "slq" or not no_room or operator.size > asked:
+        return sampled_plan(operator, settings)
+    return replace(sampled_plan(operator, replace(settings, deflate=0)), products=asked)
 
 
 def _gram_plan(operator: SymmetricOperator, settings: SpectrumSettings, sampled: Plan | None) -> Plan | None:

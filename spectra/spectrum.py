@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +16,9 @@ from spectra.files import Provenance, Result
 from spectra.words import ENGINES, OPERATORS, REORTHOGONALISATIONS, curvature_unit, operator_title
 
 Array = NDArray[np.float64]
+# A Krylov space of 20 and 8 products, then 4 probes of 8 steps: 60 products. Fewer probes leave the trace's error
+# itself unknown, more steps say nothing of the trace.
+QUICK = {"probes": 4, "steps": 8, "deflate": 20}
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,27 @@ class SpectrumSettings:
         require_counts(self, {"probes": 1, "steps": 1, "block": 0, "memory": 1, "deflate": -1, "seed": 0, "top": 0})
         if self.keep_vectors and not self.top:
             raise UserError("keep_vectors needs top, the number of eigenpairs (--keep-vectors needs --top K)")
+
+    @property
+    def rough(self) -> bool:
+        """Whether there are so few Lanczos steps as ``quick`` takes."""
+        return self.steps <= QUICK["steps"]
+
+    def quick(self) -> SpectrumSettings:
+        """These settings with about 60 products, for a rough first answer; a number of probes that was named stays.
+
+        Raises:
+            UserError: if steps or the deflation were named, for these it chooses itself.
+
+        >>> found = SpectrumSettings().quick()
+        >>> found.probes, found.steps, found.deflate
+        (4, 8, 20)
+        """
+        default = SpectrumSettings
+        if (self.steps, self.deflate) != (default.steps, default.deflate):
+            raise UserError("--quick chooses --steps and --deflate itself: leave them out")
+        probes = QUICK["probes"] if self.probes == default.probes else self.probes
+        return replace(self, probes=probes, steps=QUICK["steps"], deflate=QUICK["deflate"])
 
     def as_dict(self) -> dict[str, str | int | bool]:
         """Plain values by name, for the store."""

@@ -73,6 +73,9 @@ def spectrum(
         ),
     ] = 0,
     keep_vectors: Annotated[bool, typer.Option("--keep-vectors", help="Keep the eigenvectors of --top too.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A rough answer in about 60 products: few probes of few steps.")
+    ] = False,
     probes: Annotated[int, typer.Option(help="Number of probe vectors.", rich_help_panel=_METHOD)] = 8,
     steps: Annotated[int, typer.Option(help="Lanczos steps a probe.", rich_help_panel=_METHOD)] = 64,
     deflate: Annotated[
@@ -166,6 +169,7 @@ def spectrum(
     request = Request(
         checkpoint=checkpoint,
         settings=settings,
+        quick=quick,
         machine=machine,
         task=task,
         cost=cost,

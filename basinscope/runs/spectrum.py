@@ -21,6 +21,11 @@ from spectra.spectrum import Spectrum, SpectrumSettings
 from spectra.store import StoredSpectrum, read_spectrum, write_spectrum
 from spectra.words import COSTS
 
+QUICK_LOOK = (
+    "quick look: rough, by few probes and steps; more probes of this kind with --quick --probes N --resume, a finer "
+    "spectrum without --quick in a file of its own"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request(CheckpointRequest):
@@ -28,9 +33,11 @@ class Request(CheckpointRequest):
 
     Attributes:
         settings: settings of the spectrum; its memory is the machine's.
+        quick: whether a rough answer of about 60 products is wanted.
     """
 
     settings: SpectrumSettings
+    quick: bool = False
 
 
 def run_spectrum(
@@ -53,6 +60,8 @@ def run_spectrum(
         LostRankError: if another rank of several has died, saying the same.
     """
     settings = replace(request.settings, memory=request.machine.memory)
+    if request.quick:
+        settings = settings.quick()
     request = replace(request, settings=settings)
     stored = _earlier(request)
     session = Session(request.checkpoint, request.task, request.machine)
@@ -77,6 +86,8 @@ def run_spectrum(
         seconds = seconds_a_product(known)
         announce(announcement(known, resume, seconds))
         keeper.looks &= not seconds * known.left(resume) < LOOK_FROM
+        if request.quick and known.plan.route == "slq":
+            announce(QUICK_LOOK)
         if known.need is not None and (line := memory_line(known.need)):
             announce(line)
         spectrum = compute_spectrum(

@@ -348,7 +348,8 @@ def _how(summary: Summary) -> str:
     captured = spectrum.density.deflation.captured
     deflated = f"{captured} dimensions without sampling, then " if captured else ""
     return (
-        f"{spectrum.route}: {deflated}{probes} of {counted(spectrum.density.runs.steps, 'step')}, "
+        f"{spectrum.route}: {deflated}{probes} of {counted(spectrum.density.runs.steps, 'step')}"
+        f"{' (rough)' if spectrum.settings.rough else ''}, "
         f"{counted(spectrum.products, 'product')} by {spectrum.strategy}, seed {spectrum.settings.seed}"
     )
 

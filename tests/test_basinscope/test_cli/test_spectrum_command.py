@@ -464,3 +464,72 @@ def test_the_deflation_is_kept_and_shown_as_what_it_is(
     assert spectrum("--deflate", "16", "--output", after_deflation, "--resume") == 0
     assert spectrum("--deflate", "16", "--output", tmp_path / "whole.h5") == 0
     assert datasets(after_deflation) == datasets(tmp_path / "whole.h5")
+
+
+def test_top_eigenpairs_are_kept_shown_and_those_of_the_dense_hessian(
+    spectrum: Run, checkpoint: Path, tiny: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    matrix, output = dense_hessian(tiny, checkpoint).numpy(), tmp_path / "s.h5"
+    exact = np.linalg.eigvalsh(matrix)
+    options = ("--output", output, "--dtype", "float64", "--json")
+    assert spectrum(*options) == 0
+    assert printed(capsys)["top"] is None
+    # A complete file is given what it lacks, and then nothing more is computed.
+    assert spectrum(*options, "--resume", "--top", "4", "--keep-vectors") == 0
+    captured = capsys.readouterr()
+    assert "and those of the top eigenpairs, at least " in captured.err
+    top = json.loads(captured.out)["top"]
+    expected = [*exact[::-1][:4], *exact[:4]]
+    assert [pair["value"] for pair in top["pairs"]] == pytest.approx(expected, rel=1e-8)
+    assert all(pair["converged"] for pair in top["pairs"])
+    stored = read_spectrum(output).spectrum
+    assert stored.top is not None
+    for number, value in enumerate(expected):
+        vector = np.concatenate([part.ravel() for part in stored.eigenvector(number).values()])
+        # A vector is known to the root of what its value is.
+        assert np.allclose(matrix @ vector, value * vector, atol=1e-6)
+    assert spectrum(*options, "--resume", "--top", "3") == 0
+    assert capsys.readouterr().err == ""
+    assert main(["show", str(output)]) == 0
+    shown = capsys.readouterr().out
+    assert f"largest 1      {exact[-1]:.6g}" in shown
+    assert f"below zero 1   {exact[0]:.6g}" in shown
+    assert "8 of 8 pairs converged" in shown
+
+
+def test_more_eigenpairs_than_parameters_or_vectors_of_none_are_refused(
+    spectrum: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert spectrum("--top", "51") == 2
+    assert capsys.readouterr().err == "--top must be at most the 50 parameters, got 51\n"
+    assert spectrum("--keep-vectors") == 2
+    assert "--keep-vectors needs --top K" in capsys.readouterr().err
+
+
+def test_a_quick_look_takes_60_products_and_says_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digits = Path(__file__).parents[3] / "data" / "digits_mlp" / "clean_seed0_step00640.pt"
+    words = ["spectrum", str(digits), "--strategy", "double-backward", "--output", str(tmp_path / "q.h5")]
+    assert main([*words, "--quick"]) == 0
+    captured = capsys.readouterr()
+    plan, look = captured.err.splitlines()
+    assert plan.startswith("plan: slq route, 60 products, about ")
+    assert look.startswith("quick look: rough")
+    assert "4 probes of 8 steps (rough), 60 products" in captured.out
+    trace = read_spectrum(tmp_path / "q.h5").spectrum.density.trace()
+    # The trace by 8 probes of 64 steps with 120 dimensions deflated is 4.371 ± 0.042; Student t with 3 degrees of
+    # freedom passes 6 with probability 0.9 %, at a seed that is fixed.
+    assert abs(trace.value - 4.371) < 6.0 * trace.standard_error < 1.0
+    assert main([*words, "--resume"]) == 2
+    assert "holds a quick look of 8 steps a probe, which cannot be made finer" in capsys.readouterr().err
+    assert main([*words, "--resume", "--quick", "--probes", "6"]) == 0
+    assert "4 of 6 probes are stored and kept; 44 products" in capsys.readouterr().err
+    assert main([*words[:4], "--quick", "--steps", "9"]) == 2
+    assert "--quick chooses --steps and --deflate itself" in capsys.readouterr().err
+
+
+def test_a_quick_look_at_a_small_model_is_exact(spectrum: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of 50 parameters 60 products give the whole spectrum, though there is no room to deflate 20 dimensions."""
+    assert spectrum("--engine", "auto", "--steps", "64", "--quick", "--json") == 0
+    assert printed(capsys)["route"] == "dense"
