@@ -58,6 +58,7 @@ def spectrum(
     output: str | Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
+    quick: bool = False,
     progress: Report | None = None,
     **changes: Any,
 ) -> StoredSpectrum:
@@ -69,9 +70,10 @@ def spectrum(
         task: name of the task that makes a landscape of the checkpoint; None for the checkpoint's own.
         cost: name of a cost in place of the task's.
         machine: dtype, device, threads, and the memory, which is taken in place of the settings'.
-        output: HDF5 file that keeps each finished block of probes; None keeps nothing.
+        output: HDF5 file that keeps the deflation and each finished block of probes; None keeps nothing.
         overwrite: whether an existing output may be replaced.
         resume: whether to go on with the output if it exists.
+        quick: whether a rough answer of about 60 products is wanted.
         progress: called with the work done, all work and what is being done.
         **changes: fields of the settings by name, such as ``probes=16``.
 
@@ -100,6 +102,7 @@ def spectrum(
         output=_path(output),
         overwrite=overwrite,
         resume=resume,
+        quick=quick,
         command="basinscope.spectrum from Python",
     )
     with _threads_kept(), reserved_for(request):

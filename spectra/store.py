@@ -17,7 +17,7 @@ import numpy as np
 from spectra.density import SpectralDensity
 from spectra.files import PROVENANCE, TEXTS, Array, Dimension, Part, Provenance, Record, ResultFile, settings
 from spectra.lanczos import Deflation, Tridiagonal
-from spectra.spectrum import Spectrum, SpectrumSettings
+from spectra.spectrum import Spectrum, SpectrumSettings, TopEigenpairs
 from spectra.spectrum import StoredSpectrum as StoredSpectrum
 from spectra.words import curvature_unit, operator_title
 
@@ -27,6 +27,8 @@ _PROBE, _STEP = Dimension("probe", "probe vector"), Dimension("step", "Lanczos s
 _DEFLATED = Dimension("deflated_node", "node of the part known without probes")
 _COARSE = Dimension("coarse_node", "node of that part from fewer steps")
 _EIGENPAIR = Dimension("eigenpair", "converged eigenpair, largest first")
+_END, _VECTOR = Dimension("top_pair", "eigenpair of an end"), Dimension("top_vector", "kept eigenvector of an end")
+_PARAMETER = Dimension("parameter", "parameter")
 
 
 class _Parameters:
@@ -39,6 +41,20 @@ class _Parameters:
     def read(self, group: h5py.Group, _: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
         names, shapes = (TEXTS.read(group, f"parameter_{name}") for name in ("names", "shapes"))
         return tuple(zip(names, (tuple(json.loads(shape)) for shape in shapes), strict=True))
+
+
+class _IfAsked:
+    """A setting that is kept where it is not the default, so that files without it are as those from before it."""
+
+    def __init__(self, kind: type[int]) -> None:
+        self.kind = kind
+
+    def write(self, group: h5py.Group, value: int, name: str) -> None:
+        if value:
+            group.attrs[name] = int(value)
+
+    def read(self, group: h5py.Group, name: str) -> int:
+        return self.kind(group.attrs.get(name, 0))
 
 
 @lru_cache
@@ -69,14 +85,20 @@ def _density(unit: str) -> Record[SpectralDensity]:
 @lru_cache
 def _spectrum(unit: str) -> Record[Spectrum]:
     """How a spectrum whose eigenvalues have some unit is kept; reading asks for none."""
+    top = {
+        "values": Array((_END,), "eigenvalue, the largest first, then those below zero", unit),
+        "residuals": Array((_END,), "norm of H v - l v", unit),
+        "vectors": Array((_VECTOR, _PARAMETER), "eigenvector, in the order of the parameters", "1"),
+    }
     parts: dict[str, Part | None] = {
         "density": None,
-        "settings": settings(SpectrumSettings),
+        "settings": settings(SpectrumSettings, top=_IfAsked(int), keep_vectors=_IfAsked(bool)),
         "parameters": _Parameters(),
         "eigenvalues": Array((_EIGENPAIR,), "eigenvalue", unit),
         "residuals": Array((_EIGENPAIR,), "norm of H q - l q", unit),
         "layers": None,
         "layer_strategies": None,
+        "top": Record(TopEigenpairs, top, prefix="top_", optional="top_asked"),
     }
     return Record(Spectrum, parts)
 

@@ -64,6 +64,18 @@ def spectrum(
     cost: Annotated[str | None, typer.Option(help=f"One of {', '.join(COSTS)}.", show_default="the task's")] = None,
     layers: Annotated[str, typer.Option(help="Parameters to differentiate: patterns, ! excludes.")] = "*",
     per_layer: Annotated[bool, typer.Option("--per-layer", help="Each layer's block too.")] = False,
+    top: Annotated[
+        int,
+        typer.Option(
+            help="Find the K largest eigenpairs one by one, and of a matrix that may have negative eigenvalues up to K "
+            "of the most negative, each with its residual.",
+            metavar="K",
+        ),
+    ] = 0,
+    keep_vectors: Annotated[bool, typer.Option("--keep-vectors", help="Keep the eigenvectors of --top too.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A rough answer in about 60 products: few probes of few steps.")
+    ] = False,
     probes: Annotated[int, typer.Option(help="Number of probe vectors.", rich_help_panel=_METHOD)] = 8,
     steps: Annotated[int, typer.Option(help="Lanczos steps a probe.", rich_help_panel=_METHOD)] = 64,
     deflate: Annotated[
@@ -88,7 +100,14 @@ def spectrum(
         str,
         typer.Option(help="How products are computed; auto times the candidates.", rich_help_panel=MACHINE),
     ] = "auto",
-    block: Annotated[int, typer.Option(help="Probes a pass; a kill loses at most these.", rich_help_panel=MACHINE)] = 8,
+    block: Annotated[
+        int,
+        typer.Option(
+            help="Probes a pass; a kill loses at most these.",
+            show_default="2 on the CPU, 8 elsewhere",
+            rich_help_panel=MACHINE,
+        ),
+    ] = 0,
     dtype: DtypeOption = None,
     device: DeviceOption = None,
     memory: MemoryOption = "4GiB",
@@ -140,6 +159,8 @@ def spectrum(
         block=block,
         layers=layers,
         per_layer=per_layer,
+        top=top,
+        keep_vectors=keep_vectors,
     )
     if not checkpoint.exists():
         raise FileNotFoundError(f"{checkpoint} does not exist")
@@ -148,6 +169,7 @@ def spectrum(
     request = Request(
         checkpoint=checkpoint,
         settings=settings,
+        quick=quick,
         machine=machine,
         task=task,
         cost=cost,

@@ -17,11 +17,17 @@ SAME_COST = 1e-4
 
 
 def check_settings(path: Path, stored: StoredSpectrum, asked: SpectrumSettings) -> None:
-    """Refuse to continue a spectrum under other settings; only the number of probes may grow."""
+    """Refuse to continue a spectrum under other settings; only the probes and the top eigenpairs may grow."""
     before, now = stored.spectrum.settings.as_dict(), asked.as_dict()
     # A strategy that was chosen by timing is kept on resuming; naming the same one is no difference.
     same_strategy = now["strategy"] in ("auto", before["strategy"], stored.spectrum.strategy)
-    allowed = {"probes", "strategy"} if same_strategy else {"probes"}
+    if stored.spectrum.settings.rough and not asked.rough:
+        raise UserError(
+            f"{path} holds a quick look of {before['steps']} steps a probe, which cannot be made finer: compute anew "
+            "with --overwrite or in another file, or give it more probes with --quick --probes N"
+        )
+    # Probes a pass change no more than the last digits.
+    allowed = {"probes", "block", "top", "keep_vectors", *(["strategy"] if same_strategy else [])}
     refuse_differences(path, ((name, before[name], now[name]) for name in now if name not in allowed))
     done = stored.spectrum.density.runs.probes
     if asked.probes < done:

@@ -16,11 +16,13 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 
 from basinscope.terminal import Text, written
+from basinscope.views.eigenpairs import eigenpairs_json, eigenpairs_table
 from basinscope.views.layout import cell, finite, json_estimate, plain, table
 from basinscope.views.sheet import Column, Sheet
 from spectra.density import SpectralDensity, negative_rule
 from spectra.errors import UserError
 from spectra.estimate import Estimate
+from spectra.files import counted
 from spectra.interval import RULE, short
 from spectra.store import StoredSpectrum
 from spectra.words import curvature_unit, operator_title
@@ -150,7 +152,8 @@ def summarise(stored: StoredSpectrum, *, shifts: Sequence[float] = (), rule: str
         The summary.
     """
     density = stored.spectrum.density
-    asked = tuple(shifts) or default_shifts(density, rule)
+    # Of the deflated part alone a log-determinant says nothing.
+    asked = tuple(shifts) or (() if density.unsampled else default_shifts(density, rule))
     return Summary(
         stored=stored,
         rule=rule,
@@ -217,6 +220,9 @@ def _negative(stored: StoredSpectrum) -> Negative:
 def _meaning(density: SpectralDensity, resolved: Estimate, floor: float, converged: bool) -> str:
     """What the negative part says; ``converged`` if some eigenvalue is known to be below zero."""
     lowest, highest = density.support
+    if density.unsampled:
+        seen = f"down to {lowest:.3g}" if lowest < 0.0 else "none"
+        return f"{seen} in the deflated part; no probes yet"
     if lowest >= 0.0:
         return "no eigenvalue below zero was seen"
     if density.operator != "hessian":
@@ -266,6 +272,7 @@ def summary_json(summary: Summary, files: Mapping[str, str]) -> dict[str, Any]:
             _at_shift(at.shift, at.effective_dimension, at.effective_undefined) for at in summary.shifts
         ],
         "eigenvalues": [{"value": finite(value), "residual": finite(error)} for value, error in pairs],
+        "top": eigenpairs_json(spectrum),
         "support": plain(spectrum.density.support),
         "resolution": finite(summary.resolution),
         "negative": {
@@ -310,7 +317,9 @@ SHOWN_EIGENVALUES = 6
 def summary_table(summary: Summary, files: Mapping[str, str], said: Collection[str] = ()) -> Group:
     """A summary laid out for a terminal, without notes that were said already."""
     parts: list[RenderableType] = [_heading(summary), _figures(summary)]
-    parts += [Text(f"below zero: {summary.negative.meaning}"), _sums(summary)]
+    parts += eigenpairs_table(summary.stored.spectrum, _unit(summary))
+    if summary.shifts or not summary.stored.spectrum.density.unsampled:
+        parts += [Text(f"below zero: {summary.negative.meaning}"), _sums(summary)]
     if summary.traces:
         parts.append(_layers(summary))
     parts += [Text(reason, style="yellow") for reason in summary.undefined]
@@ -334,14 +343,15 @@ def _how(summary: Summary) -> str:
     if spectrum.density.exact:
         coarse = spectrum.density.coarseness
         right = f"all eigenvalues, right to {100.0 * coarse:.2g} %" if coarse else "exact"
-        return f"{right}, by the {spectrum.route} route, {spectrum.products:,} products"
+        return f"{right}, by the {spectrum.route} route, {counted(spectrum.products, 'product')}"
     done, asked = spectrum.density.runs.probes, spectrum.settings.probes
-    probes = f"{done} probes" if done >= asked else f"{done} of {asked} probes so far"
+    probes = counted(done, "probe") if done >= asked else f"{done} of {counted(asked, 'probe')} so far"
     captured = spectrum.density.deflation.captured
     deflated = f"{captured} dimensions without sampling, then " if captured else ""
     return (
-        f"{spectrum.route}: {deflated}{probes} of {spectrum.density.runs.steps} steps, "
-        f"{spectrum.products:,} products by {spectrum.strategy}, seed {spectrum.settings.seed}"
+        f"{spectrum.route}: {deflated}{probes} of {counted(spectrum.density.runs.steps, 'step')}"
+        f"{' (rough)' if spectrum.settings.rough else ''}, "
+        f"{counted(spectrum.products, 'product')} by {spectrum.strategy}, seed {spectrum.settings.seed}"
     )
 
 
@@ -368,7 +378,7 @@ def _figure_rows(summary: Summary) -> Iterator[tuple[str, str, str]]:
             yield "their residuals", f"at most {max(spectrum.residuals[: len(shown)]):.1g}", curvature
     lowest, highest = spectrum.density.support
     yield "support of the nodes", f"from {lowest:.4g} to {highest:.4g}", curvature
-    if summary.resolution > 0.0:
+    if summary.resolution > 0.0 and not spectrum.density.unsampled:
         known = math.isfinite(summary.resolution)
         yield "resolution near zero", f"{summary.resolution:.2g}" if known else "none: one step", curvature
 

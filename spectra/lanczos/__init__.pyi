@@ -1,5 +1,8 @@
 from .eigenpairs import Eigenpairs as Eigenpairs
 from .eigenpairs import top_eigenpairs as top_eigenpairs
+from .ends import end_eigenpairs as end_eigenpairs
+from .ends import ends_bytes as ends_bytes
+from .ends import least_products as least_products
 from .integration import Deflation as Deflation
 from .integration import Function as Function
 from .integration import moved_by as moved_by
