@@ -54,7 +54,7 @@ def run_spectrum(
     settings = replace(request.settings, memory=request.machine.memory)
     request = replace(request, settings=settings)
     stored = _earlier(request)
-    session = Session(request.checkpoint, request.task, request.machine)
+    session = Session(request.checkpoint, request.task, request.machine, request.reading)
     landscape = session.own()
     if request.cost is not None:
         one_of("--cost", request.cost, COSTS)
