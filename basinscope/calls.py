@@ -30,6 +30,7 @@ from basinscope.runs import (
 from basinscope.tasks import task_files
 from comparisons.evidence import EvidenceSettings
 from comparisons.measures import measures_named
+from spectra.checkpoint import Reading, located
 from spectra.errors import UserError, UserTypeError
 from spectra.landscape import Landscape
 from spectra.spectrum import SpectrumSettings
@@ -55,6 +56,7 @@ def spectrum(
     task: str | None = None,
     cost: str | None = None,
     machine: Machine | None = None,
+    reading: Reading | None = None,
     output: str | Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
@@ -65,11 +67,12 @@ def spectrum(
     """The eigenvalue spectrum of a Hessian, Gauss-Newton or Fisher matrix, as ``basinscope spectrum`` computes it.
 
     Args:
-        source: path of a checkpoint, or a landscape of your own.
+        source: path of a checkpoint (or its name in the Hugging Face cache), or a landscape of your own.
         settings: operator, probes, steps and the rest of what decides the numbers.
         task: name of the task that makes a landscape of the checkpoint; None for the checkpoint's own.
         cost: name of a cost in place of the task's.
         machine: dtype, device, threads, and the memory, which is taken in place of the settings'.
+        reading: which weights of the file, under which names, and whether its pickled code may run.
         output: HDF5 file that keeps the deflation and each finished block of probes; None keeps nothing.
         overwrite: whether an existing output may be replaced.
         resume: whether to go on with the output if it exists.
@@ -97,6 +100,7 @@ def spectrum(
         checkpoint=_source(source),
         settings=asked,
         machine=machine or Machine(memory=asked.memory),
+        reading=reading or Reading(),
         task=task,
         cost=cost,
         output=_path(output),
@@ -117,6 +121,7 @@ def volume(
     validation_task: str | None = None,
     cost: str | None = None,
     machine: Machine | None = None,
+    reading: Reading | None = None,
     output: str | Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
@@ -126,13 +131,14 @@ def volume(
     """The volume of the basin around a checkpoint by several methods, as ``basinscope volume`` estimates it.
 
     Args:
-        source: path of a checkpoint, or a landscape of your own.
+        source: path of a checkpoint (or its name in the Hugging Face cache), or a landscape of your own.
         settings: methods, cutoff, prior and the rest of what decides the numbers.
         task: name of the task that makes a landscape of the checkpoint; None for the checkpoint's own.
         validation_task: name of the task of the data that basins are measured on; None for the task's held-out rows.
         cost: ``kl`` (divergence from the checkpoint's outputs) or ``task``; None for kl where the model has outputs
             of a classifier.
         machine: dtype, device, memory and threads.
+        reading: which weights of the file, under which names, and whether its pickled code may run.
         output: HDF5 file that keeps each finished block of directions; None keeps nothing.
         overwrite: whether an existing output may be replaced.
         resume: whether to go on with the output if it exists.
@@ -155,6 +161,7 @@ def volume(
         preconditioner=None if asked.preconditioner == VolumeSettings.preconditioner else asked.preconditioner,
         validation_task=validation_task,
         machine=machine or Machine(),
+        reading=reading or Reading(),
         task=task,
         cost=cost,
         output=_path(output),
@@ -174,6 +181,7 @@ def bridge(
     task: str | None = None,
     cost: str | None = None,
     machine: Machine | None = None,
+    reading: Reading | None = None,
     output: str | Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
@@ -183,12 +191,13 @@ def bridge(
     """The ground truth of a basin's volume by a ladder of Markov chains, as ``basinscope bridge`` measures it.
 
     Args:
-        source: path of a checkpoint, or a landscape of your own.
+        source: path of a checkpoint (or its name in the Hugging Face cache), or a landscape of your own.
         settings: cutoffs, target, chains and draws.
         prior: ``gaussian``, ``gaussian:S`` (standard deviation S) or ``init``.
         task: name of the task that makes a landscape of the checkpoint; None for the checkpoint's own.
         cost: ``kl`` or ``task``; None for kl where the model has outputs of a classifier.
         machine: dtype, device, memory and threads.
+        reading: which weights of the file, under which names, and whether its pickled code may run.
         output: HDF5 file that keeps each finished rung; None keeps nothing.
         overwrite: whether an existing output may be replaced.
         resume: whether to go on with the output if it exists.
@@ -208,6 +217,7 @@ def bridge(
         settings=_changed(settings or BridgeSettings(), changes),
         prior=prior,
         machine=machine or Machine(),
+        reading=reading or Reading(),
         task=task,
         cost=cost,
         output=_path(output),
@@ -231,6 +241,7 @@ def compare(
     reuse: str | Path | Sequence[str | Path] = (),
     jobs: int = 1,
     machine: Machine | None = None,
+    reading: Reading | None = None,
     output: str | Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
@@ -249,6 +260,7 @@ def compare(
         reuse: files of spectra and volumes to take evidence from where it fits.
         jobs: number of checkpoints examined at once, each in a process of its own.
         machine: dtype, device, memory and threads.
+        reading: which weights of the file, under which names, and whether its pickled code may run.
         output: HDF5 file that keeps each finished checkpoint; None keeps nothing.
         overwrite: whether an existing output may be replaced.
         resume: whether to skip checkpoints that the output holds.
@@ -277,6 +289,7 @@ def compare(
         reuse=tuple(map(Path, _listed(reuse))),
         jobs=jobs,
         machine=machine or Machine(),
+        reading=reading or Reading(),
         task=task,
         output=_path(output),
         overwrite=overwrite,
@@ -306,6 +319,7 @@ def audit(
     truth: str | None = None,
     task: str | None = None,
     machine: Machine | None = None,
+    reading: Reading | None = None,
     output: str | Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
@@ -330,6 +344,7 @@ def audit(
         truth: nats and their standard error as ``-1300:5``, a bridge file, ``bridge`` or ``bridge-star``.
         task: name of the task that makes a landscape of the checkpoint; None for the checkpoint's own.
         machine: dtype, device, memory and threads.
+        reading: which weights of the file, under which names, and whether its pickled code may run.
         output: HDF5 file that keeps each finished row; None keeps nothing.
         overwrite: whether an existing output may be replaced.
         resume: whether to keep the rows that the output has.
@@ -356,6 +371,7 @@ def audit(
         prior=prior,
         truth=truth,
         machine=machine or Machine(),
+        reading=reading or Reading(),
         task=task,
         output=_path(output),
         overwrite=overwrite,
@@ -372,10 +388,7 @@ def _source(source: Source) -> Path | Landscape:
         return source
     if not isinstance(source, str | Path):
         raise UserTypeError(f"a source must be the path of a checkpoint or a Landscape, got {type(source).__name__}")
-    path = Path(source)
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
-    return path
+    return located(Path(source))
 
 
 def _path(path: str | Path | None) -> Path | None:

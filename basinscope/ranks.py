@@ -213,7 +213,7 @@ def common(provenance: Provenance, stored: str) -> Provenance:
     from spectra.ranks import Ranks
 
     ranks = Ranks.current()
-    ranks.require_same("checkpoint", provenance.checkpoint_sha256)
+    ranks.require_same("checkpoint", f"{provenance.checkpoint_sha256} {provenance.checkpoint_weights}".strip())
     ranks.require_same("task, cost and dtype", f"{provenance.task}, {provenance.cost}, {provenance.dtype}")
     ranks.require_same(STORED, stored)
     created, device = ranks.texts(provenance.created)[0], ranks.texts(provenance.device)[0]

@@ -15,12 +15,16 @@ from basinscope.cli.options import (
     DeviceOption,
     DtypeOption,
     JsonOption,
+    KeyOption,
     MemoryOption,
     OverwriteOption,
     PlotOption,
+    StripPrefixOption,
     ThreadsOption,
+    TrustPickleOption,
     command_line,
     machine_of,
+    reading_of,
 )
 from basinscope.terminal import emit, show
 from spectra.errors import UserError
@@ -99,6 +103,9 @@ def bridge(
     device: DeviceOption = None,
     memory: MemoryOption = "4GiB",
     threads: ThreadsOption = None,
+    key: KeyOption = None,
+    strip_prefix: StripPrefixOption = None,
+    trust_pickle: TrustPickleOption = False,
     plot: PlotOption = None,
     overwrite: OverwriteOption = False,
     resume: Annotated[
@@ -140,6 +147,7 @@ def bridge(
         task=task,
         cost=cost,
         machine=machine,
+        reading=reading_of(key, strip_prefix, trust_pickle),
         plot=plot,
         overwrite=overwrite,
         resume=resume,

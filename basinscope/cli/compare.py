@@ -17,13 +17,17 @@ from basinscope.cli.options import (
     DeviceOption,
     DtypeOption,
     JsonOption,
+    KeyOption,
     MemoryOption,
     OutputOption,
     OverwriteOption,
     PlotOption,
+    StripPrefixOption,
     ThreadsOption,
+    TrustPickleOption,
     command_line,
     machine_of,
+    reading_of,
 )
 from basinscope.outputs import reserved
 from basinscope.tasks import OPTIONS_HELP
@@ -105,6 +109,9 @@ def compare(
     device: DeviceOption = None,
     memory: MemoryOption = "4GiB",
     threads: ThreadsOption = None,
+    key: KeyOption = None,
+    strip_prefix: StripPrefixOption = None,
+    trust_pickle: TrustPickleOption = False,
     invariance: Annotated[
         bool,
         typer.Option(
@@ -156,12 +163,14 @@ def compare(
         probes=probes, steps=steps, cutoff=cutoff, directions=directions, k=k, budget=budget, seed=seed
     )
     from basinscope.runs import CompareRequest
+    from spectra.checkpoint import cached
 
     request = CompareRequest(
-        checkpoints=tuple(dict.fromkeys(checkpoints)),
+        checkpoints=tuple(dict.fromkeys(cached(path) or path for path in checkpoints)),
         measures=_measures(measures),
         settings=settings,
         machine=machine,
+        reading=reading_of(key, strip_prefix, trust_pickle),
         task=task,
         held_out_task=held_out_task,
         initial=initial,
@@ -252,7 +261,7 @@ def _check_column(request: CompareRequest, option: str, name: str) -> None:
     known = dict.fromkeys((*TARGETS, *measured))
     for path in request.files:
         try:
-            entries = hyperparameters(read_checkpoint(path))
+            entries = hyperparameters(read_checkpoint(path, request.reading))
         except (OSError, UserError):  # said when its turn comes, and the others go on
             continue
         if name in entries:

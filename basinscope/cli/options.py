@@ -14,9 +14,10 @@ from spectra.words import DTYPES
 
 if TYPE_CHECKING:
     from basinscope.runs import Machine
+    from spectra.checkpoint import Reading
 
 # Panels of the help.
-MACHINE, RESULT = "Machine", "Result"
+MACHINE, RESULT, READING = "Machine", "Result", "Checkpoint file"
 # Below this not even one small network's graph fits, and the unit was surely forgotten.
 LEAST_MEMORY = 10**6
 
@@ -44,6 +45,39 @@ PlotOption = Annotated[Path | None, typer.Option(help="Figure to write: .png, .p
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.", rich_help_panel=RESULT)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+KeyOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the weights lie in the file, such as ema_state_dict or state.model.",
+        show_default="the only weights in it",
+        rich_help_panel=READING,
+    ),
+]
+StripPrefixOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What all names begin with and lose, such as model.",
+        show_default="what wrappers put there",
+        rich_help_panel=READING,
+    ),
+]
+TrustPickleOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-pickle",
+        help="Run the file's pickled code where its weights need it; what runs is said first.",
+        rich_help_panel=READING,
+    ),
+]
+
+
+def reading_of(key: str | None, strip_prefix: str | None, trust_pickle: bool) -> Reading:
+    """The reading of a checkpoint that the options of these names ask for."""
+    from spectra.checkpoint import Reading
+
+    return Reading(key=key, strip_prefix=strip_prefix, trust_pickle=trust_pickle)
 
 
 def machine_of(dtype: str | None, device: str | None, memory: str, threads: int | None) -> Machine:

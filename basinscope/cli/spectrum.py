@@ -15,13 +15,17 @@ from basinscope.cli.options import (
     DeviceOption,
     DtypeOption,
     JsonOption,
+    KeyOption,
     MemoryOption,
     OutputOption,
     OverwriteOption,
     PlotOption,
+    StripPrefixOption,
     ThreadsOption,
+    TrustPickleOption,
     command_line,
     machine_of,
+    reading_of,
 )
 from basinscope.tasks import CHECKPOINT_HELP, OPTIONS_HELP
 from basinscope.terminal import emit, show
@@ -112,6 +116,9 @@ def spectrum(
     device: DeviceOption = None,
     memory: MemoryOption = "4GiB",
     threads: ThreadsOption = None,
+    key: KeyOption = None,
+    strip_prefix: StripPrefixOption = None,
+    trust_pickle: TrustPickleOption = False,
     shift: ShiftOption = None,
     negative: NegativeOption = "raise",
     output: OutputOption = None,
@@ -162,15 +169,15 @@ def spectrum(
         top=top,
         keep_vectors=keep_vectors,
     )
-    if not checkpoint.exists():
-        raise FileNotFoundError(f"{checkpoint} does not exist")
     from basinscope.runs import Request, reserved_for
+    from spectra.checkpoint import located
 
     request = Request(
-        checkpoint=checkpoint,
+        checkpoint=located(checkpoint),
         settings=settings,
         quick=quick,
         machine=machine,
+        reading=reading_of(key, strip_prefix, trust_pickle),
         task=task,
         cost=cost,
         output=output,

@@ -20,7 +20,7 @@ from spectra.errors import UserError, out_of_memory
 from spectra.interval import RULE
 from volume.study import VolumeStudy
 
-ENDINGS = (".pt", ".pth", ".safetensors")
+ENDINGS = (".pt", ".pth", ".ckpt", ".safetensors")
 # What names put before the number of a step.
 STEP_WORD = re.compile(r"(^|[_.-]+)(step|checkpoint|epoch|iter)$")
 

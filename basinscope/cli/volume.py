@@ -15,13 +15,17 @@ from basinscope.cli.options import (
     DeviceOption,
     DtypeOption,
     JsonOption,
+    KeyOption,
     MemoryOption,
     OutputOption,
     OverwriteOption,
     PlotOption,
+    StripPrefixOption,
     ThreadsOption,
+    TrustPickleOption,
     command_line,
     machine_of,
+    reading_of,
 )
 from basinscope.tasks import CHECKPOINT_HELP, OPTIONS_HELP
 from spectra.errors import UserError
@@ -130,6 +134,9 @@ def volume(
     device: DeviceOption = None,
     memory: MemoryOption = "4GiB",
     threads: ThreadsOption = None,
+    key: KeyOption = None,
+    strip_prefix: StripPrefixOption = None,
+    trust_pickle: TrustPickleOption = False,
     rank_tolerance: Annotated[
         float,
         typer.Option(
@@ -204,6 +211,7 @@ def volume(
         checkpoint=place,
         settings=settings,
         machine=machine,
+        reading=reading_of(key, strip_prefix, trust_pickle),
         task=task,
         validation_task=validation_task,
         cost=cost,
@@ -228,10 +236,12 @@ def _place(checkpoint: Path | None, trajectory: Path | None, against: list[Path]
         raise UserError("--against compares checkpoints one by one, and excludes --trajectory")
     place = checkpoint or trajectory
     assert place is not None
-    for path in (*against, *([] if checkpoint is None else [place])):
+    from spectra.checkpoint import located
+
+    for path in against:
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist")
-    return place
+    return place if checkpoint is None else located(place)
 
 
 def _methods(asked: list[str] | None, prior: str) -> tuple[str, ...]:

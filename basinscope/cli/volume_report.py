@@ -44,7 +44,7 @@ def report_volume(request: VolumeRequest, as_json: bool, against: Sequence[Path]
 
 def _report_volume(request: VolumeRequest, as_json: bool, against: Sequence[Path]) -> None:
     for path in against:  # what cannot be read is refused before anything is computed
-        _ = read_study(path) if is_volume_file(path) else read_checkpoint(path)
+        _ = read_study(path) if is_volume_file(path) else read_checkpoint(path, request.reading)
     with progress_report() as report:
         study = run_volume(request, report, announce)
         others = [(path, _compared(study, request, path, report)) for path in against]

@@ -15,7 +15,7 @@ from basinscope.outputs import TASK, to_continue
 from basinscope.runs.progress import Report
 from basinscope.runs.session import RunRequest, Session, basin_cost, ends_early
 from basinscope.tasks import data_folder, task_files
-from spectra.checkpoint import UNCHECKED, AdamMoments, Checkpoint, DamagedStateError, adam_moments
+from spectra.checkpoint import UNCHECKED, AdamMoments, Checkpoint, DamagedStateError, Reading, adam_moments
 from spectra.errors import UserError, require_counts
 from spectra.landscape import Landscape
 from spectra.plan import make_operator
@@ -104,6 +104,9 @@ class AuditRequest(RunRequest):
             "truth": self.truth is not None,
             "dtype": self.machine.dtype is not None,
             "device": self.machine.device is not None,
+            "key": self.reading.key is not None,
+            "strip-prefix": self.reading.strip_prefix is not None,
+            "trust-pickle": self.reading.trust_pickle,
         }
         for name, is_given in given.items():
             if is_given:
@@ -222,7 +225,7 @@ def _checkpoint(
     request: AuditRequest, source: Path | Landscape, strategy: str
 ) -> tuple[tuple[AuditCase, ...], AuditReport]:
     truth = _given_truth(request.truth)
-    session = Session(source, request.task, request.machine)
+    session = Session(source, request.task, request.machine, request.reading)
     checkpoint, name = session.checkpoint, session.held_out or session.task
     landscape = session.shared(basin_cost(session.own(name), request.cost, name))
     memory = request.machine.memory
@@ -238,7 +241,7 @@ def _checkpoint(
             landscape, prior, request.cutoff, target=target, seed=request.seed, strategy=strategy, memory=memory
         )
     elif request.truth is not None and truth is None:
-        truth = _stored_truth(request.truth, checkpoint.sha256, landscape, prior.name, request.cutoff)
+        truth = _stored_truth(request.truth, checkpoint, landscape, prior.name, request.cutoff)
     case = AuditCase(
         checkpoint.path.stem,
         landscape,
@@ -255,6 +258,8 @@ def _checkpoint(
     made = f"{_effort(request)}, cutoff {request.cutoff:g} {made_from.cost_unit}, prior {prior.name}"
     # As asked for, and not where it is as the task has it: files from before the options were there say nothing of it.
     machine = {"in": request.machine.dtype, "on": request.machine.device}
+    if request.reading != Reading():
+        machine["of"] = checkpoint.weights
     made = ", ".join([made, *(f"{where} {word}" for where, word in machine.items() if word is not None)])
     noisy = noise_caution(cost_noise(landscape), request.cutoff, landscape.size, made_from.dtype, fixed=True)
     beside = (
@@ -288,14 +293,15 @@ def _given_truth(text: str | None) -> Truth | None:
         ) from None
 
 
-def _stored_truth(file: str, digest: str, landscape: Landscape, prior: str, cutoff: float) -> Truth:
+def _stored_truth(file: str, checkpoint: Checkpoint, landscape: Landscape, prior: str, cutoff: float) -> Truth:
     """The truth that a bridge file holds, if it is of this landscape and prior."""
     result, source = read_bridge(file)
-    asked = {"checkpoint_sha256": digest, "prior": prior, "data_sha256": landscape.batches.sha256}
+    asked = {"checkpoint_sha256": checkpoint.sha256, "prior": prior, "data_sha256": landscape.batches.sha256}
+    asked["checkpoint_weights"] = checkpoint.weights
     different = [
         f"{name} is {source[name]} there and {asked[name]} here"
         for name in asked
-        if name in source and source[name] != asked[name]
+        if source.get(name) and source[name] != asked[name]
     ]
     if result.size != landscape.size:
         different.append(f"it has {result.size} parameters, the checkpoint {landscape.size}")

@@ -18,7 +18,7 @@ from volume.noise import cost_noise
 from volume.priors import parse_prior
 
 # What of a source's provenance decides its numbers, and what is told of it and may differ where it goes on.
-_DECIDES = ("checkpoint_sha256", "task", "cost", "dtype")
+_DECIDES = ("checkpoint_sha256", "checkpoint_weights", "task", "cost", "dtype")
 _RECORD = ("checkpoint", "checkpoint_integrity", "command", "cost_unit", "noise")
 
 
@@ -51,7 +51,7 @@ def run_bridge(request: BridgeRequest, progress: Report) -> tuple[BridgeResult, 
         Interrupted: if the user interrupts the computing, saying what is kept and how to go on.
         LostRankError: if another rank of several has died, saying the same.
     """
-    session = Session(request.checkpoint, request.task, request.machine)
+    session = Session(request.checkpoint, request.task, request.machine, request.reading)
     name = session.held_out or session.task
     landscape = session.shared(basin_cost(session.own(name), request.cost, name))
     noise = _noise(landscape, min(request.settings.cutoffs))

@@ -176,6 +176,7 @@ def _evidence(
         request.sources[name],
         request.settings,
         machine=request.machine,
+        reading=request.reading,
         task=request.task,
         held_out_task=request.held_out_task,
         initial=request.initial,
@@ -245,11 +246,13 @@ def _fits(one: Examined, request: CompareRequest) -> bool:
         return False  # it will be said when the checkpoint is examined
     if output is not None:
         kept, now = one.provenance, provenance
+        if kept.checkpoint_sha256 == now.checkpoint_sha256 and kept.checkpoint_weights:
+            refuse_differences(output, [("checkpoint_weights", kept.checkpoint_weights, now.checkpoint_weights)])
         refuse_differences(output, [(key, getattr(kept, key), getattr(now, key)) for key in ("dtype", "device")])
     landscape, beside = evidence.landscape, evidence.held_out
     costs = (landscape.anchor_cost, math.nan if beside is None else beside.anchor_cost)
     return (
-        provenance.checkpoint_sha256 == one.provenance.checkpoint_sha256
+        one.provenance.same_weights(provenance.checkpoint_sha256, provenance.checkpoint_weights)
         and (landscape.batches.sha256, provenance.cost) == (one.data_sha256, one.provenance.cost)
         and set(evidence.notes) <= set(one.notes)
         # To rounding: threads and libraries may differ.

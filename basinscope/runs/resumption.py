@@ -38,7 +38,9 @@ def check_settings(path: Path, stored: StoredSpectrum, asked: SpectrumSettings) 
 
 def check_source(path: Path, before: Provenance, now: Provenance) -> None:
     """Refuse to continue the result of another checkpoint, or one under another cost, dtype or device."""
-    names = ("checkpoint_sha256", "cost", "dtype", "device")
+    # Files from before the weights were recorded say nothing of them.
+    weights = ("checkpoint_weights",) if before.checkpoint_weights else ()
+    names = ("checkpoint_sha256", *weights, "cost", "dtype", "device")
     refuse_differences(path, ((name, getattr(before, name), getattr(now, name)) for name in names))
 
 

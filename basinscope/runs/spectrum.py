@@ -64,7 +64,7 @@ def run_spectrum(
         settings = settings.quick()
     request = replace(request, settings=settings)
     stored = _earlier(request)
-    session = Session(request.checkpoint, request.task, request.machine)
+    session = Session(request.checkpoint, request.task, request.machine, request.reading)
     landscape = session.own()
     if request.cost is not None:
         one_of("--cost", request.cost, COSTS)

@@ -71,7 +71,7 @@ def run_volume(
     """
     output = to_continue(request.output, resume=request.resume)
     earlier = None if output is None else read_study(output)
-    session = Session(request.checkpoint, request.task, request.machine)
+    session = Session(request.checkpoint, request.task, request.machine, request.reading)
     checkpoint, name = session.checkpoint, request.validation_task or session.held_out or session.task
     own = session.own(name)
     landscape = session.shared(basin_cost(own, request.cost, name))

@@ -13,7 +13,10 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from basinscope.choices import nearest
 from spectra.errors import UserError
 
-CHECKPOINT_HELP = "A .pt, .pth, .safetensors or .gguf file, or a folder as transformers saves it."
+CHECKPOINT_HELP = (
+    "A .pt, .pth, .ckpt, .safetensors or .gguf file, a folder as transformers or torch.distributed saves it, "
+    "or owner/model in the Hugging Face cache."
+)
 # Of every command that takes a task; what its options are, a task says where one is wrong or missing.
 OPTIONS_HELP = (
     "Options follow its name, as in causal-lm:text=book.txt,length=128,sequences=20; options alone are for the "

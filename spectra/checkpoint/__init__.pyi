@@ -11,5 +11,8 @@ from .folder import read_json as read_json
 from .folder import weight_files as weight_files
 from .gguf_header import GgufHeader as GgufHeader
 from .gguf_header import read_gguf_header as read_gguf_header
-from .inert_pickle import read_pickle as read_pickle
-from .torch_file import UNCHECKED as UNCHECKED
+from .hub_cache import cached as cached
+from .hub_cache import located as located
+from .inert import UNCHECKED as UNCHECKED
+from .inert import read_pickle as read_pickle
+from .reading import Reading as Reading
