@@ -9,11 +9,14 @@ import typer
 
 from basinscope.cli.options import (
     RESULT,
+    DataOption,
     DebugOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
+    LossOption,
     MemoryOption,
+    ModelOption,
     OutputOption,
     OverwriteOption,
     PlotOption,
@@ -22,6 +25,7 @@ from basinscope.cli.options import (
     machine_of,
 )
 from basinscope.outputs import reserved
+from basinscope.tasks.own import chosen_task
 from basinscope.terminal import emit, page, show
 from spectra.errors import UserError
 
@@ -80,6 +84,9 @@ def audit(
             rich_help_panel=_CHECKPOINT,
         ),
     ] = None,
+    model: ModelOption = None,
+    data: DataOption = None,
+    loss: LossOption = None,
     dtype: DtypeOption = None,
     device: DeviceOption = None,
     memory: MemoryOption = "4GiB",
@@ -115,7 +122,7 @@ def audit(
         repeats=repeats,
         seed=seed,
         machine=machine,
-        task=task,
+        task=chosen_task(task, model=model, data=data, loss=loss),
         cost=cost,
         cutoff=cutoff,
         prior=prior,

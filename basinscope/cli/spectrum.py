@@ -11,11 +11,14 @@ from basinscope.choices import one_of
 from basinscope.cli.options import (
     MACHINE,
     RESULT,
+    DataOption,
     DebugOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
+    LossOption,
     MemoryOption,
+    ModelOption,
     OutputOption,
     OverwriteOption,
     PlotOption,
@@ -24,6 +27,7 @@ from basinscope.cli.options import (
     machine_of,
 )
 from basinscope.tasks import CHECKPOINT_HELP, OPTIONS_HELP
+from basinscope.tasks.own import chosen_task
 from basinscope.terminal import emit, show
 from spectra.errors import UserError
 from spectra.words import COSTS, ENGINES, NEGATIVE_RULES, OPERATORS, REORTHOGONALISATIONS
@@ -89,6 +93,9 @@ def spectrum(
         typer.Option(help="How products are computed; auto times the candidates.", rich_help_panel=MACHINE),
     ] = "auto",
     block: Annotated[int, typer.Option(help="Probes a pass; a kill loses at most these.", rich_help_panel=MACHINE)] = 8,
+    model: ModelOption = None,
+    data: DataOption = None,
+    loss: LossOption = None,
     dtype: DtypeOption = None,
     device: DeviceOption = None,
     memory: MemoryOption = "4GiB",
@@ -149,7 +156,7 @@ def spectrum(
         checkpoint=checkpoint,
         settings=settings,
         machine=machine,
-        task=task,
+        task=chosen_task(task, model=model, data=data, loss=loss),
         cost=cost,
         output=output,
         plot=plot,
