@@ -44,18 +44,21 @@ class Rows:
         return [whole.cut(slice(start, start + size)) for start in range(0, count, size)]
 
 
-def told_apart(what: str, arrays: Mapping[str, Any], known: tuple[str, ...], asked: Mapping[str, Any]) -> Rows:
+def told_apart(
+    what: str, arrays: Mapping[str, Any], known: tuple[str, ...], asked: Mapping[str, Any], *, ordered: bool = True
+) -> Rows:
     """Inputs and targets out of named arrays.
 
-    Targets are what ``targets`` says, else the one array of a name in ``TARGETS``, else the second of two. Inputs are
-    what ``inputs`` says, else the array that is left, else those that are left where the model takes all of them by
-    these names. Several inputs go to the model by name where it takes these names, else in order.
+    Targets are what ``targets`` says, else the one array of a name in ``TARGETS``, else the second of two in order.
+    Inputs are what ``inputs`` says, else the array that is left, else those that are left where the model takes them
+    all by these names. Several inputs go to the model by name where it takes these names, else in order.
 
     Args:
         what: where the arrays come from, for messages.
         arrays: arrays or tensors by name.
         known: names of what the model's forward pass takes.
         asked: options ``inputs`` and ``targets``: a name, or several with commas between.
+        ordered: whether the arrays come in the order in which the user gave them.
 
     Returns:
         The rows; integers are int64.
@@ -67,9 +70,8 @@ def told_apart(what: str, arrays: Mapping[str, Any], known: tuple[str, ...], ask
     numbers = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     found = ", ".join(f"{name} {_form(tensor)}" for name, tensor in list(numbers.items())[:_SHOWN]) or "no arrays"
     told = {key: _names(what, asked[key], numbers, found) for key in ("inputs", "targets") if key in asked}
-    targets = told.get("targets") or _targets(
-        what, [name for name in numbers if name not in told.get("inputs", ())], found
-    )
+    free = [name for name in numbers if name not in told.get("inputs", ())]
+    targets = told.get("targets") or _targets(what, free, found, ordered)
     left = [name for name in numbers if name not in targets]
     inputs = told.get("inputs") or _inputs(what, left, known, found)
     if shared := set(inputs) & set(targets):
@@ -79,7 +81,8 @@ def told_apart(what: str, arrays: Mapping[str, Any], known: tuple[str, ...], ask
     given: Any = values if by_name else (tuple(values.values()) if len(values) > 1 else values[inputs[0]])
     goals = [numbers[name] for name in targets]
     skipped = [name for name in arrays if name not in inputs and name not in targets]
-    notes = [f"inputs are {', '.join(inputs)} and targets {', '.join(targets)} of {what}"]
+    plain = tuple(arrays) == ("0", "1")  # a pair, of which nothing need be said
+    notes = [] if plain else [f"inputs are {', '.join(inputs)} and targets {', '.join(targets)} of {what}"]
     notes += [f"left out of {what}: {', '.join(skipped)}"] if skipped else []
     labelled = by_name and targets == ["labels"]
     return checked(what, Rows(given, goals[0] if len(goals) == 1 else tuple(goals), labelled, tuple(notes)))
@@ -141,14 +144,14 @@ def divided(rows: Rows, divisor: float) -> Rows:
     )
 
 
-def _targets(what: str, names: list[str], found: str) -> list[str]:
+def _targets(what: str, names: list[str], found: str, ordered: bool) -> list[str]:
     named = [name for name in names if name in TARGETS]
     if len(named) == 1:
         return named
-    if len(names) == 2 and not named:
+    if len(names) == 2 and not named and ordered:
         return names[1:]
     why = f"{' and '.join(named)} could both be" if named else "none is called y, targets or labels as"
-    raise UserError(f"{what} has {found}, and {why} the targets: add ?inputs=NAME&targets=NAME to it")
+    raise UserError(f"{what} has {found}, and {why} the targets: add '?inputs=NAME&targets=NAME' to it")
 
 
 def _inputs(what: str, left: list[str], known: tuple[str, ...], found: str) -> list[str]:
@@ -156,8 +159,8 @@ def _inputs(what: str, left: list[str], known: tuple[str, ...], found: str) -> l
         return left
     takes = f" (the model takes {', '.join(known[:_SHOWN])})" if known else ""
     raise UserError(
-        f"{what} has {found}, and it cannot be told which are the inputs{takes}: add ?inputs=NAME, or several with "
-        "commas between, to it"
+        f"{what} has {found}, and it cannot be told which are the inputs{takes}: add '?inputs=NAME' to it, or "
+        "several with commas between"
     )
 
 

@@ -55,7 +55,8 @@ def read_data(path: Path, options: Mapping[str, Any], known: tuple[str, ...]) ->
     if reader is None:
         raise UserError(f"{path} is none of the files that are read as data, {', '.join((*_READERS, '.csv'))}")
     _takes(path, options, _COLUMNS)
-    return told_apart(path.name, reader(path), known, options)
+    # safetensors puts names in an order of its own.
+    return told_apart(path.name, reader(path), known, options, ordered=path.suffix != ".safetensors")
 
 
 def _takes(path: Path, options: Mapping[str, Any], names: tuple[str, ...]) -> None:
@@ -132,9 +133,9 @@ def _read_images(path: Path, options: Mapping[str, Any]) -> Rows:
         isinstance(edges, tuple) and len(edges) == 2 and all(type(one) is int for one in edges)
     ):
         raise UserError(f"{path}: size must be a number of pixels, or height and width as 32,48; got {size!r}")
-    if bool(mean) != bool(std):
-        raise UserError(f"{path}: mean and std go together: give both, one number a channel, or neither")
     channels, split = options.get("channels", 3), options.get("split")
+    if not len(mean) == len(std) in (0, channels):
+        raise UserError(f"{path}: mean and std go together: give both, {channels} numbers, one a channel, or neither")
     found = read_images(path, channels, split=split, count=int(options.get("rows", 0)), size=edges)
     preparation = Preparation(size=edges, mean=mean, deviation=std)
     how = "" if mean else ", without mean and std: give ?mean=...&std=... where it was trained with them"

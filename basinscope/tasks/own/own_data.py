@@ -19,23 +19,23 @@ from basinscope.tasks.own.columns import Rows, as_tensor, checked, divided, told
 from basinscope.tasks.own.data_files import columns_of, read_data
 from spectra.errors import UserError
 from spectra.model import Batch
-from spectra.nested import mapped
+from spectra.nested import mapped, tensors_in
 
-# Rows a batch; batches are joined where that changes nothing.
-_BATCH = 256
+# Rows a batch, and numbers that its inputs have at most; batches are joined where that changes nothing.
+_BATCH, _NUMBERS = 256, 2**22
 _FUNCTION = re.compile(r".+:[A-Za-z_]\w*", re.DOTALL)
 _ARRAYS = (Tensor, np.ndarray)
 
 
-def batches_of(data: Any, known: tuple[str, ...]) -> tuple[Iterable[Any], tuple[str, ...]]:
-    """The user's data as a re-iterable of batches, and sentences on it.
+def batches_of(data: Any, known: tuple[str, ...]) -> tuple[Iterable[Any], bool, tuple[str, ...]]:
+    """The user's data as a re-iterable of batches, whether rows were put together here, and sentences on it.
 
     Args:
         data: what is typed for it, or an object: a pair or a mapping of arrays, a data set, a loader, batches.
         known: names of what the model's forward pass takes.
 
     Returns:
-        The batches and the sentences.
+        The batches; whether they are cut here, so that they must not matter; and the sentences.
 
     Raises:
         FileNotFoundError: if it names a file that is not there.
@@ -45,19 +45,18 @@ def batches_of(data: Any, known: tuple[str, ...]) -> tuple[Iterable[Any], tuple[
         return _of_object("the data", data, known)
     place, options = split_query(str(data))
     if Path(place).exists() or not _FUNCTION.fullmatch(place):
-        rows = read_data(Path(place), options, known)
-        return _shortened(rows, place, options)
+        return _shortened(read_data(Path(place), options, known), place, options)
     function = named_object(place, "data", DATA_FORMS)
     made = called(function, options, f"--data {place}") if callable(function) else function
     return _of_object(f"--data {place}", made, known)
 
 
-def _shortened(rows: Rows, place: str, options: Mapping[str, Any]) -> tuple[list[Batch], tuple[str, ...]]:
+def _shortened(rows: Rows, place: str, options: Mapping[str, Any]) -> tuple[list[Batch], bool, tuple[str, ...]]:
     """Rows of a file as batches, as many as asked for."""
     for name in ("rows", "batch", "divide"):
         if type(options.get(name, 1)) not in ((int, float) if name == "divide" else (int,)):
             raise UserError(f"--data {place}: {name} must be a number, got {options[name]!r}")
-    size, count = options.get("batch", _BATCH), options.get("rows")
+    size, count = options.get("batch", _size(rows)), options.get("rows")
     if not (size >= 1 and (count is None or count >= 1) and options.get("divide", 1) != 0):
         raise UserError(f"--data {place}: rows, batch and divide must be at least 1")
     if "divide" in options:
@@ -68,10 +67,10 @@ def _shortened(rows: Rows, place: str, options: Mapping[str, Any]) -> tuple[list
         inputs, targets = (mapped(part, lambda tensor: tensor[:count]) for part in (rows.inputs, rows.targets))
         rows = replace(rows, inputs=inputs, targets=targets)
         notes = (*notes, f"the first {count:,} of its {whole:,} rows are taken")
-    return rows.batches(size), notes
+    return rows.batches(size), True, notes
 
 
-def _of_object(what: str, data: Any, known: tuple[str, ...]) -> tuple[Iterable[Any], tuple[str, ...]]:
+def _of_object(what: str, data: Any, known: tuple[str, ...]) -> tuple[Iterable[Any], bool, tuple[str, ...]]:
     if isinstance(data, TensorDataset):
         data = data.tensors
     if hasattr(data, "column_names") and hasattr(data, "with_format"):
@@ -82,20 +81,27 @@ def _of_object(what: str, data: Any, known: tuple[str, ...]) -> tuple[Iterable[A
         data = {str(place): one for place, one in enumerate(data)}
     elif isinstance(data, tuple) and len(data) == 2 and isinstance(data[0], tuple | list | Mapping):
         rows = checked(what, Rows(_tensors(what, data[0]), _tensors(what, data[1])))
-        return rows.batches(_BATCH), ()
+        return rows.batches(_size(rows)), True, ()
     if isinstance(data, Mapping):
         rows = told_apart(what, data, known, {})
-        return rows.batches(_BATCH), rows.notes
+        return rows.batches(_size(rows)), True, rows.notes
     if isinstance(data, Batch):
-        return [data], ()
+        return [data], False, ()
     if isinstance(data, _ARRAYS):
         raise UserError(f"{what} is one array alone: expected a pair (inputs, targets)")
-    if isinstance(data, Dataset):
+    ours = isinstance(data, Dataset)
+    if ours:
         data = DataLoader(data, batch_size=_BATCH)
     if isinstance(data, Iterable):
         _check_items(what, data)
-        return data, ()
+        return data, ours, ()
     raise UserError(f"{what} must be arrays, tensors, a data set, a loader or batches, got {type(data).__name__}")
+
+
+def _size(rows: Rows) -> int:
+    """Rows a batch."""
+    numbers = sum(tensor.numel() // len(tensor) for tensor in tensors_in(rows.inputs))
+    return max(1, min(_BATCH, _NUMBERS // max(numbers, 1)))
 
 
 def _tensors(what: str, part: Any) -> Any:

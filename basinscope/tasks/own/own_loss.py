@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -92,7 +93,7 @@ def _squeezed(tensor: Tensor) -> tuple[int, ...]:
 def _check_rows(loss: PerSampleCost, outputs: Tensor, targets: Tensor) -> None:
     """Refuses a loss that costs the first row something else beside others than alone, by broadcasting."""
     try:
-        with torch.no_grad(), foreign(f"the loss {cost_name(loss)}"):
+        with torch.no_grad(), foreign(f"the loss {cost_name(loss)}"), warnings.catch_warnings(action="ignore"):
             whole, alone = loss(outputs, targets), loss(outputs[:1], targets[:1])
     except ForeignError:  # on one row alone perhaps; a loss that fails on all of them is told of when it is used
         return

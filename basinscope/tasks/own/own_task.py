@@ -40,12 +40,18 @@ def own_landscape(checkpoint: Checkpoint, model: Any, data: Any, loss: Any) -> L
         The landscape.
 
     Raises:
-        UserError: if one of them cannot be read or made, or they do not fit one another.
-        FileNotFoundError: if a file that is named does not exist.
+        UserError: if one of them does not exist, cannot be read or made, or they do not fit one another.
     """
+    try:
+        return _landscape(checkpoint, model, data, loss)
+    except FileNotFoundError as error:  # of a name that the user gave; what the user's code raises has been told of
+        raise UserError(str(error)) from error
+
+
+def _landscape(checkpoint: Checkpoint, model: Any, data: Any, loss: Any) -> Landscape:
     cost = loss_of(loss)
     network, said = filled_model(model, checkpoint)
-    source, notes = batches_of(data, inputs_of(network))
+    source, cut, notes = batches_of(data, inputs_of(network))
     if isinstance(source, Iterator):
         return Landscape(network, cost, source)  # which says why it cannot be
     if isinstance(recognised(cost), CrossEntropy) and str(data).partition("?")[0].endswith(".csv"):
@@ -56,13 +62,17 @@ def own_landscape(checkpoint: Checkpoint, model: Any, data: Any, loss: Any) -> L
     outputs, targets = _outputs(network, first), first.targets
     shape = fitted_shape(cost, outputs, targets)
     if shape is not None:
-        notes = (
-            *notes,
-            f"targets of shape {tuple(targets.shape)} are taken as {(len(targets), *shape)}, as outputs are",
-        )
-        source, targets = _Reshaped(source, shape), targets.reshape(len(targets), *shape)
+        now = (len(targets), *shape)
+        notes = (*notes, f"targets of shape {tuple(targets.shape)} are taken in the shape {now}, which the loss needs")
+        source, targets = _Reshaped(source, shape), targets.reshape(now)
     notes = (*notes, *said, *check_outputs(loss, cost, outputs, targets))
-    return Landscape(network, cost, source, notes=notes)
+    made = Landscape(network, cost, source, notes=notes)
+    if cut and made.batches.count > 1 and (reason := made.rows_apart()):
+        raise UserError(
+            f"rows of the data depend on one another ({reason}), so that the cost depends on what makes a batch: name "
+            "a function as --data that gives the batches that it was trained on"
+        )
+    return made
 
 
 class _Reshaped:
