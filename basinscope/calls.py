@@ -27,7 +27,8 @@ from basinscope.runs import (
     run_spectrum,
     run_volume,
 )
-from basinscope.tasks import task_files
+from basinscope.tasks import GivenTask, task_files
+from basinscope.tasks.own import chosen_task, task_on
 from comparisons.evidence import EvidenceSettings
 from comparisons.measures import measures_named
 from spectra.checkpoint import Reading, located
@@ -54,6 +55,9 @@ def spectrum(
     settings: SpectrumSettings | None = None,
     *,
     task: str | None = None,
+    model: Any = None,
+    data: Any = None,
+    loss: Any = None,
     cost: str | None = None,
     machine: Machine | None = None,
     reading: Reading | None = None,
@@ -70,6 +74,9 @@ def spectrum(
         source: path of a checkpoint (or its name in the Hugging Face cache), or a landscape of your own.
         settings: operator, probes, steps and the rest of what decides the numbers.
         task: name of the task that makes a landscape of the checkpoint; None for the checkpoint's own.
+        model: in place of a task: a module, what makes one, or where that is, ``package.module:factory``.
+        data: with a model: arrays (inputs, targets), a data set, a loader, or the name of a file or a function.
+        loss: with a model: a loss of torch, a function of yours, ``cross-entropy``, ``mse`` or ``bce``.
         cost: name of a cost in place of the task's.
         machine: dtype, device, threads, and the memory, which is taken in place of the settings'.
         reading: which weights of the file, under which names, and whether its pickled code may run.
@@ -101,7 +108,7 @@ def spectrum(
         settings=asked,
         machine=machine or Machine(memory=asked.memory),
         reading=reading or Reading(),
-        task=task,
+        task=chosen_task(task, model=model, data=data, loss=loss),
         cost=cost,
         output=_path(output),
         overwrite=overwrite,
@@ -118,7 +125,11 @@ def volume(
     settings: VolumeSettings | None = None,
     *,
     task: str | None = None,
+    model: Any = None,
+    data: Any = None,
+    loss: Any = None,
     validation_task: str | None = None,
+    validation_data: Any = None,
     cost: str | None = None,
     machine: Machine | None = None,
     reading: Reading | None = None,
@@ -134,7 +145,11 @@ def volume(
         source: path of a checkpoint (or its name in the Hugging Face cache), or a landscape of your own.
         settings: methods, cutoff, prior and the rest of what decides the numbers.
         task: name of the task that makes a landscape of the checkpoint; None for the checkpoint's own.
+        model: in place of a task: a module, what makes one, or where that is, ``package.module:factory``.
+        data: with a model: arrays (inputs, targets), a data set, a loader, or the name of a file or a function.
+        loss: with a model: a loss of torch, a function of yours, ``cross-entropy``, ``mse`` or ``bce``.
         validation_task: name of the task of the data that basins are measured on; None for the task's held-out rows.
+        validation_data: the same for a model: other data for it and its loss.
         cost: ``kl`` (divergence from the checkpoint's outputs) or ``task``; None for kl where the model has outputs
             of a classifier.
         machine: dtype, device, memory and threads.
@@ -154,22 +169,23 @@ def volume(
         OSError: if a file cannot be read or written.
     """
     asked = _changed(settings or VolumeSettings(), changes)
+    validation = task_on(validation_task, model=model, data=validation_data, loss=loss, option="validation_data")
     request = VolumeRequest(
         checkpoint=_source(source),
         settings=asked,
         # Directions that are stored keep theirs where none is asked for.
         preconditioner=None if asked.preconditioner == VolumeSettings.preconditioner else asked.preconditioner,
-        validation_task=validation_task,
+        validation_task=validation,
         machine=machine or Machine(),
         reading=reading or Reading(),
-        task=task,
+        task=chosen_task(task, model=model, data=data, loss=loss),
         cost=cost,
         output=_path(output),
         overwrite=overwrite,
         resume=resume,
         command="basinscope.volume from Python",
     )
-    with _threads_kept(), reserved_for(request, inputs=[(TASK, path) for path in task_files(validation_task)]):
+    with _threads_kept(), reserved_for(request, inputs=[(TASK, path) for path in task_files(validation)]):
         return run_volume(request, progress or _silent)
 
 
@@ -179,6 +195,9 @@ def bridge(
     *,
     prior: str = "gaussian",
     task: str | None = None,
+    model: Any = None,
+    data: Any = None,
+    loss: Any = None,
     cost: str | None = None,
     machine: Machine | None = None,
     reading: Reading | None = None,
@@ -195,6 +214,9 @@ def bridge(
         settings: cutoffs, target, chains and draws.
         prior: ``gaussian``, ``gaussian:S`` (standard deviation S) or ``init``.
         task: name of the task that makes a landscape of the checkpoint; None for the checkpoint's own.
+        model: in place of a task: a module, what makes one, or where that is, ``package.module:factory``.
+        data: with a model: arrays (inputs, targets), a data set, a loader, or the name of a file or a function.
+        loss: with a model: a loss of torch, a function of yours, ``cross-entropy``, ``mse`` or ``bce``.
         cost: ``kl`` or ``task``; None for kl where the model has outputs of a classifier.
         machine: dtype, device, memory and threads.
         reading: which weights of the file, under which names, and whether its pickled code may run.
@@ -218,7 +240,7 @@ def bridge(
         prior=prior,
         machine=machine or Machine(),
         reading=reading or Reading(),
-        task=task,
+        task=chosen_task(task, model=model, data=data, loss=loss),
         cost=cost,
         output=_path(output),
         overwrite=overwrite,
@@ -236,7 +258,11 @@ def compare(
     *,
     measures: str | Sequence[str] = ("all",),
     task: str | None = None,
+    model: Any = None,
+    data: Any = None,
+    loss: Any = None,
     held_out_task: str | None = None,
+    held_out_data: Any = None,
     initial: str | Path | None = None,
     reuse: str | Path | Sequence[str | Path] = (),
     jobs: int = 1,
@@ -255,7 +281,11 @@ def compare(
         settings: probes, directions, cutoff and the rest of what decides the numbers.
         measures: names of measures or families, or ``all``.
         task: name of the task that makes a landscape of each checkpoint; None for its own.
+        model: in place of a task: a module, what makes one, or where that is, ``package.module:factory``.
+        data: with a model: arrays (inputs, targets), a data set, a loader, or the name of a file or a function.
+        loss: with a model: a loss of torch, a function of yours, ``cross-entropy``, ``mse`` or ``bce``.
         held_out_task: name of the task on held-out data; None for that of a built-in task.
+        held_out_data: the same for a model: other data for it and its loss.
         initial: checkpoint of the initialisation; None for step 0 of the same run, beside it.
         reuse: files of spectra and volumes to take evidence from where it fits.
         jobs: number of checkpoints examined at once, each in a process of its own.
@@ -278,19 +308,22 @@ def compare(
     checkpoints = tuple(dict.fromkeys(map(_source, _listed(sources))))
     if not checkpoints:
         raise UserError("compare needs at least one checkpoint or landscape, got none")
-    if jobs < 1 or (jobs > 1 and any(isinstance(one, Landscape) for one in checkpoints)):
-        raise UserError(f"jobs must be at least 1, and 1 where a source is a landscape and no file; got {jobs}")
+    asked = chosen_task(task, model=model, data=data, loss=loss)
+    held_out = task_on(held_out_task, model=model, data=held_out_data, loss=loss, option="held_out_data")
+    objects = any(isinstance(one, Landscape | GivenTask) for one in (*checkpoints, asked, held_out))
+    if jobs < 1 or (jobs > 1 and objects):
+        raise UserError(f"jobs must be at least 1, and 1 where objects are given and no files and names; got {jobs}")
     request = CompareRequest(
         checkpoints=checkpoints,
         measures=tuple(one.name for one in measures_named(_listed(measures))),
         settings=_changed(settings or EvidenceSettings(), changes),
-        held_out_task=held_out_task,
+        held_out_task=held_out,
         initial=_path(initial),
         reuse=tuple(map(Path, _listed(reuse))),
         jobs=jobs,
         machine=machine or Machine(),
         reading=reading or Reading(),
-        task=task,
+        task=asked,
         output=_path(output),
         overwrite=overwrite,
         resume=resume,
@@ -318,6 +351,9 @@ def audit(
     prior: str = "gaussian",
     truth: str | None = None,
     task: str | None = None,
+    model: Any = None,
+    data: Any = None,
+    loss: Any = None,
     machine: Machine | None = None,
     reading: Reading | None = None,
     output: str | Path | None = None,
@@ -343,6 +379,9 @@ def audit(
         prior: prior of the volume, of a checkpoint.
         truth: nats and their standard error as ``-1300:5``, a bridge file, ``bridge`` or ``bridge-star``.
         task: name of the task that makes a landscape of the checkpoint; None for the checkpoint's own.
+        model: in place of a task: a module, what makes one, or where that is, ``package.module:factory``.
+        data: with a model: arrays (inputs, targets), a data set, a loader, or the name of a file or a function.
+        loss: with a model: a loss of torch, a function of yours, ``cross-entropy``, ``mse`` or ``bce``.
         machine: dtype, device, memory and threads.
         reading: which weights of the file, under which names, and whether its pickled code may run.
         output: HDF5 file that keeps each finished row; None keeps nothing.
@@ -372,7 +411,7 @@ def audit(
         truth=truth,
         machine=machine or Machine(),
         reading=reading or Reading(),
-        task=task,
+        task=chosen_task(task, model=model, data=data, loss=loss),
         output=_path(output),
         overwrite=overwrite,
         resume=resume,

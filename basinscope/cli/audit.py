@@ -9,12 +9,15 @@ import typer
 
 from basinscope.cli.options import (
     RESULT,
+    DataOption,
     DebugOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
     KeyOption,
+    LossOption,
     MemoryOption,
+    ModelOption,
     OutputOption,
     OverwriteOption,
     PlotOption,
@@ -26,6 +29,7 @@ from basinscope.cli.options import (
     reading_of,
 )
 from basinscope.outputs import reserved
+from basinscope.tasks.own import chosen_task
 from basinscope.terminal import emit, show
 from spectra.errors import UserError
 
@@ -84,6 +88,9 @@ def audit(
             rich_help_panel=_CHECKPOINT,
         ),
     ] = None,
+    model: ModelOption = None,
+    data: DataOption = None,
+    loss: LossOption = None,
     dtype: DtypeOption = None,
     device: DeviceOption = None,
     memory: MemoryOption = "4GiB",
@@ -123,7 +130,7 @@ def audit(
         seed=seed,
         machine=machine,
         reading=reading_of(key, strip_prefix, trust_pickle),
-        task=task,
+        task=chosen_task(task, model=model, data=data, loss=loss),
         cost=cost,
         cutoff=cutoff,
         prior=prior,

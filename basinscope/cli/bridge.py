@@ -11,12 +11,15 @@ import typer
 from basinscope.choices import forms, nearest, one_of
 from basinscope.cli.options import (
     RESULT,
+    DataOption,
     DebugOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
     KeyOption,
+    LossOption,
     MemoryOption,
+    ModelOption,
     OverwriteOption,
     PlotOption,
     StripPrefixOption,
@@ -26,6 +29,7 @@ from basinscope.cli.options import (
     machine_of,
     reading_of,
 )
+from basinscope.tasks.own import chosen_task
 from basinscope.terminal import emit, show
 from spectra.errors import UserError
 from spectra.members import stating
@@ -99,6 +103,9 @@ def bridge(
         typer.Option(help="Gradients after which no rung is begun.", show_default="no limit", rich_help_panel=_LADDER),
     ] = math.inf,
     seed: Annotated[int, typer.Option(help="The one seed of all randomness.", rich_help_panel=_LADDER)] = 0,
+    model: ModelOption = None,
+    data: DataOption = None,
+    loss: LossOption = None,
     dtype: DtypeOption = None,
     device: DeviceOption = None,
     memory: MemoryOption = "4GiB",
@@ -144,7 +151,7 @@ def bridge(
         settings=settings,
         output=output,
         prior=prior,
-        task=task,
+        task=chosen_task(task, model=model, data=data, loss=loss),
         cost=cost,
         machine=machine,
         reading=reading_of(key, strip_prefix, trust_pickle),

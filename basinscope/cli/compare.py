@@ -12,13 +12,17 @@ import typer
 from basinscope.choices import nearest, one_of
 from basinscope.cli.compare_show import rankings_of, show_findings
 from basinscope.cli.options import (
+    OWN,
     RESULT,
+    DataOption,
     DebugOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
     KeyOption,
+    LossOption,
     MemoryOption,
+    ModelOption,
     OutputOption,
     OverwriteOption,
     PlotOption,
@@ -31,6 +35,7 @@ from basinscope.cli.options import (
 )
 from basinscope.outputs import reserved
 from basinscope.tasks import OPTIONS_HELP
+from basinscope.tasks.own import chosen_task, task_on
 from basinscope.terminal import emit, show
 from comparisons.words import FAMILIES, FEWEST, FORMATS
 from spectra.errors import UserError
@@ -105,6 +110,17 @@ def compare(
     ] = None,
     seed: Annotated[int, typer.Option(help="The one seed of all randomness.", rich_help_panel=_ESTIMATE)] = 0,
     jobs: Annotated[int, typer.Option(help="Checkpoints examined at once.", rich_help_panel=_ESTIMATE)] = 1,
+    model: ModelOption = None,
+    data: DataOption = None,
+    loss: LossOption = None,
+    held_out_data: Annotated[
+        str | None,
+        typer.Option(
+            help="Other data for --model and --loss, as --held-out-task is for --task.",
+            show_default=False,
+            rich_help_panel=OWN,
+        ),
+    ] = None,
     dtype: DtypeOption = None,
     device: DeviceOption = None,
     memory: MemoryOption = "4GiB",
@@ -171,8 +187,8 @@ def compare(
         settings=settings,
         machine=machine,
         reading=reading_of(key, strip_prefix, trust_pickle),
-        task=task,
-        held_out_task=held_out_task,
+        task=chosen_task(task, model=model, data=data, loss=loss),
+        held_out_task=task_on(held_out_task, model=model, data=held_out_data, loss=loss, option="--held-out-data"),
         initial=initial,
         reuse=tuple(reuse or ()),
         jobs=jobs,

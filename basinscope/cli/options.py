@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from basinscope.choices import read_bytes
+from basinscope.tasks.own import DATA_FORMS, LOSS_FORMS, MODEL_FORMS
 from spectra.words import DTYPES
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 # Panels of the help.
 MACHINE, RESULT, READING = "Machine", "Result", "Checkpoint file"
+OWN = "A model of your own, without a task file"
 # Below this not even one small network's graph fits, and the unit was surely forgotten.
 LEAST_MEMORY = 10**6
 
@@ -39,6 +41,21 @@ ThreadsOption = Annotated[
         show_default="one for a small model, else torch's choice",
         rich_help_panel=MACHINE,
     ),
+]
+ModelOption = Annotated[
+    str | None, typer.Option(help=f"What makes the model: {MODEL_FORMS}.", show_default=False, rich_help_panel=OWN)
+]
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        help=f"What the cost is measured on: {DATA_FORMS}. Options go after it, as in "
+        "'train.npz?inputs=x&targets=y&rows=512'.",
+        show_default=False,
+        rich_help_panel=OWN,
+    ),
+]
+LossOption = Annotated[
+    str | None, typer.Option(help=f"What it was trained on: {LOSS_FORMS}.", show_default=False, rich_help_panel=OWN)
 ]
 OutputOption = Annotated[Path | None, typer.Option(help="HDF5 file to write.", rich_help_panel=RESULT)]
 PlotOption = Annotated[Path | None, typer.Option(help="Figure to write: .png, .pdf or .svg.", rich_help_panel=RESULT)]

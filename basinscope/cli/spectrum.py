@@ -11,12 +11,15 @@ from basinscope.choices import one_of
 from basinscope.cli.options import (
     MACHINE,
     RESULT,
+    DataOption,
     DebugOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
     KeyOption,
+    LossOption,
     MemoryOption,
+    ModelOption,
     OutputOption,
     OverwriteOption,
     PlotOption,
@@ -28,6 +31,7 @@ from basinscope.cli.options import (
     reading_of,
 )
 from basinscope.tasks import CHECKPOINT_HELP, OPTIONS_HELP
+from basinscope.tasks.own import chosen_task
 from basinscope.terminal import emit, show
 from spectra.errors import UserError
 from spectra.words import COSTS, ENGINES, NEGATIVE_RULES, OPERATORS, REORTHOGONALISATIONS
@@ -112,6 +116,9 @@ def spectrum(
             rich_help_panel=MACHINE,
         ),
     ] = 0,
+    model: ModelOption = None,
+    data: DataOption = None,
+    loss: LossOption = None,
     dtype: DtypeOption = None,
     device: DeviceOption = None,
     memory: MemoryOption = "4GiB",
@@ -178,7 +185,7 @@ def spectrum(
         quick=quick,
         machine=machine,
         reading=reading_of(key, strip_prefix, trust_pickle),
-        task=task,
+        task=chosen_task(task, model=model, data=data, loss=loss),
         cost=cost,
         output=output,
         plot=plot,

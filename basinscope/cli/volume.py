@@ -10,13 +10,17 @@ import typer
 
 from basinscope.choices import forms, nearest, one_of
 from basinscope.cli.options import (
+    OWN,
     RESULT,
+    DataOption,
     DebugOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
     KeyOption,
+    LossOption,
     MemoryOption,
+    ModelOption,
     OutputOption,
     OverwriteOption,
     PlotOption,
@@ -28,6 +32,7 @@ from basinscope.cli.options import (
     reading_of,
 )
 from basinscope.tasks import CHECKPOINT_HELP, OPTIONS_HELP
+from basinscope.tasks.own import chosen_task, task_on
 from spectra.errors import UserError
 from spectra.members import stated, stating
 from spectra.words import BASIN_COSTS, NEGATIVE_RULES
@@ -130,6 +135,17 @@ def volume(
             rich_help_panel=_ESTIMATE,
         ),
     ] = "",
+    model: ModelOption = None,
+    data: DataOption = None,
+    loss: LossOption = None,
+    validation_data: Annotated[
+        str | None,
+        typer.Option(
+            help="Other data for --model and --loss, as --validation-task is for --task.",
+            show_default=False,
+            rich_help_panel=OWN,
+        ),
+    ] = None,
     dtype: DtypeOption = None,
     device: DeviceOption = None,
     memory: MemoryOption = "4GiB",
@@ -178,10 +194,7 @@ def volume(
     """  # noqa: DOC501  # the help has no place for it
     del debug  # read by main
     _check_words(prior, negative, operator, preconditioner, cost)
-    if preconditioner == "identity" and eps != "search":
-        raise UserError("--preconditioner identity takes no --eps: leave it out")
-    if preconditioner == "identity" and exponent != EXPONENT:
-        raise UserError("--preconditioner identity takes no --exponent: leave it out")
+    _check_identity(preconditioner, eps, exponent)
     if not 0.0 < cutoff < math.inf:
         raise UserError(f"--cutoff must be positive and finite, got {cutoff}")
     methods, machine = _methods(method, prior), machine_of(dtype, device, memory, threads)
@@ -212,8 +225,10 @@ def volume(
         settings=settings,
         machine=machine,
         reading=reading_of(key, strip_prefix, trust_pickle),
-        task=task,
-        validation_task=validation_task,
+        task=chosen_task(task, model=model, data=data, loss=loss),
+        validation_task=task_on(
+            validation_task, model=model, data=validation_data, loss=loss, option="--validation-data"
+        ),
         cost=cost,
         preconditioner=preconditioner,
         output=output,
@@ -226,6 +241,13 @@ def volume(
         report_volume(request, as_json, against or [])
     else:
         report_trajectory(request, place, as_json)
+
+
+def _check_identity(preconditioner: str | None, eps: str, exponent: float) -> None:
+    if preconditioner == "identity" and eps != "search":
+        raise UserError("--preconditioner identity takes no --eps: leave it out")
+    if preconditioner == "identity" and exponent != EXPONENT:
+        raise UserError("--preconditioner identity takes no --exponent: leave it out")
 
 
 def _place(checkpoint: Path | None, trajectory: Path | None, against: list[Path]) -> Path:

@@ -11,12 +11,12 @@ from basinscope.cli.show import show_study
 from basinscope.cli.trajectory import (
     TrajectoryPoint,
     run_trajectory,
+    trajectory_figure,
     trajectory_files,
     trajectory_json,
     trajectory_outputs,
     trajectory_table,
 )
-from basinscope.cli.trajectory_plot import trajectory_figure
 from basinscope.failures import sentence
 from basinscope.outputs import TASK
 from basinscope.ranks import writes_files

@@ -197,7 +197,8 @@ class Session:
             checkpoint_sha256=read.sha256,
             checkpoint_integrity=read.integrity,
             checkpoint_weights=read.weights if self._landscape is None else "",
-            task=self.task if task is None else task,
+            # A task that is given as objects is more than a text, which is all that a file holds.
+            task=str(self.task if task is None else task),
             cost=cost_name(cost),
             cost_unit=str(getattr(cost, "unit", "cost")),
             dtype=dtype_title(landscape.dtype),

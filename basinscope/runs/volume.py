@@ -235,7 +235,7 @@ def _training(request: VolumeRequest, session: Session, name: str) -> Landscape 
     if session.task == name:
         raise UserError(
             f"{needing[0]} needs two sets of data, and there is only that of the task {name!r}: give --task, the data "
-            "that the checkpoint was trained on, and --validation-task, other data"
+            "that the checkpoint was trained on, and --validation-task, other data (of --data, --validation-data)"
         )
     return basin_cost(session.own(), request.cost, session.task)
 

@@ -20,6 +20,7 @@ from .first_look import first_look as first_look
 from .invariance import invariance_json as invariance_json
 from .invariance import invariance_table as invariance_table
 from .layout import finite as finite
+from .layout import plain as plain
 from .layout import table as table
 from .spectrum import summarise as summarise
 from .spectrum import summary_json as summary_json

@@ -22,16 +22,17 @@ def eigenpairs_table(spectrum: Spectrum, unit: str) -> list[RenderableType]:
     top = spectrum.top
     if top is None:
         return []
-    found = table(["", f"eigenvalue ({unit})", "residual |Hv - λv|", ""], padding=3)
+    titles = ["pair", f"eigenvalue ({unit})", "residual |Hv - λv|", "state"]
+    found = table(titles, of="eigenpairs", padding=3)
     largest = min(top.asked, len(top.values))
     ends = {"largest": np.arange(largest), "below zero": np.arange(largest, len(top.values))}
     for name, numbers in ends.items():
         for place, number in enumerate(numbers[:SHOWN], 1):
-            told = "" if top.converged[number] else "not converged"
+            told = "converged" if top.converged[number] else "not converged"
             value, residual = f"{top.values[number]:.6g}", f"{top.residuals[number]:.1g}"
-            found.add_row(Text(f"{name} {place}"), value, residual, Text(told, style="yellow"))
+            found.add(f"{name} {place}", value, residual, told, style="" if top.converged[number] else "yellow")
         if len(numbers) > SHOWN:
-            found.add_row(Text(f"… {len(numbers) - SHOWN} more", style="dim"), "", "", "")
+            found.add(f"… {len(numbers) - SHOWN} more", style="dim")
     return [Padding(Group(found, Text(_told(top), style="dim")), (1, 0, 1, 0))]
 
 
