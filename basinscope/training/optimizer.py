@@ -59,8 +59,8 @@ def step_rule(optimizer: Any, landscape: Landscape) -> StepRule:
         return StepRule()
     if isinstance(optimizer, int | float):
         return StepRule(float(optimizer), _over(2.0, float(optimizer)))
-    while not isinstance(optimizer, torch.optim.Optimizer) and hasattr(optimizer, "optimizer"):
-        optimizer = optimizer.optimizer
+    while (inner := getattr(optimizer, "optimizer", None)) is not None:
+        optimizer = inner
     if not isinstance(getattr(optimizer, "param_groups", None), list):
         raise UserTypeError(f"optimizer must be an optimizer of torch or a number, got {type(optimizer).__name__}")
     own = dict(landscape.evaluation.model.named_parameters())

@@ -104,6 +104,8 @@ class Tracker:
         Budget(self._share)  # refuses a share out of its range
         self._first = Ranks.current().first
         if self._first:
+            if resume and self._output is None:
+                raise UserError("resume needs an output, the file to go on with")
             with reserved(results={"output": self._output}, overwrite=overwrite, resume=resume):
                 stored = to_continue(self._output, resume=resume)
                 self._stored = None if stored is None else read_curves(stored)
@@ -214,7 +216,7 @@ class Tracker:
             standard_deviation=float(theta.square().mean().sqrt()) if self._width is None else self._width,
             every=self._every,
             share=self._share,
-            notes=landscape.notes,
+            notes=(*landscape.notes, *_other_in_training(landscape)),
         )
 
     def _turn(self, step: int, optimizer: Any) -> Reading | None:
@@ -245,6 +247,18 @@ def _device(source: nn.Module | Landscape) -> torch.device:
     if isinstance(source, Landscape):
         return source.device
     return next((one.device for one in source.parameters()), torch.device("cpu"))
+
+
+def _other_in_training(landscape: Landscape) -> tuple[str, ...]:
+    """What a training step sees otherwise than the landscape does."""
+    kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+    found = {type(one).__name__ for one in landscape.evaluation.model.modules() if isinstance(one, kinds)}
+    if landscape.mode == "train" or not found:
+        return ()
+    return (
+        f"the model is measured in eval mode, and {' and '.join(sorted(found))} do otherwise in training: the "
+        "curvature is not quite that of a training step (a Landscape with mode='train' has that of batch norm)",
+    )
 
 
 def _changed(settings: TrackerSettings, changes: dict[str, Any]) -> TrackerSettings:

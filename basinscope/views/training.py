@@ -88,6 +88,7 @@ def _beneath(curves: TrainingCurves, rows: int, left_out: list[tuple[str, list[s
         lines.append(Text(f"no room for {names}: a wider terminal, or --json", style="dim"))
     if curves.skipped:
         lines.append(Text(curves.skipped_in_words, style="dim"))
+    lines += [Text(note, style="dim") for note in curves.notes]
     return lines + [Text(f"! {remark}", style="yellow") for remark in curves.remarks]
 
 
