@@ -39,3 +39,4 @@ from .nouns import mean_squared_error as mean_squared_error
 from .nouns import read_checkpoint as read_checkpoint
 from .nouns import top_eigenpairs as top_eigenpairs
 from .results import load as load
+from .training import Tracker as Tracker

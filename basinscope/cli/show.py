@@ -39,7 +39,13 @@ def show(
     del debug  # read by main
     one_of("--negative", negative, NEGATIVE_RULES)
     check_shifts(shift or [])
-    others = {"comparison": _show_comparison, "audit": _show_audit, "volume": _show_volume, "bridge": _show_bridge}
+    others = {
+        "comparison": _show_comparison,
+        "audit": _show_audit,
+        "volume": _show_volume,
+        "bridge": _show_bridge,
+        "training": _show_training,
+    }
     kind = kind_of(file)
     if kind in others:
         others[kind](file, against, as_json)
@@ -127,3 +133,16 @@ def _show_audit(file: Path, against: Path | None, as_json: bool) -> None:
     from volume.audit import read_report
 
     show_report(read_report(file), as_json, {})
+
+
+def _show_training(file: Path, against: Path | None, as_json: bool) -> None:
+    if against is not None:
+        raise UserError(f"--against compares two spectra, and {file} holds a training run")
+    from basinscope.training import read_curves
+    from basinscope.views import curves_json, curves_table
+
+    curves = read_curves(file)
+    if as_json:
+        terminal.emit(curves_json(curves))
+    else:
+        terminal.show(curves_table(curves, terminal.page().width))

@@ -25,6 +25,8 @@ from .layout import table as table
 from .spectrum import summarise as summarise
 from .spectrum import summary_json as summary_json
 from .spectrum import summary_table as summary_table
+from .training import curves_json as curves_json
+from .training import curves_table as curves_table
 from .volume import log_volume_cell as log_volume_cell
 from .volume import study_json as study_json
 from .volume import study_table as study_table

@@ -23,6 +23,7 @@ from .recurrence import dots as dots
 from .recurrence import lanczos as lanczos
 from .shards import Shards as Shards
 from .shards import orthonormal_rows as orthonormal_rows
+from .traces import deflated_trace as deflated_trace
 from .traces import hutch_plus_plus as hutch_plus_plus
 from .traces import hutchinson as hutchinson
 from .traces import xtrace as xtrace

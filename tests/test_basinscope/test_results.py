@@ -23,7 +23,7 @@ from spectra.plots import spectrum_figure
 from volume.audit import audit_figure
 from volume.figures import study_figure
 
-KINDS = ("spectrum", "volume", "bridge", "audit", "comparison")
+KINDS = ("spectrum", "volume", "bridge", "audit", "comparison", "training")
 
 
 @pytest.fixture(scope="module")
