@@ -41,7 +41,9 @@ def test_both_are_within_reach_after_basinscope(tmp_path: Path) -> None:
 
 def test_theirs_that_was_imported_first_stays_theirs(tmp_path: Path) -> None:
     (tmp_path / "volume.py").write_text(OWN)
-    code = f"import volume as own; import basinscope; {OURS}; import volume; print(own.cube(2), volume.cube is own.cube)"
+    code = (
+        f"import volume as own; import basinscope; {OURS}; import volume; print(own.cube(2), volume.cube is own.cube)"
+    )
     printed, warned = run(tmp_path, code)
     assert printed == "their file ran\n8 True\n"
     assert warned.count("UserWarning") == 1
