@@ -15,13 +15,15 @@ import traceback
 from collections.abc import Callable, Sequence
 from importlib import metadata
 
-from typer.exceptions import TyperException
-
 from basinscope.terminal import say, shortened, streams
 from spectra.errors import UserError, out_of_memory
 
 if sys.platform != "win32":
     import resource
+try:
+    from typer.exceptions import TyperException
+except ImportError:  # older releases of typer raise those of click
+    from click import ClickException as TyperException
 
 USER_ERROR = 2
 INTERRUPTED = 130

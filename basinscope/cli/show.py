@@ -145,4 +145,4 @@ def _show_training(file: Path, against: Path | None, as_json: bool) -> None:
     if as_json:
         terminal.emit(curves_json(curves))
     else:
-        terminal.show(curves_table(curves, terminal.page().width))
+        terminal.show(curves_table(curves))

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from basinscope.choices import nearest
+from basinscope.packages import claim
 from basinscope.tasks.options import read_options, split_options
 from spectra.errors import UserError, UserTypeError, foreign
 from spectra.files import check_regular
@@ -221,6 +222,7 @@ def _module_by_name(place: str, name: str, what: str = "task", forms: str = FORM
     # As `python -m` does, so that a module beside the user is found by the installed command too.
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
+        claim()
     with foreign(f"{place} cannot be imported: it"):
         try:
             return importlib.import_module(place)
@@ -243,6 +245,7 @@ def _module_from_file(path: Path, what: str = "task") -> ModuleType:
     sys.modules[name] = module
     # As for a script, so that the file can import what lies beside it.
     sys.path.insert(0, str(whole.parent))
+    claim(whole)
     try:
         with foreign(f"{path} cannot be imported: it"):
             specification.loader.exec_module(module)

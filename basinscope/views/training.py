@@ -18,7 +18,6 @@ from spectra.interval import with_error
 
 # Rows that are read in a terminal: of more, so many at equal distances, the first and the last among them.
 MOST_ROWS = 24
-_PADDING = 2
 # Titles in two lines, with the unit beneath; what a row says in each; the first ones are the last to go.
 _COLUMNS: tuple[tuple[str, Callable[[Reading], str]], ...] = (
     ("step", lambda one: f"{one.step:,}"),
@@ -55,24 +54,19 @@ def curves_json(curves: TrainingCurves) -> dict[str, Any]:
     }
 
 
-def curves_table(curves: TrainingCurves, width: int) -> RenderableType:
-    """The steps as a table of at most ``width`` characters; columns that do not fit are named beneath."""
+def curves_table(curves: TrainingCurves) -> RenderableType:
+    """The steps as a table."""
     places = np.unique(np.linspace(0, len(curves.readings) - 1, min(MOST_ROWS, len(curves.readings))).round())
     rows = [curves.readings[int(place)] for place in places]
     columns = [(title, [cell(one) for one in rows]) for title, cell in _COLUMNS]
     known = [column for column in columns if any(cell not in ("–", "unknown") for cell in column[1])]
-    fitting, left = [], width
-    for title, cells in known:
-        left -= max(map(len, [*title.splitlines(), *cells])) + _PADDING
-        if left >= 0:
-            fitting.append((title, cells))
-    found = table([title for title, _ in fitting], justify="right", no_wrap=True)
-    for row in zip(*(cells for _, cells in fitting), strict=True):
-        found.add_row(*map(Text, row))
-    return Group(Text(f"{curves._title()}\n", style="bold"), found, *_beneath(curves, len(rows), known[len(fitting) :]))
+    found = table([title.replace("\n", " ") for title, _ in known], of="recorded steps", justify="right")
+    for row in zip(*(cells for _, cells in known), strict=True):
+        found.add(*row)
+    return Group(Text(f"{curves._title()}\n", style="bold"), found, *_beneath(curves, len(rows)))
 
 
-def _beneath(curves: TrainingCurves, rows: int, left_out: list[tuple[str, list[str]]]) -> list[RenderableType]:
+def _beneath(curves: TrainingCurves, rows: int) -> list[RenderableType]:
     """What the table does not say."""
     unit = curves.provenance.cost_unit
     key = (
@@ -83,9 +77,6 @@ def _beneath(curves: TrainingCurves, rows: int, left_out: list[tuple[str, list[s
     if rows < len(curves.readings):
         steps = counted(len(curves.readings), "recorded step")
         lines.append(Text(f"{rows} of {steps} are shown: all of them with --json", style="dim"))
-    if left_out:
-        names = ", ".join(title.replace("\n", " ") for title, _ in left_out)
-        lines.append(Text(f"no room for {names}: a wider terminal, or --json", style="dim"))
     if curves.skipped:
         lines.append(Text(curves.skipped_in_words, style="dim"))
     lines += [Text(note, style="dim") for note in curves.notes]
