@@ -25,13 +25,16 @@ SELECTION ?= tests/test_basinscope/test_packages.py tests/test_basinscope/test_p
 CHECKPOINT ?= data/digits_mlp/clean_seed0_step00640.pt
 POISONED ?= data/digits_mlp/poisoned_seed0_step00640.pt
 
+# Each warning is an error. The variable keeps a notice about the next major version of MkDocs off the screen.
+BUILD_DOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 define CHECK_PYTHON
 $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 { echo "basinscope needs Python 3.11 or newer; '$(PYTHON)' is missing or older: name another as in" \
 "'make PYTHON=python3.11'." >&2; exit 1; }
 endef
 
-.PHONY: demo test test-all test-wheel test-oldest test-newest check bench clean
+.PHONY: demo test test-all test-wheel test-oldest test-newest check docs bench clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -73,6 +76,10 @@ check: $(INSTALLED)
 	$(BIN)/lint-imports
 	$(BIN)/python tests/wheel.py
 	$(BIN)/python -m pytest $(WORKERS)
+	$(BUILD_DOCS)
+
+docs: $(INSTALLED)
+	$(BUILD_DOCS)
 
 bench: $(INSTALLED) $(BENCH_INSTALLED)
 	mkdir -p out
@@ -81,7 +88,7 @@ bench: $(INSTALLED) $(BENCH_INSTALLED)
 	$(BENCH_BIN)/python benchmarks/sgld_speed.py --output out/sgld_speed.md
 
 clean:
-	rm -rf out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf out site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -not -path './.*' -prune -exec rm -rf {} +
 
 # torch goes first, so that nothing else picks another version of it.
@@ -89,7 +96,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(CHECK_PYTHON)
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,docs]'
 	touch $@
 
 $(BENCH_INSTALLED): pyproject.toml benchmarks/requirements.txt benchmarks/requirements-no-deps.txt

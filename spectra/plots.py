@@ -72,7 +72,7 @@ def spectrum_figure(stored: StoredSpectrum, *, scale: str = "symlog") -> Figure:
 
 
 def draw_spectrum(axes: Axes, found: StoredSpectrum | Spectrum, *, scale: str = "symlog") -> None:
-    """The density panel of :func:`spectrum_figure`, on someone's own axes."""
+    """The density panel of ``spectrum_figure``, on someone's own axes."""
     spectrum, unit = (found, "cost") if isinstance(found, Spectrum) else (found.spectrum, found.provenance.cost_unit)
     unit = curvature_unit(spectrum.settings.operator, unit)
     _density_panel(axes, spectrum.density, spectrum.density.smooth(scale=scale), unit, spectrum)

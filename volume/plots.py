@@ -74,7 +74,7 @@ def volume_figure(study: VolumeStudy) -> Figure:
 
 
 def draw_study(axes: Axes, study: VolumeStudy, *, kind: str | None = None) -> None:
-    """One panel of :func:`volume_figure` on someone's own axes.
+    """One panel of ``volume_figure`` on someone's own axes.
 
     Args:
         axes: where.

@@ -205,11 +205,11 @@ class SpectralDensity(SpectralMeasure, Result):
         linear_scale: float | None = None,
         limits: tuple[float, float] | None = None,
     ) -> SmoothedDensity:
-        """Gaussian-smoothed view on a grid, with a band over probes; see :func:`spectra.density.smoothing.smooth`."""
+        """Gaussian-smoothed view on a grid, with a band over probes; see ``spectra.density.smoothing.smooth``."""
         return smooth(self, width, scale=scale, linear_scale=linear_scale, limits=limits)
 
     def cumulative(self) -> CumulativeDensity:
-        """Fraction of eigenvalues at or below each node; see :func:`spectra.density.smoothing.cumulative`."""
+        """Fraction of eigenvalues at or below each node; see ``spectra.density.smoothing.cumulative``."""
         return cumulative(self)
 
     def with_runs(self, runs: Tridiagonal) -> SpectralDensity:

@@ -1,6 +1,6 @@
 """The codec of result files: a frozen dataclass <-> a group of an HDF5 file, by a table of its fields.
 
-A store declares a :class:`Record` for each class that it keeps. Fields that are texts, numbers, flags or tuples of
+A store declares a ``Record`` for each class that it keeps. Fields that are texts, numbers, flags or tuples of
 texts become attributes and need no entry; arrays have named dimensions, a meaning and a unit.
 """
 

@@ -68,7 +68,7 @@ def audit_figure(table: AuditTable) -> Figure:
 
 
 def draw_case(axes: Axes, found: AuditReport | AuditTable, *, case: str | None = None) -> None:
-    """One panel of :func:`audit_figure` on someone's own axes.
+    """One panel of ``audit_figure`` on someone's own axes.
 
     Args:
         axes: where.

@@ -57,7 +57,7 @@ def bridge_figure(result: BridgeResult, *, checkpoint: str = "", unit: str = "co
 
 
 def draw_bridge(axes: Axes, result: BridgeResult) -> None:
-    """The log-volume across cutoffs, as :func:`bridge_figure` has it, on someone's own axes.
+    """The log-volume across cutoffs, as ``bridge_figure`` has it, on someone's own axes.
 
     Args:
         axes: where.
