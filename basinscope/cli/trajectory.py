@@ -14,7 +14,7 @@ from rich.console import Group, RenderableType
 from basinscope.failures import sentence
 from basinscope.runs import Report, VolumeRequest, reserved_for, run_volume
 from basinscope.terminal import Text
-from basinscope.views import finite, log_volume_cell, table
+from basinscope.views import finite, log_volume_cell, study_rows, table
 from spectra.checkpoint import is_model_folder
 from spectra.errors import UserError, out_of_memory
 from spectra.interval import RULE
@@ -158,6 +158,16 @@ def _without(points: Sequence[TrajectoryPoint]) -> list[str]:
         f"! {method} has no value at {', '.join(name for name, _ in where)}: {where[0][1]}"
         for method, where in found.items()
     ]
+
+
+def trajectory_rows(points: Sequence[TrajectoryPoint]) -> list[dict[str, Any]]:
+    """A row for each checkpoint and method, at full precision; a checkpoint that failed has its reason."""
+    rows: list[dict[str, Any]] = []
+    for point in points:
+        where = {"checkpoint": str(point.checkpoint), "run": point.run, "step": point.step}
+        found = [] if point.study is None else study_rows(point.study)
+        rows += [{**where, **row} for row in found if not row["swept"]] or [{**where, "failure": point.failure}]
+    return rows
 
 
 def trajectory_json(points: Sequence[TrajectoryPoint], files: dict[str, str]) -> dict[str, Any]:

@@ -19,8 +19,10 @@ from basinscope.cli.options import (
     OutputOption,
     OverwriteOption,
     PlotOption,
+    TableOption,
     ThreadsOption,
     command_line,
+    form_of,
     machine_of,
 )
 from basinscope.tasks import CHECKPOINT_HELP, OPTIONS_HELP
@@ -162,6 +164,7 @@ def volume(
             "--resume", help="Continue the output, with more directions or methods too.", rich_help_panel=RESULT
         ),
     ] = False,
+    table: TableOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -171,6 +174,7 @@ def volume(
     """  # noqa: DOC501  # the help has no place for it
     del debug  # read by main
     _check_words(prior, negative, operator, preconditioner, cost)
+    form = form_of(table, as_json)
     if preconditioner == "identity" and eps != "search":
         raise UserError("--preconditioner identity takes no --eps: leave it out")
     if preconditioner == "identity" and exponent != EXPONENT:
@@ -215,9 +219,9 @@ def volume(
         command=command_line(),
     )
     if trajectory is None:
-        report_volume(request, as_json, against or [])
+        report_volume(request, form, against or [])
     else:
-        report_trajectory(request, place, as_json)
+        report_trajectory(request, place, form)
 
 
 def _place(checkpoint: Path | None, trajectory: Path | None, against: list[Path]) -> Path:

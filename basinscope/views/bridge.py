@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 
 from basinscope.terminal import Text, written
-from basinscope.views.layout import NONE, finite, formatted, plain, table
+from basinscope.views.layout import NONE, estimate_columns, finite, formatted, plain, table
 from basinscope.views.sheet import Column, Sheet
 from spectra.estimate import Estimate, independent
 from spectra.interval import RULE, half_width, with_ends, with_error
@@ -103,6 +103,32 @@ def bridge_json(
         "cautions": list(bridge_cautions(result, noise=_noise(source))),
     }
     return found if other is None else found | _against(result, source, other)
+
+
+def bridge_rows(
+    result: BridgeResult, source: Mapping[str, str], other: OtherBridge | None = None
+) -> list[dict[str, Any]]:
+    """A row for each cutoff, at full precision: those asked for, then those of the curve, or differences to another."""
+    known = result if result.complete else _partial(result)
+    if known is None:
+        return []
+    unit = source.get("cost_unit", "cost")
+    if other is not None:
+        found = _differences(known, other)
+        return [
+            {"cutoff": cutoff, "cutoff_unit": unit, **estimate_columns(one, "nat", "difference")}
+            for cutoff, one in found
+        ]
+    volumes = [(True, one) for one in known.volumes] if result.complete else []
+    volumes += [(False, one) for one in known.curve(STORED)]
+    rows = []
+    for asked, one in volumes:
+        low, high = one.rise.interval()
+        slopes = {"slope": one.slope, "slope_error": one.slope_error, "slope_low95": low, "slope_high95": high}
+        where = {"cutoff": one.cutoff, "cutoff_unit": unit, "asked": asked}
+        known_to = estimate_columns(one.mass, "nat", "log_volume")
+        rows.append({**where, **known_to, **slopes, "share_below": one.share_below})
+    return rows
 
 
 def figure_of(result: BridgeResult, source: Mapping[str, str]) -> Figure:

@@ -44,6 +44,12 @@ def study_json(study: VolumeStudy, files: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
+def study_rows(study: VolumeStudy) -> list[dict[str, Any]]:
+    """The rows of ``to_dataframe`` with the units of the log-volumes, ``unit``, and of the cutoffs."""
+    units = {"unit": "nat", "cutoff_unit": study.provenance.cost_unit}
+    return [{**row, **units} for row in study.records()]
+
+
 def _result(result: MethodResult) -> dict[str, Any]:
     row = result.record()
     found = {
