@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from basinscope.cli.trajectory import TrajectoryPoint, methods_of
 from spectra.errors import UserError
+from spectra.files import counted
 from spectra.interval import bars, interval_label
 from spectra.plots import BLUE, GREEN, ORANGE, SKY, VERMILLION
 
@@ -32,8 +33,8 @@ def trajectory_figure(points: Sequence[TrajectoryPoint]) -> Figure:
     assert study is not None
     unit = study.provenance.cost_unit
     figure.suptitle(
-        f"Basin volume along training, prior {study.settings.prior}\nn = {study.size:,} parameters, "
-        f"{study.provenance.cost} below {study.settings.cutoff:g} {unit} on {study.samples:,.0f} samples",
+        f"Basin volume along training, prior {study.settings.prior}\nn = {counted(study.size, 'parameter')}, "
+        f"{study.provenance.cost} below {study.settings.cutoff:g} {unit} on {counted(round(study.samples), 'sample')}",
         fontsize=11,
     )
     grid = np.atleast_1d(figure.subplots(len(methods), 1, sharex=True))

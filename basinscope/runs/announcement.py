@@ -8,6 +8,7 @@ from dataclasses import replace
 from rich.file_proxy import FileProxy
 
 from basinscope.terminal import say
+from spectra.files import counted
 from spectra.landscape import Landscape
 from spectra.operators import Curvature
 from spectra.plan import Footprint, Plan, footprint, in_bytes, make_operator, plan_route, with_stored_space
@@ -42,7 +43,7 @@ def announcement(plan: Plan, settings: SpectrumSettings, resume: Spectrum | None
     'plan: dense route, 50 products; exact by the dense route, asked for'
     """
     blocks = " and those of each layer's block" if settings.per_layer else ""
-    products = f"{plan.products:,} products{blocks}"
+    products = f"{counted(plan.products, 'product')}{blocks}"
     if resume is not None:
         done = resume.density.runs.probes
         products = f"{done} of {settings.probes} probes are stored and kept; {products} from scratch"
@@ -66,7 +67,7 @@ def memory_line(need: Footprint) -> str:
     else:
         which = f"all {batches} batches, kept" if need.kept else f"one of {batches} batches at a time"
         graphs = f"graphs of {in_bytes(need.graph_bytes)} for {which}"
-    parts = (f"{need.vectors} vectors of {in_bytes(need.vector)}", basis, graphs)
+    parts = (f"{counted(need.vectors, 'vector')} of {in_bytes(need.vector)}", basis, graphs)
     working = f"{in_bytes(need.working_bytes)} to {'record a product' if need.recorded else 'work with'}"
     return f"memory: at most about {in_bytes(need.total)} above the model: {', '.join((*parts, working))}"
 

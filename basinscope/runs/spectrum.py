@@ -15,7 +15,7 @@ from basinscope.runs.session import CheckpointRequest, Session, continued, ends_
 from spectra.compute import compute_spectrum
 from spectra.costs import BY_NAME
 from spectra.errors import UserError
-from spectra.files import Provenance
+from spectra.files import Provenance, counted
 from spectra.spectrum import Spectrum, SpectrumSettings
 from spectra.store import StoredSpectrum, read_spectrum, write_spectrum
 from spectra.words import COSTS
@@ -123,4 +123,4 @@ def _earlier(request: Request) -> StoredSpectrum | None:
 def _described(stored: StoredSpectrum | None) -> str:
     if stored is None:
         return "nothing"
-    return f"{stored.spectrum.density.runs.probes} probes of {stored.provenance.created}"
+    return f"{counted(stored.spectrum.density.runs.probes, 'probe')} of {stored.provenance.created}"

@@ -21,6 +21,7 @@ from basinscope.views.sheet import Column, Sheet
 from spectra.density import SpectralDensity, negative_rule
 from spectra.errors import UserError
 from spectra.estimate import Estimate
+from spectra.files import counted
 from spectra.interval import RULE, short
 from spectra.store import StoredSpectrum
 from spectra.words import curvature_unit, operator_title
@@ -357,8 +358,8 @@ def _heading(summary: Summary) -> RenderableType:
     spectrum, provenance = summary.stored.spectrum, summary.stored.provenance
     operator = operator_title(spectrum.settings.operator, first=True)
     title = Text(f"{operator} spectrum of {Path(provenance.checkpoint).name}", style="bold")
-    data = f"{spectrum.samples:,.0f} samples, {provenance.cost} cost, {provenance.dtype}"
-    return Group(title, Text(f"{spectrum.density.size:,} parameters, {data}"), Text(_how(summary)))
+    data = f"{counted(round(spectrum.samples), 'sample')}, {provenance.cost} cost, {provenance.dtype}"
+    return Group(title, Text(f"{counted(spectrum.density.size, 'parameter')}, {data}"), Text(_how(summary)))
 
 
 def _how(summary: Summary) -> str:
@@ -366,14 +367,14 @@ def _how(summary: Summary) -> str:
     if spectrum.density.exact:
         coarse = spectrum.density.coarseness
         right = f"all eigenvalues, right to {100.0 * coarse:.2g} %" if coarse else "exact"
-        return f"{right}, by the {spectrum.route} route, {spectrum.products:,} products"
+        return f"{right}, by the {spectrum.route} route, {counted(spectrum.products, 'product')}"
     done, asked = spectrum.density.runs.probes, spectrum.settings.probes
-    probes = f"{done} probes" if done >= asked else f"{done} of {asked} probes so far"
+    probes = f"{counted(done, 'probe')}" if done >= asked else f"{done} of {asked} probes so far"
     captured = spectrum.density.deflation.captured
-    deflated = f"{captured} dimensions without sampling, then " if captured else ""
+    deflated = f"{counted(captured, 'dimension')} without sampling, then " if captured else ""
     return (
-        f"{spectrum.route}: {deflated}{probes} of {spectrum.density.runs.steps} steps, "
-        f"{spectrum.products:,} products by {spectrum.strategy}, seed {spectrum.settings.seed}"
+        f"{spectrum.route}: {deflated}{probes} of {counted(spectrum.density.runs.steps, 'step')}, "
+        f"{counted(spectrum.products, 'product')} by {spectrum.strategy}, seed {spectrum.settings.seed}"
     )
 
 
