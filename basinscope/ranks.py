@@ -48,7 +48,8 @@ def run_on_ranks(command: Callable[[], int | None], words: list[str]) -> int:
         return USER_ERROR
     ending = _Ending()
     signal.signal(signal.SIGTERM, ending.terminate)
-    words = words if first else [word for word in words if word not in ("--debug", "--json")]
+    told = ("--debug", "--json", "--table")
+    words = words if first else [word for word in words if word.partition("=")[0] not in told]
     return exit_code_of(lambda: ending.watched(command), words=words, tell=ending.tell)
 
 

@@ -151,23 +151,31 @@ def _stripped(line: list[Segment]) -> list[Segment]:
 
 def emit(found: dict[str, Any]) -> None:
     """Print one JSON object on stdout: the only thing that is printed there with --json."""
-    line = json.dumps(found, allow_nan=False) + "\n"
+    emit_text(json.dumps(found, allow_nan=False))
+
+
+def emit_text(text: str) -> None:
+    """Print lines on stdout where nothing else is to be printed there, as with --json and --table."""
+    lines = text + "\n"
     if not _kept:
-        sys.stdout.write(line)
+        sys.stdout.write(lines)
         return
     stream = _kept[-1]
     if isinstance(stream, int):
-        data = line.encode()
+        data = lines.encode(sys.__stdout__.encoding if sys.__stdout__ else "utf-8", "basinscope")
         while data:
             data = data[os.write(stream, data) :]
     else:
-        stream.write(line)
+        stream.write(lines)
         stream.flush()
 
 
 @contextmanager
-def streams(*, as_json: bool) -> Iterator[None]:
-    """Make the standard streams fit for a run: closed ones are open, and any character can be written."""
+def streams(*, alone: bool) -> Iterator[None]:
+    """Make the standard streams fit for a run: closed ones are open, and any character can be written.
+
+    Where it is to be ``alone``, stdout is kept for ``emit``.
+    """
     codecs.register_error("basinscope", _nearest)
     with ExitStack() as undone:
         _open_closed(undone)
@@ -176,7 +184,7 @@ def streams(*, as_json: bool) -> Iterator[None]:
                 stream.reconfigure(errors="basinscope")
         undone.enter_context(_backend())
         undone.enter_context(_users_warnings())
-        if as_json:
+        if alone:
             undone.enter_context(_apart())
         yield
 

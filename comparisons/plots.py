@@ -15,6 +15,7 @@ from comparisons.flatness import Measure
 from comparisons.measures import REGISTRY
 from comparisons.tables import short_names
 from spectra.errors import UserError
+from spectra.files import counted
 from spectra.interval import bars, interval_label
 from spectra.plots import BLUE, GREY, ORANGE, literal
 
@@ -48,7 +49,7 @@ def comparison_figure(comparison: Comparison) -> Figure:
     figure = Figure(figsize=(12.0, 0.8 + 2.5 * lines), layout="constrained")
     FigureCanvasAgg(figure)
     names, shared = short_names(comparison)
-    title = f"Flatness measures of {len(names)} checkpoints{f' ({shared})' if shared else ''}"
+    title = f"Flatness measures of {counted(len(names), 'checkpoint')}{f' ({shared})' if shared else ''}"
     figure.suptitle(title, fontsize=11)
     for place, measure in enumerate(shown):
         _placed(figure.add_subplot(lines, min(COLUMNS, len(shown)), place + 1), comparison, measure)

@@ -14,7 +14,7 @@ import numpy as np
 from comparisons.comparison import Comparison, Examined, Outcome
 from comparisons.evidence import ComputeCost, EvidenceSettings
 from comparisons.flatness import Reading
-from spectra.files import Array, Dimension, Provenance, ResultFile
+from spectra.files import Array, Dimension, Provenance, ResultFile, counted
 
 _CHECKPOINT, _MEASURE = (
     Dimension("checkpoint", "number of the checkpoint"),
@@ -57,7 +57,7 @@ _LATER = ("held_out_samples", "strategies", "lowest", "highest", "error", "held_
 
 def _fill(file: h5py.File, comparison: Comparison) -> None:
     checkpoints, measures = comparison.checkpoints, comparison.measures
-    file.attrs["title"] = f"{len(measures)} flatness measures of {len(checkpoints)} checkpoints"
+    file.attrs["title"] = f"{counted(len(measures), 'flatness measure')} of {counted(len(checkpoints), 'checkpoint')}"
     file.attrs["settings"] = json.dumps(asdict(comparison.settings))
     cells = [[one.outcomes.get(name) for name in measures] for one in checkpoints]
     shape = len(checkpoints), len(measures)

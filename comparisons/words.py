@@ -3,7 +3,5 @@
 from __future__ import annotations
 
 FAMILIES = ("curvature", "sharpness", "norms", "volumes", "learning-coefficient")
-# How tables are printed.
-FORMATS = ("md", "csv", "latex")
 # A rank correlation of fewer checkpoints says nothing.
 FEWEST = 4

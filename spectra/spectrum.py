@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from spectra.density import SpectralDensity
 from spectra.errors import UserError, require_counts
-from spectra.files import Provenance, Result
+from spectra.files import Provenance, Result, counted
 from spectra.words import ENGINES, OPERATORS, REORTHOGONALISATIONS, curvature_unit, operator_title
 
 Array = NDArray[np.float64]
@@ -247,7 +247,7 @@ class StoredSpectrum(Result):
     def _title(self) -> str:
         operator = operator_title(self.spectrum.settings.operator, first=True)
         name, size = Path(self.provenance.checkpoint).name, self.spectrum.density.size
-        return f"{operator} spectrum of {name}, {size:,} parameters, {self.provenance.cost} cost"
+        return f"{operator} spectrum of {name}, {counted(size, 'parameter')}, {self.provenance.cost} cost"
 
     def _facts(self) -> dict[str, str]:
         found = self.spectrum._facts()

@@ -14,6 +14,8 @@ BASIN_COSTS = ("kl", "task")
 NEGATIVE_RULES = ("raise", "clip", "abs")
 REORTHOGONALISATIONS = ("auto", "full", "none")
 DTYPES = ("float32", "float64")
+# How tables are printed for other programs.
+TABLES = ("md", "csv", "latex")
 SCALES = ("symlog", "linear")
 
 _PROPER = {"hessian": "Hessian", "gauss": "Gauss", "newton": "Newton", "fisher": "Fisher"}

@@ -23,14 +23,15 @@ from basinscope.cli.options import (
     OverwriteOption,
     PlotOption,
     StripPrefixOption,
+    TableOption,
     ThreadsOption,
     TrustPickleOption,
     command_line,
+    form_of,
     machine_of,
     reading_of,
 )
 from basinscope.tasks.own import chosen_task
-from basinscope.terminal import emit, show
 from spectra.errors import UserError
 from spectra.members import stating
 from spectra.words import BASIN_COSTS
@@ -118,6 +119,7 @@ def bridge(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the output, where there is one.", rich_help_panel=RESULT)
     ] = False,
+    table: TableOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -128,6 +130,7 @@ def bridge(
     """  # noqa: DOC501  # the help has no place for it
     del debug  # read by main
     _check_words(target, origin, prior, cost)
+    form = form_of(table, as_json)
     machine = machine_of(dtype, device, memory, threads)
     from volume.chains import BridgeSettings
 
@@ -161,7 +164,7 @@ def bridge(
         command=command_line(),
     )
     with reserved_for(request):
-        _run(request, as_json)
+        _run(request, form)
 
 
 def _check_words(target: str, origin: str, prior: str, cost: str | None) -> None:
@@ -177,7 +180,7 @@ def _check_words(target: str, origin: str, prior: str, cost: str | None) -> None
         )
 
 
-def _run(request: BridgeRequest, as_json: bool) -> None:
+def _run(request: BridgeRequest, form: str) -> None:
     from basinscope.runs import progress_report, run_bridge
 
     with progress_report() as progress:
@@ -193,21 +196,22 @@ def _run(request: BridgeRequest, as_json: bool) -> None:
                 save_figure(figure_of(result, source), request.plot)
             files["figure"] = str(request.plot)
     finally:  # a figure that fails does not cost the numbers
-        show_bridge(result, source, as_json, files)
+        show_bridge(result, source, form, files)
 
 
 def show_bridge(
     result: BridgeResult,
     source: dict[str, str],
-    as_json: bool,
+    form: str,
     files: dict[str, str],
     other: OtherBridge | None = None,
 ) -> None:
     """Print a bridge, complete or not, with its source, the files written by kind, and what it is compared with."""
-    from basinscope.views import bridge_json, bridge_table
+    from basinscope.views import bridge_json, bridge_rows, bridge_table, print_result
 
-    if as_json:
-        emit(bridge_json(result, source, files, other))
-        return
-
-    show(bridge_table(result, source, files, other))
+    print_result(
+        form,
+        table=lambda: bridge_table(result, source, files, other),
+        rows=lambda: bridge_rows(result, source, other),
+        found=lambda: bridge_json(result, source, files, other),
+    )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from basinscope.choices import nearest, one_of
+from basinscope.choices import nearest
 from basinscope.cli.compare_show import rankings_of, show_findings
 from basinscope.cli.options import (
     OWN,
@@ -27,9 +27,11 @@ from basinscope.cli.options import (
     OverwriteOption,
     PlotOption,
     StripPrefixOption,
+    TableOption,
     ThreadsOption,
     TrustPickleOption,
     command_line,
+    form_of,
     machine_of,
     reading_of,
 )
@@ -37,7 +39,7 @@ from basinscope.outputs import reserved
 from basinscope.tasks import OPTIONS_HELP
 from basinscope.tasks.own import chosen_task, task_on
 from basinscope.terminal import emit, show
-from comparisons.words import FAMILIES, FEWEST, FORMATS
+from comparisons.words import FAMILIES, FEWEST
 from spectra.errors import UserError
 
 if TYPE_CHECKING:
@@ -136,10 +138,7 @@ def compare(
             rich_help_panel=RESULT,
         ),
     ] = False,
-    table: Annotated[
-        str | None,
-        typer.Option(help=f"Print the table as one of {', '.join(FORMATS)}.", rich_help_panel=RESULT),
-    ] = None,
+    table: TableOption = None,
     output: OutputOption = None,
     plot: PlotOption = None,
     agreement_plot: Annotated[
@@ -169,9 +168,11 @@ def compare(
     """Compare flatness measures of checkpoints: each with its error, its cost and what it is invariant to.
 
     A measure or a checkpoint that fails is reported, and the rest go on.
-    """
+    """  # noqa: DOC501  # the help has no place for it
     del debug  # read by main
-    _check_words(table, as_json, jobs)
+    form = form_of(table, as_json)
+    if jobs < 1:
+        raise UserError(f"--jobs must be at least 1, got {jobs}")
     machine = machine_of(dtype, device, memory, threads)
     from comparisons.evidence import EvidenceSettings
 
@@ -204,7 +205,7 @@ def compare(
         unused |= {"report": report, "plot": plot, "agreement-plot": agreement_plot, "table": table, "against": against}
         _check_invariance(request, as_json, [name for name, value in unused.items() if value])
         return
-    shown = _Shown(table, as_json, against, tuple(given) if given else None, agreement_plot, report)
+    shown = _Shown(form, against, tuple(given) if given else None, agreement_plot, report)
     with _reserved(request, shown):
         _check_shown(request, shown)
         _run(request, shown)
@@ -212,23 +213,13 @@ def compare(
 
 @dataclass(frozen=True)
 class _Shown:
-    """What is made of the comparison: the options of the same names."""
+    """What is made of the comparison: how it is printed, and the options of the same names."""
 
-    table: str | None
-    as_json: bool
+    form: str
     against: str | None
     given: tuple[str, ...] | None
     agreement_plot: Path | None
     report: Path | None
-
-
-def _check_words(table: str | None, as_json: bool, jobs: int) -> None:
-    if table is not None:
-        one_of("--table", table, FORMATS)
-    if table is not None and as_json:
-        raise UserError("--table and --json exclude each other: give one of them")
-    if jobs < 1:
-        raise UserError(f"--jobs must be at least 1, got {jobs}")
 
 
 def _measures(words: str) -> tuple[str, ...]:
@@ -303,7 +294,7 @@ def _run(request: CompareRequest, shown: _Shown) -> None:
     try:
         found = findings_of(comparison, *rankings_of(comparison, shown.against), shown.given)
     except UserError:  # a ranking that cannot be had does not cost the numbers
-        show_findings(Findings(comparison), files, shown.table, shown.as_json)
+        show_findings(Findings(comparison), files, shown.form)
         raise
     try:
         files |= _drawn(request, shown, found)
@@ -315,7 +306,7 @@ def _run(request: CompareRequest, shown: _Shown) -> None:
                 write_report(shown.report, replace(found, figures=evidence_figures(request.reuse, comparison)))
             files["report"] = str(shown.report)
     finally:  # a figure or a page that fails does not cost the numbers
-        show_findings(found, files, shown.table, shown.as_json)
+        show_findings(found, files, shown.form)
 
 
 def _drawn(request: CompareRequest, shown: _Shown, found: Findings) -> dict[str, str]:

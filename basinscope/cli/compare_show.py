@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from basinscope.terminal import emit, say, show
+from basinscope.terminal import emit, emit_text, say, show, written
 from comparisons.words import FEWEST
 
 if TYPE_CHECKING:
@@ -29,17 +29,19 @@ def rankings_of(comparison: Comparison, against: str | None) -> Rankings:
     return target, rank_measures(comparison, measures, target, seed=comparison.settings.seed)
 
 
-def show_findings(found: Findings, files: dict[str, str], table: str | None, as_json: bool) -> None:
-    """Print all that a comparison tells, its table as ``md``, ``csv``, ``latex`` or (None) for terminals."""
-    if as_json:
+def show_findings(found: Findings, files: dict[str, str], form: str) -> None:
+    """Print all that a comparison tells; for other programs its table of measures alone."""
+    if form == "json":
         from basinscope.views import findings_json
 
         emit(findings_json(found, files))
-    elif table is not None:
+    elif form:
         from comparisons.tables import plain_table
 
-        print(plain_table(found.comparison, table))
-        _speak(found.comparison, table)
+        emit_text(plain_table(found.comparison, form))
+        _speak(found.comparison, form)
+        for line in written(files):
+            say(line)
     else:
         _print(found, files)
 

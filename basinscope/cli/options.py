@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from basinscope.choices import read_bytes
+from basinscope.choices import one_of, read_bytes
 from basinscope.tasks.own import DATA_FORMS, LOSS_FORMS, MODEL_FORMS
-from spectra.words import DTYPES
+from spectra.errors import UserError
+from spectra.words import DTYPES, TABLES
 
 if TYPE_CHECKING:
     from basinscope.runs import Machine
@@ -61,6 +62,15 @@ OutputOption = Annotated[Path | None, typer.Option(help="HDF5 file to write.", r
 PlotOption = Annotated[Path | None, typer.Option(help="Figure to write: .png, .pdf or .svg.", rich_help_panel=RESULT)]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.", rich_help_panel=RESULT)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")]
+TableOption = Annotated[
+    str | None,
+    typer.Option(
+        "--table",
+        help=f"Print the tables alone on stdout, as one of {', '.join(TABLES)}; csv has the numbers in full.",
+        show_default=False,
+        rich_help_panel=RESULT,
+    ),
+]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -103,6 +113,19 @@ def machine_of(dtype: str | None, device: str | None, memory: str, threads: int 
     from basinscope.runs import Machine
 
     return Machine(dtype=dtype, device=device, memory=number, threads=threads)
+
+
+def form_of(table: str | None, as_json: bool) -> str:
+    """How the result is printed: ``json``, a word of ``--table``, or empty for a terminal.
+
+    Raises:
+        UserError: if the word is unknown, or both are asked for.
+    """
+    if table is not None:
+        one_of("--table", table, TABLES)
+    if table is not None and as_json:
+        raise UserError("--table and --json exclude each other: give one of them")
+    return "json" if as_json else table or ""
 
 
 def command_line() -> str:

@@ -24,15 +24,16 @@ from basinscope.cli.options import (
     OverwriteOption,
     PlotOption,
     StripPrefixOption,
+    TableOption,
     ThreadsOption,
     TrustPickleOption,
     command_line,
+    form_of,
     machine_of,
     reading_of,
 )
 from basinscope.tasks import CHECKPOINT_HELP, OPTIONS_HELP
 from basinscope.tasks.own import chosen_task
-from basinscope.terminal import emit, show
 from spectra.errors import UserError
 from spectra.words import COSTS, ENGINES, NEGATIVE_RULES, OPERATORS, REORTHOGONALISATIONS
 
@@ -135,6 +136,7 @@ def spectrum(
         bool,
         typer.Option("--resume", help="Continue the output, with more probes too.", rich_help_panel=RESULT),
     ] = False,
+    table: TableOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -158,7 +160,7 @@ def spectrum(
             }
         )
     check_shifts(shift or [])
-    machine = machine_of(dtype, device, memory, threads)
+    form, machine = form_of(table, as_json), machine_of(dtype, device, memory, threads)
     from spectra.spectrum import SpectrumSettings
 
     settings = SpectrumSettings(
@@ -194,7 +196,7 @@ def spectrum(
         command=command_line(),
     )
     with reserved_for(request):
-        _run(request, shift or [], negative, as_json)
+        _run(request, shift or [], negative, form)
 
 
 def _only_ours(given: dict[str, bool]) -> None:
@@ -210,7 +212,7 @@ def check_shifts(shifts: list[float]) -> None:
             raise UserError(f"--shift must be positive and finite, got {shift}")
 
 
-def _run(request: Request, shifts: list[float], rule: str, as_json: bool) -> None:
+def _run(request: Request, shifts: list[float], rule: str, form: str) -> None:
     from basinscope.runs import announce, progress_report, run_spectrum
 
     with progress_report("products") as report:
@@ -225,26 +227,24 @@ def _run(request: Request, shifts: list[float], rule: str, as_json: bool) -> Non
                 save_figure(spectrum_figure(stored), request.plot)
             files["figure"] = str(request.plot)
     finally:  # a figure that fails does not cost the numbers
-        show_summary(stored, shifts, rule, as_json, files, said)
+        show_summary(stored, shifts, rule, form, files, said)
 
 
 def show_summary(
     stored: StoredSpectrum,
     shifts: list[float],
     rule: str,
-    as_json: bool,
+    form: str,
     files: dict[str, str],
     said: tuple[str, ...] = (),
 ) -> None:
     """Print the summary of a spectrum on stdout; its table leaves out the notes that were ``said`` already."""
-    from basinscope.views import summarise
+    from basinscope.views import print_result, summarise, summary_json, summary_rows, summary_table
 
     summary = summarise(stored, shifts=shifts, rule=rule)
-    if as_json:
-        from basinscope.views import summary_json
-
-        emit(summary_json(summary, files))
-        return
-    from basinscope.views import summary_table
-
-    show(summary_table(summary, files, said))
+    print_result(
+        form,
+        table=lambda: summary_table(summary, files, said),
+        rows=lambda: summary_rows(summary),
+        found=lambda: summary_json(summary, files),
+    )

@@ -19,9 +19,10 @@ from rich.console import Group, RenderableType
 from basinscope.failures import sentence
 from basinscope.runs import Report, VolumeRequest, reserved_for, run_volume
 from basinscope.terminal import Text
-from basinscope.views import finite, log_volume_cell, table
+from basinscope.views import finite, log_volume_cell, study_rows, table
 from spectra.checkpoint import is_model_folder
 from spectra.errors import UserError, out_of_memory
+from spectra.files import counted
 from spectra.interval import RULE, bars, interval_label
 from spectra.plots import BLUE, GREEN, ORANGE, SKY, VERMILLION
 from volume.study import VolumeStudy
@@ -169,6 +170,16 @@ def _without(points: Sequence[TrajectoryPoint]) -> list[str]:
     ]
 
 
+def trajectory_rows(points: Sequence[TrajectoryPoint]) -> list[dict[str, Any]]:
+    """A row for each checkpoint and method, at full precision; a checkpoint that failed has its reason."""
+    rows: list[dict[str, Any]] = []
+    for point in points:
+        where = {"checkpoint": str(point.checkpoint), "run": point.run, "step": point.step}
+        found = [] if point.study is None else study_rows(point.study)
+        rows += [{**where, **row} for row in found if not row["swept"]] or [{**where, "failure": point.failure}]
+    return rows
+
+
 def trajectory_json(points: Sequence[TrajectoryPoint], files: dict[str, str]) -> dict[str, Any]:
     """A trajectory in plain values that ``json.dumps(..., allow_nan=False)`` takes."""
     rows = []
@@ -202,8 +213,8 @@ def trajectory_figure(points: Sequence[TrajectoryPoint]) -> Figure:
     assert study is not None
     unit = study.provenance.cost_unit
     figure.suptitle(
-        f"Basin volume along training, prior {study.settings.prior}\nn = {study.size:,} parameters, "
-        f"{study.provenance.cost} below {study.settings.cutoff:g} {unit} on {study.samples:,.0f} samples",
+        f"Basin volume along training, prior {study.settings.prior}\nn = {counted(study.size, 'parameter')}, "
+        f"{study.provenance.cost} below {study.settings.cutoff:g} {unit} on {counted(round(study.samples), 'sample')}",
         fontsize=11,
     )
     grid = np.atleast_1d(figure.subplots(len(methods), 1, sharex=True))

@@ -25,9 +25,11 @@ from basinscope.cli.options import (
     OverwriteOption,
     PlotOption,
     StripPrefixOption,
+    TableOption,
     ThreadsOption,
     TrustPickleOption,
     command_line,
+    form_of,
     machine_of,
     reading_of,
 )
@@ -185,6 +187,7 @@ def volume(
             "--resume", help="Continue the output, with more directions or methods too.", rich_help_panel=RESULT
         ),
     ] = False,
+    table: TableOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -195,6 +198,7 @@ def volume(
     del debug  # read by main
     _check_words(prior, negative, operator, preconditioner, cost)
     _check_identity(preconditioner, eps, exponent)
+    form = form_of(table, as_json)
     if not 0.0 < cutoff < math.inf:
         raise UserError(f"--cutoff must be positive and finite, got {cutoff}")
     methods, machine = _methods(method, prior), machine_of(dtype, device, memory, threads)
@@ -238,9 +242,9 @@ def volume(
         command=command_line(),
     )
     if trajectory is None:
-        report_volume(request, as_json, against or [])
+        report_volume(request, form, against or [])
     else:
-        report_trajectory(request, place, as_json)
+        report_trajectory(request, place, form)
 
 
 def _check_identity(preconditioner: str | None, eps: str, exponent: float) -> None:

@@ -187,7 +187,7 @@ def memory_line(need: Footprint) -> str:
     else:
         which = f"all {batches} batches, kept" if need.kept else f"one of {batches} batches at a time"
         graphs = f"graphs of {in_bytes(need.graph_bytes)} for {which}"
-    parts = (f"{need.vectors} vectors of {in_bytes(need.vector)}", basis, graphs)
+    parts = (f"{counted(need.vectors, 'vector')} of {in_bytes(need.vector)}", basis, graphs)
     working = f"{in_bytes(need.working_bytes)} to {'record a product' if need.recorded else 'work with'}"
     return f"memory: at most about {in_bytes(need.total)} above the model: {', '.join((*parts, working))}"
 

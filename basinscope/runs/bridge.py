@@ -10,6 +10,7 @@ from basinscope.ranks import STORED, agreed, writes_files
 from basinscope.runs.progress import Report
 from basinscope.runs.session import CheckpointRequest, Session, basin_cost, ends_early
 from spectra.errors import UserError
+from spectra.files import counted
 from spectra.landscape import Landscape
 from spectra.words import dtype_title
 from volume.bridge import BridgeResult, bridge_volume, read_bridge, refuse_other, write_bridge
@@ -64,7 +65,7 @@ def run_bridge(request: BridgeRequest, progress: Report) -> tuple[BridgeResult, 
     agreed("checkpoint", source["checkpoint_sha256"])
     agreed("task, cost and dtype", f"{name}, {source['cost']}, {source['dtype']}")
     earlier = _earlier(request, source)
-    agreed(STORED, "nothing" if earlier is None else f"{earlier.rung_count} rungs")
+    agreed(STORED, "nothing" if earlier is None else f"{counted(earlier.rung_count, 'rung')}")
     climb = _Climb(request.output, source, 0 if earlier is None else earlier.rung_count)
     with ends_early(climb.state):
         result = bridge_volume(

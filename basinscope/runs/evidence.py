@@ -14,7 +14,7 @@ from comparisons.measures import basin_landscape
 from spectra.checkpoint import Checkpoint, Reading, read_checkpoint
 from spectra.costs import cost_name
 from spectra.errors import UserError
-from spectra.files import Provenance
+from spectra.files import Provenance, counted
 from spectra.landscape import Landscape
 from spectra.store import read_spectrum
 from spectra.words import dtype_title, operator_title
@@ -123,7 +123,7 @@ def reused(evidence: Evidence, file: Path, checkpoint: Checkpoint) -> str:
     evidence.stored_spectra[spectrum.settings.operator] = spectrum
     probes, steps = spectrum.settings.probes, spectrum.settings.steps
     title = operator_title(spectrum.settings.operator, first=True)
-    return f"{title} spectrum reused from {file.name} ({probes} probes of {steps} steps)"
+    return f"{title} spectrum reused from {file.name} ({counted(probes, 'probe')} of {counted(steps, 'step')})"
 
 
 def _reused_volume(evidence: Evidence, file: Path, checkpoint: Checkpoint) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from spectra.errors import UserError
-from spectra.files import Provenance
+from spectra.files import Provenance, counted
 from spectra.spectrum import SpectrumSettings
 from spectra.store import StoredSpectrum
 
@@ -32,7 +32,7 @@ def check_settings(path: Path, stored: StoredSpectrum, asked: SpectrumSettings) 
     done = stored.spectrum.density.runs.probes
     if asked.probes < done:
         raise UserError(
-            f"{path} has {done} probes already: --resume needs at least --probes {done}, got {asked.probes}"
+            f"{path} has {counted(done, 'probe')} already: --resume needs at least --probes {done}, got {asked.probes}"
         )
 
 

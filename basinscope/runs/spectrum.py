@@ -155,4 +155,4 @@ def _earlier(request: Request) -> StoredSpectrum | None:
 def _described(stored: StoredSpectrum | None) -> str:
     if stored is None:
         return "nothing"
-    return f"{stored.spectrum.density.runs.probes} probes of {stored.provenance.created}"
+    return f"{counted(stored.spectrum.density.runs.probes, 'probe')} of {stored.provenance.created}"

@@ -21,7 +21,7 @@ from basinscope.runs.volume_resumption import check_landscape, check_settings
 from spectra.checkpoint import AdamMoments, Checkpoint, adam_moments
 from spectra.costs import CrossEntropy
 from spectra.errors import UserError, out_of_memory
-from spectra.files import Provenance
+from spectra.files import Provenance, counted
 from spectra.landscape import Landscape
 from spectra.ranks import Ranks
 from volume.curvature_density import curvature_name
@@ -129,7 +129,8 @@ class _Work:
             begun = self.study.results.get(method)
             if begun is not None and begun.sampled is not None:
                 # The directions that are done stay.
-                told = f"{method} ended after {len(begun.sampled.log_terms):,} directions: {failed.failure}"
+                many = counted(len(begun.sampled.log_terms), "direction")
+                told = f"{method} ended after {many}: {failed.failure}"
                 self.study = replace(self.study, cautions=tuple(dict.fromkeys((*self.study.cautions, told))))
             else:
                 self.study = replace(self.study, results={**self.study.results, method: failed})

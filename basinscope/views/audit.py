@@ -14,6 +14,7 @@ from rich.padding import Padding
 from basinscope.terminal import Text, written
 from basinscope.views.layout import NONE, finite, plain, table
 from basinscope.views.sheet import Column, Sheet
+from spectra.files import counted
 from spectra.interval import RULE, with_error
 from volume.audit import FACTORS, TRACE, VOLUME, AuditReport, AuditRow, Figure, Share, Truth
 
@@ -97,7 +98,7 @@ _CAPTION = (
 def report_table(report: AuditReport, files: Mapping[str, str]) -> Group:
     """An audit laid out for a terminal; ``files`` says what was written where, by kind."""
     repeats = report.table.repeats
-    parts: list[RenderableType] = [Text(f"Audit of {report.title}, {repeats} repeats a row", style="bold")]
+    parts: list[RenderableType] = [Text(f"Audit of {report.title}, {counted(repeats, 'repeat')} a row", style="bold")]
     for name in dict.fromkeys(row.case for row in report.table.rows):
         rows = [row for row in report.table.rows if row.case == name]
         parts += _case(name, rows)
@@ -119,7 +120,8 @@ def _case(name: str, rows: list[AuditRow]) -> list[RenderableType]:
     if reasons:
         # Their names are in the JSON; here they would bury what applies.
         words = "; ".join(f"{count} as {reason}" for reason, count in reasons.items())
-        parts.append(Text(f"{reasons.total()} do not apply: {words}", style="dim"))
+        apply = "does" if reasons.total() == 1 else "do"
+        parts.append(Text(f"{reasons.total()} {apply} not apply: {words}", style="dim"))
     return parts
 
 

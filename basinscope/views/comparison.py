@@ -22,6 +22,7 @@ from comparisons.findings import Findings
 from comparisons.measures import REGISTRY
 from comparisons.statistics import ALIKE, Agreement, GranulatedRanking, Ranking, SignErrors, incomparable
 from comparisons.tables import remarks, rows, short_names
+from spectra.files import counted
 from spectra.interval import RULE
 
 _DESCRIBED = ("title", "family", "unit", "source", "flatter")
@@ -149,19 +150,18 @@ def spoken(comparison: Comparison, *, marked: bool = True) -> list[Text]:
 
 def _heading(comparison: Comparison) -> RenderableType:
     done, (names, shared) = comparison.done, short_names(comparison)
-    many = len(comparison.measures)
-    title = f"{many} flatness measure{'s' * (many != 1)} of {len(done)} checkpoint{'s' * (len(done) != 1)}"
+    title = f"{counted(len(comparison.measures), 'flatness measure')} of {counted(len(done), 'checkpoint')}"
     first, settings = done[0], comparison.settings
     lines = [
-        f"{first.size:,} parameters, {first.samples:,.0f} samples, {first.provenance.cost} cost, "
-        f"{first.provenance.dtype}; {settings.probes} probes of {settings.steps} steps, cutoff {settings.cutoff:g}, "
-        f"seed {settings.seed}"
+        f"{counted(first.size, 'parameter')}, {counted(round(first.samples), 'sample')}, {first.provenance.cost} cost, "
+        f"{first.provenance.dtype}; {counted(settings.probes, 'probe')} of {counted(settings.steps, 'step')}, "
+        f"cutoff {settings.cutoff:g}, seed {settings.seed}"
     ]
     if shared:
         lines.append(f"all of {shared}: {', '.join(names)}")
     total = sum(one.work.seconds for one in done)
     spent = sum(one.work.in_gradients for one in done)
-    lines.append(f"{spent:,.0f} gradients in all, {total:.1f} s")
+    lines.append(f"{counted(round(spent), 'gradient')} in all, {total:.1f} s")
     return Group(Text(title, style="bold"), *(Text(line) for line in lines))
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 
 from basinscope.terminal import Text
 from basinscope.views.layout import finite, table
+from spectra.estimate import Estimate
 from spectra.files import counted
 from spectra.spectrum import Spectrum, TopEigenpairs
 
@@ -24,9 +25,7 @@ def eigenpairs_table(spectrum: Spectrum, unit: str) -> list[RenderableType]:
         return []
     titles = ["pair", f"eigenvalue ({unit})", "residual |Hv - λv|", "state"]
     found = table(titles, of="eigenpairs", padding=3)
-    largest = min(top.asked, len(top.values))
-    ends = {"largest": np.arange(largest), "below zero": np.arange(largest, len(top.values))}
-    for name, numbers in ends.items():
+    for name, numbers in _ends(top).items():
         for place, number in enumerate(numbers[:SHOWN], 1):
             told = "converged" if top.converged[number] else "not converged"
             value, residual = f"{top.values[number]:.6g}", f"{top.residuals[number]:.1g}"
@@ -34,6 +33,22 @@ def eigenpairs_table(spectrum: Spectrum, unit: str) -> list[RenderableType]:
         if len(numbers) > SHOWN:
             found.add(f"… {len(numbers) - SHOWN} more", style="dim")
     return [Padding(Group(found, Text(_told(top), style="dim")), (1, 0, 1, 0))]
+
+
+def eigenpairs(spectrum: Spectrum) -> Iterator[tuple[str, int, Estimate]]:
+    """The end, the place from there, and the eigenvalue with its residual as truncation error, of each pair."""
+    top = spectrum.top
+    if top is None:
+        return
+    for name, numbers in _ends(top).items():
+        for place, number in enumerate(numbers, 1):
+            yield name, place, Estimate(float(top.values[number]), truncation_error=float(top.residuals[number]))
+
+
+def _ends(top: TopEigenpairs) -> dict[str, range]:
+    """The numbers of the pairs at each end of the spectrum."""
+    largest = min(top.asked, len(top.values))
+    return {"largest": range(largest), "below zero": range(largest, len(top.values))}
 
 
 def _told(top: TopEigenpairs) -> str:

@@ -49,6 +49,16 @@ def json_estimate(estimate: Estimate) -> dict[str, Any]:
     return {**plain(found), "cautions": list(estimate.cautions)}
 
 
+def estimate_columns(estimate: Estimate | float | None, unit: str, name: str = "value") -> dict[str, Any]:
+    """An estimate as columns of a table of numbers; a plain number has no errors, and what is undefined nothing."""
+    known = estimate if isinstance(estimate, Estimate) else None
+    low, high = (None, None) if known is None else known.interval()
+    errors = {error: getattr(known, error, None) for error in ("standard_error", "truncation_error")}
+    value = estimate if known is None else known.value
+    cautions = "" if known is None else "; ".join(known.cautions)
+    return {name: value, **errors, "low95": low, "high95": high, "unit": unit, "cautions": cautions}
+
+
 def table(titles: Iterable[str], *, of: str = "", padding: int = 2, justify: Justify = "left") -> Sheet:
     """An empty table with these columns, of which the first names the rows and stands to the left.
 

@@ -16,8 +16,8 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 
 from basinscope.terminal import Text, written
-from basinscope.views.eigenpairs import eigenpairs_json, eigenpairs_table
-from basinscope.views.layout import cell, finite, json_estimate, plain, table
+from basinscope.views.eigenpairs import eigenpairs, eigenpairs_json, eigenpairs_table
+from basinscope.views.layout import cell, estimate_columns, finite, json_estimate, plain, table
 from basinscope.views.sheet import Column, Sheet
 from spectra.density import SpectralDensity, negative_rule
 from spectra.errors import UserError
@@ -264,6 +264,8 @@ def summary_json(summary: Summary, files: Mapping[str, str]) -> dict[str, Any]:
         "products": spectrum.products,
         "cost": finite(spectrum.cost),
         "gradient_norm": finite(spectrum.gradient_norm),
+        "cost_unit": summary.stored.provenance.cost_unit,
+        "curvature_unit": _unit(summary),
         "trace": json_estimate(summary.trace),
         "frobenius_norm": json_estimate(summary.frobenius_norm),
         "negative_rule": summary.rule,
@@ -311,6 +313,37 @@ def _layer(layer: SpectralDensity, trace: Estimate) -> dict[str, Any]:
     }
 
 
+def summary_rows(summary: Summary) -> list[dict[str, Any]]:
+    """A row for each number, at full precision: of the whole matrix, at each shift, and of each layer's block.
+
+    The truncation error of an eigenvalue is its residual: so far, at the most, is it from one of the matrix.
+    """
+    spectrum, provenance = summary.stored.spectrum, summary.stored.provenance
+    unit, curvature = provenance.cost_unit, _unit(summary)
+    found: list[tuple[str, str, float | None, Estimate | float | None, str]] = [
+        ("", "cost", None, spectrum.cost, unit),
+        ("", "gradient norm", None, spectrum.gradient_norm, f"{unit} / parameter"),
+        ("", "trace", None, summary.trace, curvature),
+        ("", "Frobenius norm", None, summary.frobenius_norm, curvature),
+    ]
+    for number, (value, error) in enumerate(zip(spectrum.eigenvalues, spectrum.residuals, strict=True), 1):
+        pair = Estimate(float(value), truncation_error=float(error))
+        found.append(("", f"eigenvalue {number}", None, pair, curvature))
+    found += [("", f"{name} {place}", None, pair, curvature) for name, place, pair in eigenpairs(spectrum)]
+    found.append(("", "eigenvalues below zero", None, summary.negative.count, "1"))
+    for at in summary.shifts:
+        found.append(("", "log det(H + cI)", at.shift, at.logdet, "nat"))
+        found.append(("", "log det(I + H/c)", at.shift, at.relative_logdet, "nat"))
+        found.append(("", "effective dimension", at.shift, at.effective_dimension, "1"))
+    for name, layer in spectrum.layers.items():
+        found.append((name or "(root)", "trace", None, summary.traces[name], curvature))
+        found.append((name or "(root)", "Frobenius norm", None, layer.frobenius_norm(), curvature))
+    return [
+        {"layer": layer, "quantity": name, "shift": shift, **estimate_columns(value, unit)}
+        for layer, name, shift, value, unit in found
+    ]
+
+
 SHOWN_EIGENVALUES = 6
 
 
@@ -334,8 +367,8 @@ def _heading(summary: Summary) -> RenderableType:
     spectrum, provenance = summary.stored.spectrum, summary.stored.provenance
     operator = operator_title(spectrum.settings.operator, first=True)
     title = Text(f"{operator} spectrum of {Path(provenance.checkpoint).name}", style="bold")
-    data = f"{spectrum.samples:,.0f} samples, {provenance.cost} cost, {provenance.dtype}"
-    return Group(title, Text(f"{spectrum.density.size:,} parameters, {data}"), Text(_how(summary)))
+    data = f"{counted(round(spectrum.samples), 'sample')}, {provenance.cost} cost, {provenance.dtype}"
+    return Group(title, Text(f"{counted(spectrum.density.size, 'parameter')}, {data}"), Text(_how(summary)))
 
 
 def _how(summary: Summary) -> str:
@@ -347,7 +380,7 @@ def _how(summary: Summary) -> str:
     done, asked = spectrum.density.runs.probes, spectrum.settings.probes
     probes = counted(done, "probe") if done >= asked else f"{done} of {counted(asked, 'probe')} so far"
     captured = spectrum.density.deflation.captured
-    deflated = f"{captured} dimensions without sampling, then " if captured else ""
+    deflated = f"{counted(captured, 'dimension')} without sampling, then " if captured else ""
     return (
         f"{spectrum.route}: {deflated}{probes} of {counted(spectrum.density.runs.steps, 'step')}"
         f"{' (rough)' if spectrum.settings.rough else ''}, "

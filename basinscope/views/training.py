@@ -54,7 +54,7 @@ def curves_json(curves: TrainingCurves) -> dict[str, Any]:
     }
 
 
-def curves_table(curves: TrainingCurves) -> RenderableType:
+def curves_table(curves: TrainingCurves) -> Group:
     """The steps as a table."""
     places = np.unique(np.linspace(0, len(curves.readings) - 1, min(MOST_ROWS, len(curves.readings))).round())
     rows = [curves.readings[int(place)] for place in places]

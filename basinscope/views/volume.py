@@ -14,6 +14,7 @@ from rich.padding import Padding
 from basinscope.terminal import Text, written
 from basinscope.views.layout import NONE, finite, formatted, plain, table
 from basinscope.views.sheet import Column, Sheet
+from spectra.files import counted
 from spectra.interval import RULE, half_width, with_error
 from volume.method_result import MethodResult
 from volume.preconditioners import EXPONENT
@@ -42,6 +43,12 @@ def study_json(study: VolumeStudy, files: Mapping[str, str]) -> dict[str, Any]:
         "provenance": asdict(study.provenance),
         "files": dict(files),
     }
+
+
+def study_rows(study: VolumeStudy) -> list[dict[str, Any]]:
+    """The rows of ``to_dataframe`` with the units of the log-volumes, ``unit``, and of the cutoffs."""
+    units = {"unit": "nat", "cutoff_unit": study.provenance.cost_unit}
+    return [{**row, **units} for row in study.records()]
 
 
 def _result(result: MethodResult) -> dict[str, Any]:
@@ -157,9 +164,9 @@ def study_table(study: VolumeStudy, files: Mapping[str, str]) -> Group:
 def _heading(study: VolumeStudy) -> RenderableType:
     provenance, settings = study.provenance, study.settings
     title = Text(f"Basin volume of {Path(provenance.checkpoint).name}", style="bold")
-    data = f"{study.samples:,.0f} samples of {provenance.task}, {provenance.cost} cost, {provenance.dtype}"
+    data = f"{counted(round(study.samples), 'sample')} of {provenance.task}, {provenance.cost} cost, {provenance.dtype}"
     cutoff = f"cutoff {settings.cutoff:g} {provenance.cost_unit}, prior {_prior(study)}, seed {settings.seed}"
-    return Group(title, Text(f"{study.size:,} parameters, {data}"), Text(cutoff))
+    return Group(title, Text(f"{counted(study.size, 'parameter')}, {data}"), Text(cutoff))
 
 
 def _prior(study: VolumeStudy) -> str:
@@ -222,7 +229,8 @@ def _bits(study: VolumeStudy) -> list[str]:
             data = with_error(figures["data_bits"], half) if result.trusted else f"{figures['data_bits']:.4g} !"
             lines.append(
                 f"{result.method}, description length: {bits:,.0f} bits for the prior restricted to the basin + {data} "
-                f"for {figures['coded_samples']:,.0f} targets, from {figures['data_draws']:.0f} draws "
+                f"for {counted(round(figures['coded_samples']), 'target')}, "
+                f"from {counted(round(figures['data_draws']), 'draw')} "
                 f"({figures['anchor_data_bits']:.4g} at the checkpoint)"
             )
     return lines
@@ -234,5 +242,4 @@ def _sampler(result: MethodResult, exponent: float) -> str:
     if eps and exponent != EXPONENT:
         eps += f", exponent {exponent:g}"
     count = len(result.sampled.log_terms)
-    many = "1 direction" if count == 1 else f"{count:,} directions"
-    return f"{result.method}: {many}, preconditioner {result.preconditioner}{eps}"
+    return f"{result.method}: {counted(count, 'direction')}, preconditioner {result.preconditioner}{eps}"

@@ -19,7 +19,7 @@ from comparisons.plots import comparison_figure
 from comparisons.report.words import summary_sentences
 from comparisons.statistics import ALIKE, Agreement, GranulatedRanking, agreement_figure, ranking_figure
 from comparisons.tables import Row, remarks, rows, short_names
-from spectra.files import replace_file
+from spectra.files import counted, replace_file
 from spectra.interval import RULE
 from spectra.plots import drawn
 
@@ -134,7 +134,7 @@ def _subtitle(comparison: Comparison) -> str:
     span = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
     return (
         f"basinscope {first.provenance.versions.get('basinscope', '')}, {first.provenance.created}; {span} parameters, "
-        f"{first.samples:,.0f} samples, {first.provenance.cost} cost; seed {settings.seed}"
+        f"{counted(round(first.samples), 'sample')}, {first.provenance.cost} cost; seed {settings.seed}"
     )
 
 
