@@ -58,7 +58,7 @@ _DAMAGE = (ValueError, TypeError, LookupError, StopIteration, AttributeError, Ar
 _DATA_MODULES = ("datetime", "decimal", "fractions", "uuid")
 _DATA_CLASSES = (
     *("functools.partial", "random.Random", "types.SimpleNamespace", "argparse.Namespace"),
-    *("signal.Signals", "re.RegexFlag", "itertools.count"),
+    *("signal.Signals", "re.RegexFlag", "itertools.count", "types.GenericAlias"),
 )
 # Functions that data of Python and pandas is pickled with; what they would make is left out.
 _DATA_FUNCTIONS = (
@@ -317,6 +317,20 @@ def _type(kind: Any, _: Any = None) -> Opaque:
     return Opaque(kind.name)
 
 
+def _union(function: Any = None, *_: Any) -> Opaque:
+    """Types joined by bars, as the annotations of a configuration are pickled."""
+    if not (isinstance(function, Opaque) and function.name in ("_operator.or_", "operator.or_")):
+        raise refused_call("functools.reduce")
+    return Opaque("types.UnionType")
+
+
+def _none_type(value: Any = "") -> Opaque:
+    """The type of None, which has no name that it could be found by."""
+    if value is not None:
+        raise refused_call("builtins.type")
+    return Opaque("types.NoneType")
+
+
 def _reconstructed(kind: Any, _: Any = None, state: Any = None) -> Opaque:
     found = instance(kind)
     found.update(_dictionary(state) if isinstance(state, dict) else {})
@@ -332,6 +346,7 @@ _BUILTINS: dict[str, Callable[..., Any]] = {
     "slice": lambda *parts: parts,
     "range": lambda *parts: parts,
     "getattr": _attribute,
+    "type": _none_type,
 }
 PLAIN: StandIns = {
     "collections.OrderedDict": _dictionary,
@@ -340,6 +355,7 @@ PLAIN: StandIns = {
     "collections.deque": lambda items=(), _=None: list(items),
     "_codecs.encode": _encoded,
     **{f"{module}.getitem": _type for module in ("_operator", "operator")},
+    **{f"{module}.reduce": _union for module in ("functools", "_functools", "__builtin__")},
     **{f"{module}._reconstructor": _reconstructed for module in ("copyreg", "copy_reg")},
     **{f"{module}.{name}": made for module in ("builtins", "__builtin__") for name, made in _BUILTINS.items()},
     **{
