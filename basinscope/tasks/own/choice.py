@@ -56,7 +56,8 @@ def chosen_task(task: str | None, *, model: Any = None, data: Any = None, loss: 
         raise UserError(f"--task says model, data and loss itself: leave it out, or {' and '.join(given)}")
     for name, value in parts.items():
         if value is None:
-            raise UserError(f"{' and '.join(given)} need --{name} beside: {_NEEDED[name]}")
+            verb = "need" if len(given) > 1 else "needs"
+            raise UserError(f"{' and '.join(given)} {verb} --{name} beside: {_NEEDED[name]}")
     parts = {name: str(value) if isinstance(value, Path) else value for name, value in parts.items()}
     name = f"own:{','.join(f'{key}={_words(value)}' for key, value in parts.items())}"
     return name if all(isinstance(value, str) for value in parts.values()) else GivenTask(name, _Objects(parts))

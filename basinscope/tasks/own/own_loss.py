@@ -131,6 +131,11 @@ def check_outputs(given: Any, loss: PerSampleCost, outputs: Any, targets: Any) -
     cost = recognised(loss)
     if isinstance(cost, CrossEntropy) and isinstance(outputs, Tensor) and outputs.dim() > 1:
         _check_classes(outputs, targets)
+        if word and outputs.dim() > 2 and targets.shape == outputs.shape[:1] + outputs.shape[2:] == outputs.shape[:-1]:
+            raise UserError(
+                f"outputs of shape {tuple(outputs.shape)} may have the classes on axis 1 or on the last one: give "
+                "--loss torch.nn:CrossEntropyLoss for axis 1, as torch has it, or a function of yours for the last"
+            )
         return () if cost.normalised else _softmax_notes(word, cost, outputs, targets)
     if getattr(cost, "name", "").startswith(LOSSES["bce"]) and _between(outputs):
         if word:

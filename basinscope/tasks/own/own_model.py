@@ -16,7 +16,7 @@ from basinscope.tasks.own.call import called, split_query
 from basinscope.tasks.own.choice import MODEL_FORMS
 from spectra.checkpoint import Checkpoint, load_into
 from spectra.errors import UserError, UserTypeError
-from spectra.model import preserved_random_state
+from spectra.model import Evaluation, preserved_random_state
 from spectra.words import dtype_title
 
 _NAMED = 3
@@ -39,6 +39,7 @@ def filled_model(model: Any, checkpoint: Checkpoint) -> tuple[nn.Module, tuple[s
     """
     with preserved_random_state():
         made = _made(model)
+    Evaluation(made, "eval", {})  # refuses what has no shapes yet, and no names
     _check_names(checkpoint, made)
     kinds = {parameter.dtype for parameter in made.parameters() if parameter.is_floating_point()}
     wider = {one.dtype for one in checkpoint.parameters.values() if one.dtype == torch.float64}

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from basinscope.tasks import TaskRow
 from basinscope.tasks.own.own_data import batches_of
@@ -65,8 +65,9 @@ def _landscape(checkpoint: Checkpoint, model: Any, data: Any, loss: Any) -> Land
         now = (len(targets), *shape)
         notes = (*notes, f"targets of shape {tuple(targets.shape)} are taken in the shape {now}, which the loss needs")
         source, targets = _Reshaped(source, shape), targets.reshape(now)
-    notes = (*notes, *said, *check_outputs(loss, cost, outputs, targets))
-    made = Landscape(network, cost, source, notes=notes)
+    notes = (*notes, *said, *check_outputs(loss, cost, outputs, targets), *_tokens_alone(first))
+    # A padding row of an embedding is held constant, as in training, which a note then says.
+    made = Landscape(network, cost, source, padding="constant", notes=notes)
     if cut and made.batches.count > 1 and (reason := made.rows_apart()):
         raise UserError(
             f"rows of the data depend on one another ({reason}), so that the cost depends on what makes a batch: name "
@@ -91,6 +92,16 @@ def _with_classes(batch: Batch) -> Batch:
     """The batch with targets of a table, where all numbers are written alike, as whole numbers if they are."""
     whole = bool((batch.targets == batch.targets.round()).all())
     return replace(batch, targets=batch.targets.long()) if whole else batch
+
+
+def _tokens_alone(batch: Batch) -> tuple[str, ...]:
+    """A sentence where tokens are to be predicted from themselves: those of a language model have to be shifted."""
+    targets = batch.targets
+    if batch.labelled or not isinstance(targets, Tensor) or targets.is_floating_point():
+        return ()
+    if not any(one.shape == targets.shape and torch.equal(one, targets) for one in tensors_in(batch.inputs)):
+        return ()
+    return ("the targets are the inputs themselves: a model that is to say the next token needs them shifted by one",)
 
 
 def _outputs(model: nn.Module, batch: Batch) -> Any:

@@ -94,12 +94,12 @@ def test_the_template_runs_once_it_is_filled_in(own: tuple[str, ...], said: Call
 @pytest.mark.parametrize(
     "words, reason",
     [
-        (("--model", "net.py:make"), "--model need --data beside: what the cost is measured on"),
+        (("--model", "net.py:make"), "--model needs --data beside: what the cost is measured on"),
         (
             ("--model", "net.py:make", "--data", "train.npz"),
             "need --loss beside: what it was trained on, cross-entropy",
         ),
-        (("--data", "train.npz"), "need --model beside: what makes it, package.module:factory"),
+        (("--data", "train.npz"), "--data needs --model beside: what makes it, package.module:factory"),
         (("--model", "a:b", "--data", "c", "--loss", "mse", "--task", "digits"), "--task says model, data and loss"),
         (("--model", "net.py:make", "--data", "nowhere.npz", "--loss", "mse"), "nowhere.npz does not exist"),
     ],

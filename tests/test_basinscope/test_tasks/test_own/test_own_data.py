@@ -299,6 +299,44 @@ def test_models_of_transformers(landscape_of: Any) -> None:
         landscape_of({"input_ids": tokens, "number": tokens[:, 0], "labels": tokens}, "cross-entropy", causal)
 
 
+class Words(nn.Module):
+    """A class for each token; token 0 is padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(4, 2, padding_idx=0), nn.Linear(2, 4)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.embedding(tokens))
+
+
+def test_a_padding_row_is_held_constant_and_said(landscape_of: Any) -> None:
+    tokens = torch.arange(30).reshape(6, 5) % 4
+    found = landscape_of((tokens, tokens.flip(1)), "cross-entropy", Words())
+    slope = found.parameters.unflatten(found.gradient())["embedding.weight"]
+    assert not slope[0].any()
+    assert slope[1:].any(1).all()
+    assert "row 0 of embedding.weight is padding and is held constant, as in training" in found.notes
+
+
+def test_tokens_that_are_to_predict_themselves_are_said(landscape_of: Any) -> None:
+    tokens = torch.arange(30).reshape(6, 5) % 4
+    assert "needs them shifted by one" in " ".join(landscape_of((tokens, tokens), "cross-entropy", Words()).notes)
+    assert "shifted" not in " ".join(landscape_of((tokens, tokens.flip(1)), "cross-entropy", Words()).notes)
+
+
+def test_classes_on_either_axis(landscape_of: Any) -> None:
+    """(N, K, T) and (N, T, K) are one shape where K is T."""
+    tokens, targets = torch.arange(24).reshape(6, 4) % 4, torch.arange(24).flip(0).reshape(6, 4) % 4
+    with pytest.raises(
+        ValueError, match="may have the classes on axis 1 or on the last one: give --loss torch.nn:Cross"
+    ):
+        landscape_of((tokens, targets), "cross-entropy", Words())
+    made = Words()
+    found = landscape_of((tokens, targets), "torch.nn:CrossEntropyLoss", made)
+    assert found.cost() == pytest.approx(number(F.cross_entropy(made(tokens), targets)), rel=1e-6)
+
+
 def test_outputs_that_are_no_tensor(landscape_of: Any) -> None:
     class Pair(nn.Linear):
         def forward(self, inputs: Tensor) -> dict[str, Tensor]:  # type: ignore[override]

@@ -236,6 +236,7 @@ class Wrapped(nn.Module):
         ("nowhere.py:make", "model file nowhere.py does not exist"),
         ("resnet18", "model 'resnet18' is not known: give package.module:factory"),
         ("no_such_module:make", "there is no module 'no_such_module'; give package.module:factory"),
+        (lambda: nn.LazyLinear(4), "has no shape yet .a lazy module.: call the model once before"),
         (lambda: 3, "model must make a torch.nn.Module, got int"),
         ("math:pi", "must be a torch.nn.Module or make one, got float"),
     ],
