@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 
+import torch
 from rich.file_proxy import FileProxy
 
+from basinscope.runs.progress import in_words
 from basinscope.terminal import say
+from spectra.files import counted
 from spectra.landscape import Landscape
 from spectra.operators import Curvature
 from spectra.plan import Footprint, Plan, footprint, in_bytes, make_operator, plan_route, with_stored_space
@@ -15,6 +20,57 @@ from spectra.spectrum import Spectrum, SpectrumSettings
 
 # Less than this is nobody's worry, and not foretold.
 WORTH_SAYING = 256e6
+# Seconds from which one run times a step well enough.
+_LONG = 0.05
+
+
+def seconds_of(step: Callable[[], object], device: torch.device | str = "cpu") -> float:
+    """Seconds that a step takes here, after one that warms up; of a short step the shortest of three.
+
+    The figure is for people: nothing that is computed may depend on it.
+
+    Args:
+        step: one product, gradient or evaluation of the cost, on the landscape that will be used.
+        device: where it computes; what is queued there is waited for.
+
+    Returns:
+        The seconds of one step.
+    """
+    step()
+    taken = _timed(step, torch.device(device))
+    return taken if taken >= _LONG else min(taken, *(_timed(step, torch.device(device)) for _ in range(2)))
+
+
+def _timed(step: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def forecast(count: float, unit: str, seconds: float, *, bound: str = "about") -> str:
+    """What work will cost, in words: how many steps, and how long by the time that one took.
+
+    Args:
+        count: number of steps.
+        unit: name of a step, in the singular: ``product``, ``gradient``, ``evaluation of the cost``.
+        seconds: seconds that one took, as ``seconds_of`` measures them.
+        bound: how the time is to be read: ``about``, ``at most about``, ``at least about``.
+
+    >>> forecast(650, "product", 0.0625)
+    '650 products, about 41 s at 62.5 ms each'
+    >>> forecast(1, "evaluation of the cost", 2e-5, bound="at most about")
+    '1 evaluation of the cost, at most about 1 s at 0.02 ms each'
+    """
+    noun, _, rest = unit.partition(" ")
+    each = (
+        f"{1e3 * seconds:.3g} ms" if seconds < 0.9995 else f"{seconds:.3g} s" if seconds < 99.5 else in_words(seconds)
+    )
+    steps = f"{counted(round(count), noun)} {rest}".rstrip()
+    return f"{steps}, {bound} {in_words(count * seconds)} at {each} each"
 
 
 def plan_of(landscape: Landscape, settings: SpectrumSettings, resume: Spectrum | None) -> tuple[Plan, Footprint | None]:

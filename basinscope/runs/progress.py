@@ -41,13 +41,17 @@ def lines_report(console: Console) -> Report:
 
 
 def in_words(seconds: float) -> str:
-    """An expected number of seconds in words, as roughly as it is known: minutes, or hours from 100 minutes on.
+    """An expected number of seconds in words, as roughly as it is known.
 
-    >>> in_words(20.0), in_words(2700.0), in_words(9000.0)
-    ('1 min', '45 min', '2.5 h')
+    >>> in_words(0.2), in_words(20.0), in_words(2700.0), in_words(9000.0), in_words(2e5)
+    ('1 s', '20 s', '45 min', '2.5 h', '2.3 days')
     """
-    minutes = seconds / 60.0
-    return f"{max(1, round(minutes))} min" if minutes < 100.0 else f"{minutes / 60.0:.1f} h"
+    if seconds < 99.5:
+        return f"{max(1, round(seconds))} s"
+    for unit, length, most in (("min", 60.0, 100.0), ("h", 3600.0, 48.0)):
+        if seconds < most * length:
+            return f"{seconds / length:.0f} min" if unit == "min" else f"{seconds / length:.1f} h"
+    return f"{seconds / 86400.0:,.1f} days"
 
 
 @contextmanager
