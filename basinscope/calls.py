@@ -29,7 +29,7 @@ from basinscope.runs import (
 )
 from basinscope.tasks import task_files
 from comparisons.evidence import EvidenceSettings
-from comparisons.measures import measures_named
+from comparisons.measures import chosen_options, measures_named
 from spectra.errors import UserError, UserTypeError
 from spectra.landscape import Landscape
 from spectra.spectrum import SpectrumSettings
@@ -219,9 +219,9 @@ def bridge(
 
 def compare(
     sources: Source | Sequence[Source],
-    settings: EvidenceSettings | None = None,
+    settings: EvidenceSettings | Mapping[str, Mapping[str, object]] | None = None,
     *,
-    measures: str | Sequence[str] = ("all",),
+    measures: str | Sequence[str] = ("default",),
     task: str | None = None,
     held_out_task: str | None = None,
     initial: str | Path | None = None,
@@ -238,8 +238,9 @@ def compare(
 
     Args:
         sources: paths of checkpoints, or landscapes of your own.
-        settings: probes, directions, cutoff and the rest of what decides the numbers.
-        measures: names of measures or families, or ``all``.
+        settings: probes, directions, cutoff and the rest of what decides the numbers; or only the options of single
+            measures, such as ``{"learning-coefficient": {"localisation": 5}}``, with the rest as usual.
+        measures: names of measures or families; ``default`` is done in about 1,000 gradients, ``all`` is all of them.
         task: name of the task that makes a landscape of each checkpoint; None for its own.
         held_out_task: name of the task on held-out data; None for that of a built-in task.
         initial: checkpoint of the initialisation; None for step 0 of the same run, beside it.
@@ -265,10 +266,13 @@ def compare(
         raise UserError("compare needs at least one checkpoint or landscape, got none")
     if jobs < 1 or (jobs > 1 and any(isinstance(one, Landscape) for one in checkpoints)):
         raise UserError(f"jobs must be at least 1, and 1 where a source is a landscape and no file; got {jobs}")
+    asked = measures_named(_listed(measures))
+    plain = settings if isinstance(settings, EvidenceSettings) else EvidenceSettings(options=settings or {})  # type: ignore[arg-type]
+    changed = _changed(plain, changes)
     request = CompareRequest(
         checkpoints=checkpoints,
-        measures=tuple(one.name for one in measures_named(_listed(measures))),
-        settings=_changed(settings or EvidenceSettings(), changes),
+        measures=tuple(one.name for one in asked),
+        settings=replace(changed, options=chosen_options(changed.options, asked)),
         held_out_task=held_out_task,
         initial=_path(initial),
         reuse=tuple(map(Path, _listed(reuse))),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from basinscope.choices import nearest, one_of
+from basinscope.cli.compare_list import list_measures
 from basinscope.cli.compare_show import rankings_of, show_findings
 from basinscope.cli.options import (
     RESULT,
@@ -34,6 +35,7 @@ from spectra.errors import UserError
 if TYPE_CHECKING:
     from basinscope.runs import CompareRequest
     from comparisons.findings import Findings
+    from comparisons.options import Chosen
 
 # Columns that a refusal names.
 _SHOWN_COLUMNS = 20
@@ -42,16 +44,32 @@ _ESTIMATE = "Estimate"
 
 def compare(
     checkpoints: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
             help="Files (.pt, .pth, .safetensors, .gguf) or folders as transformers saves them.",
             show_default=False,
             metavar="CHECKPOINT...",
         ),
-    ],
+    ] = None,
     measures: Annotated[
-        str, typer.Option(help=f"all, or names of measures or families ({', '.join(FAMILIES)}), separated by commas.")
-    ] = "all",
+        str,
+        typer.Option(
+            help="default (about 1,000 gradients), all, or names of measures, their beginnings or families "
+            f"({', '.join(FAMILIES)}), separated by commas; list shows them with their cost and options."
+        ),
+    ] = "default",
+    chosen: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="An option of a measure, or of a family's, such as keskar.epsilon=5e-4; repeatable.",
+            metavar="MEASURE.OPTION=VALUE",
+        ),
+    ] = None,
+    settings_file: Annotated[
+        Path | None,
+        typer.Option("--settings", help="TOML file of such options, in a table for each measure; --set goes before."),
+    ] = None,
     task: Annotated[
         str | None,
         typer.Option(
@@ -148,18 +166,29 @@ def compare(
     A measure or a checkpoint that fails is reported, and the rest go on.
     """
     del debug  # read by main
-    _check_words(table, as_json, jobs)
-    machine = machine_of(dtype, device, memory, threads)
+    if measures == "list":
+        list_measures(table, as_json)
+        return
+    _check_words(checkpoints or [], table, as_json, jobs)
     from comparisons.evidence import EvidenceSettings
 
+    asked = _measures(measures)
     settings = EvidenceSettings(
-        probes=probes, steps=steps, cutoff=cutoff, directions=directions, k=k, budget=budget, seed=seed
+        probes=probes,
+        steps=steps,
+        cutoff=cutoff,
+        directions=directions,
+        k=k,
+        budget=budget,
+        seed=seed,
+        options=_options(chosen or [], settings_file, asked),
     )
+    machine = machine_of(dtype, device, memory, threads)
     from basinscope.runs import CompareRequest
 
     request = CompareRequest(
-        checkpoints=tuple(dict.fromkeys(checkpoints)),
-        measures=_measures(measures),
+        checkpoints=tuple(dict.fromkeys(checkpoints or [])),
+        measures=asked,
         settings=settings,
         machine=machine,
         task=task,
@@ -197,7 +226,9 @@ class _Shown:
     report: Path | None
 
 
-def _check_words(table: str | None, as_json: bool, jobs: int) -> None:
+def _check_words(checkpoints: list[Path], table: str | None, as_json: bool, jobs: int) -> None:
+    if not checkpoints:
+        raise UserError("compare needs at least one CHECKPOINT (--measures list needs none)")
     if table is not None:
         one_of("--table", table, FORMATS)
     if table is not None and as_json:
@@ -211,6 +242,16 @@ def _measures(words: str) -> tuple[str, ...]:
     from comparisons.measures import measures_named
 
     return tuple(one.name for one in measures_named([word.strip() for word in words.split(",") if word.strip()]))
+
+
+def _options(words: list[str], file: Path | None, measures: tuple[str, ...]) -> Chosen:
+    """Options of measures as a file and the command line give them; the latter goes before."""
+    from comparisons.measures import chosen_options, measures_of, options_in_file, options_in_words
+
+    given = {} if file is None else options_in_file(file)
+    for measure, values in options_in_words(words).items():
+        given[measure] = {**given.get(measure, {}), **values}
+    return chosen_options(given, measures_of(measures))
 
 
 def _reserved(request: CompareRequest, shown: _Shown) -> AbstractContextManager[None]:
@@ -264,14 +305,14 @@ def _check_column(request: CompareRequest, option: str, name: str) -> None:
 
 def _run(request: CompareRequest, shown: _Shown) -> None:
     from basinscope.ranks import writes_files
-    from basinscope.runs import progress_report, run_compare
+    from basinscope.runs import announce, progress_report, run_compare
     from volume.audit import is_audit_file
 
     evidence = tuple(file for file in request.reuse if not is_audit_file(file))
     if len(evidence) < len(request.reuse) and shown.report is None:
         raise UserError("--reuse with an audit needs --report: measures take nothing from an audit")
-    with progress_report() as progress:
-        comparison = run_compare(replace(request, reuse=evidence), progress)
+    with progress_report("gradients") as progress:
+        comparison = run_compare(replace(request, reuse=evidence), progress, announce if writes_files() else None)
     from comparisons.findings import Findings, findings_of
 
     files = {} if request.output is None else {"comparison": str(request.output)}

@@ -164,6 +164,8 @@ def _heading(comparison: Comparison) -> RenderableType:
         f"{first.provenance.dtype}; {settings.probes} probes of {settings.steps} steps, cutoff {settings.cutoff:g}, "
         f"seed {settings.seed}"
     ]
+    if settings.chosen:
+        lines.append(f"options: {', '.join(settings.chosen)}")
     if shared:
         lines.append(f"all of {shared}: {', '.join(names)}")
     total = sum(one.work.seconds for one in done)
