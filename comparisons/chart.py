@@ -20,6 +20,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from comparisons.comparison import Comparison
 from comparisons.flatness import Measure, Reading
+from comparisons.statistics import incomparable
 from comparisons.tables import rows, short_names
 from spectra.interval import interval_label, short
 from spectra.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, literal
@@ -80,7 +81,8 @@ def chart(comparison: Comparison, measures: Sequence[Measure]) -> Figure:
         return _values(comparison, measures)
     parts, left_out = _parts(comparison, measures)
     heights = [ROW * len(part.lines) + AROUND for part in parts]
-    lines = textwrap.wrap(f"not drawn: {'; '.join(left_out)}", _LONGEST) if left_out else []
+    said = [f"not drawn: {'; '.join(left_out)}"] if left_out else []
+    lines = [line for text in (*said, *comparison.cautions) for line in textwrap.wrap(literal(text), _LONGEST)]
     names, shared = short_names(comparison)
     legend = 0.22 * math.ceil(min(len(names), NAMED) / 4)
     height = sum(heights) + 0.75 + legend + 0.14 * len(lines)
@@ -104,12 +106,15 @@ def chart(comparison: Comparison, measures: Sequence[Measure]) -> Figure:
 def _parts(comparison: Comparison, measures: Sequence[Measure]) -> tuple[list[_Part], list[str]]:
     """The rows by the axis that they need, and those that none can show, each with the reason."""
     first = literal(short_names(comparison)[0][0])
+    apart = incomparable(comparison)
     found: dict[str, list[Measure]] = {"ratio": [], "signed": [], "difference": []}
     left_out = []
     for measure in measures:
         values = [value for value in (one.value(measure.name) for one in comparison.done) if math.isfinite(value)]
         start = comparison.done[0].value(measure.name)
-        if not math.isfinite(start):
+        if measure.name in apart:
+            left_out.append(f"{measure.title} (networks of different sizes do not compare)")
+        elif not math.isfinite(start):
             left_out.append(f"{measure.title} (no value at {first})")
         elif measure.unit == "nat":
             found["difference"].append(measure)

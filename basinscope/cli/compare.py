@@ -311,8 +311,10 @@ def _run(request: CompareRequest, shown: _Shown) -> None:
     evidence = tuple(file for file in request.reuse if not is_audit_file(file))
     if len(evidence) < len(request.reuse) and shown.report is None:
         raise UserError("--reuse with an audit needs --report: measures take nothing from an audit")
-    with progress_report("gradients") as progress:
-        comparison = run_compare(replace(request, reuse=evidence), progress, announce if writes_files() else None)
+    # Every rank takes part in what is found out for the announcement, and one says it.
+    said = announce if writes_files() else lambda _: None
+    with progress_report("gradients" if request.jobs == 1 else "checkpoints") as progress:
+        comparison = run_compare(replace(request, reuse=evidence), progress, said)
     from comparisons.findings import Findings, findings_of
 
     files = {} if request.output is None else {"comparison": str(request.output)}

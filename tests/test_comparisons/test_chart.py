@@ -72,6 +72,18 @@ def test_what_has_no_ratio_is_named() -> None:
     assert "no value: run1" in [text.get_text() for text in axes.texts]
 
 
+def test_what_does_not_compare_is_not_drawn() -> None:
+    pair = made({"hessian-trace": [Reading(2.0), Reading(6.0)], "star-domain": [Reading(-100.0), Reading(-130.0)]})
+    first, second = pair.checkpoints
+    apart = replace(pair, checkpoints=(replace(first, size=10), replace(second, size=20)))
+    assert len(comparison_figure(pair).axes) == 2
+    figure = comparison_figure(apart)
+    words = " ".join(figure._supxlabel.get_text().split())
+    assert len(figure.axes) == 1
+    assert "log mass of the star domain (networks of different sizes do not compare)" in words
+    assert "the checkpoints have different numbers of parameters (10, 20)" in words
+
+
 def test_one_is_a_table_of_values() -> None:
     alone = made({"hessian-trace": [Reading(2.0, 0.1)], "margin": [Reading(1.5)]})
     (axes,) = comparison_figure(alone).axes
