@@ -30,7 +30,7 @@ from basinscope.runs import (
 from basinscope.tasks import GivenTask, task_files
 from basinscope.tasks.own import chosen_task, task_on
 from comparisons.evidence import EvidenceSettings
-from comparisons.measures import measures_named
+from comparisons.measures import chosen_options, measures_named
 from spectra.checkpoint import Reading, located
 from spectra.errors import UserError, UserTypeError
 from spectra.landscape import Landscape
@@ -254,9 +254,9 @@ def bridge(
 
 def compare(
     sources: Source | Sequence[Source],
-    settings: EvidenceSettings | None = None,
+    settings: EvidenceSettings | Mapping[str, Mapping[str, object]] | None = None,
     *,
-    measures: str | Sequence[str] = ("all",),
+    measures: str | Sequence[str] = ("default",),
     task: str | None = None,
     model: Any = None,
     data: Any = None,
@@ -278,8 +278,9 @@ def compare(
 
     Args:
         sources: paths of checkpoints, or landscapes of your own.
-        settings: probes, directions, cutoff and the rest of what decides the numbers.
-        measures: names of measures or families, or ``all``.
+        settings: probes, directions, cutoff and the rest of what decides the numbers; or only the options of single
+            measures, such as ``{"learning-coefficient": {"localisation": 5}}``, with the rest as usual.
+        measures: names of measures or families; ``default`` is done in about 1,000 gradients, ``all`` is all of them.
         task: name of the task that makes a landscape of each checkpoint; None for its own.
         model: in place of a task: a module, what makes one, or where that is, ``package.module:factory``.
         data: with a model: arrays (inputs, targets), a data set, a loader, or the name of a file or a function.
@@ -313,10 +314,13 @@ def compare(
     objects = any(isinstance(one, Landscape | GivenTask) for one in (*checkpoints, asked, held_out))
     if jobs < 1 or (jobs > 1 and objects):
         raise UserError(f"jobs must be at least 1, and 1 where objects are given and no files and names; got {jobs}")
+    named = measures_named(_listed(measures))
+    plain = settings if isinstance(settings, EvidenceSettings) else EvidenceSettings(options=settings or {})  # type: ignore[arg-type]
+    changed = _changed(plain, changes)
     request = CompareRequest(
         checkpoints=checkpoints,
-        measures=tuple(one.name for one in measures_named(_listed(measures))),
-        settings=_changed(settings or EvidenceSettings(), changes),
+        measures=tuple(one.name for one in named),
+        settings=replace(changed, options=chosen_options(changed.options, named)),
         held_out_task=held_out,
         initial=_path(initial),
         reuse=tuple(map(Path, _listed(reuse))),

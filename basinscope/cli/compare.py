@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from basinscope.choices import nearest
-from basinscope.cli.compare_show import rankings_of, show_findings
+from basinscope.cli.compare_show import list_measures, rankings_of, show_findings
 from basinscope.cli.options import (
     OWN,
     RESULT,
@@ -45,6 +45,7 @@ from spectra.errors import UserError
 if TYPE_CHECKING:
     from basinscope.runs import CompareRequest
     from comparisons.findings import Findings
+    from comparisons.options import Chosen
 
 # Columns that a refusal names.
 _SHOWN_COLUMNS = 20
@@ -53,16 +54,32 @@ _ESTIMATE = "Estimate"
 
 def compare(
     checkpoints: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
             help="Files (.pt, .pth, .safetensors, .gguf) or folders as transformers saves them.",
             show_default=False,
             metavar="CHECKPOINT...",
         ),
-    ],
+    ] = None,
     measures: Annotated[
-        str, typer.Option(help=f"all, or names of measures or families ({', '.join(FAMILIES)}), separated by commas.")
-    ] = "all",
+        str,
+        typer.Option(
+            help="default (about 1,000 gradients), all, or names of measures, their beginnings or families "
+            f"({', '.join(FAMILIES)}), separated by commas; list shows them with their cost and options."
+        ),
+    ] = "default",
+    chosen: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="An option of a measure, or of a family's, such as keskar.epsilon=5e-4; repeatable.",
+            metavar="MEASURE.OPTION=VALUE",
+        ),
+    ] = None,
+    settings_file: Annotated[
+        Path | None,
+        typer.Option("--settings", help="TOML file of such options, in a table for each measure; --set goes before."),
+    ] = None,
     task: Annotated[
         str | None,
         typer.Option(
@@ -171,20 +188,33 @@ def compare(
     """  # noqa: DOC501  # the help has no place for it
     del debug  # read by main
     form = form_of(table, as_json)
+    if measures == "list":
+        list_measures(table, as_json)
+        return
+    if not checkpoints:
+        raise UserError("compare needs at least one CHECKPOINT (--measures list needs none)")
     if jobs < 1:
         raise UserError(f"--jobs must be at least 1, got {jobs}")
-    machine = machine_of(dtype, device, memory, threads)
     from comparisons.evidence import EvidenceSettings
 
+    asked = _measures(measures)
     settings = EvidenceSettings(
-        probes=probes, steps=steps, cutoff=cutoff, directions=directions, k=k, budget=budget, seed=seed
+        probes=probes,
+        steps=steps,
+        cutoff=cutoff,
+        directions=directions,
+        k=k,
+        budget=budget,
+        seed=seed,
+        options=_options(chosen or [], settings_file, asked),
     )
+    machine = machine_of(dtype, device, memory, threads)
     from basinscope.runs import CompareRequest
     from spectra.checkpoint import cached
 
     request = CompareRequest(
         checkpoints=tuple(dict.fromkeys(cached(path) or path for path in checkpoints)),
-        measures=_measures(measures),
+        measures=asked,
         settings=settings,
         machine=machine,
         reading=reading_of(key, strip_prefix, trust_pickle),
@@ -227,6 +257,16 @@ def _measures(words: str) -> tuple[str, ...]:
     from comparisons.measures import measures_named
 
     return tuple(one.name for one in measures_named([word.strip() for word in words.split(",") if word.strip()]))
+
+
+def _options(words: list[str], file: Path | None, measures: tuple[str, ...]) -> Chosen:
+    """Options of measures as a file and the command line give them; the latter goes before."""
+    from comparisons.measures import chosen_options, measures_of, options_in_file, options_in_words
+
+    given = {} if file is None else options_in_file(file)
+    for measure, values in options_in_words(words).items():
+        given[measure] = {**given.get(measure, {}), **values}
+    return chosen_options(given, measures_of(measures))
 
 
 def _reserved(request: CompareRequest, shown: _Shown) -> AbstractContextManager[None]:
@@ -280,14 +320,16 @@ def _check_column(request: CompareRequest, option: str, name: str) -> None:
 
 def _run(request: CompareRequest, shown: _Shown) -> None:
     from basinscope.ranks import writes_files
-    from basinscope.runs import progress_report, run_compare
+    from basinscope.runs import announce, progress_report, run_compare
     from volume.audit import is_audit_file
 
     evidence = tuple(file for file in request.reuse if not is_audit_file(file))
     if len(evidence) < len(request.reuse) and shown.report is None:
         raise UserError("--reuse with an audit needs --report: measures take nothing from an audit")
-    with progress_report() as progress:
-        comparison = run_compare(replace(request, reuse=evidence), progress)
+    # Every rank takes part in what is found out for the announcement, and one says it.
+    said = announce if writes_files() else lambda _: None
+    with progress_report("gradients" if request.jobs == 1 else "checkpoints") as progress:
+        comparison = run_compare(replace(request, reuse=evidence), progress, said)
     from comparisons.findings import Findings, findings_of
 
     files = {} if request.output is None else {"comparison": str(request.output)}

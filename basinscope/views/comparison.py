@@ -157,6 +157,8 @@ def _heading(comparison: Comparison) -> RenderableType:
         f"{first.provenance.dtype}; {counted(settings.probes, 'probe')} of {counted(settings.steps, 'step')}, "
         f"cutoff {settings.cutoff:g}, seed {settings.seed}"
     ]
+    if settings.chosen:
+        lines.append(f"options: {', '.join(settings.chosen)}")
     if shared:
         lines.append(f"all of {shared}: {', '.join(names)}")
     total = sum(one.work.seconds for one in done)
