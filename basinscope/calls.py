@@ -117,7 +117,7 @@ def spectrum(
         command="basinscope.spectrum from Python",
     )
     with _threads_kept(), reserved_for(request):
-        return run_spectrum(request, progress or _silent, lambda _: None)[0]
+        return run_spectrum(request, progress or _silent)[0]
 
 
 def volume(

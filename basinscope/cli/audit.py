@@ -155,10 +155,10 @@ def audit(
 
 
 def _run(request: AuditRequest, form: str) -> None:
-    from basinscope.runs import progress_report, run_audit
+    from basinscope.runs import announce, progress_report, run_audit
 
-    with progress_report() as progress:
-        report = run_audit(request, progress)
+    with progress_report("rows") as progress:
+        report = run_audit(request, progress, announce)
     files = {} if request.output is None else {"audit": str(request.output)}
     try:
         if request.plot is not None:

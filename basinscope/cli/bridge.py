@@ -181,10 +181,10 @@ def _check_words(target: str, origin: str, prior: str, cost: str | None) -> None
 
 
 def _run(request: BridgeRequest, form: str) -> None:
-    from basinscope.runs import progress_report, run_bridge
+    from basinscope.runs import announce, progress_report, run_bridge
 
     with progress_report() as progress:
-        result, source = run_bridge(request, progress)
+        result, source = run_bridge(request, progress, announce)
     files = {"bridge": str(request.output)}
     try:
         if request.plot is not None and result.complete:

@@ -34,6 +34,8 @@ from spectra.spectrum import Spectrum, SpectrumSettings
 
 # Less than this is nobody's worry, and not foretold.
 WORTH_SAYING = 256e6
+# What a direction takes at least where the cost is nearly quadratic along it: three to the crossing, two below it.
+EVALUATIONS_A_DIRECTION = 5
 # Seconds from which one run times a step well enough.
 _LONG = 0.05
 # Rows of the dense route's blocks that are timed.

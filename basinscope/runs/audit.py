@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,11 +12,13 @@ import numpy as np
 
 from basinscope.choices import chosen
 from basinscope.outputs import TASK, to_continue
+from basinscope.runs.announcement import EVALUATIONS_A_DIRECTION, forecast, seconds_of
 from basinscope.runs.progress import Report
 from basinscope.runs.session import RunRequest, Session, basin_cost, ends_early
 from basinscope.tasks import data_folder, task_files
 from spectra.checkpoint import UNCHECKED, AdamMoments, Checkpoint, DamagedStateError, Reading, adam_moments
 from spectra.errors import UserError, require_counts
+from spectra.files import counted
 from spectra.landscape import Landscape
 from spectra.plan import make_operator
 from spectra.spectrum import SpectrumSettings
@@ -124,12 +126,13 @@ class AuditRequest(RunRequest):
         ]
 
 
-def run_audit(request: AuditRequest, progress: Report) -> AuditReport:
+def run_audit(request: AuditRequest, progress: Report, announce: Callable[[str], None] | None = None) -> AuditReport:
     """Run an audit, keeping each finished row in the output.
 
     Args:
         request: what was asked for.
         progress: called with work done, all work and what is being done.
+        announce: called with what it will cost, in a line, before the first row.
 
     Returns:
         The report.
@@ -152,6 +155,10 @@ def run_audit(request: AuditRequest, progress: Report) -> AuditReport:
     if earlier is not None and (earlier.title, earlier.notes[:1]) != (report.title, report.notes[:1]):
         raise UserError(f"{request.output} is an audit of {earlier.title} made otherwise; choose another --output")
     every = estimators(**request.effort)
+    known = set() if earlier is None else {(row.case, row.estimator) for row in earlier.table.rows}
+    if announce is not None:
+        left = [(case, name) for case in cases for name in names if (case.name, name) not in known]
+        announce(_work(request, left))
 
     kept = 0
 
@@ -185,6 +192,36 @@ def run_audit(request: AuditRequest, progress: Report) -> AuditReport:
     if request.output is not None:
         write_report(request.output, report)
     return report
+
+
+def _work(request: AuditRequest, rows: list[tuple[AuditCase, str]]) -> str:
+    """What the rows that are left will cost, in a line: products and evaluations of the cost, timed on a checkpoint."""
+    evaluations = products = 0
+    for case, name in rows:
+        effort = request.effort
+        along = name.startswith(("star-domain", "ellipsoid-slice"))
+        if along or name == "importance-sampling":
+            directions = min(effort["directions"], case.most_directions)
+            evaluations += directions * (EVALUATIONS_A_DIRECTION if along else 1)
+        elif name not in BY_NAME:
+            products += effort["products"] if name.startswith("trace/") else effort["probes"] * effort["steps"]
+    head = f"work: {counted(len(rows), 'row')} of {counted(request.repeats, 'repeat')}"
+    landscape = rows[0][0].landscape if rows else None
+    if request.checkpoint is None or landscape is None:
+        return head
+    timed = (
+        ("evaluation of the cost", evaluations, lambda: landscape.cost(landscape.theta)),
+        ("product", products, lambda: rows[0][0].curvature.matvec(landscape.theta)),
+    )
+    found = [
+        forecast(
+            count * request.repeats, unit, seconds_of(step, landscape.device, landscape.ranks), bound="at least about"
+        )
+        for unit, count, step in timed
+        if count
+    ]
+    beside = ["and the bridge, which takes what it takes"] if any(name in BY_NAME for _, name in rows) else []
+    return "; ".join([head, *found, *beside])
 
 
 def _effort(request: AuditRequest) -> str:

@@ -15,11 +15,11 @@ Report = Callable[[int, int, str], None]
 LINE_EVERY = 60.0
 
 
-def lines_report(console: Console) -> Report:
+def lines_report(console: Console, unit: str = "") -> Report:
     """What writes a line now and then instead of a bar, for logs.
 
-    Of each part of the work that will take minutes, the second report is written at once: it is the first to know how
-    long a step takes.
+    Of each part of the work (of all of it, where that is counted in one unit) that will take minutes, the second report
+    is written at once: it is the first to know how long a step takes.
     """
     start = last = time.monotonic()
     part, begun, first, told = "", start, 0, False
@@ -27,7 +27,7 @@ def lines_report(console: Console) -> Report:
     def report(done: int, total: int, what: str) -> None:
         nonlocal last, part, begun, first, told
         now = time.monotonic()
-        if what != part:
+        if what != part and not (unit and part):
             part, begun, first, told = what, now, done, False
         left = (total - done) * (now - begun) / (done - first) if done > first else 0.0
         early = not told and left >= LINE_EVERY
@@ -67,7 +67,7 @@ def progress_report(unit: str = "") -> Iterator[Report]:
     """
     console = Console(file=sys.stderr)
     if not console.is_terminal:
-        yield lines_report(console)
+        yield lines_report(console, unit)
         return
     bar = Progress(
         TextColumn("{task.description}"),

@@ -41,14 +41,15 @@ class Request(CheckpointRequest):
 
 
 def run_spectrum(
-    request: Request, progress: Callable[[int, int, str], None], announce: Callable[[str], None]
+    request: Request, progress: Callable[[int, int, str], None], announce: Callable[[str], None] | None = None
 ) -> tuple[StoredSpectrum, tuple[str, ...]]:
     """Compute a spectrum, or continue a stored one, keeping each finished block in the output.
 
     Args:
         request: what was asked for.
         progress: called with work done, all work and what is being done.
-        announce: called with the plan, in a line, before anything is computed.
+        announce: called with the plan, in a line, before anything is computed, and with what the first parts show;
+            where nobody listens no step is timed.
 
     Returns:
         The spectrum and where it comes from, and the notes on it that the plan has said already.
@@ -83,13 +84,13 @@ def run_spectrum(
     keeper = _Keeper(request, provenance, resume, announce)
     with ends_early(keeper.state):
         known = planned(landscape, settings, resume)
-        seconds = seconds_a_product(known)
-        announce(announcement(known, resume, seconds))
-        keeper.looks &= not seconds * known.left(resume) < LOOK_FROM
-        if request.quick and known.plan.route == "slq":
-            announce(QUICK_LOOK)
-        if known.need is not None and (line := memory_line(known.need)):
-            announce(line)
+        if announce is not None:
+            seconds = seconds_a_product(known)
+            keeper.looks = not seconds * known.left(resume) < LOOK_FROM
+            quick = [QUICK_LOOK] if request.quick and known.plan.route == "slq" else []
+            memory = [memory_line(known.need)] if known.need is not None else []
+            for line in filter(None, (announcement(known, resume, seconds), *quick, *memory)):
+                announce(line)
         spectrum = compute_spectrum(
             landscape, settings, operator=known.operator, resume=resume, on_block=keeper.keep, progress=progress
         )
@@ -101,11 +102,11 @@ class _Keeper:
     """Writes the store after the deflation and after each block, says what these first show, and knows what is kept."""
 
     def __init__(
-        self, request: Request, provenance: Provenance, resumed: Spectrum | None, announce: Callable[[str], None]
+        self, request: Request, provenance: Provenance, resumed: Spectrum | None, announce: Callable[[str], None] | None
     ) -> None:
         self._request, self._provenance, self._kept, self._announce = request, provenance, resumed, announce
         self._seen = -1 if resumed is None else min(resumed.density.runs.probes, 1)
-        self.looks = True
+        self.looks = False
 
     def keep(self, spectrum: Spectrum) -> None:
         """Write a spectrum, unless it is what was written last."""
@@ -118,7 +119,7 @@ class _Keeper:
     def _look(self, spectrum: Spectrum) -> None:
         """Say once what the deflated part shows, and once what the first probes do, while there is more to come."""
         stage = 0 if spectrum.density.unsampled else 1
-        if self.looks and stage > self._seen and not spectrum.complete:
+        if self._announce is not None and self.looks and stage > self._seen and not spectrum.complete:
             self._seen = stage
             self._announce(first_look(StoredSpectrum(spectrum, self._provenance)))
 

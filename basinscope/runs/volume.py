@@ -16,7 +16,7 @@ from basinscope.ranks import common, writes_files
 from basinscope.runs.progress import Report
 from basinscope.runs.resumption import check_source
 from basinscope.runs.session import CheckpointRequest, Session, basin_cost, continued, ends_early
-from basinscope.runs.volume_announcement import volume_lines
+from basinscope.runs.volume_announcement import volume_lines, work_lines
 from basinscope.runs.volume_resumption import check_landscape, check_settings
 from spectra.checkpoint import AdamMoments, Checkpoint, adam_moments
 from spectra.costs import CrossEntropy
@@ -51,9 +51,7 @@ class VolumeRequest(CheckpointRequest):
     validation_task: str | None = None
 
 
-def run_volume(
-    request: VolumeRequest, progress: Report, announce: Callable[[str], None] = lambda _: None
-) -> VolumeStudy:
+def run_volume(request: VolumeRequest, progress: Report, announce: Callable[[str], None] | None = None) -> VolumeStudy:
     """Run a study, or continue a stored one, keeping each finished block in the output.
 
     Args:
@@ -98,8 +96,9 @@ def run_volume(
         memory=request.machine.memory,
         progress=progress,
     )
-    for line in volume_lines(estimator):
-        announce(line)
+    if announce is not None:
+        for line in (*work_lines(estimator, study.results), *volume_lines(estimator)):
+            announce(line)
     return _Work(request, study, estimator).run()
 
 
