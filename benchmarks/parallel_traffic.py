@@ -19,7 +19,7 @@ from pathlib import Path
 DEFLATED = 64
 KRYLOV_BLOCK = 2
 # Multiplications and additions of a product with one vector for each parameter and token: a gradient takes 6, a product
-# of the Hessian on a kept graph about twice that (README, cost of a product in gradients).
+# of the Hessian on a kept graph about twice that (docs/scale.md, cost against parameters and data).
 PRODUCT_OPERATIONS = 12.0
 _DOUBLE = 8
 

@@ -64,8 +64,8 @@ def text_of(room: str) -> str:
         else:
             summary = (ast.get_docstring(node) or "").partition("\n")[0]
             others.append(f"- [`{name}`][{home}.{name}]: {summary}\n")
-    handed_on = ["## From other rooms\n\n", *others] if others and own else others
-    return "\n".join([f"# `{room}`\n\n{opening}\n", "".join(handed_on), *own])
+    heading = "## Described in other rooms\n\n" if own and others else ""
+    return "\n".join([f"# `{room}`\n\n{opening}\n", *own, heading + "".join(others)])
 
 
 def names_of(room: str) -> list[str]:

@@ -222,7 +222,7 @@ def test_the_bridge_is_of_the_clean_checkpoint_and_its_ways_agree() -> None:
     assert source["checkpoint_sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     assert source["prior"].startswith("gaussian:1.3975")
     (volume,) = result.volumes
-    assert volume.log_volume == pytest.approx(-617.83, abs=0.01)  # what the README says
+    assert volume.log_volume == pytest.approx(-617.83, abs=0.01)  # what docs/benchmarks.md says
     assert volume.standard_error == pytest.approx(0.77, abs=0.01)
     assert result.integrated is not None
     assert result.multistate is not None

@@ -1,4 +1,4 @@
-"""The landscape: model, data and cost as a function of theta, held against finite differences before it is trusted."""
+"""The landscape: model, data and cost as a function of theta, compared with finite differences before it is trusted."""
 
 import lazy_loader
 

@@ -261,7 +261,7 @@ class Landscape(AverageCost):
     def gradient(self, theta: Tensor | None = None) -> Tensor:
         """Gradient at theta (n,), default the anchor.
 
-        The first is held against finite differences of the cost, and refused where autograd gives something else.
+        The first is compared with finite differences of the cost, and refused where autograd gives something else.
         """
         theta = self.theta if theta is None else theta.to(self.theta)
         self.check_gradient()

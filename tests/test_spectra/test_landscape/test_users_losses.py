@@ -1,7 +1,7 @@
 """The table of losses: each is the user's own training loss, or is refused by a sentence that names the cause.
 
 The truth is the loss as a training script has it, averaged over all data, and its dense float64 Hessian by double
-backward on the model's own parameters. README states how many rows this table and that of models have together.
+backward on the model's own parameters. ``docs/concepts/trust.md`` states the number of rows.
 """
 
 from __future__ import annotations

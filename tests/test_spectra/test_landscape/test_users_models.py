@@ -1,8 +1,8 @@
 """The table of models: the cost, its gradient and its Hessian are those of the user's own training loss, or refused.
 
 The truth of a row is the user's loss over the batches as they come; its gradient by central differences of the loss,
-its Hessian by central differences of the gradient that torch gives of a plain twin, or of the model itself. README
-states how many rows this table and that of losses have together.
+its Hessian by central differences of the gradient that torch gives of a plain twin, or of the model itself. The page
+``docs/concepts/trust.md`` states how many rows this table and that of losses have together.
 """
 
 from __future__ import annotations
