@@ -19,7 +19,7 @@ from .difference import volume_difference_rows as volume_difference_rows
 from .difference import volume_difference_table as volume_difference_table
 from .difference import volume_differences as volume_differences
 from .figures import evidence_figures as evidence_figures
-from .first_look import first_look as first_look
+from .early import first_look as first_look
 from .invariance import invariance_json as invariance_json
 from .invariance import invariance_table as invariance_table
 from .layout import estimate_columns as estimate_columns
