@@ -11,6 +11,17 @@ INSTALLED := .venv/.installed
 # The peers of the benchmarks have an environment of their own; benchmarks/requirements-no-deps.txt says why.
 BENCH_BIN := .bench-venv/bin
 BENCH_INSTALLED := .bench-venv/.installed
+# The oldest releases of everything that are allowed, and the newest that the index serves, have environments of their
+# own; torch brings gigabytes of CUDA where the index has no smaller build. SELECTION= runs the whole suite in them.
+OLDEST_BIN := .venv-oldest/bin
+NEWEST_BIN := .venv-newest/bin
+SELECTION ?= tests/test_basinscope/test_packages.py tests/test_basinscope/test_public.py \
+	tests/test_basinscope/test_results.py tests/test_basinscope/test_cli/test_demo.py \
+	tests/test_basinscope/test_cli/test_spectrum_command.py tests/test_spectra/test_checkpoint \
+	tests/test_spectra/test_files tests/test_spectra/test_lanczos tests/test_spectra/test_operators \
+	tests/test_spectra/test_plots.py tests/test_volume/test_priors tests/test_volume/test_quadratic/test_saddlepoint.py \
+	tests/test_volume/test_bridge/test_bridge.py tests/test_comparisons/test_measures/test_curvature.py \
+	spectra volume comparisons basinscope
 CHECKPOINT ?= data/digits_mlp/clean_seed0_step00640.pt
 POISONED ?= data/digits_mlp/poisoned_seed0_step00640.pt
 
@@ -23,7 +34,7 @@ $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 "'make PYTHON=python3.11'." >&2; exit 1; }
 endef
 
-.PHONY: demo test test-all check docs bench clean
+.PHONY: demo test test-all test-wheel test-oldest test-newest check docs bench clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -43,11 +54,27 @@ test: $(INSTALLED)
 test-all: $(INSTALLED)
 	$(BIN)/python -m pytest $(WORKERS) -m ""
 
+test-wheel: $(INSTALLED)
+	$(BIN)/python tests/wheel.py
+
+test-oldest:
+	@$(CHECK_PYTHON)
+	test -x $(OLDEST_BIN)/pip || $(PYTHON) -m venv .venv-oldest
+	$(OLDEST_BIN)/python -m pip install --quiet -c constraints-oldest.txt -e '.[test]'
+	$(OLDEST_BIN)/python -m pytest $(WORKERS) $(SELECTION)
+
+test-newest:
+	@$(CHECK_PYTHON)
+	test -x $(NEWEST_BIN)/pip || $(PYTHON) -m venv .venv-newest
+	$(NEWEST_BIN)/python -m pip install --quiet --upgrade --upgrade-strategy eager -e '.[test]'
+	$(NEWEST_BIN)/python -m pytest $(WORKERS) $(SELECTION)
+
 check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tests/wheel.py
 	$(BIN)/python -m pytest $(WORKERS)
 	$(BUILD_DOCS)
 

@@ -6,4 +6,7 @@ and the nouns that people need, each imported when it is first asked for.
 
 import lazy_loader
 
+from basinscope.packages import claim
+
+claim()
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

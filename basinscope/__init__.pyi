@@ -19,6 +19,7 @@ from .nouns import Landscape as Landscape
 from .nouns import Machine as Machine
 from .nouns import Measure as Measure
 from .nouns import Prior as Prior
+from .nouns import Reading as Reading
 from .nouns import SpectralDensity as SpectralDensity
 from .nouns import Spectrum as Spectrum
 from .nouns import SpectrumSettings as SpectrumSettings
@@ -38,3 +39,4 @@ from .nouns import mean_squared_error as mean_squared_error
 from .nouns import read_checkpoint as read_checkpoint
 from .nouns import top_eigenpairs as top_eigenpairs
 from .results import load as load
+from .training import Tracker as Tracker

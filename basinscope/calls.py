@@ -27,9 +27,11 @@ from basinscope.runs import (
     run_spectrum,
     run_volume,
 )
-from basinscope.tasks import task_files
+from basinscope.tasks import GivenTask, task_files
+from basinscope.tasks.own import chosen_task, task_on
 from comparisons.evidence import EvidenceSettings
-from comparisons.measures import measures_named
+from comparisons.measures import chosen_options, measures_named
+from spectra.checkpoint import Reading, located
 from spectra.errors import UserError, UserTypeError
 from spectra.landscape import Landscape
 from spectra.spectrum import SpectrumSettings
@@ -53,25 +55,35 @@ def spectrum(
     settings: SpectrumSettings | None = None,
     *,
     task: str | None = None,
+    model: Any = None,
+    data: Any = None,
+    loss: Any = None,
     cost: str | None = None,
     machine: Machine | None = None,
+    reading: Reading | None = None,
     output: str | Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
+    quick: bool = False,
     progress: Report | None = None,
     **changes: Any,
 ) -> StoredSpectrum:
     """The eigenvalue spectrum of a Hessian, Gauss-Newton or Fisher matrix, as ``basinscope spectrum`` computes it.
 
     Args:
-        source: path of a checkpoint, or a landscape of your own.
+        source: path of a checkpoint (or its name in the Hugging Face cache), or a landscape of your own.
         settings: operator, probes, steps and the rest of what decides the numbers.
         task: name of the task that makes a landscape of the checkpoint; None for the checkpoint's own.
+        model: in place of a task: a module, what makes one, or where that is, ``package.module:factory``.
+        data: with a model: arrays (inputs, targets), a data set, a loader, or the name of a file or a function.
+        loss: with a model: a loss of torch, a function of yours, ``cross-entropy``, ``mse`` or ``bce``.
         cost: name of a cost in place of the task's.
         machine: dtype, device, threads, and the memory, which is taken in place of the settings'.
-        output: HDF5 file that keeps each finished block of probes; None keeps nothing.
+        reading: which weights of the file, under which names, and whether its pickled code may run.
+        output: HDF5 file that keeps the deflation and each finished block of probes; None keeps nothing.
         overwrite: whether an existing output may be replaced.
         resume: whether to go on with the output if it exists.
+        quick: whether a rough answer of about 60 products is wanted.
         progress: called with the work done, all work and what is being done.
         **changes: fields of the settings by name, such as ``probes=16``.
 
@@ -95,15 +107,17 @@ def spectrum(
         checkpoint=_source(source),
         settings=asked,
         machine=machine or Machine(memory=asked.memory),
-        task=task,
+        reading=reading or Reading(),
+        task=chosen_task(task, model=model, data=data, loss=loss),
         cost=cost,
         output=_path(output),
         overwrite=overwrite,
         resume=resume,
+        quick=quick,
         command="basinscope.spectrum from Python",
     )
     with _threads_kept(), reserved_for(request):
-        return run_spectrum(request, progress or _silent, lambda _: None)[0]
+        return run_spectrum(request, progress or _silent)[0]
 
 
 def volume(
@@ -111,9 +125,14 @@ def volume(
     settings: VolumeSettings | None = None,
     *,
     task: str | None = None,
+    model: Any = None,
+    data: Any = None,
+    loss: Any = None,
     validation_task: str | None = None,
+    validation_data: Any = None,
     cost: str | None = None,
     machine: Machine | None = None,
+    reading: Reading | None = None,
     output: str | Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
@@ -123,13 +142,18 @@ def volume(
     """The volume of the basin around a checkpoint by several methods, as ``basinscope volume`` estimates it.
 
     Args:
-        source: path of a checkpoint, or a landscape of your own.
+        source: path of a checkpoint (or its name in the Hugging Face cache), or a landscape of your own.
         settings: methods, cutoff, prior and the rest of what decides the numbers.
         task: name of the task that makes a landscape of the checkpoint; None for the checkpoint's own.
+        model: in place of a task: a module, what makes one, or where that is, ``package.module:factory``.
+        data: with a model: arrays (inputs, targets), a data set, a loader, or the name of a file or a function.
+        loss: with a model: a loss of torch, a function of yours, ``cross-entropy``, ``mse`` or ``bce``.
         validation_task: name of the task of the data that basins are measured on; None for the task's held-out rows.
+        validation_data: the same for a model: other data for it and its loss.
         cost: ``kl`` (divergence from the checkpoint's outputs) or ``task``; None for kl where the model has outputs
             of a classifier.
         machine: dtype, device, memory and threads.
+        reading: which weights of the file, under which names, and whether its pickled code may run.
         output: HDF5 file that keeps each finished block of directions; None keeps nothing.
         overwrite: whether an existing output may be replaced.
         resume: whether to go on with the output if it exists.
@@ -145,21 +169,23 @@ def volume(
         OSError: if a file cannot be read or written.
     """
     asked = _changed(settings or VolumeSettings(), changes)
+    validation = task_on(validation_task, model=model, data=validation_data, loss=loss, option="validation_data")
     request = VolumeRequest(
         checkpoint=_source(source),
         settings=asked,
         # Directions that are stored keep theirs where none is asked for.
         preconditioner=None if asked.preconditioner == VolumeSettings.preconditioner else asked.preconditioner,
-        validation_task=validation_task,
+        validation_task=validation,
         machine=machine or Machine(),
-        task=task,
+        reading=reading or Reading(),
+        task=chosen_task(task, model=model, data=data, loss=loss),
         cost=cost,
         output=_path(output),
         overwrite=overwrite,
         resume=resume,
         command="basinscope.volume from Python",
     )
-    with _threads_kept(), reserved_for(request, inputs=[(TASK, path) for path in task_files(validation_task)]):
+    with _threads_kept(), reserved_for(request, inputs=[(TASK, path) for path in task_files(validation)]):
         return run_volume(request, progress or _silent)
 
 
@@ -169,8 +195,12 @@ def bridge(
     *,
     prior: str = "gaussian",
     task: str | None = None,
+    model: Any = None,
+    data: Any = None,
+    loss: Any = None,
     cost: str | None = None,
     machine: Machine | None = None,
+    reading: Reading | None = None,
     output: str | Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
@@ -180,12 +210,16 @@ def bridge(
     """The ground truth of a basin's volume by a ladder of Markov chains, as ``basinscope bridge`` measures it.
 
     Args:
-        source: path of a checkpoint, or a landscape of your own.
+        source: path of a checkpoint (or its name in the Hugging Face cache), or a landscape of your own.
         settings: cutoffs, target, chains and draws.
         prior: ``gaussian``, ``gaussian:S`` (standard deviation S) or ``init``.
         task: name of the task that makes a landscape of the checkpoint; None for the checkpoint's own.
+        model: in place of a task: a module, what makes one, or where that is, ``package.module:factory``.
+        data: with a model: arrays (inputs, targets), a data set, a loader, or the name of a file or a function.
+        loss: with a model: a loss of torch, a function of yours, ``cross-entropy``, ``mse`` or ``bce``.
         cost: ``kl`` or ``task``; None for kl where the model has outputs of a classifier.
         machine: dtype, device, memory and threads.
+        reading: which weights of the file, under which names, and whether its pickled code may run.
         output: HDF5 file that keeps each finished rung; None keeps nothing.
         overwrite: whether an existing output may be replaced.
         resume: whether to go on with the output if it exists.
@@ -205,7 +239,8 @@ def bridge(
         settings=_changed(settings or BridgeSettings(), changes),
         prior=prior,
         machine=machine or Machine(),
-        task=task,
+        reading=reading or Reading(),
+        task=chosen_task(task, model=model, data=data, loss=loss),
         cost=cost,
         output=_path(output),
         overwrite=overwrite,
@@ -219,15 +254,20 @@ def bridge(
 
 def compare(
     sources: Source | Sequence[Source],
-    settings: EvidenceSettings | None = None,
+    settings: EvidenceSettings | Mapping[str, Mapping[str, object]] | None = None,
     *,
-    measures: str | Sequence[str] = ("all",),
+    measures: str | Sequence[str] = ("default",),
     task: str | None = None,
+    model: Any = None,
+    data: Any = None,
+    loss: Any = None,
     held_out_task: str | None = None,
+    held_out_data: Any = None,
     initial: str | Path | None = None,
     reuse: str | Path | Sequence[str | Path] = (),
     jobs: int = 1,
     machine: Machine | None = None,
+    reading: Reading | None = None,
     output: str | Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
@@ -238,14 +278,20 @@ def compare(
 
     Args:
         sources: paths of checkpoints, or landscapes of your own.
-        settings: probes, directions, cutoff and the rest of what decides the numbers.
-        measures: names of measures or families, or ``all``.
+        settings: probes, directions, cutoff and the rest of what decides the numbers; or only the options of single
+            measures, such as ``{"learning-coefficient": {"localisation": 5}}``, with the rest as usual.
+        measures: names of measures or families; ``default`` is done in about 1,000 gradients, ``all`` is all of them.
         task: name of the task that makes a landscape of each checkpoint; None for its own.
+        model: in place of a task: a module, what makes one, or where that is, ``package.module:factory``.
+        data: with a model: arrays (inputs, targets), a data set, a loader, or the name of a file or a function.
+        loss: with a model: a loss of torch, a function of yours, ``cross-entropy``, ``mse`` or ``bce``.
         held_out_task: name of the task on held-out data; None for that of a built-in task.
+        held_out_data: the same for a model: other data for it and its loss.
         initial: checkpoint of the initialisation; None for step 0 of the same run, beside it.
         reuse: files of spectra and volumes to take evidence from where it fits.
         jobs: number of checkpoints examined at once, each in a process of its own.
         machine: dtype, device, memory and threads.
+        reading: which weights of the file, under which names, and whether its pickled code may run.
         output: HDF5 file that keeps each finished checkpoint; None keeps nothing.
         overwrite: whether an existing output may be replaced.
         resume: whether to skip checkpoints that the output holds.
@@ -263,18 +309,25 @@ def compare(
     checkpoints = tuple(dict.fromkeys(map(_source, _listed(sources))))
     if not checkpoints:
         raise UserError("compare needs at least one checkpoint or landscape, got none")
-    if jobs < 1 or (jobs > 1 and any(isinstance(one, Landscape) for one in checkpoints)):
-        raise UserError(f"jobs must be at least 1, and 1 where a source is a landscape and no file; got {jobs}")
+    asked = chosen_task(task, model=model, data=data, loss=loss)
+    held_out = task_on(held_out_task, model=model, data=held_out_data, loss=loss, option="held_out_data")
+    objects = any(isinstance(one, Landscape | GivenTask) for one in (*checkpoints, asked, held_out))
+    if jobs < 1 or (jobs > 1 and objects):
+        raise UserError(f"jobs must be at least 1, and 1 where objects are given and no files and names; got {jobs}")
+    named = measures_named(_listed(measures))
+    plain = settings if isinstance(settings, EvidenceSettings) else EvidenceSettings(options=settings or {})  # type: ignore[arg-type]
+    changed = _changed(plain, changes)
     request = CompareRequest(
         checkpoints=checkpoints,
-        measures=tuple(one.name for one in measures_named(_listed(measures))),
-        settings=_changed(settings or EvidenceSettings(), changes),
-        held_out_task=held_out_task,
+        measures=tuple(one.name for one in named),
+        settings=replace(changed, options=chosen_options(changed.options, named)),
+        held_out_task=held_out,
         initial=_path(initial),
         reuse=tuple(map(Path, _listed(reuse))),
         jobs=jobs,
         machine=machine or Machine(),
-        task=task,
+        reading=reading or Reading(),
+        task=asked,
         output=_path(output),
         overwrite=overwrite,
         resume=resume,
@@ -302,7 +355,11 @@ def audit(
     prior: str = "gaussian",
     truth: str | None = None,
     task: str | None = None,
+    model: Any = None,
+    data: Any = None,
+    loss: Any = None,
     machine: Machine | None = None,
+    reading: Reading | None = None,
     output: str | Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
@@ -326,7 +383,11 @@ def audit(
         prior: prior of the volume, of a checkpoint.
         truth: nats and their standard error as ``-1300:5``, a bridge file, ``bridge`` or ``bridge-star``.
         task: name of the task that makes a landscape of the checkpoint; None for the checkpoint's own.
+        model: in place of a task: a module, what makes one, or where that is, ``package.module:factory``.
+        data: with a model: arrays (inputs, targets), a data set, a loader, or the name of a file or a function.
+        loss: with a model: a loss of torch, a function of yours, ``cross-entropy``, ``mse`` or ``bce``.
         machine: dtype, device, memory and threads.
+        reading: which weights of the file, under which names, and whether its pickled code may run.
         output: HDF5 file that keeps each finished row; None keeps nothing.
         overwrite: whether an existing output may be replaced.
         resume: whether to keep the rows that the output has.
@@ -353,7 +414,8 @@ def audit(
         prior=prior,
         truth=truth,
         machine=machine or Machine(),
-        task=task,
+        reading=reading or Reading(),
+        task=chosen_task(task, model=model, data=data, loss=loss),
         output=_path(output),
         overwrite=overwrite,
         resume=resume,
@@ -369,10 +431,7 @@ def _source(source: Source) -> Path | Landscape:
         return source
     if not isinstance(source, str | Path):
         raise UserTypeError(f"a source must be the path of a checkpoint or a Landscape, got {type(source).__name__}")
-    path = Path(source)
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
-    return path
+    return located(Path(source))
 
 
 def _path(path: str | Path | None) -> Path | None:

@@ -15,13 +15,15 @@ import traceback
 from collections.abc import Callable, Sequence
 from importlib import metadata
 
-from typer.exceptions import TyperException
-
 from basinscope.terminal import say, shortened, streams
 from spectra.errors import UserError, out_of_memory
 
 if sys.platform != "win32":
     import resource
+try:
+    from typer.exceptions import TyperException
+except ImportError:  # older releases of typer raise those of click
+    from click import ClickException as TyperException  # type: ignore[assignment]
 
 USER_ERROR = 2
 INTERRUPTED = 130
@@ -60,10 +62,10 @@ def exit_code_of(
 
     It is 0 or what the command returned, 1 after a bug, 2 after a user's error, 130 after an interruption, and 141
     where stdout was a pipe that nobody reads any more. With ``--debug`` among the words the traceback of an error is
-    shown too, with ``--json`` stdout is kept for one JSON object, and empty after an error.
+    shown too, with ``--json`` and ``--table`` stdout is kept for one JSON object or table, and empty after an error.
     """
     said: list[str] = []
-    with streams(as_json="--json" in words):
+    with streams(alone=any(word == "--json" or word.partition("=")[0] == "--table" for word in words)):
         code = _ended(command, said.append, words)
         for text in said:
             tell(shortened(text, list(words)))

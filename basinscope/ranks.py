@@ -48,7 +48,8 @@ def run_on_ranks(command: Callable[[], int | None], words: list[str]) -> int:
         return USER_ERROR
     ending = _Ending()
     signal.signal(signal.SIGTERM, ending.terminate)
-    words = words if first else [word for word in words if word not in ("--debug", "--json")]
+    told = ("--debug", "--json", "--table")
+    words = words if first else [word for word in words if word.partition("=")[0] not in told]
     return exit_code_of(lambda: ending.watched(command), words=words, tell=ending.tell)
 
 
@@ -213,7 +214,7 @@ def common(provenance: Provenance, stored: str) -> Provenance:
     from spectra.ranks import Ranks
 
     ranks = Ranks.current()
-    ranks.require_same("checkpoint", provenance.checkpoint_sha256)
+    ranks.require_same("checkpoint", f"{provenance.checkpoint_sha256} {provenance.checkpoint_weights}".strip())
     ranks.require_same("task, cost and dtype", f"{provenance.task}, {provenance.cost}, {provenance.dtype}")
     ranks.require_same(STORED, stored)
     created, device = ranks.texts(provenance.created)[0], ranks.texts(provenance.device)[0]

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from basinscope.training import TrainingCurves
     from comparisons.comparison import Comparison
     from spectra.store import StoredSpectrum
     from volume.audit import AuditReport
     from volume.bridge import BridgeResult
     from volume.study import VolumeStudy
 
-    Result = StoredSpectrum | VolumeStudy | BridgeResult | AuditReport | Comparison
+    Result = StoredSpectrum | VolumeStudy | BridgeResult | AuditReport | Comparison | TrainingCurves
 
 
 def kind_of(path: str | Path) -> str:
@@ -22,7 +23,8 @@ def kind_of(path: str | Path) -> str:
         path: a file that basinscope wrote.
 
     Returns:
-        ``volume``, ``bridge``, ``audit`` or ``comparison``; ``spectrum`` for any other file, which reading it checks.
+        ``volume``, ``bridge``, ``audit``, ``comparison`` or ``training``; ``spectrum`` for any other file, which
+        reading it checks.
 
     Raises:
         UserError: if the file is no regular one, or damaged.
@@ -31,17 +33,17 @@ def kind_of(path: str | Path) -> str:
     from spectra.files import format_of
 
     kind = format_of(path).removeprefix("basinscope ")
-    return kind if kind in ("comparison", "audit", "volume", "bridge") else "spectrum"
+    return kind if kind in ("comparison", "audit", "volume", "bridge", "training") else "spectrum"
 
 
 def load(path: str | Path) -> Result:
     """What a result file holds.
 
     Args:
-        path: a file that a command wrote with ``--output``.
+        path: a file that a command wrote with ``--output``, or a tracker of a training run.
 
     Returns:
-        A StoredSpectrum, VolumeStudy, BridgeResult, AuditReport or Comparison.
+        A StoredSpectrum, VolumeStudy, BridgeResult, AuditReport, Comparison or TrainingCurves.
 
     Raises:
         UserError: if the file is foreign, newer, truncated or damaged.
@@ -52,6 +54,10 @@ def load(path: str | Path) -> Result:
         from comparisons.store import read_comparison
 
         return read_comparison(path)
+    if kind == "training":
+        from basinscope.training import read_curves
+
+        return read_curves(path)
     if kind == "audit":
         from volume.audit import read_report
 

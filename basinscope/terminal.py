@@ -21,8 +21,8 @@ from rich.segment import Segment, Segments
 
 # What a table is laid out for where nobody says how wide the page is.
 PAGE_WIDTH = 110
-# Columns at which no table of ours is cut.
-WIDEST = 400
+# Pages below this are laid out as if they had it.
+NARROWEST = 20
 # Characters of a long word that a sentence quotes, and from where on a word is long: no file name is longer than that.
 QUOTED, LONG = 80, 300
 _NEAREST = {
@@ -119,11 +119,13 @@ def say(text: str | rich.text.Text, style: str = "red") -> None:
 
 
 def page() -> Console:
-    """A console for stdout: as wide as the terminal, in a pipe as COLUMNS says, else as a page."""
-    console = _Page(highlight=False, markup=False, emoji=False)
-    if console.is_terminal or "COLUMNS" in os.environ:
-        return console
-    return _Page(highlight=False, markup=False, emoji=False, width=PAGE_WIDTH)
+    """A console for stdout: as wide as COLUMNS says, else as the terminal, in a pipe as a page."""
+    asked = os.environ.get("COLUMNS", "")
+    width = max(int(asked), NARROWEST) if asked.isdecimal() and int(asked) else None
+    console = _Page(highlight=False, markup=False, emoji=False, width=width)
+    if width is None and not console.is_terminal:
+        console.width = PAGE_WIDTH
+    return console
 
 
 def written(files: Mapping[str, str]) -> list[Text]:
@@ -132,45 +134,48 @@ def written(files: Mapping[str, str]) -> list[Text]:
 
 
 def show(*parts: RenderableType) -> None:
-    """Print tables and text on stdout; where the terminal is too narrow for a number, lines run over its edge."""
+    """Print tables and text on stdout, without spaces at the ends of lines."""
     console = page()
-    whole = Group(*parts)
-    uncut = _characters(_laid_out(console, whole, WIDEST))
-    width, laid_out = console.width, _laid_out(console, whole, console.width)
-    while width < WIDEST and _characters(laid_out) < uncut:
-        width += 2
-        laid_out = _laid_out(console, whole, width)
-    console.print(Segments(laid_out), crop=False)
+    laid_out: list[Segment] = []
+    for line in Segment.split_lines(console.render(Group(*parts))):
+        laid_out += [*_stripped(line), Segment.line()]
+    console.print(Segments(laid_out), crop=False, end="")
 
 
-def _laid_out(console: Console, whole: Group, width: int) -> list[Segment]:
-    return list(console.render(whole, console.options.update_width(width)))
-
-
-def _characters(laid_out: list[Segment]) -> int:
-    """Letters and digits on a page; a column that is too narrow loses some."""
-    return sum(character.isalnum() for one in laid_out for character in one.text)
+def _stripped(line: list[Segment]) -> list[Segment]:
+    left = list(line)
+    while left and not left[-1].text.strip():
+        left.pop()
+    return [*left[:-1], left[-1]._replace(text=left[-1].text.rstrip())] if left else []
 
 
 def emit(found: dict[str, Any]) -> None:
     """Print one JSON object on stdout: the only thing that is printed there with --json."""
-    line = json.dumps(found, allow_nan=False) + "\n"
+    emit_text(json.dumps(found, allow_nan=False))
+
+
+def emit_text(text: str) -> None:
+    """Print lines on stdout where nothing else is to be printed there, as with --json and --table."""
+    lines = text + "\n"
     if not _kept:
-        sys.stdout.write(line)
+        sys.stdout.write(lines)
         return
     stream = _kept[-1]
     if isinstance(stream, int):
-        data = line.encode()
+        data = lines.encode(sys.__stdout__.encoding if sys.__stdout__ else "utf-8", "basinscope")
         while data:
             data = data[os.write(stream, data) :]
     else:
-        stream.write(line)
+        stream.write(lines)
         stream.flush()
 
 
 @contextmanager
-def streams(*, as_json: bool) -> Iterator[None]:
-    """Make the standard streams fit for a run: closed ones are open, and any character can be written."""
+def streams(*, alone: bool) -> Iterator[None]:
+    """Make the standard streams fit for a run: closed ones are open, and any character can be written.
+
+    Where it is to be ``alone``, stdout is kept for ``emit``.
+    """
     codecs.register_error("basinscope", _nearest)
     with ExitStack() as undone:
         _open_closed(undone)
@@ -179,7 +184,7 @@ def streams(*, as_json: bool) -> Iterator[None]:
                 stream.reconfigure(errors="basinscope")
         undone.enter_context(_backend())
         undone.enter_context(_users_warnings())
-        if as_json:
+        if alone:
             undone.enter_context(_apart())
         yield
 

@@ -20,8 +20,7 @@ from paraboloid_break import DIRECTIONS, ParaboloidBreak, paraboloid_break
 from volume_poisoned import METHODS, studies, table, values
 from volume_runs import FIGURES, TRAINED, study_of
 
-from basinscope.cli.trajectory import TrajectoryPoint
-from basinscope.cli.trajectory_plot import trajectory_figure
+from basinscope.cli.trajectory import TrajectoryPoint, trajectory_figure
 from basinscope.tasks import data_folder, make_landscape
 from spectra.checkpoint import read_checkpoint
 from spectra.costs import kl_from_anchor

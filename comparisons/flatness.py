@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from comparisons.options import Chosen, Option, Values
 from comparisons.words import FAMILIES
 from spectra.errors import UserError
 from spectra.estimate import Estimate
 from spectra.interval import ends, half_width
 
 if TYPE_CHECKING:
-    from comparisons.evidence import Evidence
+    from comparisons.evidence import Evidence, Extent
 
 # Changes of the parameters that leave the function as it is; comparisons.invariance carries them out.
 INVARIANCES = ("layer-rescaling", "node-rescaling", "permutation", "parameter-scale")
@@ -90,6 +91,10 @@ def reading_of(estimate: Estimate, *, details: Mapping[str, float] | None = None
     )
 
 
+# Gradients of each item of evidence, from the extent of the task and the options by keyword.
+Work = Callable[["Extent", Mapping[str, Any]], Mapping[str, float]]
+
+
 @dataclass(frozen=True)
 class Measure:
     """One row of the registry.
@@ -103,9 +108,13 @@ class Measure:
         flatter: ``smaller`` or ``larger``: in which direction a checkpoint counts as flatter (or simpler).
         invariances: those of ``INVARIANCES`` under which its exact value does not change.
         needs: names of the evidence it cannot do without; see ``Evidence.missing``.
-        compute: the evidence -> the reading; raises UserError, in a sentence, where there is no value.
+        compute: the evidence, and the options by keyword -> the reading; raises UserError, in a sentence, where there
+            is no value.
         extensive: whether it sums over all directions of parameter space, so that it does not compare networks of
             different sizes.
+        options: what can be chosen of it.
+        work: what it is going to take: gradients of each item of evidence that it needs, by the item's name (those of
+            one name are shared), from the extent of the task and the options by keyword.
     """
 
     name: str
@@ -116,8 +125,10 @@ class Measure:
     flatter: str
     invariances: frozenset[str]
     needs: tuple[str, ...]
-    compute: Callable[[Evidence], Reading]
+    compute: Callable[..., Reading]
     extensive: bool = False
+    options: tuple[Option, ...] = ()
+    work: Work = lambda _, __: {}
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
@@ -127,3 +138,32 @@ class Measure:
         if not self.invariances <= EVERY_INVARIANCE:
             unknown = ", ".join(sorted(self.invariances - EVERY_INVARIANCE))
             raise UserError(f"invariances must be some of {', '.join(INVARIANCES)}; got {unknown}")
+
+    def values(self, chosen: Chosen) -> Values:
+        """Values of its options, defaults included, by name.
+
+        Args:
+            chosen: the options given, by measure, as ``EvidenceSettings`` has them.
+
+        Returns:
+            A value for each option.
+        """
+        given = chosen.get(self.name, {})
+        return {option.name: given.get(option.name, option.default) for option in self.options}
+
+    def keywords(self, chosen: Chosen) -> dict[str, Any]:
+        """The same by the keywords of ``compute``."""
+        values = self.values(chosen)
+        return {option.keyword: values[option.name] for option in self.options}
+
+    def read(self, evidence: Evidence) -> Reading:
+        """The reading under the options of the evidence's settings.
+
+        Raises:
+            UserError: where there is no value.
+        """
+        return self.compute(evidence, **self.keywords(evidence.settings.options))
+
+    def expected(self, extent: Extent) -> Mapping[str, float]:
+        """Gradients that each item of evidence is going to take, by the item's name."""
+        return self.work(extent, self.keywords(extent.settings.options))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ import numpy as np
 from comparisons.comparison import Comparison, Examined, Outcome
 from comparisons.evidence import ComputeCost, EvidenceSettings
 from comparisons.flatness import Reading
-from spectra.files import Array, Dimension, Provenance, ResultFile
+from comparisons.measures import measures_of
+from comparisons.options import Values
+from spectra.files import Array, Dimension, Provenance, ResultFile, counted
 
 _CHECKPOINT, _MEASURE = (
     Dimension("checkpoint", "number of the checkpoint"),
@@ -57,8 +60,12 @@ _LATER = ("held_out_samples", "strategies", "lowest", "highest", "error", "held_
 
 def _fill(file: h5py.File, comparison: Comparison) -> None:
     checkpoints, measures = comparison.checkpoints, comparison.measures
-    file.attrs["title"] = f"{len(measures)} flatness measures of {len(checkpoints)} checkpoints"
-    file.attrs["settings"] = json.dumps(asdict(comparison.settings))
+    file.attrs["title"] = f"{counted(len(measures), 'flatness measure')} of {counted(len(checkpoints), 'checkpoint')}"
+    # With defaults: they may be others in another version.
+    options = {measure.name: measure.values(comparison.settings.options) for measure in measures_of(measures)}
+    file.attrs["settings"] = json.dumps(
+        asdict(comparison.settings) | {"options": {name: dict(values) for name, values in options.items() if values}}
+    )
     cells = [[one.outcomes.get(name) for name in measures] for one in checkpoints]
     shape = len(checkpoints), len(measures)
     for name, array in (_READING | _DERIVED | _WORK).items():
@@ -108,7 +115,21 @@ def _build(file: h5py.File) -> Comparison:
         checkpoints.append(Examined(**_undescribed(description, commands), **own, outcomes=cells))
     known = {entry.name for entry in fields(EvidenceSettings)}
     settings = {name: value for name, value in json.loads(str(file.attrs["settings"])).items() if name in known}
+    # Files from before there were options were made with the defaults.
+    settings["options"] = _not_usual(settings.get("options", {}))
     return Comparison(EvidenceSettings(**settings), tuple(map(str, measures)), tuple(checkpoints))
+
+
+def _not_usual(stored: Mapping[str, Values]) -> dict[str, Values]:
+    """The options that are not the defaults of this version."""
+    usual = {measure.name: measure.values({}) for measure in measures_of(tuple(stored))}
+    found: dict[str, Values] = {}
+    for name, values in stored.items():
+        known = usual.get(name, {})
+        other = {word: value for word, value in values.items() if word not in known or value != known[word]}
+        if other:
+            found[name] = other
+    return found
 
 
 def _number(outcome: Outcome | None, name: str) -> float:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from comparisons.comparison import Comparison, Outcome
 from comparisons.flatness import INVARIANCES, Measure
 from comparisons.measures import REGISTRY
-from comparisons.words import FORMATS
+from comparisons.typeset import comma_separated, latex, markdown
 from spectra.errors import UserError
 from spectra.interval import short, with_error
+from spectra.words import TABLES
 
 NONE = "–"
 MARKS = {"layer-rescaling": "L", "node-rescaling": "N", "permutation": "P", "parameter-scale": "S"}
-_LATEX = {"±": r"$\pm$", "–": "--", "²": r"$^2$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "_": r"\_", "%": r"\%"}
 
 
 @dataclass(frozen=True)
@@ -168,8 +165,8 @@ def plain_table(comparison: Comparison, kind: str) -> str:
     Raises:
         UserError: if the kind is unknown.
     """
-    if kind not in FORMATS:
-        raise UserError(f"table must be one of {', '.join(FORMATS)}; got {kind!r}")
+    if kind not in TABLES:
+        raise UserError(f"table must be one of {', '.join(TABLES)}; got {kind!r}")
     if kind == "csv":
         return _csv(comparison)
     names, _ = short_names(comparison)
@@ -178,38 +175,13 @@ def plain_table(comparison: Comparison, kind: str) -> str:
         [row.measure.title, row.measure.unit, row.flat, row.invariances, row.gradients, *row.cells]
         for row in rows(comparison)
     ]
-    return _markdown(head, body) if kind == "md" else _latex(head, body)
-
-
-def _markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *body]
-    escaped = ([text.replace("|", "\\|") for text in line] for line in lines)
-    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
-
-
-def _latex(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return " & ".join("".join(_LATEX.get(sign, sign) for sign in text) for text in cells) + r" \\"
-
-    columns = "l" * 4 + "r" * (len(head) - 4)
-    inner = [line(head), r"\hline", *(line(cells) for cells in body)]
-    return "\n".join([rf"\begin{{tabular}}{{{columns}}}", *inner, r"\end{tabular}"])
+    return markdown(head, body) if kind == "md" else latex(head, body, left=4)
 
 
 def _csv(comparison: Comparison) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["checkpoint", "measure", "unit", "flatter", "value", "half_width95", "low95", "high95"]
-        + ["gradients", "seconds", "remark"]
-    )
     known = {measure.name for measure in REGISTRY}
-    for row in comparison.records():
-        if row["measure"] not in known:
-            continue
-        numbers = [row[name] for name in ("value", "half_width", "low95", "high95")]
-        values = ["" if number is None else repr(number) for number in numbers]
-        spent = [f"{row[name]:.4g}" for name in ("gradients", "seconds")]
-        named = [row[name] for name in ("checkpoint", "measure", "unit", "flatter")]
-        writer.writerow([*named, *values, *spent, row["remark"]])
-    return text.getvalue().rstrip("\n")
+    names = {"half_width": "half_width95"}
+    numbers = ("value", "standard_error", "half_width", "low95", "high95", "gradients", "seconds")
+    columns = ("checkpoint", "measure", "unit", "flatter", *numbers, "remark")
+    found = [row for row in comparison.records() if row["measure"] in known]
+    return comma_separated([{names.get(name, name): row[name] for name in columns} for row in found])

@@ -10,12 +10,12 @@ import torch
 
 from spectra.density import SpectralDensity, dense_spectrum, gram_spectrum
 from spectra.errors import UserError
-from spectra.lanczos import Array, KrylovSpace, from_rules
+from spectra.lanczos import Array, KrylovSpace, end_eigenpairs, ends_bytes, from_rules
 from spectra.landscape import Landscape
 from spectra.operators import Curvature, JacobianSandwich, SymmetricOperator
-from spectra.plan import Plan, make_operator, most_deflated, plan_route, with_stored_space
+from spectra.plan import Plan, in_bytes, make_operator, most_deflated, plan_route, with_block, with_stored_space
 from spectra.slq import deflated_space, empty_density, next_probes
-from spectra.spectrum import Spectrum, SpectrumSettings
+from spectra.spectrum import Spectrum, SpectrumSettings, TopEigenpairs
 
 OnBlock = Callable[[Spectrum], None]
 Progress = Callable[[int, int, str], None]
@@ -27,6 +27,7 @@ def compute_spectrum(
     landscape: Landscape,
     settings: SpectrumSettings | None = None,
     *,
+    operator: SymmetricOperator | None = None,
     resume: Spectrum | None = None,
     on_block: OnBlock | None = None,
     progress: Progress | None = None,
@@ -36,10 +37,13 @@ def compute_spectrum(
     Args:
         landscape: model, data and cost.
         settings: what to compute; default the Hessian by 8 probes of 64 steps, deflated.
+        operator: the curvature that the settings name, on this landscape; made if not given.
         resume: an earlier, partial result of the same landscape and settings (its probes may be fewer); what it
             holds is kept as it is.
-        on_block: called with the partial result after each block of probes, to store it.
-        progress: called as ``progress(done, total, what)`` in operator-vector products.
+        on_block: called with the partial result after the deflation, which has no probes yet, and after each block of
+            probes, to store it.
+        progress: called as ``progress(done, total, what)`` in operator-vector products of this run: what is resumed
+            is not among them.
 
     Returns:
         The complete spectrum.
@@ -60,8 +64,10 @@ def compute_spectrum(
     if resume is not None:
         settings = replace(settings, strategy=resume.strategy or settings.strategy)
         _check_same(landscape, resume)
+    operator = make_operator(landscape, settings) if operator is None else operator
+    settings = with_block(settings, operator, 0 if resume is None else resume.settings.block)
     run = _Run(landscape, settings, resume, on_block, progress)
-    spectrum = run.whole()
+    spectrum = run.whole(operator)
     if settings.per_layer:
         spectrum = run.layers(spectrum)
     return spectrum
@@ -83,23 +89,25 @@ class _Run:
     resume: Spectrum | None
     on_block: OnBlock | None
     progress: Progress | None
-    done: int = 0
+    done: int = 0  # products that the result took
+    here: int = 0  # those of this run
     total: int = 0
+    top: TopEigenpairs | None = None
 
-    def whole(self) -> Spectrum:
+    def whole(self, operator: SymmetricOperator) -> Spectrum:
         """The spectrum of all parameters."""
-        operator = make_operator(self.landscape, self.settings)
+        check_top(operator, self.settings)
         plan = plan_route(operator, self.settings)
+        self.top = None if self.resume is None else self.resume.top
         if self.resume is not None and self.resume.density.exact:
-            return self.resume
+            self._find_top(operator)
+            return replace(self.resume, settings=self.settings, top=self.top)
         if self.resume is None:
             self._facts()  # first, for the gradient refuses models whose parameters it cannot reach
         if self.settings.per_layer:
             self._count_layers(operator)
-        self.total += plan.products
         start = self.resume.density if self.resume is not None else None
-        if start is not None and plan.route == "slq":
-            plan = with_stored_space(plan, start.deflation.captured)
+        plan = self._counted(plan, start)
 
         def report(density: SpectralDensity, ritz: tuple[Array, Array]) -> Spectrum:
             spectrum = self._spectrum(operator, plan, density, ritz)
@@ -107,7 +115,31 @@ class _Run:
                 self.on_block(spectrum)
             return spectrum
 
-        return self._density(operator, plan, start, report, "spectrum")
+        return self._density(operator, plan, start, report, "spectrum", lambda: self._find_top(operator))
+
+    def _find_top(self, operator: SymmetricOperator) -> None:
+        """The eigenpairs of both ends, unless they are not asked for or stored already."""
+        settings = self.settings
+        if self.resume is not None and self.resume.has_top(settings):
+            return
+        if not settings.top:
+            return
+
+        def tell(count: int) -> None:
+            self.total += count
+            self._tell(count, "spectrum: top eigenpairs")
+
+        largest, negative = end_eigenpairs(operator, settings.top, seed=settings.seed, progress=tell)
+        ends = [largest, negative] if negative is not None else [largest]
+        vectors = torch.cat([end.vectors for end in ends])
+        self.top = TopEigenpairs(
+            asked=settings.top,
+            values=np.concatenate([end.values for end in ends]),
+            residuals=np.concatenate([end.residuals for end in ends]),
+            bound=max(end.bound for end in ends),
+            products=sum(end.products for end in ends),
+            vectors=(vectors if settings.keep_vectors else vectors[:0]).cpu().numpy(),
+        )
 
     def layers(self, spectrum: Spectrum) -> Spectrum:
         """The same for each layer's diagonal block, its products computed as those of the whole, or of the first."""
@@ -117,7 +149,9 @@ class _Run:
         for layer, names in self.landscape.parameters.layers().items():
             block, notes = self._block(names, layer, stored.get(layer, strategy))
             plan = plan_route(block, _layer_settings(block, self.settings))
-
+            found = known.get(layer)
+            if found is not None and plan.route == "slq":
+                plan = with_stored_space(plan, found.deflation.captured)
             spectrum = replace(spectrum, notes=tuple(dict.fromkeys(spectrum.notes + notes)))
 
             def report(
@@ -138,12 +172,9 @@ class _Run:
                     self.on_block(partial)
                 return partial
 
-            found = known.get(layer)
-            if found is not None and plan.route == "slq":
-                plan = with_stored_space(plan, found.deflation.captured)
-            if found is not None and (found.exact or found.runs.probes >= self.settings.probes):
+            if found is not None and _finished(found, self.settings):
                 spectrum = replace(spectrum, layers={**spectrum.layers, layer: found})
-                self._tell(plan.products, layer)
+                self.done += plan.products
                 continue
             spectrum = self._density(block, plan, found, report, layer)
             strategy = strategy if strategy != "auto" else _used(block) or strategy
@@ -167,9 +198,20 @@ class _Run:
         return block, ()
 
     def _count_layers(self, operator: SymmetricOperator) -> None:
-        for names in self.landscape.parameters.layers().values():
-            block = operator.restricted(names)
-            self.total += plan_route(block, _layer_settings(block, self.settings)).products
+        known: Mapping[str, SpectralDensity] = self.resume.layers if self.resume is not None else {}
+        for layer, names in self.landscape.parameters.layers().items():
+            block, found = operator.restricted(names), known.get(layer)
+            if found is None or not _finished(found, self.settings):
+                self._counted(plan_route(block, _layer_settings(block, self.settings)), found)
+
+    def _counted(self, plan: Plan, start: SpectralDensity | None) -> Plan:
+        """The plan, from a stored part on; what it has still to do is counted as work of this run."""
+        if start is None or plan.route != "slq":
+            self.total += plan.products
+            return plan
+        plan = with_stored_space(plan, start.deflation.captured)
+        self.total += plan.products - start.runs.probes * start.runs.steps
+        return plan
 
     def _density(
         self,
@@ -178,16 +220,20 @@ class _Run:
         start: SpectralDensity | None,
         report: Callable[[SpectralDensity, tuple[Array, Array]], Spectrum],
         what: str,
+        find_top: Callable[[], None] = lambda: None,
     ) -> Spectrum:
         nothing = (np.empty(0), np.empty(0))
         if plan.route in ("dense", "gram"):
             density = dense_spectrum(operator) if plan.route == "dense" else gram_spectrum(_sandwich(operator))
             density = replace(density, epsilon=torch.finfo(operator.dtype).eps)
             self._tell(plan.products, what)
+            find_top()
             values = density.deflation.nodes[np.argsort(-np.abs(density.deflation.nodes), kind="stable")][:32]
             return report(density, (values, np.zeros(len(values))))
         if plan.route == "pyhessian":
-            return report(self._by_pyhessian(operator), nothing)
+            density = self._by_pyhessian(operator)
+            find_top()
+            return report(density, nothing)
         space = deflated_space(
             operator, self.settings, plan, what, lambda count: self._tell(count, f"{what}: deflation")
         )
@@ -200,9 +246,14 @@ class _Run:
                 )
             # The stored part is kept to the last bit; the rebuilt basis only projects further probes.
             density = start
-            self._tell(start.runs.probes * start.runs.steps, what)
+            self.done += start.runs.probes * start.runs.steps
         ritz = _converged(space) if space is not None else nothing
-        spectrum = report(density, ritz) if density.runs.probes >= self.settings.probes else None
+        # The deflated part is kept as soon as it is known: it has the largest eigenvalues.
+        first = start is None and space is not None
+        spectrum = report(density, ritz) if first else None
+        find_top()
+        if self.top is not None or density.runs.probes >= self.settings.probes:
+            spectrum = report(density, ritz)
         while density.runs.probes < self.settings.probes:
             runs = next_probes(
                 operator,
@@ -251,6 +302,7 @@ class _Run:
             residuals=ritz[1],
             layers=self.resume.layers if self.resume is not None else {},
             layer_strategies=self.resume.layer_strategies if self.resume is not None else {},
+            top=self.top,
         )
 
     def _facts(self) -> tuple[float, float]:
@@ -260,9 +312,29 @@ class _Run:
         return self._known_facts
 
     def _tell(self, count: int, what: str) -> None:
-        self.done += count
+        self.done, self.here = self.done + count, self.here + count
         if self.progress is not None:
-            self.progress(self.done, self.total, what)
+            self.progress(self.here, self.total, what)
+
+
+def check_top(operator: SymmetricOperator, settings: SpectrumSettings) -> None:
+    """Refuse more top eigenpairs than there are, or than the memory has room for.
+
+    Raises:
+        UserError: if one of these holds.
+    """
+    count, need = settings.top, ends_bytes(operator.size, settings.top, operator.dtype)
+    if count > operator.size:
+        raise UserError(f"--top must be at most the {operator.size:,} parameters, got {count:,}")
+    if count and min(need, operator.size**2 * operator.dtype.itemsize) > settings.memory:
+        raise UserError(
+            f"--top {count} holds vectors of {in_bytes(need)}, past the memory of {in_bytes(settings.memory)}: ask for "
+            "fewer, or give more --memory"
+        )
+
+
+def _finished(density: SpectralDensity, settings: SpectrumSettings) -> bool:
+    return density.exact or density.runs.probes >= settings.probes
 
 
 def _used(block: SymmetricOperator) -> str:

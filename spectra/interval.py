@@ -104,7 +104,7 @@ def interval_label(over: str) -> str:
 
 def over_probes(count: int) -> str:
     """What an interval is over, for its label; nothing where no probes were drawn."""
-    return f"{count} probes" if count else ""
+    return f"{count} probe{'s' * (count != 1)}" if count else ""
 
 
 def bars(values: ArrayLike, intervals: Iterable[tuple[float, float]]) -> tuple[Array, NDArray[np.bool_]]:

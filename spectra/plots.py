@@ -19,8 +19,8 @@ from matplotlib.ticker import NullFormatter
 
 from spectra.density import ROUNDING, SEMIDEFINITE, SmoothedDensity, SpectralDensity
 from spectra.estimate import Estimate
-from spectra.files import replace_file
-from spectra.interval import bars, interval_label, quantile, with_ends
+from spectra.files import counted, replace_file
+from spectra.interval import bars, interval_label, over_probes, quantile, with_ends
 from spectra.lanczos import Array
 from spectra.spectrum import Spectrum, StoredSpectrum
 from spectra.words import curvature_unit, operator_title
@@ -87,7 +87,9 @@ def draw_estimate(axes: Axes, found: Estimate) -> None:
     """An estimate with its 95 % interval, and what each of its samples alone says."""
     count = len(found.samples)
     if count:
-        axes.plot(found.samples, np.linspace(-0.2, 0.2, count), "o", color=GREY, markersize=3, label=f"{count} samples")
+        axes.plot(
+            found.samples, np.linspace(-0.2, 0.2, count), "o", color=GREY, markersize=3, label=counted(count, "sample")
+        )
     reach, known = bars([found.value], [found.interval()])
     label = f"{with_ends(found.value, found.interval())}{'' if known.all() else ', its error unknown'}"
     axes.errorbar([found.value], [0.0], xerr=reach, fmt="o", color=BLUE, capsize=3, label=label)
@@ -129,8 +131,10 @@ def _estimator(density: SpectralDensity, exact: str) -> str:
     """How a density was estimated, in a few words for a legend."""
     if density.exact:
         return exact
-    rows = f"{density.runs.probes} probes × {density.runs.steps} steps"
     captured = density.deflation.captured
+    if density.unsampled:
+        return f"the {captured:,} deflated of {density.size:,} dimensions alone: no probes yet"
+    rows = f"{counted(density.runs.probes, 'probe')} × {counted(density.runs.steps, 'step')}"
     deflated = f", {captured} deflated" if captured else ""
     return f"Lanczos quadrature, {rows}{deflated}"
 
@@ -138,8 +142,10 @@ def _estimator(density: SpectralDensity, exact: str) -> str:
 def _title(stored: StoredSpectrum) -> str:
     spectrum, provenance = stored.spectrum, stored.provenance
     cost = f"{provenance.cost} cost {spectrum.cost:.3g} {provenance.cost_unit}"
-    operator = f"{operator_title(spectrum.settings.operator, first=True)}, n = {spectrum.density.size:,} parameters"
-    return f"{Path(provenance.checkpoint).name}\n{operator}, {cost} on {spectrum.samples:,.0f} samples"
+    operator = (
+        f"{operator_title(spectrum.settings.operator, first=True)}, n = {counted(spectrum.density.size, 'parameter')}"
+    )
+    return f"{Path(provenance.checkpoint).name}\n{operator}, {cost} on {counted(round(spectrum.samples), 'sample')}"
 
 
 def _eigenvalue_axis(axes: Axes, view: SmoothedDensity, unit: str) -> None:
@@ -182,9 +188,9 @@ def _density_panel(
         shade: dict[str, Any] = {"color": VERMILLION, "alpha": 0.45}
         shade["label"] = _below_zero(density, resolution)
         axes.fill_between(x, floor / 10, np.maximum(counts, floor / 10), where=x <= 0.0, **shade)
-    if np.isinf(resolution):
+    if np.isinf(resolution) and density.runs.probes:
         axes.plot([], [], " ", label="one Lanczos step has no resolution")
-    elif resolution > 0.0:
+    elif 0.0 < resolution < np.inf:
         label = f"resolution near zero: ± {resolution:.2g}"
         axes.axvspan(-resolution, resolution, color=GREY, alpha=0.2, linewidth=0, label=label)
     if spectrum is not None:
@@ -216,6 +222,8 @@ def _has_negative(density: SpectralDensity) -> bool:
 
 
 def _below_zero(density: SpectralDensity, resolution: float) -> str:
+    if density.unsampled:
+        return "below zero, of these"
     below = density.mass_below(0.0).value
     words = f"below zero: {below:,.0f} of {density.size:,}"
     if resolution == 0.0 or np.isinf(resolution):
@@ -224,7 +232,7 @@ def _below_zero(density: SpectralDensity, resolution: float) -> str:
 
 
 def _over_probes(density: SpectralDensity) -> str:
-    return interval_label(f"{density.runs.probes} probes")
+    return interval_label(over_probes(density.runs.probes))
 
 
 def _eigenvalue_ticks(axes: Axes, spectrum: Spectrum) -> None:
@@ -274,6 +282,10 @@ def _rank_panel(axes: Axes, spectrum: Spectrum, unit: str) -> None:
 def _tail_panel(axes: Axes, spectrum: Spectrum, view: SmoothedDensity, unit: str) -> None:
     """How many eigenvalues lie at or beyond each on its side of zero: the few large are seen like the many."""
     density = spectrum.density
+    if density.unsampled:
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, "no probes yet", ha="center", transform=axes.transAxes, fontsize=9)
+        return
     cumulative = density.cumulative()
     nodes, fraction = cumulative.nodes, cumulative.fraction
     several = density.runs.probes > 1

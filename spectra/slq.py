@@ -11,7 +11,7 @@ from torch import Tensor
 from spectra.density import SpectralDensity
 from spectra.lanczos import KrylovSpace, Tridiagonal, krylov_space, lanczos, no_runs, probes_of
 from spectra.operators import SymmetricOperator
-from spectra.plan import KRYLOV_BLOCK, KRYLOV_EXTRA, Plan, sampled_plan
+from spectra.plan import KRYLOV_BLOCK, KRYLOV_EXTRA, Plan, sampled_plan, with_block
 from spectra.spectrum import SpectrumSettings
 
 Tell = Callable[[int], None]
@@ -42,7 +42,7 @@ def slq_density(
     >>> round(density.trace().value, 3)
     40.0
     """
-    settings = settings or SpectrumSettings()
+    settings = with_block(settings or SpectrumSettings(), operator)
     plan = sampled_plan(operator, settings)
     space = deflated_space(operator, settings, plan, stream)
     density = empty_density(operator, settings, space)

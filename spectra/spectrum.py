@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 
 from spectra.density import SpectralDensity
 from spectra.errors import UserError, require_counts
-from spectra.files import Provenance, Result
+from spectra.files import Provenance, Result, counted
 from spectra.words import ENGINES, OPERATORS, REORTHOGONALISATIONS, curvature_unit, operator_title
 
 Array = NDArray[np.float64]
+# A Krylov space of 20 and 8 products, then 4 probes of 8 steps: 60 products. Fewer probes leave the trace's error
+# itself unknown, more steps say nothing of the trace.
+QUICK = {"probes": 4, "steps": 8, "deflate": 20}
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,12 @@ class SpectrumSettings:
         reorthogonalise: ``auto`` (full if the basis fits the memory), ``full`` or ``none``.
         strategy: how products are computed; ``auto`` times the candidates on the model itself.
         seed: the one seed that all randomness comes from.
-        block: probes that share each pass over the data, and that a kill loses at most.
+        block: probes that share each pass over the data, and that a kill loses at most; 0 chooses.
         memory: bytes that graphs and bases may take.
         layers: patterns of the parameters to differentiate, ``*`` for all.
         per_layer: also the spectrum of each layer's diagonal block.
+        top: number K of the largest eigenpairs that are found one by one, with the K most negative; 0 for none.
+        keep_vectors: whether the eigenvectors of these are kept.
     """
 
     operator: str = "hessian"
@@ -45,16 +50,41 @@ class SpectrumSettings:
     reorthogonalise: str = "auto"
     strategy: str = "auto"
     seed: int = 0
-    block: int = 8
+    block: int = 0
     memory: int = 4 * 2**30
     layers: str = "*"
     per_layer: bool = False
+    top: int = 0
+    keep_vectors: bool = False
 
     def __post_init__(self) -> None:
         _member("operator", self.operator, OPERATORS)
         _member("engine", self.engine, ENGINES)
         _member("reorthogonalise", self.reorthogonalise, REORTHOGONALISATIONS)
-        require_counts(self, {"probes": 1, "steps": 1, "block": 1, "memory": 1, "deflate": -1, "seed": 0})
+        require_counts(self, {"probes": 1, "steps": 1, "block": 0, "memory": 1, "deflate": -1, "seed": 0, "top": 0})
+        if self.keep_vectors and not self.top:
+            raise UserError("keep_vectors needs top, the number of eigenpairs (--keep-vectors needs --top K)")
+
+    @property
+    def rough(self) -> bool:
+        """Whether there are so few Lanczos steps as ``quick`` takes."""
+        return self.steps <= QUICK["steps"]
+
+    def quick(self) -> SpectrumSettings:
+        """These settings with about 60 products, for a rough first answer; a number of probes that was named stays.
+
+        Raises:
+            UserError: if steps or the deflation were named, for these it chooses itself.
+
+        >>> found = SpectrumSettings().quick()
+        >>> found.probes, found.steps, found.deflate
+        (4, 8, 20)
+        """
+        default = SpectrumSettings
+        if (self.steps, self.deflate) != (default.steps, default.deflate):
+            raise UserError("--quick chooses --steps and --deflate itself: leave them out")
+        probes = QUICK["probes"] if self.probes == default.probes else self.probes
+        return replace(self, probes=probes, steps=QUICK["steps"], deflate=QUICK["deflate"])
 
     def as_dict(self) -> dict[str, str | int | bool]:
         """Plain values by name, for the store."""
@@ -73,6 +103,32 @@ def layer_of(name: str) -> str:
     ('hidden', 'scale')
     """
     return name.rpartition(".")[0] or name
+
+
+@dataclass(frozen=True, eq=False)
+class TopEigenpairs:
+    """Eigenpairs of both ends of a spectrum: the largest, then the most negative where there are any below zero.
+
+    Attributes:
+        asked: K, how many were asked for at each end.
+        values: (k,) the K largest eigenvalues, descending, then at most K below zero, the lowest first.
+        residuals: (k,) ``|H v - l v|``, from products of their own: each value is within this of an eigenvalue.
+        bound: residual up to which a pair counts as converged.
+        products: products that they took.
+        vectors: (k, n) eigenvectors of norm one, or (0, n) where they are not kept.
+    """
+
+    asked: int
+    values: Array
+    residuals: Array
+    bound: float
+    products: int
+    vectors: Array
+
+    @property
+    def converged(self) -> NDArray[np.bool_]:
+        """(k,) which pairs have converged."""
+        return np.asarray(self.residuals <= self.bound)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -95,6 +151,7 @@ class Spectrum(Result):
         residuals: (k,) their residual norms ``|H q - l q|``.
         layers: densities of the layers' diagonal blocks, by layer name; empty unless asked for.
         layer_strategies: how their products were computed, by layer name (fixed when a run is resumed).
+        top: eigenpairs of both ends; None unless asked for.
     """
 
     density: SpectralDensity
@@ -112,6 +169,7 @@ class Spectrum(Result):
     residuals: Array = field(default_factory=lambda: np.empty(0))
     layers: Mapping[str, SpectralDensity] = field(default_factory=dict)
     layer_strategies: Mapping[str, str] = field(default_factory=dict)
+    top: TopEigenpairs | None = None
     _drawn_by: ClassVar[str] = "spectra.plots:draw_spectrum"
     _written_by: ClassVar[str] = "spectra.store:write_spectrum"
 
@@ -120,7 +178,33 @@ class Spectrum(Result):
         """Whether every probe that was asked for is done, of every layer too where layers were asked for."""
         wanted = {layer_of(name) for name, _ in self.parameters} if self.settings.per_layer else set()
         layers_done = wanted <= self.layers.keys() and all(map(self._done, self.layers.values()))
-        return self._done(self.density) and layers_done
+        return self._done(self.density) and layers_done and self.has_top(self.settings)
+
+    def has_top(self, settings: SpectrumSettings) -> bool:
+        """Whether it has the top eigenpairs that settings ask for, with their vectors where these do."""
+        if self.top is None or not settings.top:
+            return not settings.top
+        return self.top.asked >= settings.top and (len(self.top.vectors) > 0 or not settings.keep_vectors)
+
+    def eigenvector(self, number: int) -> dict[str, Array]:
+        """A kept eigenvector of ``top`` as one array a parameter.
+
+        Args:
+            number: number of the pair, from 0.
+
+        Returns:
+            By parameter name, in the parameters' shapes; the squares of all entries sum to one.
+
+        Raises:
+            UserError: if no vectors are kept, or there is none of that number.
+        """
+        kept = 0 if self.top is None else len(self.top.vectors)
+        if self.top is None or not -kept <= number < kept:
+            none = "no eigenvectors are kept: compute with top and keep_vectors (--top K --keep-vectors)"
+            raise UserError(f"there are {kept} eigenvectors, numbered from 0, got {number}" if kept else none)
+        ends = np.cumsum([int(np.prod(shape, dtype=np.int64)) for _, shape in self.parameters])
+        parts = np.split(self.top.vectors[number], ends[:-1])
+        return {name: part.reshape(shape) for (name, shape), part in zip(self.parameters, parts, strict=True)}
 
     def _done(self, density: SpectralDensity) -> bool:
         return density.exact or density.runs.probes >= self.settings.probes
@@ -163,7 +247,7 @@ class StoredSpectrum(Result):
     def _title(self) -> str:
         operator = operator_title(self.spectrum.settings.operator, first=True)
         name, size = Path(self.provenance.checkpoint).name, self.spectrum.density.size
-        return f"{operator} spectrum of {name}, {size:,} parameters, {self.provenance.cost} cost"
+        return f"{operator} spectrum of {name}, {counted(size, 'parameter')}, {self.provenance.cost} cost"
 
     def _facts(self) -> dict[str, str]:
         found = self.spectrum._facts()

@@ -6,6 +6,7 @@ Raw Lanczos coefficients are kept; nodes and weights, derived from them, are the
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,19 +15,20 @@ import h5py
 import numpy as np
 
 from spectra.density import SpectralDensity
-from spectra.files import PROVENANCE, TEXTS, Array, Dimension, Provenance, Record, ResultFile, settings
+from spectra.files import PROVENANCE, TEXTS, Array, Dimension, Part, Provenance, Record, ResultFile, settings
 from spectra.lanczos import Deflation, Tridiagonal
-from spectra.spectrum import Spectrum, SpectrumSettings
+from spectra.spectrum import Spectrum, SpectrumSettings, TopEigenpairs
 from spectra.spectrum import StoredSpectrum as StoredSpectrum
-from spectra.words import operator_title
+from spectra.words import curvature_unit, operator_title
 
 FORMAT = "basinscope spectrum"
-CURVATURE_UNIT = "cost / parameter^2"
 
 _PROBE, _STEP = Dimension("probe", "probe vector"), Dimension("step", "Lanczos step")
 _DEFLATED = Dimension("deflated_node", "node of the part known without probes")
 _COARSE = Dimension("coarse_node", "node of that part from fewer steps")
 _EIGENPAIR = Dimension("eigenpair", "converged eigenpair, largest first")
+_END, _VECTOR = Dimension("top_pair", "eigenpair of an end"), Dimension("top_vector", "kept eigenvector of an end")
+_PARAMETER = Dimension("parameter", "parameter")
 
 
 class _Parameters:
@@ -41,63 +43,80 @@ class _Parameters:
         return tuple(zip(names, (tuple(json.loads(shape)) for shape in shapes), strict=True))
 
 
-_RUNS = Record(
-    Tridiagonal,
-    {
-        "diagonal": Array((_PROBE, _STEP), "diagonal of the Lanczos matrix", CURVATURE_UNIT),
-        "off_diagonal": Array(
-            (_PROBE, _STEP), "coupling of a step to the next; the last is the remainder", CURVATURE_UNIT
-        ),
+class _IfAsked:
+    """A setting that is kept where it is not the default, so that files without it are as those from before it."""
+
+    def __init__(self, kind: type[int]) -> None:
+        self.kind = kind
+
+    def write(self, group: h5py.Group, value: int, name: str) -> None:
+        if value:
+            group.attrs[name] = int(value)
+
+    def read(self, group: h5py.Group, name: str) -> int:
+        return self.kind(group.attrs.get(name, 0))
+
+
+@lru_cache
+def _density(unit: str) -> Record[SpectralDensity]:
+    """How a density whose nodes have some unit is kept; reading asks for none."""
+    diagonals, both = (_PROBE, _STEP), "coupling of a step to the next; the last is the remainder"
+    runs = {
+        "diagonal": Array(diagonals, "diagonal of the Lanczos matrix", unit),
+        "off_diagonal": Array(diagonals, both, unit),
         "lengths": Array((_PROBE,), "steps taken before breakdown", "1"),
-    },
-)
-_DEFLATION = Record(
-    Deflation,
-    {
-        "nodes": Array((_DEFLATED,), "eigenvalue or node known without probes", CURVATURE_UNIT, "deflation_nodes"),
+    }
+    deflation = {
+        "nodes": Array((_DEFLATED,), "eigenvalue or node known without probes", unit, "deflation_nodes"),
         "weights": Array((_DEFLATED,), "number of dimensions at the node", "1", "deflation_weights"),
-        "coarse_nodes": Array((_COARSE,), "node from fewer steps", CURVATURE_UNIT, "deflation_coarse_nodes"),
+        "coarse_nodes": Array((_COARSE,), "node from fewer steps", unit, "deflation_coarse_nodes"),
         "coarse_weights": Array((_COARSE,), "number of dimensions at the coarse node", "1", "deflation_coarse_weights"),
-    },
-)
-_DENSITY = Record(
-    SpectralDensity,
-    {
-        "runs": _RUNS,
-        "deflation": _DEFLATION,
+    }
+    parts: dict[str, Part | None] = {
+        "runs": Record(Tridiagonal, runs),
+        "deflation": Record(Deflation, deflation),
         "epsilon": None,
-        "nodes": Array((_PROBE, _STEP), "Ritz value, ascending (derived)", CURVATURE_UNIT),
+        "nodes": Array((_PROBE, _STEP), "Ritz value, ascending (derived)", unit),
         "weights": Array((_PROBE, _STEP), "quadrature weight, each row summing to one (derived)", "1"),
-    },
-    later=("coarseness",),
-)
-_SPECTRUM = Record(
-    Spectrum,
-    {
+    }
+    return Record(SpectralDensity, parts, later=("coarseness",))
+
+
+@lru_cache
+def _spectrum(unit: str) -> Record[Spectrum]:
+    """How a spectrum whose eigenvalues have some unit is kept; reading asks for none."""
+    top = {
+        "values": Array((_END,), "eigenvalue, the largest first, then those below zero", unit),
+        "residuals": Array((_END,), "norm of H v - l v", unit),
+        "vectors": Array((_VECTOR, _PARAMETER), "eigenvector, in the order of the parameters", "1"),
+    }
+    parts: dict[str, Part | None] = {
         "density": None,
-        "settings": settings(SpectrumSettings),
+        "settings": settings(SpectrumSettings, top=_IfAsked(int), keep_vectors=_IfAsked(bool)),
         "parameters": _Parameters(),
-        "eigenvalues": Array((_EIGENPAIR,), "eigenvalue", CURVATURE_UNIT),
-        "residuals": Array((_EIGENPAIR,), "norm of H q - l q", CURVATURE_UNIT),
+        "eigenvalues": Array((_EIGENPAIR,), "eigenvalue", unit),
+        "residuals": Array((_EIGENPAIR,), "norm of H q - l q", unit),
         "layers": None,
         "layer_strategies": None,
-    },
-)
+        "top": Record(TopEigenpairs, top, prefix="top_", optional="top_asked"),
+    }
+    return Record(Spectrum, parts)
 
 
 def _fill(file: h5py.File, stored: StoredSpectrum) -> None:
     spectrum, name = stored.spectrum, Path(stored.provenance.checkpoint).name
     file.attrs["title"] = f"{operator_title(spectrum.settings.operator, first=True)} spectrum of {name}"
     file.attrs["seed"] = spectrum.settings.seed
+    unit = curvature_unit(spectrum.settings.operator, stored.provenance.cost_unit)
     PROVENANCE.write(file, stored.provenance)
-    _SPECTRUM.write(file, spectrum)
-    _DENSITY.write(file, spectrum.density)
+    _spectrum(unit).write(file, spectrum)
+    _density(unit).write(file, spectrum.density)
     layers = file.create_group("layers", track_order=True)
     for name, density in spectrum.layers.items():
         # A slash would nest groups, and a group needs a name.
         group = layers.create_group(quote(name, safe=" ") or "%")
         group.attrs["name"], group.attrs["strategy"] = name, spectrum.layer_strategies.get(name, "")
-        _DENSITY.write(group, density)
+        _density(unit).write(group, density)
 
 
 def _build(file: h5py.File) -> StoredSpectrum:
@@ -106,10 +125,10 @@ def _build(file: h5py.File) -> StoredSpectrum:
     groups = {str(group.attrs["name"]): group for group in file["layers"].values()}
     # Files from before strategies of layers were recorded do not have them.
     strategies = {name: str(group.attrs.get("strategy", "")) for name, group in groups.items()}
-    spectrum = _SPECTRUM.read(
+    spectrum = _spectrum("").read(
         file,
-        density=_DENSITY.read(file, epsilon=epsilon),
-        layers={name: _DENSITY.read(group, epsilon=epsilon) for name, group in groups.items()},
+        density=_density("").read(file, epsilon=epsilon),
+        layers={name: _density("").read(group, epsilon=epsilon) for name, group in groups.items()},
         layer_strategies={name: strategy for name, strategy in strategies.items() if strategy},
     )
     return StoredSpectrum(spectrum, provenance)

@@ -7,11 +7,15 @@ from spectra.members import stated, stating
 OPERATORS = tuple(stated("spectra.operators"))
 ENGINES = ("auto", "slq", "dense", "gram", "pyhessian")
 COSTS = ("cross-entropy", "mean-squared-error", "binary-cross-entropy", "kl")
+# Short words for the losses of a user's own model, and the costs that they stand for.
+LOSSES = {"cross-entropy": "cross-entropy", "mse": "mean-squared-error", "bce": "binary-cross-entropy"}
 # Costs that bound a basin.
 BASIN_COSTS = ("kl", "task")
 NEGATIVE_RULES = ("raise", "clip", "abs")
 REORTHOGONALISATIONS = ("auto", "full", "none")
 DTYPES = ("float32", "float64")
+# How tables are printed for other programs.
+TABLES = ("md", "csv", "latex")
 SCALES = ("symlog", "linear")
 
 _PROPER = {"hessian": "Hessian", "gauss": "Gauss", "newton": "Newton", "fisher": "Fisher"}

@@ -11,7 +11,7 @@ from spectra.costs import KLFromAnchor
 from spectra.density import SpectralDensity, dense_spectrum, gram_spectrum
 from spectra.landscape import Landscape
 from spectra.operators import JacobianSandwich, SymmetricOperator
-from spectra.plan import plan_route
+from spectra.plan import PROBES_AT_ONCE_ELSEWHERE, plan_route
 from spectra.slq import deflated_space, empty_density, next_probes
 from spectra.spectrum import SpectrumSettings
 
@@ -27,12 +27,12 @@ def curvature_name(landscape: Landscape) -> str:
 
 
 def fitting_block(size: int, dtype: torch.dtype, memory: int) -> int:
-    """Probes of one Lanczos block: as many as fit the memory, at four vectors a probe, at most the spectrum's own.
+    """Probes of one Lanczos block: as many as fit the memory, at four vectors a probe, at most eight.
 
     >>> fitting_block(10, torch.float32, 480), fitting_block(10, torch.float32, 1)
     (3, 1)
     """
-    return max(1, min(SpectrumSettings.block, memory // (4 * size * dtype.itemsize)))
+    return max(1, min(PROBES_AT_ONCE_ELSEWHERE, memory // (4 * size * dtype.itemsize)))
 
 
 def curvature_density(

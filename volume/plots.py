@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from spectra.errors import UserError
+from spectra.files import counted
 from spectra.interval import interval_label, over_probes
 from spectra.members import stated
 from spectra.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
@@ -58,8 +59,8 @@ def volume_figure(study: VolumeStudy) -> Figure:
     FigureCanvasAgg(figure)
     name, settings = Path(study.provenance.checkpoint).name, study.settings
     figure.suptitle(
-        f"Basin volume of {name}\nn = {study.size:,} parameters, {study.provenance.cost} below "
-        f"{settings.cutoff:g} {study.provenance.cost_unit} on {study.samples:,.0f} samples",
+        f"Basin volume of {name}\nn = {counted(study.size, 'parameter')}, {study.provenance.cost} below "
+        f"{settings.cutoff:g} {study.provenance.cost_unit} on {counted(round(study.samples), 'sample')}",
         fontsize=11,
     )
     for place, (kind, results) in enumerate(shown.items()):
@@ -135,7 +136,7 @@ def _histogram(axes: Axes, result: MethodResult) -> None:
     kept = terms[np.isfinite(terms)]
     colour = COLOURS.get(result.method, BLUE)
     endless = len(terms) - len(kept)
-    label = f"{', '.join(filter(None, (result.method, result.preconditioner)))}: {len(kept):,} directions"
+    label = f"{', '.join(filter(None, (result.method, result.preconditioner)))}: {counted(len(kept), 'direction')}"
     label += f" ({endless} without end not drawn)" if endless else ""
     if len(kept):
         axes.hist(kept, bins=BINS, color=colour, alpha=0.6, label=label)

@@ -19,6 +19,7 @@ from spectra.files import (
     Attribute,
     Dimension,
     Mapped,
+    Part,
     Record,
     ResultFile,
     add_scale,
@@ -41,8 +42,17 @@ _RAYS = {
     "monotone": ("1 where the scan saw nothing above the cutoff before the crossing", "1", bool),
     "radial_error": ("error of the log term from the crossing's error", "nat", None),
 }
-_ERRORS = ("value", "standard_error", "truncation_error")
-_NUMBERS = (*_ERRORS, "samples")
+# What is kept of an estimate at several cutoffs: meaning and unit.
+_ESTIMATES = {
+    "value": ("value", "nat"),
+    "standard_error": ("standard error", "nat"),
+    "truncation_error": ("truncation error", "nat"),
+    "freedom": ("degrees of freedom of the standard error, nan where they follow from the samples", "1"),
+    "lowest": ("least value that is possible", "nat"),
+    "highest": ("largest value that is possible", "nat"),
+}
+# Files from before these were kept lack them.
+_LATER = ("freedom", "lowest", "highest")
 
 
 def _sampled(*cutoffs: Dimension) -> Record[VolumeEstimate]:
@@ -54,9 +64,19 @@ def _sampled(*cutoffs: Dimension) -> Record[VolumeEstimate]:
 
 def _estimate(*cutoffs: Dimension) -> Record[Estimate]:
     samples = Array((*cutoffs, _PROBE), "what each probe alone says of the log-volume", "nat")
-    errors = {name: Array(cutoffs, name.replace("_", " "), "nat") for name in _ERRORS} if cutoffs else {}
-    apart = dict.fromkeys(("freedom", "lowest", "highest"))
-    return Record(Estimate, {"samples": samples, **errors, **apart}, optional="probe")
+    parts: dict[str, Part] = {"freedom": Attribute(_freedom, _number)}
+    if cutoffs:
+        parts = {name: Array(cutoffs, words, unit) for name, (words, unit) in _ESTIMATES.items()}
+    return Record(Estimate, {"samples": samples, **parts}, later=_LATER, optional="probe")
+
+
+def _number(freedom: float | None) -> float:
+    """Degrees of freedom as a number, nan where they follow from the samples."""
+    return math.nan if freedom is None else freedom
+
+
+def _freedom(number: float) -> float | None:
+    return None if math.isnan(number) else float(number)
 
 
 _RESULT = Record(
@@ -86,7 +106,7 @@ def _fill(file: h5py.File, study: VolumeStudy) -> None:
         if not result.failure:
             _RESULT.write(file.create_group(method, track_order=True), result)
     if study.sweep is not None:
-        _write_sweep(file.create_group(_SWEEP, track_order=True), study.sweep)
+        _write_sweep(file.create_group(_SWEEP, track_order=True), study.sweep, study.provenance.cost_unit)
 
 
 def _build(file: h5py.File) -> VolumeStudy:
@@ -114,10 +134,10 @@ def _read_failures(group: h5py.Group) -> dict[str, str]:
     return dict(zip(*(TEXTS.read(group, name) for name in names), strict=True))
 
 
-def _write_sweep(group: h5py.Group, sweep: CutoffSweep) -> None:
+def _write_sweep(group: h5py.Group, sweep: CutoffSweep, unit: str) -> None:
     for method, results in sweep.results.items():
         within = group.create_group(method, track_order=True)
-        _add_cutoffs(within, sweep)
+        _add_cutoffs(within, sweep, unit)
         _SWEPT.write(within, results[0])
         for name in results[0].figures:
             array = Array((_CUTOFF,), name.replace("_", " "), "")
@@ -129,20 +149,20 @@ def _write_sweep(group: h5py.Group, sweep: CutoffSweep) -> None:
         derived[0].write(within, sweep.log_volumes(method), "log_volume")
         derived[1].write(within, sweep.slopes(method), "slope")
         _SWEPT_SAMPLED.write(within, _stacked([result.sampled for result in results], _RAYS))
-        _SWEPT_ESTIMATE.write(within, _stacked([result.estimate for result in results], _NUMBERS))
-    _add_cutoffs(group, sweep)
+        _SWEPT_ESTIMATE.write(within, _stacked([result.estimate for result in results], (*_ESTIMATES, "samples")))
+    _add_cutoffs(group, sweep, unit)
     _write_failures(group, sweep.failures)
 
 
-def _add_cutoffs(group: h5py.Group, sweep: CutoffSweep) -> None:
-    add_scale(group, _CUTOFF.name, sweep.cutoffs, _CUTOFF.long_name, "unit of the cost")
+def _add_cutoffs(group: h5py.Group, sweep: CutoffSweep, unit: str) -> None:
+    add_scale(group, _CUTOFF.name, sweep.cutoffs, _CUTOFF.long_name, unit)
 
 
 def _stacked(items: list[Any], names: Iterable[str]) -> Any:
     """What there is at several cutoffs as one, whose numbers have an axis of cutoffs; None if there is none."""
     if items[0] is None:
         return None
-    arrays = {name: np.stack([getattr(one, name) for one in items]) for name in names}
+    arrays = {name: np.stack([_number(getattr(one, name)) for one in items]) for name in names}
     return replace(items[0], **arrays, cautions=tuple(_SEPARATOR.join(one.cautions) for one in items))
 
 
@@ -160,7 +180,7 @@ def _read_swept(group: h5py.Group, cutoffs: Any) -> tuple[MethodResult, ...]:
         here = {
             "figures": {name: float(values[number]) for name, values in figures.items()},
             "sampled": _at(number, sampled, _RAYS, cutoff=float(cutoff)),
-            "estimate": _at(number, estimate, _NUMBERS),
+            "estimate": _at(number, estimate, (*_ESTIMATES, "samples")),
         }
         found.append(_whole(_SWEPT.read(group, **here)))
     return tuple(found)
@@ -170,8 +190,11 @@ def _at(number: int, whole: Any, names: Iterable[str], **apart: Any) -> Any:
     """What ``_stacked`` was given at one of the cutoffs."""
     if whole is None:
         return None
-    values = {name: getattr(whole, name)[number] for name in names}
-    values |= {name: float(values[name]) for name in _ERRORS if name in values}
+    kept = {name: getattr(whole, name) for name in names}
+    values = {name: value[number] if np.ndim(value) else value for name, value in kept.items()}
+    values |= {name: float(_number(values[name])) for name in _ESTIMATES if name in values}
+    if "freedom" in values:
+        values["freedom"] = _freedom(values["freedom"])
     cautions = tuple(filter(None, whole.cautions[number].split(_SEPARATOR)))
     return replace(whole, **values, **apart, cautions=cautions)
 

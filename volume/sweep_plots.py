@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from spectra.errors import UserError
+from spectra.files import counted
 from spectra.interval import interval_label, over_probes
 from spectra.members import stated
 from spectra.plots import GREY
@@ -42,8 +43,9 @@ def sweep_figure(study: VolumeStudy) -> Figure:
     figure = Figure(figsize=(8.0, 7.0), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(
-        f"Basin volume of {Path(study.provenance.checkpoint).name} across cutoffs\nn = {study.size:,} parameters, "
-        f"{study.provenance.cost} on {study.samples:,.0f} samples, {study.provenance.dtype}",
+        f"Basin volume of {Path(study.provenance.checkpoint).name} across cutoffs\n"
+        f"n = {counted(study.size, 'parameter')}, {study.provenance.cost} on "
+        f"{counted(round(study.samples), 'sample')}, {study.provenance.dtype}",
         fontsize=11,
     )
     above, beneath = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))

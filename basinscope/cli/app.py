@@ -1,4 +1,4 @@
-"""The command line: seven commands, and how each ends."""
+"""The command line: the commands, and how each ends."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import typer
 from basinscope.cli.audit import audit
 from basinscope.cli.bridge import bridge
 from basinscope.cli.compare import compare
+from basinscope.cli.demo import demo
 from basinscope.cli.plot import plot
 from basinscope.cli.show import show
 from basinscope.cli.spectrum import spectrum
+from basinscope.cli.task import task
 from basinscope.cli.volume import volume
 from basinscope.failures import exit_code_of
 from basinscope.ranks import run_on_ranks, started_on_ranks
@@ -25,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (spectrum, volume, bridge, compare, audit, show, plot):
+for command in (demo, spectrum, volume, bridge, compare, audit, show, plot, task):
     app.command()(command)
 
 

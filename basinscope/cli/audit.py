@@ -9,20 +9,29 @@ import typer
 
 from basinscope.cli.options import (
     RESULT,
+    DataOption,
     DebugOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
+    KeyOption,
+    LossOption,
     MemoryOption,
+    ModelOption,
     OutputOption,
     OverwriteOption,
     PlotOption,
+    StripPrefixOption,
+    TableOption,
     ThreadsOption,
+    TrustPickleOption,
     command_line,
+    form_of,
     machine_of,
+    reading_of,
 )
 from basinscope.outputs import reserved
-from basinscope.terminal import emit, page, show
+from basinscope.tasks.own import chosen_task
 from spectra.errors import UserError
 
 if TYPE_CHECKING:
@@ -80,16 +89,23 @@ def audit(
             rich_help_panel=_CHECKPOINT,
         ),
     ] = None,
+    model: ModelOption = None,
+    data: DataOption = None,
+    loss: LossOption = None,
     dtype: DtypeOption = None,
     device: DeviceOption = None,
     memory: MemoryOption = "4GiB",
     threads: ThreadsOption = None,
+    key: KeyOption = None,
+    strip_prefix: StripPrefixOption = None,
+    trust_pickle: TrustPickleOption = False,
     output: OutputOption = None,
     plot: PlotOption = None,
     overwrite: OverwriteOption = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep the rows that the output has.", rich_help_panel=RESULT)
     ] = False,
+    table: TableOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -101,6 +117,7 @@ def audit(
     del debug  # read by main
     if known == (checkpoint is not None):
         raise UserError("audit needs a checkpoint or --known, and not both")
+    form = form_of(table, as_json)
     effort = {"directions": directions, "probes": probes, "steps": steps, "products": products}
     machine = machine_of(dtype, device, memory, threads)
     from basinscope.runs import AuditRequest
@@ -115,7 +132,8 @@ def audit(
         repeats=repeats,
         seed=seed,
         machine=machine,
-        task=task,
+        reading=reading_of(key, strip_prefix, trust_pickle),
+        task=chosen_task(task, model=model, data=data, loss=loss),
         cost=cost,
         cutoff=cutoff,
         prior=prior,
@@ -133,14 +151,14 @@ def audit(
         overwrite=overwrite,
         resume=resume,
     ):
-        _run(request, as_json)
+        _run(request, form)
 
 
-def _run(request: AuditRequest, as_json: bool) -> None:
-    from basinscope.runs import progress_report, run_audit
+def _run(request: AuditRequest, form: str) -> None:
+    from basinscope.runs import announce, progress_report, run_audit
 
-    with progress_report() as progress:
-        report = run_audit(request, progress)
+    with progress_report("rows") as progress:
+        report = run_audit(request, progress, announce)
     files = {} if request.output is None else {"audit": str(request.output)}
     try:
         if request.plot is not None:
@@ -150,16 +168,16 @@ def _run(request: AuditRequest, as_json: bool) -> None:
             save_figure(audit_figure(report.table), request.plot)
             files["figure"] = str(request.plot)
     finally:  # a figure that fails does not cost the numbers
-        show_report(report, as_json, files)
+        show_report(report, form, files)
 
 
-def show_report(report: AuditReport, as_json: bool, files: dict[str, str]) -> None:
+def show_report(report: AuditReport, form: str, files: dict[str, str]) -> None:
     """Print an audit on stdout, with the files that were written by kind."""
-    if as_json:
-        from basinscope.views import report_json
+    from basinscope.views import print_result, report_json, report_table
 
-        emit(report_json(report, files))
-        return
-    from basinscope.views import report_table
-
-    show(report_table(report, files, page().width))
+    print_result(
+        form,
+        table=lambda: report_table(report, files),
+        rows=report.records,
+        found=lambda: report_json(report, files),
+    )

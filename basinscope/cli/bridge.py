@@ -11,18 +11,27 @@ import typer
 from basinscope.choices import forms, nearest, one_of
 from basinscope.cli.options import (
     RESULT,
+    DataOption,
     DebugOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
+    KeyOption,
+    LossOption,
     MemoryOption,
+    ModelOption,
     OverwriteOption,
     PlotOption,
+    StripPrefixOption,
+    TableOption,
     ThreadsOption,
+    TrustPickleOption,
     command_line,
+    form_of,
     machine_of,
+    reading_of,
 )
-from basinscope.terminal import emit, show
+from basinscope.tasks.own import chosen_task
 from spectra.errors import UserError
 from spectra.members import stating
 from spectra.words import BASIN_COSTS
@@ -95,15 +104,22 @@ def bridge(
         typer.Option(help="Gradients after which no rung is begun.", show_default="no limit", rich_help_panel=_LADDER),
     ] = math.inf,
     seed: Annotated[int, typer.Option(help="The one seed of all randomness.", rich_help_panel=_LADDER)] = 0,
+    model: ModelOption = None,
+    data: DataOption = None,
+    loss: LossOption = None,
     dtype: DtypeOption = None,
     device: DeviceOption = None,
     memory: MemoryOption = "4GiB",
     threads: ThreadsOption = None,
+    key: KeyOption = None,
+    strip_prefix: StripPrefixOption = None,
+    trust_pickle: TrustPickleOption = False,
     plot: PlotOption = None,
     overwrite: OverwriteOption = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the output, where there is one.", rich_help_panel=RESULT)
     ] = False,
+    table: TableOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -114,6 +130,7 @@ def bridge(
     """  # noqa: DOC501  # the help has no place for it
     del debug  # read by main
     _check_words(target, origin, prior, cost)
+    form = form_of(table, as_json)
     machine = machine_of(dtype, device, memory, threads)
     from volume.chains import BridgeSettings
 
@@ -137,16 +154,17 @@ def bridge(
         settings=settings,
         output=output,
         prior=prior,
-        task=task,
+        task=chosen_task(task, model=model, data=data, loss=loss),
         cost=cost,
         machine=machine,
+        reading=reading_of(key, strip_prefix, trust_pickle),
         plot=plot,
         overwrite=overwrite,
         resume=resume,
         command=command_line(),
     )
     with reserved_for(request):
-        _run(request, as_json)
+        _run(request, form)
 
 
 def _check_words(target: str, origin: str, prior: str, cost: str | None) -> None:
@@ -162,11 +180,11 @@ def _check_words(target: str, origin: str, prior: str, cost: str | None) -> None
         )
 
 
-def _run(request: BridgeRequest, as_json: bool) -> None:
-    from basinscope.runs import progress_report, run_bridge
+def _run(request: BridgeRequest, form: str) -> None:
+    from basinscope.runs import announce, progress_report, run_bridge
 
     with progress_report() as progress:
-        result, source = run_bridge(request, progress)
+        result, source = run_bridge(request, progress, announce)
     files = {"bridge": str(request.output)}
     try:
         if request.plot is not None and result.complete:
@@ -178,21 +196,22 @@ def _run(request: BridgeRequest, as_json: bool) -> None:
                 save_figure(figure_of(result, source), request.plot)
             files["figure"] = str(request.plot)
     finally:  # a figure that fails does not cost the numbers
-        show_bridge(result, source, as_json, files)
+        show_bridge(result, source, form, files)
 
 
 def show_bridge(
     result: BridgeResult,
     source: dict[str, str],
-    as_json: bool,
+    form: str,
     files: dict[str, str],
     other: OtherBridge | None = None,
 ) -> None:
     """Print a bridge, complete or not, with its source, the files written by kind, and what it is compared with."""
-    from basinscope.views import bridge_json, bridge_table
+    from basinscope.views import bridge_json, bridge_rows, bridge_table, print_result
 
-    if as_json:
-        emit(bridge_json(result, source, files, other))
-        return
-
-    show(bridge_table(result, source, files, other))
+    print_result(
+        form,
+        table=lambda: bridge_table(result, source, files, other),
+        rows=lambda: bridge_rows(result, source, other),
+        found=lambda: bridge_json(result, source, files, other),
+    )

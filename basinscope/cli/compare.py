@@ -9,31 +9,43 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from basinscope.choices import nearest, one_of
-from basinscope.cli.compare_show import rankings_of, show_findings
+from basinscope.choices import nearest
+from basinscope.cli.compare_show import list_measures, rankings_of, show_findings
 from basinscope.cli.options import (
+    OWN,
     RESULT,
+    DataOption,
     DebugOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
+    KeyOption,
+    LossOption,
     MemoryOption,
+    ModelOption,
     OutputOption,
     OverwriteOption,
     PlotOption,
+    StripPrefixOption,
+    TableOption,
     ThreadsOption,
+    TrustPickleOption,
     command_line,
+    form_of,
     machine_of,
+    reading_of,
 )
 from basinscope.outputs import reserved
 from basinscope.tasks import OPTIONS_HELP
+from basinscope.tasks.own import chosen_task, task_on
 from basinscope.terminal import emit, show
-from comparisons.words import FAMILIES, FEWEST, FORMATS
+from comparisons.words import FAMILIES, FEWEST
 from spectra.errors import UserError
 
 if TYPE_CHECKING:
     from basinscope.runs import CompareRequest
     from comparisons.findings import Findings
+    from comparisons.options import Chosen
 
 # Columns that a refusal names.
 _SHOWN_COLUMNS = 20
@@ -42,16 +54,32 @@ _ESTIMATE = "Estimate"
 
 def compare(
     checkpoints: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
             help="Files (.pt, .pth, .safetensors, .gguf) or folders as transformers saves them.",
             show_default=False,
             metavar="CHECKPOINT...",
         ),
-    ],
+    ] = None,
     measures: Annotated[
-        str, typer.Option(help=f"all, or names of measures or families ({', '.join(FAMILIES)}), separated by commas.")
-    ] = "all",
+        str,
+        typer.Option(
+            help="default (about 1,000 gradients), all, or names of measures, their beginnings or families "
+            f"({', '.join(FAMILIES)}), separated by commas; list shows them with their cost and options."
+        ),
+    ] = "default",
+    chosen: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="An option of a measure, or of a family's, such as keskar.epsilon=5e-4; repeatable.",
+            metavar="MEASURE.OPTION=VALUE",
+        ),
+    ] = None,
+    settings_file: Annotated[
+        Path | None,
+        typer.Option("--settings", help="TOML file of such options, in a table for each measure; --set goes before."),
+    ] = None,
     task: Annotated[
         str | None,
         typer.Option(
@@ -101,10 +129,24 @@ def compare(
     ] = None,
     seed: Annotated[int, typer.Option(help="The one seed of all randomness.", rich_help_panel=_ESTIMATE)] = 0,
     jobs: Annotated[int, typer.Option(help="Checkpoints examined at once.", rich_help_panel=_ESTIMATE)] = 1,
+    model: ModelOption = None,
+    data: DataOption = None,
+    loss: LossOption = None,
+    held_out_data: Annotated[
+        str | None,
+        typer.Option(
+            help="Other data for --model and --loss, as --held-out-task is for --task.",
+            show_default=False,
+            rich_help_panel=OWN,
+        ),
+    ] = None,
     dtype: DtypeOption = None,
     device: DeviceOption = None,
     memory: MemoryOption = "4GiB",
     threads: ThreadsOption = None,
+    key: KeyOption = None,
+    strip_prefix: StripPrefixOption = None,
+    trust_pickle: TrustPickleOption = False,
     invariance: Annotated[
         bool,
         typer.Option(
@@ -113,10 +155,7 @@ def compare(
             rich_help_panel=RESULT,
         ),
     ] = False,
-    table: Annotated[
-        str | None,
-        typer.Option(help=f"Print the table as one of {', '.join(FORMATS)}.", rich_help_panel=RESULT),
-    ] = None,
+    table: TableOption = None,
     output: OutputOption = None,
     plot: PlotOption = None,
     agreement_plot: Annotated[
@@ -146,24 +185,41 @@ def compare(
     """Compare flatness measures of checkpoints: each with its error, its cost and what it is invariant to.
 
     A measure or a checkpoint that fails is reported, and the rest go on.
-    """
+    """  # noqa: DOC501  # the help has no place for it
     del debug  # read by main
-    _check_words(table, as_json, jobs)
-    machine = machine_of(dtype, device, memory, threads)
+    form = form_of(table, as_json)
+    if measures == "list":
+        list_measures(table, as_json)
+        return
+    if not checkpoints:
+        raise UserError("compare needs at least one CHECKPOINT (--measures list needs none)")
+    if jobs < 1:
+        raise UserError(f"--jobs must be at least 1, got {jobs}")
     from comparisons.evidence import EvidenceSettings
 
+    asked = _measures(measures)
     settings = EvidenceSettings(
-        probes=probes, steps=steps, cutoff=cutoff, directions=directions, k=k, budget=budget, seed=seed
+        probes=probes,
+        steps=steps,
+        cutoff=cutoff,
+        directions=directions,
+        k=k,
+        budget=budget,
+        seed=seed,
+        options=_options(chosen or [], settings_file, asked),
     )
+    machine = machine_of(dtype, device, memory, threads)
     from basinscope.runs import CompareRequest
+    from spectra.checkpoint import cached
 
     request = CompareRequest(
-        checkpoints=tuple(dict.fromkeys(checkpoints)),
-        measures=_measures(measures),
+        checkpoints=tuple(dict.fromkeys(cached(path) or path for path in checkpoints)),
+        measures=asked,
         settings=settings,
         machine=machine,
-        task=task,
-        held_out_task=held_out_task,
+        reading=reading_of(key, strip_prefix, trust_pickle),
+        task=chosen_task(task, model=model, data=data, loss=loss),
+        held_out_task=task_on(held_out_task, model=model, data=held_out_data, loss=loss, option="--held-out-data"),
         initial=initial,
         reuse=tuple(reuse or ()),
         jobs=jobs,
@@ -179,7 +235,7 @@ def compare(
         unused |= {"report": report, "plot": plot, "agreement-plot": agreement_plot, "table": table, "against": against}
         _check_invariance(request, as_json, [name for name, value in unused.items() if value])
         return
-    shown = _Shown(table, as_json, against, tuple(given) if given else None, agreement_plot, report)
+    shown = _Shown(form, against, tuple(given) if given else None, agreement_plot, report)
     with _reserved(request, shown):
         _check_shown(request, shown)
         _run(request, shown)
@@ -187,23 +243,13 @@ def compare(
 
 @dataclass(frozen=True)
 class _Shown:
-    """What is made of the comparison: the options of the same names."""
+    """What is made of the comparison: how it is printed, and the options of the same names."""
 
-    table: str | None
-    as_json: bool
+    form: str
     against: str | None
     given: tuple[str, ...] | None
     agreement_plot: Path | None
     report: Path | None
-
-
-def _check_words(table: str | None, as_json: bool, jobs: int) -> None:
-    if table is not None:
-        one_of("--table", table, FORMATS)
-    if table is not None and as_json:
-        raise UserError("--table and --json exclude each other: give one of them")
-    if jobs < 1:
-        raise UserError(f"--jobs must be at least 1, got {jobs}")
 
 
 def _measures(words: str) -> tuple[str, ...]:
@@ -211,6 +257,16 @@ def _measures(words: str) -> tuple[str, ...]:
     from comparisons.measures import measures_named
 
     return tuple(one.name for one in measures_named([word.strip() for word in words.split(",") if word.strip()]))
+
+
+def _options(words: list[str], file: Path | None, measures: tuple[str, ...]) -> Chosen:
+    """Options of measures as a file and the command line give them; the latter goes before."""
+    from comparisons.measures import chosen_options, measures_of, options_in_file, options_in_words
+
+    given = {} if file is None else options_in_file(file)
+    for measure, values in options_in_words(words).items():
+        given[measure] = {**given.get(measure, {}), **values}
+    return chosen_options(given, measures_of(measures))
 
 
 def _reserved(request: CompareRequest, shown: _Shown) -> AbstractContextManager[None]:
@@ -252,7 +308,7 @@ def _check_column(request: CompareRequest, option: str, name: str) -> None:
     known = dict.fromkeys((*TARGETS, *measured))
     for path in request.files:
         try:
-            entries = hyperparameters(read_checkpoint(path))
+            entries = hyperparameters(read_checkpoint(path, request.reading))
         except (OSError, UserError):  # said when its turn comes, and the others go on
             continue
         if name in entries:
@@ -264,21 +320,23 @@ def _check_column(request: CompareRequest, option: str, name: str) -> None:
 
 def _run(request: CompareRequest, shown: _Shown) -> None:
     from basinscope.ranks import writes_files
-    from basinscope.runs import progress_report, run_compare
+    from basinscope.runs import announce, progress_report, run_compare
     from volume.audit import is_audit_file
 
     evidence = tuple(file for file in request.reuse if not is_audit_file(file))
     if len(evidence) < len(request.reuse) and shown.report is None:
         raise UserError("--reuse with an audit needs --report: measures take nothing from an audit")
-    with progress_report() as progress:
-        comparison = run_compare(replace(request, reuse=evidence), progress)
+    # Every rank takes part in what is found out for the announcement, and one says it.
+    said = announce if writes_files() else lambda _: None
+    with progress_report("gradients" if request.jobs == 1 else "checkpoints") as progress:
+        comparison = run_compare(replace(request, reuse=evidence), progress, said)
     from comparisons.findings import Findings, findings_of
 
     files = {} if request.output is None else {"comparison": str(request.output)}
     try:
         found = findings_of(comparison, *rankings_of(comparison, shown.against), shown.given)
     except UserError:  # a ranking that cannot be had does not cost the numbers
-        show_findings(Findings(comparison), files, shown.table, shown.as_json)
+        show_findings(Findings(comparison), files, shown.form)
         raise
     try:
         files |= _drawn(request, shown, found)
@@ -290,7 +348,7 @@ def _run(request: CompareRequest, shown: _Shown) -> None:
                 write_report(shown.report, replace(found, figures=evidence_figures(request.reuse, comparison)))
             files["report"] = str(shown.report)
     finally:  # a figure or a page that fails does not cost the numbers
-        show_findings(found, files, shown.table, shown.as_json)
+        show_findings(found, files, shown.form)
 
 
 def _drawn(request: CompareRequest, shown: _Shown, found: Findings) -> dict[str, str]:

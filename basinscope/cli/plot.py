@@ -27,7 +27,7 @@ def plot(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing figure.")] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Draw the spectrum, volume, bridge, audit or comparison that a result file holds."""
+    """Draw the spectrum, volume, bridge, audit, comparison or training run that a result file holds."""
     del debug  # read by main
     one_of("--scale", scale, SCALES)
     target = file.with_suffix(".png") if output is None else output
@@ -54,6 +54,10 @@ def _figure(file: Path, scale: str) -> Figure:
         return comparison_figure(read_comparison(file))
     if kind == "volume":
         return study_figure(read_study(file))
+    if kind == "training":
+        from basinscope.training import read_curves, training_figure
+
+        return training_figure(read_curves(file))
     if kind == "audit":
         return audit_figure(read_report(file).table)
     if kind == "bridge":

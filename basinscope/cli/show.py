@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Group, RenderableType
 
 from basinscope import terminal
 from basinscope.choices import one_of
-from basinscope.cli.options import DebugOption, JsonOption
+from basinscope.cli.options import DebugOption, JsonOption, TableOption, form_of
 from basinscope.cli.spectrum import NegativeOption, ShiftOption, check_shifts, show_summary
 from basinscope.results import kind_of
 from spectra.errors import UserError
@@ -32,6 +33,7 @@ def show(
     ] = None,
     shift: ShiftOption = None,
     negative: NegativeOption = "raise",
+    table: TableOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -39,27 +41,36 @@ def show(
     del debug  # read by main
     one_of("--negative", negative, NEGATIVE_RULES)
     check_shifts(shift or [])
-    others = {"comparison": _show_comparison, "audit": _show_audit, "volume": _show_volume, "bridge": _show_bridge}
+    form = form_of(table, as_json)
+    others = {
+        "comparison": _show_comparison,
+        "audit": _show_audit,
+        "volume": _show_volume,
+        "bridge": _show_bridge,
+        "training": _show_training,
+    }
     kind = kind_of(file)
     if kind in others:
-        others[kind](file, against, as_json)
+        others[kind](file, against, form)
         return
     from spectra.store import read_spectrum
 
     stored = read_spectrum(file)
     if against is None:
-        show_summary(stored, shift or [], negative, as_json, {})
+        show_summary(stored, shift or [], negative, form, {})
         return
-    from basinscope.views import compare, difference_json, difference_table
+    from basinscope.views import compare, difference_json, difference_rows, difference_table, print_result
 
     result = compare(stored, read_spectrum(against), shifts=shift or (), rule=negative)
-    if as_json:
-        terminal.emit(difference_json(result, file, against))
-    else:
-        terminal.show(difference_table(result, file, against))
+    print_result(
+        form,
+        table=lambda: difference_table(result, file, against),
+        rows=lambda: difference_rows(result),
+        found=lambda: difference_json(result, file, against),
+    )
 
 
-def _show_volume(file: Path, against: Path | None, as_json: bool) -> None:
+def _show_volume(file: Path, against: Path | None, form: str) -> None:
     from basinscope.views import volume_differences
     from volume.store import read_study
 
@@ -68,34 +79,47 @@ def _show_volume(file: Path, against: Path | None, as_json: bool) -> None:
         if kind_of(against) != "volume":
             raise UserError(f"{file} holds a volume, so --against must be a volume file too; {against} is none")
         others = [(against, volume_differences(read_study(file), read_study(against)))]
-    show_study(read_study(file), as_json, {}, others)
+    show_study(read_study(file), form, {}, others)
 
 
 def show_study(
-    study: VolumeStudy, as_json: bool, files: dict[str, str], others: Sequence[tuple[Path, Compared]] = ()
+    study: VolumeStudy, form: str, files: dict[str, str], others: Sequence[tuple[Path, Compared]] = ()
 ) -> None:
-    """Print a study, and its differences to each other file, or why there are none."""
-    from basinscope.views import study_json, study_table, volume_difference_json, volume_difference_table
+    """Print a study, and its differences to each other file, or why there are none; as CSV the differences alone."""
+    from basinscope.views import print_result, study_json, study_rows, volume_difference_rows
 
     name = Path(study.provenance.checkpoint).name
-    if as_json:
-        against = [
-            {"first": name, "second": other.name, "failure": rows}
-            if isinstance(rows, str)
-            else volume_difference_json(rows, name, other.name)
-            for other, rows in others
-        ]
-        terminal.emit({**study_json(study, files), "against": against})
-        return
-    terminal.show(study_table(study, files, terminal.page().width))
+    found = [(other.name, rows) for other, rows in others if not isinstance(rows, str)]
+    differences = [row for other, rows in found for row in volume_difference_rows(rows, name, other)]
+    print_result(
+        form,
+        table=lambda: _with_others(study, files, others),
+        rows=lambda: differences or study_rows(study),
+        found=lambda: {**study_json(study, files), "against": [_against(name, *one) for one in others]},
+    )
+
+
+def _against(name: str, other: Path, rows: Compared) -> dict[str, Any]:
+    from basinscope.views import volume_difference_json
+
+    if isinstance(rows, str):
+        return {"first": name, "second": other.name, "failure": rows}
+    return volume_difference_json(rows, name, other.name)
+
+
+def _with_others(study: VolumeStudy, files: dict[str, str], others: Sequence[tuple[Path, Compared]]) -> Group:
+    from basinscope.views import study_table, volume_difference_table
+
+    parts: list[RenderableType] = [study_table(study, files)]
     for other, rows in others:
         if isinstance(rows, str):
-            terminal.show("", terminal.Text(f"! no difference to {other.name}: {rows}", style="yellow"))
+            parts += ["", terminal.Text(f"! no difference to {other.name}: {rows}", style="yellow")]
         else:
-            terminal.show("", volume_difference_table(rows, name, other.name))
+            parts += ["", volume_difference_table(rows, Path(study.provenance.checkpoint).name, other.name)]
+    return Group(*parts)
 
 
-def _show_bridge(file: Path, against: Path | None, as_json: bool) -> None:
+def _show_bridge(file: Path, against: Path | None, form: str) -> None:
     from basinscope.cli.bridge import show_bridge
     from basinscope.views import OtherBridge
     from volume.bridge import read_bridge
@@ -106,10 +130,10 @@ def _show_bridge(file: Path, against: Path | None, as_json: bool) -> None:
         if kind_of(against) != "bridge":
             raise UserError(f"{file} holds a bridge, so --against must be a bridge file too; {against} is none")
         other = OtherBridge(against.name, *read_bridge(against))
-    show_bridge(result, source, as_json, {}, other)
+    show_bridge(result, source, form, {}, other)
 
 
-def _show_comparison(file: Path, against: Path | None, as_json: bool) -> None:
+def _show_comparison(file: Path, against: Path | None, form: str) -> None:
     if against is not None:
         raise UserError(f"--against compares two spectra, and {file} holds a comparison")
     from basinscope.cli.compare_show import rankings_of, show_findings
@@ -117,13 +141,28 @@ def _show_comparison(file: Path, against: Path | None, as_json: bool) -> None:
     from comparisons.store import read_comparison
 
     comparison = read_comparison(file)
-    show_findings(findings_of(comparison, *rankings_of(comparison, None)), {}, None, as_json)
+    show_findings(findings_of(comparison, *rankings_of(comparison, None)), {}, form)
 
 
-def _show_audit(file: Path, against: Path | None, as_json: bool) -> None:
+def _show_audit(file: Path, against: Path | None, form: str) -> None:
     if against is not None:
         raise UserError(f"--against compares two spectra, and {file} holds an audit")
     from basinscope.cli.audit import show_report
     from volume.audit import read_report
 
-    show_report(read_report(file), as_json, {})
+    show_report(read_report(file), form, {})
+
+
+def _show_training(file: Path, against: Path | None, form: str) -> None:
+    if against is not None:
+        raise UserError(f"--against compares two spectra, and {file} holds a training run")
+    from basinscope.training import read_curves
+    from basinscope.views import curves_json, curves_table, print_result
+
+    curves = read_curves(file)
+    print_result(
+        form,
+        table=lambda: curves_table(curves),
+        rows=curves.records,
+        found=lambda: curves_json(curves),
+    )

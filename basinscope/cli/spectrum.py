@@ -11,20 +11,29 @@ from basinscope.choices import one_of
 from basinscope.cli.options import (
     MACHINE,
     RESULT,
+    DataOption,
     DebugOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
+    KeyOption,
+    LossOption,
     MemoryOption,
+    ModelOption,
     OutputOption,
     OverwriteOption,
     PlotOption,
+    StripPrefixOption,
+    TableOption,
     ThreadsOption,
+    TrustPickleOption,
     command_line,
+    form_of,
     machine_of,
+    reading_of,
 )
 from basinscope.tasks import CHECKPOINT_HELP, OPTIONS_HELP
-from basinscope.terminal import emit, show
+from basinscope.tasks.own import chosen_task
 from spectra.errors import UserError
 from spectra.words import COSTS, ENGINES, NEGATIVE_RULES, OPERATORS, REORTHOGONALISATIONS
 
@@ -64,6 +73,18 @@ def spectrum(
     cost: Annotated[str | None, typer.Option(help=f"One of {', '.join(COSTS)}.", show_default="the task's")] = None,
     layers: Annotated[str, typer.Option(help="Parameters to differentiate: patterns, ! excludes.")] = "*",
     per_layer: Annotated[bool, typer.Option("--per-layer", help="Each layer's block too.")] = False,
+    top: Annotated[
+        int,
+        typer.Option(
+            help="Find the K largest eigenpairs one by one, and of a matrix that may have negative eigenvalues up to K "
+            "of the most negative, each with its residual.",
+            metavar="K",
+        ),
+    ] = 0,
+    keep_vectors: Annotated[bool, typer.Option("--keep-vectors", help="Keep the eigenvectors of --top too.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A rough answer in about 60 products: few probes of few steps.")
+    ] = False,
     probes: Annotated[int, typer.Option(help="Number of probe vectors.", rich_help_panel=_METHOD)] = 8,
     steps: Annotated[int, typer.Option(help="Lanczos steps a probe.", rich_help_panel=_METHOD)] = 64,
     deflate: Annotated[
@@ -88,11 +109,24 @@ def spectrum(
         str,
         typer.Option(help="How products are computed; auto times the candidates.", rich_help_panel=MACHINE),
     ] = "auto",
-    block: Annotated[int, typer.Option(help="Probes a pass; a kill loses at most these.", rich_help_panel=MACHINE)] = 8,
+    block: Annotated[
+        int,
+        typer.Option(
+            help="Probes a pass; a kill loses at most these.",
+            show_default="2 on the CPU, 8 elsewhere",
+            rich_help_panel=MACHINE,
+        ),
+    ] = 0,
+    model: ModelOption = None,
+    data: DataOption = None,
+    loss: LossOption = None,
     dtype: DtypeOption = None,
     device: DeviceOption = None,
     memory: MemoryOption = "4GiB",
     threads: ThreadsOption = None,
+    key: KeyOption = None,
+    strip_prefix: StripPrefixOption = None,
+    trust_pickle: TrustPickleOption = False,
     shift: ShiftOption = None,
     negative: NegativeOption = "raise",
     output: OutputOption = None,
@@ -102,6 +136,7 @@ def spectrum(
         bool,
         typer.Option("--resume", help="Continue the output, with more probes too.", rich_help_panel=RESULT),
     ] = False,
+    table: TableOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -125,7 +160,7 @@ def spectrum(
             }
         )
     check_shifts(shift or [])
-    machine = machine_of(dtype, device, memory, threads)
+    form, machine = form_of(table, as_json), machine_of(dtype, device, memory, threads)
     from spectra.spectrum import SpectrumSettings
 
     settings = SpectrumSettings(
@@ -140,16 +175,19 @@ def spectrum(
         block=block,
         layers=layers,
         per_layer=per_layer,
+        top=top,
+        keep_vectors=keep_vectors,
     )
-    if not checkpoint.exists():
-        raise FileNotFoundError(f"{checkpoint} does not exist")
     from basinscope.runs import Request, reserved_for
+    from spectra.checkpoint import located
 
     request = Request(
-        checkpoint=checkpoint,
+        checkpoint=located(checkpoint),
         settings=settings,
+        quick=quick,
         machine=machine,
-        task=task,
+        reading=reading_of(key, strip_prefix, trust_pickle),
+        task=chosen_task(task, model=model, data=data, loss=loss),
         cost=cost,
         output=output,
         plot=plot,
@@ -158,7 +196,7 @@ def spectrum(
         command=command_line(),
     )
     with reserved_for(request):
-        _run(request, shift or [], negative, as_json)
+        _run(request, shift or [], negative, form)
 
 
 def _only_ours(given: dict[str, bool]) -> None:
@@ -174,7 +212,7 @@ def check_shifts(shifts: list[float]) -> None:
             raise UserError(f"--shift must be positive and finite, got {shift}")
 
 
-def _run(request: Request, shifts: list[float], rule: str, as_json: bool) -> None:
+def _run(request: Request, shifts: list[float], rule: str, form: str) -> None:
     from basinscope.runs import announce, progress_report, run_spectrum
 
     with progress_report("products") as report:
@@ -189,26 +227,24 @@ def _run(request: Request, shifts: list[float], rule: str, as_json: bool) -> Non
                 save_figure(spectrum_figure(stored), request.plot)
             files["figure"] = str(request.plot)
     finally:  # a figure that fails does not cost the numbers
-        show_summary(stored, shifts, rule, as_json, files, said)
+        show_summary(stored, shifts, rule, form, files, said)
 
 
 def show_summary(
     stored: StoredSpectrum,
     shifts: list[float],
     rule: str,
-    as_json: bool,
+    form: str,
     files: dict[str, str],
     said: tuple[str, ...] = (),
 ) -> None:
     """Print the summary of a spectrum on stdout; its table leaves out the notes that were ``said`` already."""
-    from basinscope.views import summarise
+    from basinscope.views import print_result, summarise, summary_json, summary_rows, summary_table
 
     summary = summarise(stored, shifts=shifts, rule=rule)
-    if as_json:
-        from basinscope.views import summary_json
-
-        emit(summary_json(summary, files))
-        return
-    from basinscope.views import summary_table
-
-    show(summary_table(summary, files, said))
+    print_result(
+        form,
+        table=lambda: summary_table(summary, files, said),
+        rows=lambda: summary_rows(summary),
+        found=lambda: summary_json(summary, files),
+    )

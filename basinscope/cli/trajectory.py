@@ -1,29 +1,38 @@
-"""Volumes along a training run: the same study of each checkpoint of a folder, with common seeds."""
+"""Volumes along a training run: the same study of each checkpoint of a folder, with common seeds, and its figure."""
 
 from __future__ import annotations
 
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from rich.console import Group, RenderableType
-from rich.table import Table
 
 from basinscope.failures import sentence
 from basinscope.runs import Report, VolumeRequest, reserved_for, run_volume
 from basinscope.terminal import Text
-from basinscope.views import finite, log_volume_cell
+from basinscope.views import finite, log_volume_cell, study_rows, table
 from spectra.checkpoint import is_model_folder
 from spectra.errors import UserError, out_of_memory
-from spectra.interval import RULE
+from spectra.files import counted
+from spectra.interval import RULE, bars, interval_label
+from spectra.plots import BLUE, GREEN, ORANGE, SKY, VERMILLION
 from volume.study import VolumeStudy
 
-ENDINGS = (".pt", ".pth", ".safetensors")
+ENDINGS = (".pt", ".pth", ".ckpt", ".safetensors")
 # What names put before the number of a step.
 STEP_WORD = re.compile(r"(^|[_.-]+)(step|checkpoint|epoch|iter)$")
+_COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, SKY)
+LEVEL_WORDS = interval_label("probes or directions")
+_MARKERS = ("o", "s", "D", "^", "v")
 
 
 @dataclass(frozen=True)
@@ -129,16 +138,15 @@ def methods_of(points: Sequence[TrajectoryPoint]) -> list[str]:
 def trajectory_table(points: Sequence[TrajectoryPoint]) -> Group:
     """A trajectory laid out for a terminal."""
     methods = methods_of(points)
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for title in ("checkpoint", "step", *(f"{method} (nat)" for method in methods)):
-        table.add_column(title, justify="left" if title == "checkpoint" else "right", no_wrap=True)
+    titles = ("checkpoint", "step", *(f"{method} (nat)" for method in methods))
+    rows = table(titles, of="log-volumes along the trajectory", justify="right")
     for point in points:
         cells = []
         for method in methods:
             result = None if point.study is None else point.study.results.get(method)
             cells.append("–" if result is None or result.failure else log_volume_cell(result))
-        table.add_row(point.checkpoint.name, "–" if point.step is None else f"{point.step:,}", *cells)
-    parts: list[RenderableType] = [Text("log-volumes along the trajectory", style="bold"), table]
+        rows.add(point.checkpoint.name, "–" if point.step is None else f"{point.step:,}", *cells)
+    parts: list[RenderableType] = [Text("log-volumes along the trajectory", style="bold"), rows]
     words = "! marks a number that is a bound or carries a caution"
     parts.append(Text(f"{RULE}; {words}; probes and directions have the same seeds at all checkpoints", style="dim"))
     results = [r for p in points if p.study for r in p.study.results.values() if not r.failure]
@@ -162,6 +170,16 @@ def _without(points: Sequence[TrajectoryPoint]) -> list[str]:
     ]
 
 
+def trajectory_rows(points: Sequence[TrajectoryPoint]) -> list[dict[str, Any]]:
+    """A row for each checkpoint and method, at full precision; a checkpoint that failed has its reason."""
+    rows: list[dict[str, Any]] = []
+    for point in points:
+        where = {"checkpoint": str(point.checkpoint), "run": point.run, "step": point.step}
+        found = [] if point.study is None else study_rows(point.study)
+        rows += [{**where, **row} for row in found if not row["swept"]] or [{**where, "failure": point.failure}]
+    return rows
+
+
 def trajectory_json(points: Sequence[TrajectoryPoint], files: dict[str, str]) -> dict[str, Any]:
     """A trajectory in plain values that ``json.dumps(..., allow_nan=False)`` takes."""
     rows = []
@@ -181,3 +199,58 @@ def trajectory_json(points: Sequence[TrajectoryPoint], files: dict[str, str]) ->
         row = {"checkpoint": str(point.checkpoint), "run": point.run, "step": point.step}
         rows.append({**row, "methods": volumes, "failure": point.failure or None})
     return {"trajectory": rows, "files": files}
+
+
+def trajectory_figure(points: Sequence[TrajectoryPoint]) -> Figure:
+    """The figure of a trajectory."""
+    done = [point for point in points if point.study is not None]
+    methods = methods_of(points)
+    if not methods:
+        raise UserError("no checkpoint of the trajectory has a volume: nothing to draw")
+    figure = Figure(figsize=(8.0, 1.2 + 2.6 * len(methods)), layout="constrained")
+    FigureCanvasAgg(figure)
+    study = done[0].study
+    assert study is not None
+    unit = study.provenance.cost_unit
+    figure.suptitle(
+        f"Basin volume along training, prior {study.settings.prior}\nn = {counted(study.size, 'parameter')}, "
+        f"{study.provenance.cost} below {study.settings.cutoff:g} {unit} on {counted(round(study.samples), 'sample')}",
+        fontsize=11,
+    )
+    grid = np.atleast_1d(figure.subplots(len(methods), 1, sharex=True))
+    for axes, method in zip(grid, methods, strict=True):
+        _panel(axes, points, method)
+    grid[-1].set_xlabel("training step (linear up to 1, logarithmic beyond)")
+    return figure
+
+
+def _panel(axes: Axes, points: Sequence[TrajectoryPoint], method: str) -> None:
+    runs = list(dict.fromkeys(point.run for point in points))
+    bound, hollow, missing = False, False, []
+    for number, run in enumerate(runs):
+        rows = []
+        for place, point in enumerate(one for one in points if one.run == run):
+            result = None if point.study is None else point.study.results.get(method)
+            if result is None or not np.isfinite(result.log_volume):
+                missing.append(point.checkpoint.name)
+                continue
+            bound |= result.sampled is not None and not result.trusted
+            # A bound has no error: the bootstrap's means nothing where few directions carry the sum.
+            sure = result.sampled is None or result.trusted
+            low, high = result.known.interval() if sure else (result.log_volume, result.log_volume)
+            rows.append((place if point.step is None else point.step, result.log_volume, low, high, result.trusted))
+        if rows:
+            steps, values, low, high, trusted = np.array(sorted(rows)).T
+            reach, known = bars(values, zip(low, high, strict=True))
+            colour, marker = _COLOURS[number % 5], _MARKERS[number // 5 % 5]
+            axes.errorbar(steps, values, reach, color=colour, marker=marker, ms=4, capsize=2, label=run)
+            open_ones = (trusted == 0.0) | ~known
+            hollow |= bool(open_ones.any())
+            axes.plot(steps[open_ones], values[open_ones], marker, color=colour, mfc="white", ms=4, zorder=3)
+    axes.set_xscale("symlog", linthresh=1.0)
+    words = [LEVEL_WORDS] + ["lower bounds"] * bound + ["hollow: a caution, or an unknown error"] * hollow
+    words += [f"without a value: {', '.join(missing)}"] if missing else []
+    axes.set_title("\n".join(textwrap.wrap(f"{method}; {'; '.join(words)}", 100)), fontsize=9)
+    axes.set_ylabel("log V (nat)")
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8, ncols=2 if len(runs) > 4 else 1)

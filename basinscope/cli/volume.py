@@ -10,20 +10,31 @@ import typer
 
 from basinscope.choices import forms, nearest, one_of
 from basinscope.cli.options import (
+    OWN,
     RESULT,
+    DataOption,
     DebugOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
+    KeyOption,
+    LossOption,
     MemoryOption,
+    ModelOption,
     OutputOption,
     OverwriteOption,
     PlotOption,
+    StripPrefixOption,
+    TableOption,
     ThreadsOption,
+    TrustPickleOption,
     command_line,
+    form_of,
     machine_of,
+    reading_of,
 )
 from basinscope.tasks import CHECKPOINT_HELP, OPTIONS_HELP
+from basinscope.tasks.own import chosen_task, task_on
 from spectra.errors import UserError
 from spectra.members import stated, stating
 from spectra.words import BASIN_COSTS, NEGATIVE_RULES
@@ -126,10 +137,24 @@ def volume(
             rich_help_panel=_ESTIMATE,
         ),
     ] = "",
+    model: ModelOption = None,
+    data: DataOption = None,
+    loss: LossOption = None,
+    validation_data: Annotated[
+        str | None,
+        typer.Option(
+            help="Other data for --model and --loss, as --validation-task is for --task.",
+            show_default=False,
+            rich_help_panel=OWN,
+        ),
+    ] = None,
     dtype: DtypeOption = None,
     device: DeviceOption = None,
     memory: MemoryOption = "4GiB",
     threads: ThreadsOption = None,
+    key: KeyOption = None,
+    strip_prefix: StripPrefixOption = None,
+    trust_pickle: TrustPickleOption = False,
     rank_tolerance: Annotated[
         float,
         typer.Option(
@@ -162,6 +187,7 @@ def volume(
             "--resume", help="Continue the output, with more directions or methods too.", rich_help_panel=RESULT
         ),
     ] = False,
+    table: TableOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -171,10 +197,8 @@ def volume(
     """  # noqa: DOC501  # the help has no place for it
     del debug  # read by main
     _check_words(prior, negative, operator, preconditioner, cost)
-    if preconditioner == "identity" and eps != "search":
-        raise UserError("--preconditioner identity takes no --eps: leave it out")
-    if preconditioner == "identity" and exponent != EXPONENT:
-        raise UserError("--preconditioner identity takes no --exponent: leave it out")
+    _check_identity(preconditioner, eps, exponent)
+    form = form_of(table, as_json)
     if not 0.0 < cutoff < math.inf:
         raise UserError(f"--cutoff must be positive and finite, got {cutoff}")
     methods, machine = _methods(method, prior), machine_of(dtype, device, memory, threads)
@@ -204,8 +228,11 @@ def volume(
         checkpoint=place,
         settings=settings,
         machine=machine,
-        task=task,
-        validation_task=validation_task,
+        reading=reading_of(key, strip_prefix, trust_pickle),
+        task=chosen_task(task, model=model, data=data, loss=loss),
+        validation_task=task_on(
+            validation_task, model=model, data=validation_data, loss=loss, option="--validation-data"
+        ),
         cost=cost,
         preconditioner=preconditioner,
         output=output,
@@ -215,9 +242,16 @@ def volume(
         command=command_line(),
     )
     if trajectory is None:
-        report_volume(request, as_json, against or [])
+        report_volume(request, form, against or [])
     else:
-        report_trajectory(request, place, as_json)
+        report_trajectory(request, place, form)
+
+
+def _check_identity(preconditioner: str | None, eps: str, exponent: float) -> None:
+    if preconditioner == "identity" and eps != "search":
+        raise UserError("--preconditioner identity takes no --eps: leave it out")
+    if preconditioner == "identity" and exponent != EXPONENT:
+        raise UserError("--preconditioner identity takes no --exponent: leave it out")
 
 
 def _place(checkpoint: Path | None, trajectory: Path | None, against: list[Path]) -> Path:
@@ -228,10 +262,12 @@ def _place(checkpoint: Path | None, trajectory: Path | None, against: list[Path]
         raise UserError("--against compares checkpoints one by one, and excludes --trajectory")
     place = checkpoint or trajectory
     assert place is not None
-    for path in (*against, *([] if checkpoint is None else [place])):
+    from spectra.checkpoint import located
+
+    for path in against:
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist")
-    return place
+    return place if checkpoint is None else located(place)
 
 
 def _methods(asked: list[str] | None, prior: str) -> tuple[str, ...]:

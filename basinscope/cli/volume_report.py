@@ -7,23 +7,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.console import Group
+
 from basinscope.cli.show import show_study
 from basinscope.cli.trajectory import (
     TrajectoryPoint,
     run_trajectory,
+    trajectory_figure,
     trajectory_files,
     trajectory_json,
     trajectory_outputs,
+    trajectory_rows,
     trajectory_table,
 )
-from basinscope.cli.trajectory_plot import trajectory_figure
 from basinscope.failures import sentence
 from basinscope.outputs import TASK
 from basinscope.ranks import writes_files
 from basinscope.runs import Report, VolumeRequest, announce, progress_report, reserved_for, run_volume
 from basinscope.tasks import task_files
-from basinscope.terminal import emit, show, written
-from basinscope.views import volume_differences
+from basinscope.terminal import written
+from basinscope.views import print_result, volume_differences
 from spectra.checkpoint import read_checkpoint
 from spectra.errors import UserError
 from spectra.plots import save_figure
@@ -35,16 +38,16 @@ if TYPE_CHECKING:
     from basinscope.cli.show import Compared
 
 
-def report_volume(request: VolumeRequest, as_json: bool, against: Sequence[Path] = ()) -> None:
+def report_volume(request: VolumeRequest, form: str, against: Sequence[Path] = ()) -> None:
     """Run a study, and the same one of each checkpoint (or volume file) to compare with, and print them."""
     beside = {f"--output for {path}": _beside(request, path) for path in against}
     with reserved_for(request, results=beside, inputs=[*_read(request), *(("--against", path) for path in against)]):
-        _report_volume(request, as_json, against)
+        _report_volume(request, form, against)
 
 
-def _report_volume(request: VolumeRequest, as_json: bool, against: Sequence[Path]) -> None:
+def _report_volume(request: VolumeRequest, form: str, against: Sequence[Path]) -> None:
     for path in against:  # what cannot be read is refused before anything is computed
-        _ = read_study(path) if is_volume_file(path) else read_checkpoint(path)
+        _ = read_study(path) if is_volume_file(path) else read_checkpoint(path, request.reading)
     with progress_report() as report:
         study = run_volume(request, report, announce)
         others = [(path, _compared(study, request, path, report)) for path in against]
@@ -55,7 +58,7 @@ def _report_volume(request: VolumeRequest, as_json: bool, against: Sequence[Path
                 save_figure(study_figure(study), request.plot)
             files["figure"] = str(request.plot)
     finally:  # a figure that fails does not cost the numbers
-        show_study(study, as_json, files, others)
+        show_study(study, form, files, others)
 
 
 def _compared(study: VolumeStudy, request: VolumeRequest, path: Path, report: Report) -> Compared:
@@ -85,15 +88,15 @@ def _read(request: VolumeRequest) -> list[tuple[str, Path | None]]:
     return [(TASK, path) for path in task_files(request.validation_task)]
 
 
-def report_trajectory(request: VolumeRequest, place: Path, as_json: bool) -> None:
+def report_trajectory(request: VolumeRequest, place: Path, form: str) -> None:
     """Run the same study of each checkpoint of a folder, or of a pattern in one, and print them."""
     figure = replace(request, output=None, resume=False, overwrite=request.overwrite or request.resume)
     results = trajectory_outputs(request.output, trajectory_files(place)).values()
     with reserved_for(figure, inputs=[*_read(request), *(("--output", path) for path in results)]):
-        _report_trajectory(request, place, as_json)
+        _report_trajectory(request, place, form)
 
 
-def _report_trajectory(request: VolumeRequest, place: Path, as_json: bool) -> None:
+def _report_trajectory(request: VolumeRequest, place: Path, form: str) -> None:
     with progress_report() as report:
         points = run_trajectory(request, place, report)
     files = {} if request.output is None else {"volumes": str(request.output)}
@@ -103,13 +106,15 @@ def _report_trajectory(request: VolumeRequest, place: Path, as_json: bool) -> No
                 save_figure(trajectory_figure(points), request.plot)
             files["figure"] = str(request.plot)
     finally:  # a figure that fails does not cost the numbers
-        _show_trajectory(points, files, as_json)
+        _show_trajectory(points, files, form)
 
 
-def _show_trajectory(points: Sequence[TrajectoryPoint], files: dict[str, str], as_json: bool) -> None:
-    if as_json:
-        emit(trajectory_json(points, files))
-    else:
-        show(trajectory_table(points), *written(files))
+def _show_trajectory(points: Sequence[TrajectoryPoint], files: dict[str, str], form: str) -> None:
+    print_result(
+        form,
+        table=lambda: Group(trajectory_table(points), *written(files)),
+        rows=lambda: trajectory_rows(points),
+        found=lambda: trajectory_json(points, files),
+    )
     if not any(point.study for point in points):
         raise UserError(f"no checkpoint of the trajectory has a volume; the first: {points[0].failure}")

@@ -9,6 +9,7 @@ from .compare import run_invariance as run_invariance
 from .progress import Report as Report
 from .progress import progress_report as progress_report
 from .session import Machine as Machine
+from .session import Session as Session
 from .session import reserved_for as reserved_for
 from .spectrum import Request as Request
 from .spectrum import run_spectrum as run_spectrum

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,11 +12,13 @@ import numpy as np
 
 from basinscope.choices import chosen
 from basinscope.outputs import TASK, to_continue
+from basinscope.runs.announcement import EVALUATIONS_A_DIRECTION, forecast, seconds_of
 from basinscope.runs.progress import Report
 from basinscope.runs.session import RunRequest, Session, basin_cost, ends_early
 from basinscope.tasks import data_folder, task_files
-from spectra.checkpoint import UNCHECKED, AdamMoments, Checkpoint, DamagedStateError, adam_moments
+from spectra.checkpoint import UNCHECKED, AdamMoments, Checkpoint, DamagedStateError, Reading, adam_moments
 from spectra.errors import UserError, require_counts
+from spectra.files import counted
 from spectra.landscape import Landscape
 from spectra.plan import make_operator
 from spectra.spectrum import SpectrumSettings
@@ -104,6 +106,9 @@ class AuditRequest(RunRequest):
             "truth": self.truth is not None,
             "dtype": self.machine.dtype is not None,
             "device": self.machine.device is not None,
+            "key": self.reading.key is not None,
+            "strip-prefix": self.reading.strip_prefix is not None,
+            "trust-pickle": self.reading.trust_pickle,
         }
         for name, is_given in given.items():
             if is_given:
@@ -121,12 +126,13 @@ class AuditRequest(RunRequest):
         ]
 
 
-def run_audit(request: AuditRequest, progress: Report) -> AuditReport:
+def run_audit(request: AuditRequest, progress: Report, announce: Callable[[str], None] | None = None) -> AuditReport:
     """Run an audit, keeping each finished row in the output.
 
     Args:
         request: what was asked for.
         progress: called with work done, all work and what is being done.
+        announce: called with what it will cost, in a line, before the first row.
 
     Returns:
         The report.
@@ -149,6 +155,10 @@ def run_audit(request: AuditRequest, progress: Report) -> AuditReport:
     if earlier is not None and (earlier.title, earlier.notes[:1]) != (report.title, report.notes[:1]):
         raise UserError(f"{request.output} is an audit of {earlier.title} made otherwise; choose another --output")
     every = estimators(**request.effort)
+    known = set() if earlier is None else {(row.case, row.estimator) for row in earlier.table.rows}
+    if announce is not None:
+        left = [(case, name) for case in cases for name in names if (case.name, name) not in known]
+        announce(_work(request, left))
 
     kept = 0
 
@@ -182,6 +192,36 @@ def run_audit(request: AuditRequest, progress: Report) -> AuditReport:
     if request.output is not None:
         write_report(request.output, report)
     return report
+
+
+def _work(request: AuditRequest, rows: list[tuple[AuditCase, str]]) -> str:
+    """What the rows that are left will cost, in a line: products and evaluations of the cost, timed on a checkpoint."""
+    evaluations = products = 0
+    for case, name in rows:
+        effort = request.effort
+        along = name.startswith(("star-domain", "ellipsoid-slice"))
+        if along or name == "importance-sampling":
+            directions = min(effort["directions"], case.most_directions)
+            evaluations += directions * (EVALUATIONS_A_DIRECTION if along else 1)
+        elif name not in BY_NAME:
+            products += effort["products"] if name.startswith("trace/") else effort["probes"] * effort["steps"]
+    head = f"work: {counted(len(rows), 'row')} of {counted(request.repeats, 'repeat')}"
+    landscape = rows[0][0].landscape if rows else None
+    if request.checkpoint is None or landscape is None:
+        return head
+    timed = (
+        ("evaluation of the cost", evaluations, lambda: landscape.cost(landscape.theta)),
+        ("product", products, lambda: rows[0][0].curvature.matvec(landscape.theta)),
+    )
+    found = [
+        forecast(
+            count * request.repeats, unit, seconds_of(step, landscape.device, landscape.ranks), bound="at least about"
+        )
+        for unit, count, step in timed
+        if count
+    ]
+    beside = ["and the bridge, which takes what it takes"] if any(name in BY_NAME for _, name in rows) else []
+    return "; ".join([head, *found, *beside])
 
 
 def _effort(request: AuditRequest) -> str:
@@ -222,7 +262,7 @@ def _checkpoint(
     request: AuditRequest, source: Path | Landscape, strategy: str
 ) -> tuple[tuple[AuditCase, ...], AuditReport]:
     truth = _given_truth(request.truth)
-    session = Session(source, request.task, request.machine)
+    session = Session(source, request.task, request.machine, request.reading)
     checkpoint, name = session.checkpoint, session.held_out or session.task
     landscape = session.shared(basin_cost(session.own(name), request.cost, name))
     memory = request.machine.memory
@@ -238,7 +278,7 @@ def _checkpoint(
             landscape, prior, request.cutoff, target=target, seed=request.seed, strategy=strategy, memory=memory
         )
     elif request.truth is not None and truth is None:
-        truth = _stored_truth(request.truth, checkpoint.sha256, landscape, prior.name, request.cutoff)
+        truth = _stored_truth(request.truth, checkpoint, landscape, prior.name, request.cutoff)
     case = AuditCase(
         checkpoint.path.stem,
         landscape,
@@ -255,6 +295,8 @@ def _checkpoint(
     made = f"{_effort(request)}, cutoff {request.cutoff:g} {made_from.cost_unit}, prior {prior.name}"
     # As asked for, and not where it is as the task has it: files from before the options were there say nothing of it.
     machine = {"in": request.machine.dtype, "on": request.machine.device}
+    if request.reading != Reading():
+        machine["of"] = checkpoint.weights
     made = ", ".join([made, *(f"{where} {word}" for where, word in machine.items() if word is not None)])
     noisy = noise_caution(cost_noise(landscape), request.cutoff, landscape.size, made_from.dtype, fixed=True)
     beside = (
@@ -288,14 +330,15 @@ def _given_truth(text: str | None) -> Truth | None:
         ) from None
 
 
-def _stored_truth(file: str, digest: str, landscape: Landscape, prior: str, cutoff: float) -> Truth:
+def _stored_truth(file: str, checkpoint: Checkpoint, landscape: Landscape, prior: str, cutoff: float) -> Truth:
     """The truth that a bridge file holds, if it is of this landscape and prior."""
     result, source = read_bridge(file)
-    asked = {"checkpoint_sha256": digest, "prior": prior, "data_sha256": landscape.batches.sha256}
+    asked = {"checkpoint_sha256": checkpoint.sha256, "prior": prior, "data_sha256": landscape.batches.sha256}
+    asked["checkpoint_weights"] = checkpoint.weights
     different = [
         f"{name} is {source[name]} there and {asked[name]} here"
         for name in asked
-        if name in source and source[name] != asked[name]
+        if source.get(name) and source[name] != asked[name]
     ]
     if result.size != landscape.size:
         different.append(f"it has {result.size} parameters, the checkpoint {landscape.size}")

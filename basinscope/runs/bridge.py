@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from basinscope.outputs import to_continue
 from basinscope.ranks import STORED, agreed, writes_files
+from basinscope.runs.announcement import forecast, seconds_of
 from basinscope.runs.progress import Report
 from basinscope.runs.session import CheckpointRequest, Session, basin_cost, ends_early
 from spectra.errors import UserError
+from spectra.files import counted
 from spectra.landscape import Landscape
 from spectra.words import dtype_title
 from volume.bridge import BridgeResult, bridge_volume, read_bridge, refuse_other, write_bridge
@@ -18,7 +22,7 @@ from volume.noise import cost_noise
 from volume.priors import parse_prior
 
 # What of a source's provenance decides its numbers, and what is told of it and may differ where it goes on.
-_DECIDES = ("checkpoint_sha256", "task", "cost", "dtype")
+_DECIDES = ("checkpoint_sha256", "checkpoint_weights", "task", "cost", "dtype")
 _RECORD = ("checkpoint", "checkpoint_integrity", "command", "cost_unit", "noise")
 
 
@@ -35,12 +39,15 @@ class BridgeRequest(CheckpointRequest):
     prior: str = "gaussian"
 
 
-def run_bridge(request: BridgeRequest, progress: Report) -> tuple[BridgeResult, dict[str, str]]:
+def run_bridge(
+    request: BridgeRequest, progress: Report, announce: Callable[[str], None] | None = None
+) -> tuple[BridgeResult, dict[str, str]]:
     """Climb a ladder, or go on with a stored one, keeping each finished rung in the output.
 
     Args:
         request: what was asked for.
         progress: called with work done, all work and what is being done.
+        announce: called with what a rung will cost, in a line, before the first one.
 
     Returns:
         The bridge and what it was made from.
@@ -51,7 +58,7 @@ def run_bridge(request: BridgeRequest, progress: Report) -> tuple[BridgeResult, 
         Interrupted: if the user interrupts the computing, saying what is kept and how to go on.
         LostRankError: if another rank of several has died, saying the same.
     """
-    session = Session(request.checkpoint, request.task, request.machine)
+    session = Session(request.checkpoint, request.task, request.machine, request.reading)
     name = session.held_out or session.task
     landscape = session.shared(basin_cost(session.own(name), request.cost, name))
     noise = _noise(landscape, min(request.settings.cutoffs))
@@ -64,9 +71,11 @@ def run_bridge(request: BridgeRequest, progress: Report) -> tuple[BridgeResult, 
     agreed("checkpoint", source["checkpoint_sha256"])
     agreed("task, cost and dtype", f"{name}, {source['cost']}, {source['dtype']}")
     earlier = _earlier(request, source)
-    agreed(STORED, "nothing" if earlier is None else f"{earlier.rung_count} rungs")
+    agreed(STORED, "nothing" if earlier is None else f"{counted(earlier.rung_count, 'rung')}")
     climb = _Climb(request.output, source, 0 if earlier is None else earlier.rung_count)
     with ends_early(climb.state):
+        if announce is not None and (earlier is None or not earlier.complete):
+            announce(_work(landscape, request.settings))
         result = bridge_volume(
             landscape,
             prior,
@@ -97,6 +106,17 @@ class _Climb:
         if not self.kept:
             return f"interrupted before the first rung was done; nothing is saved in {self.output}"
         return f"interrupted: {self.kept} rungs are saved in {self.output}; go on with the same command and --resume"
+
+
+def _work(landscape: Landscape, settings: BridgeSettings) -> str:
+    """What a rung costs at least; how many there will be, the ladder finds as it is climbed."""
+    steps = settings.chains * (settings.draws + settings.warm_up)
+    seconds = seconds_of(landscape.gradient, landscape.device, landscape.ranks)
+    rung = forecast(steps, "gradient", seconds, bound="at least about")
+    if math.isinf(settings.budget):
+        return f"work: a rung takes at least {rung}; how many rungs is not known before, --budget bounds it"
+    most = forecast(settings.budget, "gradient", seconds)
+    return f"work: a rung takes at least {rung}; nothing is begun after {most}"
 
 
 def _noise(landscape: Landscape, cutoff: float) -> float:

@@ -11,10 +11,10 @@ from torch import Tensor
 from basinscope.runs.session import Machine, Session
 from comparisons.evidence import Evidence, EvidenceSettings
 from comparisons.measures import basin_landscape
-from spectra.checkpoint import Checkpoint, read_checkpoint
+from spectra.checkpoint import Checkpoint, Reading, read_checkpoint
 from spectra.costs import cost_name
 from spectra.errors import UserError
-from spectra.files import Provenance
+from spectra.files import Provenance, counted
 from spectra.landscape import Landscape
 from spectra.store import read_spectrum
 from spectra.words import dtype_title, operator_title
@@ -29,6 +29,7 @@ def make_evidence(
     settings: EvidenceSettings,
     *,
     machine: Machine,
+    reading: Reading = Reading(),  # noqa: B008  # frozen
     task: str | None = None,
     held_out_task: str | None = None,
     initial: Path | None = None,
@@ -38,11 +39,11 @@ def make_evidence(
     title: str = "landscape",
 ) -> tuple[Evidence, Provenance]:
     """Read a checkpoint (or take a landscape) and what belongs to it: evidence, not yet computed, and its origin."""
-    session = Session(path, task, machine, title=title)
+    session = Session(path, task, machine, reading, title=title)
     landscape = session.shared(session.own())
     beside = held_out_task or session.held_out
     held_out = None if beside is None else session.shared(session.own(beside))
-    start, note = _initial(initial, session, landscape)
+    start, note = _initial(initial, session, landscape, reading)
     evidence = Evidence(
         landscape,
         settings=settings,
@@ -57,13 +58,13 @@ def make_evidence(
     return evidence, session.provenance(landscape, command)
 
 
-def _initial(asked: Path | None, session: Session, landscape: Landscape) -> tuple[Tensor | None, str]:
+def _initial(asked: Path | None, session: Session, landscape: Landscape, reading: Reading) -> tuple[Tensor | None, str]:
     """The parameters at initialisation, and a sentence on where they are from."""
     checkpoint = session.checkpoint
     found = asked or named_initialisation(checkpoint.path, checkpoint) or step_zero(checkpoint.path)
     if found is None:
         return None, ""
-    start = read_checkpoint(found)
+    start = read_checkpoint(found, reading)
     differing = [key for key in _SAME_RUN if start.metadata.get(key) != checkpoint.metadata.get(key)]
     if asked is None and differing:
         return None, f"{found.name} is not taken for the initialisation: its {differing[0]} differs"
@@ -103,7 +104,9 @@ def reused(evidence: Evidence, file: Path, checkpoint: Checkpoint) -> str:
     if stored.provenance.checkpoint_sha256 != checkpoint.sha256:
         return ""
     reason = ""
-    if spectrum.settings.operator not in ("hessian", "gauss-newton"):
+    if not stored.provenance.same_weights(checkpoint.sha256, checkpoint.weights):
+        reason = f"it is of other weights of the file ({stored.provenance.checkpoint_weights})"
+    elif spectrum.settings.operator not in ("hessian", "gauss-newton"):
         reason = f"it is of the {operator_title(spectrum.settings.operator)}"
     elif spectrum.data_sha256 != landscape.batches.sha256:
         reason = "it is of other data"
@@ -120,7 +123,7 @@ def reused(evidence: Evidence, file: Path, checkpoint: Checkpoint) -> str:
     evidence.stored_spectra[spectrum.settings.operator] = spectrum
     probes, steps = spectrum.settings.probes, spectrum.settings.steps
     title = operator_title(spectrum.settings.operator, first=True)
-    return f"{title} spectrum reused from {file.name} ({probes} probes of {steps} steps)"
+    return f"{title} spectrum reused from {file.name} ({counted(probes, 'probe')} of {counted(steps, 'step')})"
 
 
 def _reused_volume(evidence: Evidence, file: Path, checkpoint: Checkpoint) -> str:
@@ -128,7 +131,9 @@ def _reused_volume(evidence: Evidence, file: Path, checkpoint: Checkpoint) -> st
     if study.provenance.checkpoint_sha256 != checkpoint.sha256:
         return ""
     landscape, reason = basin_landscape(evidence), ""
-    if study.data_sha256 != landscape.batches.sha256:
+    if not study.provenance.same_weights(checkpoint.sha256, checkpoint.weights):
+        reason = f"it is of other weights of the file ({study.provenance.checkpoint_weights})"
+    elif study.data_sha256 != landscape.batches.sha256:
         reason = "it is of other data than the held-out rows" if evidence.held_out else "it is of other data"
     elif study.provenance.cost != cost_name(landscape.cost_function):
         reason = f"it is of the cost {study.provenance.cost}"

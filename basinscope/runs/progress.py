@@ -15,11 +15,11 @@ Report = Callable[[int, int, str], None]
 LINE_EVERY = 60.0
 
 
-def lines_report(console: Console) -> Report:
+def lines_report(console: Console, unit: str = "") -> Report:
     """What writes a line now and then instead of a bar, for logs.
 
-    Of each part of the work that will take minutes, the second report is written at once: it is the first to know how
-    long a step takes.
+    Of each part of the work (of all of it, where that is counted in one unit) that will take minutes, the second report
+    is written at once: it is the first to know how long a step takes.
     """
     start = last = time.monotonic()
     part, begun, first, told = "", start, 0, False
@@ -27,7 +27,7 @@ def lines_report(console: Console) -> Report:
     def report(done: int, total: int, what: str) -> None:
         nonlocal last, part, begun, first, told
         now = time.monotonic()
-        if what != part:
+        if what != part and not (unit and part):
             part, begun, first, told = what, now, done, False
         left = (total - done) * (now - begun) / (done - first) if done > first else 0.0
         early = not told and left >= LINE_EVERY
@@ -41,13 +41,17 @@ def lines_report(console: Console) -> Report:
 
 
 def in_words(seconds: float) -> str:
-    """An expected number of seconds in words, as roughly as it is known: minutes, or hours from 100 minutes on.
+    """An expected number of seconds in words, as roughly as it is known.
 
-    >>> in_words(20.0), in_words(2700.0), in_words(9000.0)
-    ('1 min', '45 min', '2.5 h')
+    >>> in_words(0.2), in_words(20.0), in_words(2700.0), in_words(9000.0), in_words(2e5)
+    ('1 s', '20 s', '45 min', '2.5 h', '2.3 days')
     """
-    minutes = seconds / 60.0
-    return f"{max(1, round(minutes))} min" if minutes < 100.0 else f"{minutes / 60.0:.1f} h"
+    if seconds < 99.5:
+        return f"{max(1, round(seconds))} s"
+    for unit, length, most in (("min", 60.0, 100.0), ("h", 3600.0, 48.0)):
+        if seconds < most * length:
+            return f"{seconds / length:.0f} min" if unit == "min" else f"{seconds / length:.1f} h"
+    return f"{seconds / 86400.0:,.1f} days"
 
 
 @contextmanager
@@ -63,7 +67,7 @@ def progress_report(unit: str = "") -> Iterator[Report]:
     """
     console = Console(file=sys.stderr)
     if not console.is_terminal:
-        yield lines_report(console)
+        yield lines_report(console, unit)
         return
     bar = Progress(
         TextColumn("{task.description}"),

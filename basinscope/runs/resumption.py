@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from spectra.errors import UserError
-from spectra.files import Provenance
+from spectra.files import Provenance, counted
 from spectra.spectrum import SpectrumSettings
 from spectra.store import StoredSpectrum
 
@@ -17,22 +17,30 @@ SAME_COST = 1e-4
 
 
 def check_settings(path: Path, stored: StoredSpectrum, asked: SpectrumSettings) -> None:
-    """Refuse to continue a spectrum under other settings; only the number of probes may grow."""
+    """Refuse to continue a spectrum under other settings; only the probes and the top eigenpairs may grow."""
     before, now = stored.spectrum.settings.as_dict(), asked.as_dict()
     # A strategy that was chosen by timing is kept on resuming; naming the same one is no difference.
     same_strategy = now["strategy"] in ("auto", before["strategy"], stored.spectrum.strategy)
-    allowed = {"probes", "strategy"} if same_strategy else {"probes"}
+    if stored.spectrum.settings.rough and not asked.rough:
+        raise UserError(
+            f"{path} holds a quick look of {before['steps']} steps a probe, which cannot be made finer: compute anew "
+            "with --overwrite or in another file, or give it more probes with --quick --probes N"
+        )
+    # Probes a pass change no more than the last digits.
+    allowed = {"probes", "block", "top", "keep_vectors", *(["strategy"] if same_strategy else [])}
     refuse_differences(path, ((name, before[name], now[name]) for name in now if name not in allowed))
     done = stored.spectrum.density.runs.probes
     if asked.probes < done:
         raise UserError(
-            f"{path} has {done} probes already: --resume needs at least --probes {done}, got {asked.probes}"
+            f"{path} has {counted(done, 'probe')} already: --resume needs at least --probes {done}, got {asked.probes}"
         )
 
 
 def check_source(path: Path, before: Provenance, now: Provenance) -> None:
     """Refuse to continue the result of another checkpoint, or one under another cost, dtype or device."""
-    names = ("checkpoint_sha256", "cost", "dtype", "device")
+    # Files from before the weights were recorded say nothing of them.
+    weights = ("checkpoint_weights",) if before.checkpoint_weights else ()
+    names = ("checkpoint_sha256", *weights, "cost", "dtype", "device")
     refuse_differences(path, ((name, getattr(before, name), getattr(now, name)) for name in names))
 
 

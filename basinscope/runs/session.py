@@ -16,7 +16,7 @@ from basinscope.failures import Interrupted
 from basinscope.outputs import TASK, Named, reserved
 from basinscope.runs.placement import guarded, placed
 from basinscope.tasks import held_out_name, make_landscape, task_files, task_name
-from spectra.checkpoint import Checkpoint, read_checkpoint
+from spectra.checkpoint import Checkpoint, Reading, read_checkpoint
 from spectra.costs import KLFromAnchor, cost_name, kl_from_anchor
 from spectra.errors import UserError, UserTypeError
 from spectra.files import Provenance
@@ -79,6 +79,7 @@ class RunRequest:
 
     Attributes:
         machine: machine on which it computes.
+        reading: which weights of a checkpoint are read, under which names, and whether its code may run.
         task: name of the task, or None for the checkpoint's own.
         output: file of the store, or None.
         plot: file of the figure, or None.
@@ -88,6 +89,7 @@ class RunRequest:
     """
 
     machine: Machine = Machine()
+    reading: Reading = Reading()
     task: str | None = None
     output: Path | None = None
     plot: Path | None = None
@@ -144,16 +146,24 @@ class Session:
     """
 
     def __init__(
-        self, source: Path | Landscape, task: str | None, machine: Machine, *, title: str = "landscape"
+        self,
+        source: Path | Landscape,
+        task: str | None,
+        machine: Machine,
+        reading: Reading = Reading(),  # noqa: B008  # frozen
+        *,
+        title: str = "landscape",
     ) -> None:
         """Read the checkpoint, or take a landscape (it needs no task) under a title, and set the threads asked for."""
         self.machine, self._landscape = machine, None
         if isinstance(source, Landscape):
             if task is not None:
                 raise UserTypeError(f"a landscape needs no task, got {task!r}: leave it out, or give a checkpoint")
+            if reading != Reading():
+                raise UserTypeError("a landscape is read from no file: leave the reading out, or give a checkpoint")
             self._landscape, self.checkpoint, self.task = source, _checkpoint_of(source, title), ""
         else:
-            self.checkpoint = read_checkpoint(source)
+            self.checkpoint = read_checkpoint(source, reading)
             self.task = task_name(task, self.checkpoint)
         machine.set_threads()
 
@@ -186,7 +196,9 @@ class Session:
             checkpoint=str(read.path),
             checkpoint_sha256=read.sha256,
             checkpoint_integrity=read.integrity,
-            task=self.task if task is None else task,
+            checkpoint_weights=read.weights if self._landscape is None else "",
+            # A task that is given as objects is more than a text, which is all that a file holds.
+            task=str(self.task if task is None else task),
             cost=cost_name(cost),
             cost_unit=str(getattr(cost, "unit", "cost")),
             dtype=dtype_title(landscape.dtype),

@@ -8,17 +8,23 @@ from dataclasses import dataclass, replace
 from basinscope.choices import one_of
 from basinscope.outputs import to_continue
 from basinscope.ranks import common, writes_files
-from basinscope.runs.announcement import announcement, memory_line, plan_of
+from basinscope.runs.announcement import LOOK_FROM, announcement, memory_line, planned, seconds_a_product
 from basinscope.runs.placement import guarded
 from basinscope.runs.resumption import check_landscape, check_settings, check_source
 from basinscope.runs.session import CheckpointRequest, Session, continued, ends_early
+from basinscope.views import first_look
 from spectra.compute import compute_spectrum
 from spectra.costs import BY_NAME
 from spectra.errors import UserError
-from spectra.files import Provenance
+from spectra.files import Provenance, counted
 from spectra.spectrum import Spectrum, SpectrumSettings
 from spectra.store import StoredSpectrum, read_spectrum, write_spectrum
 from spectra.words import COSTS
+
+QUICK_LOOK = (
+    "quick look: rough, by few probes and steps; more probes of this kind with --quick --probes N --resume, a finer "
+    "spectrum without --quick in a file of its own"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,20 +33,23 @@ class Request(CheckpointRequest):
 
     Attributes:
         settings: settings of the spectrum; its memory is the machine's.
+        quick: whether a rough answer of about 60 products is wanted.
     """
 
     settings: SpectrumSettings
+    quick: bool = False
 
 
 def run_spectrum(
-    request: Request, progress: Callable[[int, int, str], None], announce: Callable[[str], None]
+    request: Request, progress: Callable[[int, int, str], None], announce: Callable[[str], None] | None = None
 ) -> tuple[StoredSpectrum, tuple[str, ...]]:
     """Compute a spectrum, or continue a stored one, keeping each finished block in the output.
 
     Args:
         request: what was asked for.
         progress: called with work done, all work and what is being done.
-        announce: called with the plan, in a line, before anything is computed.
+        announce: called with the plan, in a line, before anything is computed, and with what the first parts show;
+            where nobody listens no step is timed.
 
     Returns:
         The spectrum and where it comes from, and the notes on it that the plan has said already.
@@ -52,9 +61,11 @@ def run_spectrum(
         LostRankError: if another rank of several has died, saying the same.
     """
     settings = replace(request.settings, memory=request.machine.memory)
+    if request.quick:
+        settings = settings.quick()
     request = replace(request, settings=settings)
     stored = _earlier(request)
-    session = Session(request.checkpoint, request.task, request.machine)
+    session = Session(request.checkpoint, request.task, request.machine, request.reading)
     landscape = session.own()
     if request.cost is not None:
         one_of("--cost", request.cost, COSTS)
@@ -66,32 +77,51 @@ def run_spectrum(
         check_source(request.output, stored.provenance, provenance)
         check_landscape(request.output, stored, landscape.batches.sha256, landscape.cost())
         provenance = continued(stored.provenance, request.command)
-        if stored.spectrum.complete and stored.spectrum.settings.probes == request.settings.probes:
+        same = stored.spectrum.settings.probes == settings.probes and stored.spectrum.has_top(settings)
+        if stored.spectrum.complete and same:
             return stored, ()
     resume = None if stored is None else stored.spectrum
-    plan, need = plan_of(landscape, settings, resume)
-    announce(announcement(plan, settings, resume))
-    if need is not None and (line := memory_line(need)):
-        announce(line)
-    keeper = _Keeper(request, provenance, resume)
+    keeper = _Keeper(request, provenance, resume, announce)
     with ends_early(keeper.state):
-        spectrum = compute_spectrum(landscape, settings, resume=resume, on_block=keeper.keep, progress=progress)
+        known = planned(landscape, settings, resume)
+        if announce is not None:
+            seconds = seconds_a_product(known)
+            keeper.looks = not seconds * known.left(resume) < LOOK_FROM
+            quick = [QUICK_LOOK] if request.quick and known.plan.route == "slq" else []
+            memory = [memory_line(known.need)] if known.need is not None else []
+            for line in filter(None, (announcement(known, resume, seconds), *quick, *memory)):
+                announce(line)
+        spectrum = compute_spectrum(
+            landscape, settings, operator=known.operator, resume=resume, on_block=keeper.keep, progress=progress
+        )
     keeper.keep(spectrum)
-    return StoredSpectrum(spectrum, provenance), plan.notes
+    return StoredSpectrum(spectrum, provenance), known.plan.notes
 
 
 class _Keeper:
-    """Writes the store after each block, and knows what is in it."""
+    """Writes the store after the deflation and after each block, says what these first show, and knows what is kept."""
 
-    def __init__(self, request: Request, provenance: Provenance, resumed: Spectrum | None) -> None:
-        self._request, self._provenance, self._kept = request, provenance, resumed
+    def __init__(
+        self, request: Request, provenance: Provenance, resumed: Spectrum | None, announce: Callable[[str], None] | None
+    ) -> None:
+        self._request, self._provenance, self._kept, self._announce = request, provenance, resumed, announce
+        self._seen = -1 if resumed is None else min(resumed.density.runs.probes, 1)
+        self.looks = False
 
     def keep(self, spectrum: Spectrum) -> None:
         """Write a spectrum, unless it is what was written last."""
+        self._look(spectrum)
         if self._request.output is not None and spectrum is not self._kept:
             if writes_files():
                 write_spectrum(self._request.output, spectrum, self._provenance)
             self._kept = spectrum
+
+    def _look(self, spectrum: Spectrum) -> None:
+        """Say once what the deflated part shows, and once what the first probes do, while there is more to come."""
+        stage = 0 if spectrum.density.unsampled else 1
+        if self._announce is not None and self.looks and stage > self._seen and not spectrum.complete:
+            self._seen = stage
+            self._announce(first_look(StoredSpectrum(spectrum, self._provenance)))
 
     def state(self) -> str:
         """What an interruption leaves, and how to go on, in a sentence."""
@@ -105,8 +135,11 @@ class _Keeper:
             saved = None
         # With --overwrite the file of an earlier run stays until the first block is done.
         if saved is None or saved.provenance.created != self._provenance.created:
-            return f"interrupted before the first block of probes was done; nothing is saved in {output} yet"
-        done = f"{saved.spectrum.density.runs.probes} of {asked} probes are saved in {output}"
+            return f"interrupted before the deflation was done; nothing is saved in {output} yet"
+        probes = saved.spectrum.density.runs.probes
+        done = f"{probes} of {counted(asked, 'probe')} are saved in {output}"
+        if not probes:
+            done = f"the deflation, with the largest eigenvalues, is saved in {output}"
         return f"interrupted: {done}; go on with the same command and --resume"
 
 
@@ -123,4 +156,4 @@ def _earlier(request: Request) -> StoredSpectrum | None:
 def _described(stored: StoredSpectrum | None) -> str:
     if stored is None:
         return "nothing"
-    return f"{stored.spectrum.density.runs.probes} probes of {stored.provenance.created}"
+    return f"{counted(stored.spectrum.density.runs.probes, 'probe')} of {stored.provenance.created}"

@@ -16,12 +16,12 @@ from basinscope.ranks import common, writes_files
 from basinscope.runs.progress import Report
 from basinscope.runs.resumption import check_source
 from basinscope.runs.session import CheckpointRequest, Session, basin_cost, continued, ends_early
-from basinscope.runs.volume_announcement import volume_lines
+from basinscope.runs.volume_announcement import volume_lines, work_lines
 from basinscope.runs.volume_resumption import check_landscape, check_settings
 from spectra.checkpoint import AdamMoments, Checkpoint, adam_moments
 from spectra.costs import CrossEntropy
 from spectra.errors import UserError, out_of_memory
-from spectra.files import Provenance
+from spectra.files import Provenance, counted
 from spectra.landscape import Landscape
 from spectra.ranks import Ranks
 from volume.curvature_density import curvature_name
@@ -51,9 +51,7 @@ class VolumeRequest(CheckpointRequest):
     validation_task: str | None = None
 
 
-def run_volume(
-    request: VolumeRequest, progress: Report, announce: Callable[[str], None] = lambda _: None
-) -> VolumeStudy:
+def run_volume(request: VolumeRequest, progress: Report, announce: Callable[[str], None] | None = None) -> VolumeStudy:
     """Run a study, or continue a stored one, keeping each finished block in the output.
 
     Args:
@@ -71,7 +69,7 @@ def run_volume(
     """
     output = to_continue(request.output, resume=request.resume)
     earlier = None if output is None else read_study(output)
-    session = Session(request.checkpoint, request.task, request.machine)
+    session = Session(request.checkpoint, request.task, request.machine, request.reading)
     checkpoint, name = session.checkpoint, request.validation_task or session.held_out or session.task
     own = session.own(name)
     landscape = session.shared(basin_cost(own, request.cost, name))
@@ -98,8 +96,9 @@ def run_volume(
         memory=request.machine.memory,
         progress=progress,
     )
-    for line in volume_lines(estimator):
-        announce(line)
+    if announce is not None:
+        for line in (*work_lines(estimator, study.results), *volume_lines(estimator)):
+            announce(line)
     return _Work(request, study, estimator).run()
 
 
@@ -129,7 +128,8 @@ class _Work:
             begun = self.study.results.get(method)
             if begun is not None and begun.sampled is not None:
                 # The directions that are done stay.
-                told = f"{method} ended after {len(begun.sampled.log_terms):,} directions: {failed.failure}"
+                many = counted(len(begun.sampled.log_terms), "direction")
+                told = f"{method} ended after {many}: {failed.failure}"
                 self.study = replace(self.study, cautions=tuple(dict.fromkeys((*self.study.cautions, told))))
             else:
                 self.study = replace(self.study, results={**self.study.results, method: failed})
@@ -235,7 +235,7 @@ def _training(request: VolumeRequest, session: Session, name: str) -> Landscape 
     if session.task == name:
         raise UserError(
             f"{needing[0]} needs two sets of data, and there is only that of the task {name!r}: give --task, the data "
-            "that the checkpoint was trained on, and --validation-task, other data"
+            "that the checkpoint was trained on, and --validation-task, other data (of --data, --validation-data)"
         )
     return basin_cost(session.own(), request.cost, session.task)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from basinscope.runs.resumption import SAME_COST, refuse_differences
 from spectra.errors import UserError
+from spectra.files import counted
 from spectra.members import stating
 from volume.method_result import METHODS, stating_methods
 from volume.study import VolumeSettings, VolumeStudy
@@ -39,8 +40,8 @@ def check_settings(path: Path, stored: VolumeStudy, asked: VolumeSettings) -> No
             count = max(count, stored.sweep.directions(method))
         if asked.directions < count:
             raise UserError(
-                f"{path} has {count} directions of {method} already: --resume needs at least --directions {count}, "
-                f"got {asked.directions}"
+                f"{path} has {counted(count, 'direction')} of {method} already: --resume needs at least "
+                f"--directions {count}, got {asked.directions}"
             )
 
 

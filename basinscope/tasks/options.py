@@ -13,7 +13,10 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from basinscope.choices import nearest
 from spectra.errors import UserError
 
-CHECKPOINT_HELP = "A .pt, .pth, .safetensors or .gguf file, or a folder as transformers saves it."
+CHECKPOINT_HELP = (
+    "A .pt, .pth, .ckpt, .safetensors or .gguf file, a folder as transformers or torch.distributed saves it, "
+    "or owner/model in the Hugging Face cache."
+)
 # Of every command that takes a task; what its options are, a task says where one is wrong or missing.
 OPTIONS_HELP = (
     "Options follow its name, as in causal-lm:text=book.txt,length=128,sequences=20; options alone are for the "
@@ -46,12 +49,15 @@ def task_files(typed: str | None) -> list[Path]:
     Returns:
         Those that exist.
 
-    >>> task_files("mine.py:task:text=nowhere.txt,images=/,length=8")
-    [PosixPath('/')]
+    >>> task_files("mine.py:task:text=nowhere.txt,images=/,length=8"), task_files("own:data=/?rows=8")
+    ([PosixPath('/')], [PosixPath('/')])
     """
     name, options = split_options(typed or "")
     values = [part.replace(r"\,", ",").partition("=")[2] for part in re.split(r"(?<!\\),", options)]
-    return [Path(word) for word in (name.rpartition(":")[0], *values) if word and os.path.exists(word)]
+    # An option may name a file with options of its own, file.npz?rows=9, or what a file of Python has, net.py:make.
+    named = [short for value in values for short in (value, value.partition("?")[0])]
+    places = [*named, *(word.rpartition(":")[0] for word in (name, *named))]
+    return [Path(word) for word in dict.fromkeys(places) if word and os.path.exists(word)]
 
 
 def read_options(name: str, function: Callable[..., Any], text: str) -> dict[str, Any]:
@@ -84,6 +90,30 @@ def read_options(name: str, function: Callable[..., Any], text: str) -> dict[str
         if needed and key not in values:
             raise UserError(f"task {name} needs {key}: give --task {name}:{key}=..., further options after commas")
     return values
+
+
+def described(function: Callable[..., Any]) -> tuple[str, list[str]]:
+    """What a task is, by the first sentence of its docstring, and its options, each with its default.
+
+    Args:
+        function: the task's function.
+
+    Returns:
+        The sentence, and the options as they are typed.
+
+    >>> def task(checkpoint, *, text: str, length: int = 8):
+    ...     \"\"\"The task mine: a text.\"\"\"
+    >>> described(task)
+    ('a text', ['text=...', 'length=8'])
+    """
+    said = (inspect.getdoc(function) or "").partition("\n")[0].rstrip(".")
+    parameters = inspect.signature(function).parameters.values()
+    options = [one for one in parameters if one.kind is inspect.Parameter.KEYWORD_ONLY]
+    words = [
+        f"{one.name}={'...' if one.default is one.empty or one.default in (None, '') else one.default}"
+        for one in options
+    ]
+    return said.partition(": ")[2] or said, words
 
 
 def check_counts(task: str, **options: tuple[int | None, int]) -> None:

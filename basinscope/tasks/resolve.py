@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from basinscope.choices import nearest
+from basinscope.packages import claim
 from basinscope.tasks.options import read_options, split_options
 from spectra.errors import UserError, UserTypeError, foreign
 from spectra.files import check_regular
@@ -45,6 +46,25 @@ class TaskRow:
     formats: tuple[str, ...] = ()
 
 
+class GivenTask(str):
+    """A task that is given as a function of Python: the name that results record, and the function.
+
+    Attributes:
+        function: a checkpoint -> its landscape.
+
+    >>> GivenTask("mine", abs).function(-2)
+    2
+    """
+
+    function: Task
+
+    def __new__(cls, name: str, function: Task) -> GivenTask:
+        """The name, which is a text like any other, and the function."""
+        made = super().__new__(cls, name)
+        made.function = function
+        return made
+
+
 BUILT_IN = stated("basinscope.tasks")
 FORMS = f"a built-in name ({', '.join(sorted(BUILT_IN))}), package.module:function or path/to/file.py:function"
 
@@ -65,6 +85,8 @@ def task_name(asked: str | None, checkpoint: Checkpoint) -> str:
     Raises:
         UserError: if neither names one, or the checkpoint names one that is not built in.
     """
+    if isinstance(asked, GivenTask):
+        return asked
     name, options = split_options(asked or "")
     name = name or _own_task(checkpoint)
     return f"{name}:{options}" if options else name
@@ -73,7 +95,7 @@ def task_name(asked: str | None, checkpoint: Checkpoint) -> str:
 def _own_task(checkpoint: Checkpoint) -> str:
     named = checkpoint.metadata.get("task") or _by_architecture(checkpoint)
     if not isinstance(named, str):
-        raise UserError(f"{checkpoint.path} names no task: give --task, {FORMS}")
+        raise UserError(f"{checkpoint.path} names no task: give --task, {FORMS}; or --model, --data and --loss")
     if named not in BUILT_IN:
         raise UserError(
             f"{checkpoint.path} names the task {named!r}, which is not built in ({', '.join(sorted(BUILT_IN))}): "
@@ -131,19 +153,44 @@ def resolve_task(name: str) -> Task:
 
 
 def _users_task(name: str) -> Task:
-    place, colon, function = name.rpartition(":")
-    if not (colon and place and function):
-        raise UserError(f"task {name!r} is not known: give {FORMS}{nearest(name, BUILT_IN)}")
-    is_file = place.endswith(".py") or "/" in place
-    module = _module_from_file(Path(place)) if is_file else _module_by_name(place, name)
-    found = getattr(module, function, None)
-    if found is None:
-        offer = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise UserError(f"task {name!r} is not known: {place} has no {function!r}{nearest(function, offer)}")
+    found = named_object(name)
     if not callable(found):
         raise UserTypeError(f"task {name!r} must be a function, got {type(found).__name__}")
     users: Task = found
     return users
+
+
+def named_object(name: str, what: str = "task", forms: str = FORMS) -> Any:
+    """What the user's ``package.module:name`` or ``path/to/file.py:name`` stands for; the code is imported.
+
+    Args:
+        name: as it was typed.
+        what: what it is for, for messages.
+        forms: forms that it may have, for messages.
+
+    Returns:
+        The object.
+
+    Raises:
+        UserError: if the name has another form, or there is no such module or name in it, with close names; or the
+            module fails when it is imported.
+        FileNotFoundError: if there is no such file.
+
+    >>> named_object("math:tau") > 6.28
+    True
+    """
+    place, colon, member_name = name.rpartition(":")
+    if not (colon and place and member_name):
+        raise UserError(
+            f"{what} {name!r} is not known: give {forms}{nearest(name, BUILT_IN) if what == 'task' else ''}"
+        )
+    is_file = place.endswith(".py") or "/" in place
+    module = _module_from_file(Path(place), what) if is_file else _module_by_name(place, name, what, forms)
+    found = getattr(module, member_name, None)
+    if found is None:
+        offer = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise UserError(f"{what} {name!r} is not known: {place} has no {member_name!r}{nearest(member_name, offer)}")
+    return found
 
 
 def make_landscape(name: str, checkpoint: Checkpoint) -> Landscape:
@@ -163,7 +210,7 @@ def make_landscape(name: str, checkpoint: Checkpoint) -> Landscape:
     """
     from spectra.landscape import Landscape
 
-    task = resolve_task(name)
+    task = name.function if isinstance(name, GivenTask) else resolve_task(name)
     with foreign(f"task {name!r}"):
         made: Any = task(checkpoint)
     if not isinstance(made, Landscape):
@@ -171,32 +218,34 @@ def make_landscape(name: str, checkpoint: Checkpoint) -> Landscape:
     return made
 
 
-def _module_by_name(place: str, name: str) -> ModuleType:
+def _module_by_name(place: str, name: str, what: str = "task", forms: str = FORMS) -> ModuleType:
     # As `python -m` does, so that a module beside the user is found by the installed command too.
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
+        claim()
     with foreign(f"{place} cannot be imported: it"):
         try:
             return importlib.import_module(place)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{place}.".startswith(f"{error.name}."):
                 raise
-            raise UserError(f"task {name!r} is not known: there is no module {error.name!r}; give {FORMS}") from error
+            raise UserError(f"{what} {name!r} is not known: there is no module {error.name!r}; give {forms}") from error
 
 
-def _module_from_file(path: Path) -> ModuleType:
+def _module_from_file(path: Path, what: str = "task") -> ModuleType:
     if not path.exists():
-        raise FileNotFoundError(f"task file {path} does not exist")
+        raise FileNotFoundError(f"{what} file {path} does not exist")
     check_regular(path)
     whole = path.resolve()
     name = f"task_{whole.stem}_{hashlib.sha256(str(whole).encode()).hexdigest()[:8]}"
     specification = importlib.util.spec_from_file_location(name, whole)
     if specification is None or specification.loader is None:
-        raise UserError(f"task file {path} must be a Python file that ends in .py")
+        raise UserError(f"{what} file {path} must be a Python file that ends in .py")
     module = importlib.util.module_from_spec(specification)
     sys.modules[name] = module
     # As for a script, so that the file can import what lies beside it.
     sys.path.insert(0, str(whole.parent))
+    claim(whole)
     try:
         with foreign(f"{path} cannot be imported: it"):
             specification.loader.exec_module(module)

@@ -48,7 +48,7 @@ def tabular(
     model = _network(checkpoint, ACTIVATIONS[one_of("option activation", activation, ACTIVATIONS)])
     first, last = (layer for layer in (model[0], model[-1]) if isinstance(layer, nn.Linear))
     with about(data):
-        inputs, targets = _read(data, target)
+        inputs, targets = read_table(data, target)
         if inputs.shape[1] != first.in_features:
             raise UserError(
                 f"has {inputs.shape[1]} columns beside the target, and the network takes {first.in_features}"
@@ -98,8 +98,19 @@ def _network(checkpoint: Checkpoint, activation: type[nn.Module]) -> nn.Sequenti
     return nn.Sequential(layers)
 
 
-def _read(path: Path, target: str) -> tuple[Tensor, Tensor]:
-    """Inputs (rows, columns) and targets (rows,), float64."""
+def read_table(path: Path, target: str) -> tuple[Tensor, Tensor]:
+    """A CSV file of numbers, a line of names first.
+
+    Args:
+        path: the file.
+        target: name of the target's column; the last if it is empty.
+
+    Returns:
+        Inputs (rows, columns) and targets (rows,), float64.
+
+    Raises:
+        UserError: if an entry is no number, a row is too short or too long, or there is no such column.
+    """
     with open_regular(path) as content, io.TextIOWrapper(content, encoding="utf-8-sig", newline="") as text:
         names, *rows = [[entry.strip() for entry in row] for row in csv.reader(text) if row] or [[]]
     if not rows or len(names) < 2:

@@ -2,6 +2,7 @@
 
 import os
 from collections import OrderedDict
+from importlib.resources import files
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -21,8 +22,8 @@ Split = Literal["train", "heldout", "all"]
 def data_folder() -> Path:
     """Folder of the data that comes with basinscope.
 
-    The environment variable ``BASINSCOPE_DATA`` if it is set, else ``data/`` at the root of the
-    repository that this package is installed from.
+    The environment variable ``BASINSCOPE_DATA`` if it is set, else ``shipped/`` of the installed package, which has
+    what the tasks and the examples read, else ``data/`` of the repository that this package is imported from.
 
     Returns:
         The folder; it need not exist.
@@ -30,11 +31,14 @@ def data_folder() -> Path:
     Example:
         >>> import os
         >>> os.environ.pop("BASINSCOPE_DATA", None) and None
-        >>> data_folder().name
-        'data'
+        >>> (data_folder() / "digits.h5").exists()
+        True
     """
     override = os.environ.get("BASINSCOPE_DATA")
-    return Path(override) if override else Path(__file__).resolve().parents[2] / "data"
+    if override:
+        return Path(override)
+    package = Path(str(files("basinscope"))).resolve()
+    return package / "shipped" if (package / "shipped").is_dir() else package.parent / "data"
 
 
 def digits_network(hidden: int = 64) -> nn.Module:

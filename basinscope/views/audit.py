@@ -13,6 +13,8 @@ from rich.padding import Padding
 
 from basinscope.terminal import Text, written
 from basinscope.views.layout import NONE, finite, plain, table
+from basinscope.views.sheet import Column, Sheet
+from spectra.files import counted
 from spectra.interval import RULE, with_error
 from volume.audit import FACTORS, TRACE, VOLUME, AuditReport, AuditRow, Figure, Share, Truth
 
@@ -80,14 +82,12 @@ _COLUMNS = (
     "bias",
     "spread",
     "rms",
-    "95 % bar\ncovers",
-    "largest\nshare",
-    "for\n1 nat",
-    "gradient\nevals",
-    "cost\nevals",
+    "95 % bar covers",
+    "largest share",
+    "for 1 nat",
+    "gradient evals",
+    "cost evals",
 )
-# Narrower pages get the columns in two tables: what an estimator says, and what it takes.
-_WIDE, _SPLIT = 100, 4
 _CAPTION = (
     f"nats, traces in % of the truth; {RULE}; ! a bias beyond what 3 standard errors are in many repeats. covers: "
     "repeats whose own 95 % interval holds the truth. for 1 nat: directions for an rms error of 1 nat, ~ extrapolated "
@@ -95,13 +95,13 @@ _CAPTION = (
 )
 
 
-def report_table(report: AuditReport, files: Mapping[str, str], width: int = _WIDE) -> Group:
-    """An audit laid out for a page of so many characters."""
+def report_table(report: AuditReport, files: Mapping[str, str]) -> Group:
+    """An audit laid out for a terminal; ``files`` says what was written where, by kind."""
     repeats = report.table.repeats
-    parts: list[RenderableType] = [Text(f"Audit of {report.title}, {repeats} repeats a row", style="bold")]
+    parts: list[RenderableType] = [Text(f"Audit of {report.title}, {counted(repeats, 'repeat')} a row", style="bold")]
     for name in dict.fromkeys(row.case for row in report.table.rows):
         rows = [row for row in report.table.rows if row.case == name]
-        parts += _case(name, rows, width)
+        parts += _case(name, rows)
     parts.append(Padding(Text(_CAPTION, style="dim"), (1, 0, 0, 0)))
     parts.append(_markov(report))
     if report.facts:
@@ -111,27 +111,25 @@ def report_table(report: AuditReport, files: Mapping[str, str], width: int = _WI
     return Group(*parts)
 
 
-def _case(name: str, rows: list[AuditRow], width: int) -> list[RenderableType]:
+def _case(name: str, rows: list[AuditRow]) -> list[RenderableType]:
     applied = [row for row in rows if row.readings]
     parts: list[RenderableType] = [Padding(_heading(name, rows), (1, 0, 0, 0))]
     if applied:
-        slices = (slice(None),) if width >= _WIDE else (slice(_SPLIT), slice(_SPLIT, None))
-        parts += [_table(applied, part) for part in slices]
+        parts.append(_table(name, applied))
     reasons = Counter(row.skipped for row in rows if row.skipped)
     if reasons:
         # Their names are in the JSON; here they would bury what applies.
         words = "; ".join(f"{count} as {reason}" for reason, count in reasons.items())
-        parts.append(Text(f"{reasons.total()} do not apply: {words}", style="dim"))
+        apply = "does" if reasons.total() == 1 else "do"
+        parts.append(Text(f"{reasons.total()} {apply} not apply: {words}", style="dim"))
     return parts
 
 
-def _table(rows: list[AuditRow], part: slice) -> RenderableType:
-    found = table(["estimator"], padding=1, no_wrap=True)
+def _table(name: str, rows: list[AuditRow]) -> Sheet:
     first = _COLUMNS[0] if any(row.truth is not None for row in rows) else "mean"
-    for title in (first, *_COLUMNS[1:])[part]:
-        found.add_column(title, justify="right", no_wrap=True)
+    found = table(("estimator", first, *_COLUMNS[1:]), of=name, padding=1, justify="right")
     for row in rows:
-        found.add_row(row.estimator, *_cells(row)[part], style="yellow" if row.biased else "")
+        found.add(row.estimator, *_cells(row), style="yellow" if row.biased else "")
     return found
 
 
@@ -208,10 +206,9 @@ def _markov(report: AuditReport) -> RenderableType:
 
 
 def _facts(report: AuditReport) -> RenderableType:
-    found = table([""], no_wrap=True)
-    found.padding = (0, 1, 1, 0)
-    for title, ratio in (("claim", 4), ("measured", 5), ("verdict", 3)):
-        found.add_column(title, ratio=ratio)
+    title = "The facts of the star-domain sampler"
+    columns = [Column(""), *(Column(name, words=True) for name in ("claim", "measured", "verdict"))]
+    found = Sheet(title, columns, spaced=True)
     for fact in report.facts:
-        found.add_row(*(Text(cell) for cell in (fact.letter, fact.claim, fact.measured, fact.verdict)))
-    return Padding(Group(Text("The facts of the star-domain sampler", style="bold"), found), (1, 0, 0, 0))
+        found.add(fact.letter, fact.claim, fact.measured, fact.verdict)
+    return Padding(Group(Text(title, style="bold"), found), (1, 0, 0, 0))

@@ -11,8 +11,10 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 
 from basinscope.terminal import Text, written
-from basinscope.views.layout import NONE, finite, formatted, plain, table
+from basinscope.views.layout import NONE, estimate_columns, finite, formatted, plain, table
+from basinscope.views.sheet import Column, Sheet
 from spectra.estimate import Estimate, independent
+from spectra.files import counted
 from spectra.interval import RULE, half_width, with_ends, with_error
 from volume.bridge import ORIGIN, BridgeResult, BridgeVolume, bridge_cautions
 
@@ -104,6 +106,32 @@ def bridge_json(
     return found if other is None else found | _against(result, source, other)
 
 
+def bridge_rows(
+    result: BridgeResult, source: Mapping[str, str], other: OtherBridge | None = None
+) -> list[dict[str, Any]]:
+    """A row for each cutoff, at full precision: those asked for, then those of the curve, or differences to another."""
+    known = result if result.complete else _partial(result)
+    if known is None:
+        return []
+    unit = source.get("cost_unit", "cost")
+    if other is not None:
+        found = _differences(known, other)
+        return [
+            {"cutoff": cutoff, "cutoff_unit": unit, **estimate_columns(one, "nat", "difference")}
+            for cutoff, one in found
+        ]
+    volumes = [(True, one) for one in known.volumes] if result.complete else []
+    volumes += [(False, one) for one in known.curve(STORED)]
+    rows = []
+    for asked, one in volumes:
+        low, high = one.rise.interval()
+        slopes = {"slope": one.slope, "slope_error": one.slope_error, "slope_low95": low, "slope_high95": high}
+        where = {"cutoff": one.cutoff, "cutoff_unit": unit, "asked": asked}
+        known_to = estimate_columns(one.mass, "nat", "log_volume")
+        rows.append({**where, **known_to, **slopes, "share_below": one.share_below})
+    return rows
+
+
 def figure_of(result: BridgeResult, source: Mapping[str, str]) -> Figure:
     """The figure of a complete bridge."""
     from volume.bridge import bridge_figure
@@ -116,14 +144,14 @@ def _noise(source: Mapping[str, str]) -> float:
 
 
 def _heading(result: BridgeResult, source: Mapping[str, str]) -> RenderableType:
-    name = Path(source["checkpoint"]).name if "checkpoint" in source else "a checkpoint"
-    way = f"{result.settings.target} from {ORIGIN[result.settings.origin]}"
+    name, settings = Path(source["checkpoint"]).name if "checkpoint" in source else "a checkpoint", result.settings
+    way = f"{settings.target} from {ORIGIN[settings.origin]}"
     text = Text.assemble((f"Bridge of {name}", "bold"), f": {way}")
     cost = f"{source['cost']} cost, " if "cost" in source else ""
-    text.append(f"\n{result.size:,} parameters, {cost}prior {source.get('prior', 'unknown')}")
+    text.append(f"\n{counted(result.size, 'parameter')}, {cost}prior {source.get('prior', 'unknown')}")
     text.append(
-        f"\n{result.rung_count - len(result.passes)} rungs of {result.settings.chains} chains and "
-        f"{result.settings.draws} draws, {result.gradient_evaluations:,} gradients, seed {result.settings.seed}"
+        f"\n{counted(result.rung_count - len(result.passes), 'rung')} of {counted(settings.chains, 'chain')} and "
+        f"{counted(settings.draws, 'draw')}, {counted(result.gradient_evaluations, 'gradient')}, seed {settings.seed}"
     )
     return text.append(f", ended by {result.ended}" if result.ended else "")
 
@@ -144,9 +172,9 @@ def _partial(result: BridgeResult) -> BridgeResult | None:
 
 def _answers(result: BridgeResult, unit: str) -> Padding:
     titles = (f"cutoff T ({unit})", "log V (nat)", "log10 V", "bits", "slope d log V / d log T", "draws below")
-    found = table(titles, padding=3)
+    found = table(titles, of="log-volumes", padding=3)
     for volume in result.volumes:
-        found.add_row(
+        found.add(
             f"{volume.cutoff:g}",
             with_ends(volume.log_volume, volume.mass.interval()),
             f"{volume.log_volume / math.log(10.0):,.1f}",
@@ -159,20 +187,17 @@ def _answers(result: BridgeResult, unit: str) -> Padding:
 
 def _curve(result: BridgeResult, unit: str) -> Padding:
     titles = (f"across cutoffs ({unit})", "log V (nat)", "slope")
-    found = table(titles, padding=3, justify="right", no_wrap=True)
+    found = table(titles, of="log-volumes across cutoffs", padding=3, justify="right")
     for volume in result.curve(SHOWN):
         masses, slopes = volume.mass.interval(), volume.rise.interval()
-        found.add_row(f"{volume.cutoff:.3g}", with_ends(volume.log_volume, masses), with_ends(volume.slope, slopes))
+        found.add(f"{volume.cutoff:.3g}", with_ends(volume.log_volume, masses), with_ends(volume.slope, slopes))
     return Padding(found, (0, 0, 1, 0))
 
 
 def _checks(result: BridgeResult) -> RenderableType:
-    found = table([], padding=3)
-    found.show_header = False
-    found.add_column("check", no_wrap=True)
-    found.add_column("value")
-    for name, value in _check_rows(result):
-        found.add_row(name, value)
+    found = Sheet("checks", [Column("check"), Column("value", words=True)], header=False, gap=3)
+    for row in _check_rows(result):
+        found.add(*row)
     return found
 
 
@@ -190,7 +215,7 @@ def _check_rows(result: BridgeResult) -> Iterator[tuple[str, str]]:
         yield "", f"{with_error(value, half_width(error, math.inf))} nat by pymbar over all rungs"
     found = result.diagnostics
     rhat, least = formatted(found.largest_rhat, ".3f", "unknown"), formatted(found.least_effective, ".0f", "unknown")
-    yield "largest R-hat", f"{rhat} over cost and distance of {len(result.rungs) - 1} rungs"
+    yield "largest R-hat", f"{rhat} over cost and distance of {counted(len(result.rungs) - 1, 'rung')}"
     yield "least effective sample", f"{least} of {result.rungs[1].costs.size} draws"
     yield "least overlap of neighbours", f"{min(link.overlap for link in result.links):.3f} of 1"
     if result.drift is not None:
@@ -237,10 +262,10 @@ def _unlike(result: BridgeResult, source: Mapping[str, str], other: OtherBridge)
 
 def _difference(result: BridgeResult, source: Mapping[str, str], other: OtherBridge, unit: str) -> Padding:
     titles = (f"cutoff T ({unit})", f"log V less that of {other.name} (nat)", "in standard errors")
-    rows = table(titles, padding=3)
+    rows = table(titles, of=f"differences to {other.name}", padding=3)
     for cutoff, found in _differences(result, other):
         errors = f"{found.value / found.standard_error:+.1f}" if found.standard_error > 0.0 else NONE
-        rows.add_row(f"{cutoff:.3g}", with_ends(found.value, found.interval()), errors)
+        rows.add(f"{cutoff:.3g}", with_ends(found.value, found.interval()), errors)
     unlike = [f"{name} {a} here and {b} there" for name, (a, b) in _unlike(result, source, other).items()]
     words = f"they are not of the same: {'; '.join(unlike)}" if unlike else "both are of the same"
     return Padding(Group(rows, Text(words, style="yellow" if unlike else "dim")), (1, 0, 1, 0))

@@ -13,15 +13,16 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
-from rich.table import Table
 
 from basinscope.terminal import Text, written
 from basinscope.views.layout import NONE, finite, formatted, plain, section, table
+from basinscope.views.sheet import Column, Sheet
 from comparisons.comparison import Comparison, Examined, Outcome
 from comparisons.findings import Findings
 from comparisons.measures import REGISTRY
 from comparisons.statistics import ALIKE, Agreement, GranulatedRanking, Ranking, SignErrors, incomparable
-from comparisons.tables import Row, remarks, rows, short_names
+from comparisons.tables import remarks, rows, short_names
+from spectra.files import counted
 from spectra.interval import RULE
 
 _DESCRIBED = ("title", "family", "unit", "source", "flatter")
@@ -109,8 +110,6 @@ def _agreement(found: Agreement) -> dict[str, Any]:
     }
 
 
-# Characters of the columns that every part has, and the least of one checkpoint's.
-_FIXED, _LEAST = 48, 19
 _KEY = (
     f"{RULE}; ! marks a number with a caution beneath; flat: the direction that counts as flatter; inv.: unchanged "
     "under rescaling of layers (L) or nodes (N) of a ReLU network, permutation of hidden units (P), the parameters' "
@@ -118,14 +117,9 @@ _KEY = (
 )
 
 
-def comparison_table(comparison: Comparison, files: Mapping[str, str], width: int) -> Group:
-    """A comparison of at least one checkpoint laid out for a page of so many characters."""
-    parts: list[RenderableType] = [_heading(comparison)]
-    found, (names, _) = rows(comparison), short_names(comparison)
-    each = max(1, (width - _FIXED) // _LEAST)
-    for start in range(0, len(names), each):
-        chosen = range(start, min(start + each, len(names)))
-        parts.append(Padding(_part(found, names, chosen), (1, 0, 0, 0)))
+def comparison_table(comparison: Comparison, files: Mapping[str, str]) -> Group:
+    """A comparison of at least one checkpoint laid out for a terminal; ``files`` says what was written, by kind."""
+    parts: list[RenderableType] = [_heading(comparison), Padding(_measures(comparison), (1, 0, 0, 0))]
     parts.append(Padding(Text(_KEY, style="dim"), (0, 0, 1, 0)))
     parts += spoken(comparison)
     parts += [Text(f"note: {note}", style="dim") for note in _notes(comparison)]
@@ -156,38 +150,34 @@ def spoken(comparison: Comparison, *, marked: bool = True) -> list[Text]:
 
 def _heading(comparison: Comparison) -> RenderableType:
     done, (names, shared) = comparison.done, short_names(comparison)
-    many = len(comparison.measures)
-    title = f"{many} flatness measure{'s' * (many != 1)} of {len(done)} checkpoint{'s' * (len(done) != 1)}"
+    title = f"{counted(len(comparison.measures), 'flatness measure')} of {counted(len(done), 'checkpoint')}"
     first, settings = done[0], comparison.settings
     lines = [
-        f"{first.size:,} parameters, {first.samples:,.0f} samples, {first.provenance.cost} cost, "
-        f"{first.provenance.dtype}; {settings.probes} probes of {settings.steps} steps, cutoff {settings.cutoff:g}, "
-        f"seed {settings.seed}"
+        f"{counted(first.size, 'parameter')}, {counted(round(first.samples), 'sample')}, {first.provenance.cost} cost, "
+        f"{first.provenance.dtype}; {counted(settings.probes, 'probe')} of {counted(settings.steps, 'step')}, "
+        f"cutoff {settings.cutoff:g}, seed {settings.seed}"
     ]
+    if settings.chosen:
+        lines.append(f"options: {', '.join(settings.chosen)}")
     if shared:
         lines.append(f"all of {shared}: {', '.join(names)}")
     total = sum(one.work.seconds for one in done)
     spent = sum(one.work.in_gradients for one in done)
-    lines.append(f"{spent:,.0f} gradients in all, {total:.1f} s")
+    lines.append(f"{counted(round(spent), 'gradient')} in all, {total:.1f} s")
     return Group(Text(title, style="bold"), *(Text(line) for line in lines))
 
 
-def _part(found: Sequence[Row], names: Sequence[str], chosen: range) -> Table:
-    part = table([], padding=1)
-    for title, justify in (("measure", "left"), ("flat", "center"), ("inv.", "left"), ("cost", "right")):
-        part.add_column(title, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    for place in chosen:
-        words = [word for row in found for word in row.cells[place].split()]
-        longest = max(map(len, words), default=1)
-        part.add_column(names[place], justify="right", overflow="fold", min_width=longest)
+def _measures(comparison: Comparison) -> Sheet:
+    names, _ = short_names(comparison)
+    found = table(("measure", "flat", "inv.", "cost", *names), of="flatness measures", padding=1, justify="right")
+    found.columns[1:3] = [Column("flat", "center"), Column("inv.")]
     family = ""
-    for row in found:
+    for row in rows(comparison):
         if row.measure.family != family:
             family = row.measure.family
-            part.add_row(Text(family, style="bold dim"))
-        cells = [row.cells[place] for place in chosen]
-        part.add_row(row.measure.title, row.flat, row.invariances, row.gradients, *cells)
-    return part
+            found.add(family, style="bold dim")
+        found.add(row.measure.title, row.flat, row.invariances, row.gradients, *row.cells)
+    return found
 
 
 def _notes(comparison: Comparison) -> list[str]:
@@ -230,13 +220,13 @@ def ranking_parts(found: Findings) -> list[Group]:
 
 def _rankings(rankings: Sequence[Ranking], against: str) -> Group:
     """Rank correlations by measure, the strongest first."""
-    found = table(["measure"], padding=1)  # numbers stay whole on a narrow page; names give way
-    for title in ("tau", "95 %", "rho", "95 %", "p (Holm)", "count"):
-        found.add_column(title, justify="right", no_wrap=True)
+    title = f"Rank correlation with {against}"
+    titles = ("measure", "tau", "95 %", "rho", "95 %", "p (Holm)", "count")
+    found = table(titles, of=title, padding=1, justify="right")
     for row in sorted(rankings, key=lambda one: -abs(one.tau)):
         tau, rho = (f"{row.tau:+.2f}", _ends(row.tau_interval)), (f"{row.rho:+.2f}", _ends(row.rho_interval))
-        found.add_row(_TITLES.get(row.measure, row.measure), *tau, *rho, f"{row.p_holm:.2g}", str(row.checkpoints))
-    return section(f"Rank correlation with {against}", found, key=_RANKED)
+        found.add(_TITLES.get(row.measure, row.measure), *tau, *rho, f"{row.p_holm:.2g}", str(row.checkpoints))
+    return section(title, found, key=_RANKED)
 
 
 def _ends(interval: tuple[float, float]) -> str:
@@ -245,21 +235,19 @@ def _ends(interval: tuple[float, float]) -> str:
 
 def _standings(standings: Sequence[GranulatedRanking], against: str) -> Group:
     """Rank correlations within and across hyperparameters."""
-    names, found = list(standings[0].granulated), table([])
-    found.add_column("measure", no_wrap=True)
-    for title in ("Psi", *names, "information", "variance", "error"):
-        found.add_column(title, justify="right", min_width=6, overflow="fold")
+    title, names = f"By hyperparameter, against {against}", list(standings[0].granulated)
+    found = table(("measure", "Psi", *names, "information", "variance", "error"), of=title, justify="right")
     for row in sorted(standings, key=lambda one: -abs(one.psi) if math.isfinite(one.psi) else 1.0):
         between, estimator = (
             math.nan if row.variance is None else getattr(row.variance, name)
             for name in ("share_between", "share_estimator")
         )
-        found.add_row(
+        found.add(
             _TITLES.get(row.measure, row.measure),
             *(formatted(value, "+.2f") for value in (row.psi, *(row.granulated[name] for name in names))),
             *(formatted(row.information, ".3f"), formatted(between, ".2f"), formatted(estimator, ".1g")),
         )
-    return section(f"By hyperparameter, against {against}", found, key=_STANDING)
+    return section(title, found, key=_STANDING)
 
 
 def _robustness(found: Findings) -> Group:
@@ -267,13 +255,11 @@ def _robustness(found: Findings) -> Group:
     held = [(given, {one.measure: one for one in ranked}) for given, ranked in found.partials]
     errors = {one.measure: one.sign_errors for one in found.granulated}
     signs = any(one is not None for one in errors.values())
-    rest = table(["measure"], padding=1)
-    heads = [title for given, _ in held for title in (f"given {given}", "95 %")]
-    for title in [*heads, *(("sign error", "worst") if signs else ())]:
-        least = len("+0.00 to +0.00") if title == "95 %" else min(len(title), 12)
-        rest.add_column(title, justify="right", min_width=least, overflow="fold")
+    title, heads = f"What is left of the order by {found.against}", ["measure"]
+    heads += [title for given, _ in held for title in (f"given {given}", "95 %")]
+    rest = table([*heads, *(("sign error", "worst") if signs else ())], of=title, padding=1, justify="right")
     if signs:
-        rest.add_column("in", overflow="fold")
+        rest.columns.append(Column("in", words=True))
     for ranking in sorted(found.rankings, key=lambda one: -abs(one.tau)):
         cells = []
         for _, ranked in held:
@@ -282,9 +268,9 @@ def _robustness(found: Findings) -> Group:
             cells += [NONE, NONE] if row is None else [f"{row.tau:+.2f}{mark}", _ends(row.tau_interval)]
         if signs:
             cells += _wrong(errors.get(ranking.measure))
-        rest.add_row(_TITLES.get(ranking.measure, ranking.measure), *cells)
+        rest.add(_TITLES.get(ranking.measure, ranking.measure), *cells)
     key = "; ".join(text for text, here in ((_GIVEN, held), (_SIGNS, signs)) if here) + _discarded(found)
-    return section(f"What is left of the order by {found.against}", rest, key=key)
+    return section(title, rest, key=key)
 
 
 def _wrong(one: SignErrors | None) -> list[str]:

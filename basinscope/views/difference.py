@@ -13,12 +13,13 @@ from rich.console import Group
 from scipy.special import logsumexp
 
 from basinscope.terminal import Text
-from basinscope.views.layout import finite, json_estimate, table
+from basinscope.views.layout import estimate_columns, finite, json_estimate, table
 from basinscope.views.spectrum import Summary, summarise
 from spectra.errors import UserError
 from spectra.estimate import Estimate, difference, independent
 from spectra.interval import RULE, with_ends
 from spectra.store import StoredSpectrum
+from spectra.words import curvature_unit
 from volume.method_result import MethodResult
 from volume.result import BOOTSTRAPS, VolumeEstimate
 from volume.study import VolumeStudy
@@ -32,11 +33,13 @@ class Difference:
         common: whether the errors are those of common probes (common random numbers); not where a side is exact.
         reason: a sentence on why they are or are not.
         rows: name of the quantity -> first, second and their difference; None where undefined.
+        units: name of the quantity -> its unit, ``1`` for a count.
     """
 
     common: bool
     reason: str
     rows: dict[str, tuple[Estimate | None, Estimate | None, Estimate | None]]
+    units: dict[str, str]
 
 
 def compare(
@@ -69,7 +72,14 @@ def compare(
         other = _quantities(right)[name]
         subtract = independent if obstacle else difference
         rows[name] = (one, other, None if one is None or other is None else subtract(one, other))
-    return Difference(not obstacle, reason, rows)
+    return Difference(not obstacle, reason, rows, {name: _unit(name, first) for name in rows})
+
+
+def _unit(quantity: str, stored: StoredSpectrum) -> str:
+    if quantity.startswith("effective dimension"):
+        return "1"
+    curvature = curvature_unit(stored.spectrum.settings.operator, stored.provenance.cost_unit)
+    return "nat" if quantity.startswith("log det") else curvature
 
 
 def _quantities(summary: Summary) -> dict[str, Estimate | None]:
@@ -104,16 +114,29 @@ def _obstacle(first: StoredSpectrum, second: StoredSpectrum) -> str:
 
 def difference_table(result: Difference, first: Path, second: Path) -> Group:
     """A difference of the spectra of two files laid out for a terminal."""
-    found = table(("", first.name, second.name, "difference"), padding=3)
+    found = table(
+        ("quantity", first.name, second.name, "difference"), of=f"{first.name} minus {second.name}", padding=3
+    )
     cautions: dict[str, list[str]] = {}
     for name, row in result.rows.items():
         cells = ("undefined" if one is None else with_ends(one.value, one.interval()) for one in row)
-        found.add_row(Text(name), *cells)
+        unit = result.units[name]
+        found.add(name if unit == "1" else f"{name} ({unit})", *cells)
         for caution in row[2].cautions if row[2] is not None else ():
             cautions.setdefault(caution, []).append(name)
     lines = [Text(f"{RULE}; {result.reason}", style="dim")]
     lines += [Text(f"caution: {', '.join(names)}: {text}", style="yellow") for text, names in cautions.items()]
     return Group(Text(f"{first} minus {second}", style="bold"), found, *lines)
+
+
+def difference_rows(result: Difference) -> list[dict[str, Any]]:
+    """A row for each quantity, at full precision: both values and the difference with its errors."""
+    found = []
+    for name, row in result.rows.items():
+        first, second = (None if one is None else one.value for one in row[:2])
+        known = estimate_columns(row[2], result.units[name], "difference")
+        found.append({"quantity": name, "first": first, "second": second, **known})
+    return found
 
 
 def difference_json(result: Difference, first: Path, second: Path) -> dict[str, Any]:
@@ -125,6 +148,7 @@ def difference_json(result: Difference, first: Path, second: Path) -> dict[str, 
         "reason": result.reason,
         "differences": {
             name: {side: None if e is None else json_estimate(e) for side, e in zip(sides, row, strict=True)}
+            | {"unit": result.units[name]}
             for name, row in result.rows.items()
         },
     }
@@ -244,17 +268,26 @@ def _paired_error(left: VolumeEstimate, right: VolumeEstimate) -> float:
 
 def volume_difference_table(found: tuple[VolumeDifference, ...], first: str, second: str) -> Group:
     """Differences of the studies of two names laid out for a terminal."""
-    rows = table(["method"], padding=3)
-    for title in (first, second, "difference (nat)"):
-        rows.add_column(title, justify="right")
+    titles = ("method", *(f"{name} (nat)" for name in (first, second, "difference")))
+    rows = table(titles, of=f"log-volume of {first} minus that of {second}", padding=3, justify="right")
     for row in found:
         value, half = row.estimate.value, row.half_width
         text = with_ends(value, row.estimate.interval()) if half > 0.0 else f"{value:.2f}"
         mark = " !" if row.estimate.cautions else ""
-        rows.add_row(row.method, f"{row.first:.2f}", f"{row.second:.2f}", text + mark)
+        rows.add(row.method, f"{row.first:.2f}", f"{row.second:.2f}", text + mark)
     lines = [Text(f"{row.method}: {row.statement} ({row.reason})") for row in found]
     heading = Text(f"log-volume of {first} minus that of {second}", style="bold")
     return Group(heading, rows, Text(RULE, style="dim"), *lines)
+
+
+def volume_difference_rows(found: tuple[VolumeDifference, ...], first: str, second: str) -> list[dict[str, Any]]:
+    """A row for each method, at full precision: both log-volumes and the difference with its errors."""
+    sides = {"first": first, "second": second}
+    return [
+        {"method": one.method, **sides, "first_log_volume": one.first, "second_log_volume": one.second}
+        | estimate_columns(one.estimate, "nat", "difference")
+        for one in found
+    ]
 
 
 def volume_difference_json(found: tuple[VolumeDifference, ...], first: str, second: str) -> dict[str, Any]:

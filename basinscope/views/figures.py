@@ -17,7 +17,7 @@ from volume.store import is_volume_file, read_study
 
 def evidence_figures(files: Sequence[Path], comparison: Comparison) -> tuple[tuple[str, Figure], ...]:
     """A caption and a figure for each file; the caption says where it is of none of the comparison's checkpoints."""
-    known = {one.provenance.checkpoint_sha256 for one in comparison.done}
+    known = [one.provenance for one in comparison.done]
     found = []
     for file in files:
         if is_audit_file(file):
@@ -29,6 +29,10 @@ def evidence_figures(files: Sequence[Path], comparison: Comparison) -> tuple[tup
         else:
             stored = read_spectrum(file)
             figure, words, origin = spectrum_figure(stored), "Spectral density", stored.provenance
-        other = "" if origin.checkpoint_sha256 in known else "; not one of the checkpoints compared here"
+        other = (
+            ""
+            if any(origin.same_weights(one.checkpoint_sha256, one.checkpoint_weights) for one in known)
+            else "; not one of the checkpoints compared here"
+        )
         found.append((f"{words}, {Path(origin.checkpoint).name} ({file.name}){other}.", figure))
     return tuple(found)

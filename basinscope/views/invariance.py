@@ -29,14 +29,11 @@ def invariance_table(checkpoint: Path, check: InvarianceTable) -> Group:
         what = change.failure or f"the outputs changed by {change.difference:.1g} of the largest"
         parts.append(Text(f"{change.name}: {what}", style="yellow" if change.failure else ""))
     made = [change for change in check.changes if not change.failure]
-    rows = table([])
-    rows.add_column("measure", no_wrap=True)
-    rows.add_column("before", justify="right", no_wrap=True)
-    for change in made:
-        rows.add_column(change.name.replace("-", "\n"), justify="right")
+    titles = ("measure", "before", *(change.name for change in made))
+    rows = table(titles, of=f"invariance at {checkpoint.name}", justify="right")
     for measure in check.measures:
         cells = [_cell(check, measure, change) for change in made]
-        rows.add_row(measure.title, cell(check.before[measure.name]), *cells)
+        rows.add(measure.title, cell(check.before[measure.name]), *cells)
     parts += [Padding(rows, (1, 0, 0, 0)), Text(_KEY, style="dim")]
     found = check.contradictions
     parts += [Text(f"! {text}", style="yellow") for text in found]

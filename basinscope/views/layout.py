@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from rich.console import Group, RenderableType
 from rich.padding import Padding
-from rich.table import Table
 
 from basinscope.terminal import Text
+from basinscope.views.sheet import Column, Justify, Sheet
 from spectra.estimate import Estimate
 from spectra.interval import with_ends
 
 NONE = "–"
-Justify = Literal["left", "center", "right"]
 
 
 def plain(value: Any) -> Any:
@@ -50,12 +49,30 @@ def json_estimate(estimate: Estimate) -> dict[str, Any]:
     return {**plain(found), "cautions": list(estimate.cautions)}
 
 
-def table(titles: Iterable[str], *, padding: int = 2, justify: Justify = "left", no_wrap: bool = False) -> Table:
-    """An empty table with these columns."""
-    found = Table(box=None, padding=(0, padding, 0, 0), header_style="bold")
-    for title in titles:
-        found.add_column(title, justify=justify, no_wrap=no_wrap)
-    return found
+def estimate_columns(estimate: Estimate | float | None, unit: str, name: str = "value") -> dict[str, Any]:
+    """An estimate as columns of a table of numbers; a plain number has no errors, and what is undefined nothing."""
+    known = estimate if isinstance(estimate, Estimate) else None
+    low, high = (None, None) if known is None else known.interval()
+    errors = {error: getattr(known, error, None) for error in ("standard_error", "truncation_error")}
+    value = estimate if known is None else known.value
+    cautions = "" if known is None else "; ".join(known.cautions)
+    return {name: value, **errors, "low95": low, "high95": high, "unit": unit, "cautions": cautions}
+
+
+def table(titles: Iterable[str], *, of: str = "", padding: int = 2, justify: Justify = "left") -> Sheet:
+    """An empty table with these columns, of which the first names the rows and stands to the left.
+
+    Args:
+        titles: headers of the columns.
+        of: what the table is of, said where it stands alone.
+        padding: characters between columns.
+        justify: how all but the first stand.
+
+    Returns:
+        The table.
+    """
+    columns = [Column(title, justify if place else "left") for place, title in enumerate(titles)]
+    return Sheet(of, columns, gap=padding)
 
 
 def section(title: str, *parts: RenderableType, key: str) -> Group:

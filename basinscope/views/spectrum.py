@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 from rich.console import Group, RenderableType
 from rich.padding import Padding
-from rich.table import Table
 
 from basinscope.terminal import Text, written
-from basinscope.views.layout import cell, finite, json_estimate, plain, table
+from basinscope.views.eigenpairs import eigenpairs, eigenpairs_json, eigenpairs_table
+from basinscope.views.layout import cell, estimate_columns, finite, json_estimate, plain, table
+from basinscope.views.sheet import Column, Sheet
 from spectra.density import SpectralDensity, negative_rule
 from spectra.errors import UserError
 from spectra.estimate import Estimate
+from spectra.files import counted
 from spectra.interval import RULE, short
 from spectra.store import StoredSpectrum
 from spectra.words import curvature_unit, operator_title
@@ -150,7 +152,8 @@ def summarise(stored: StoredSpectrum, *, shifts: Sequence[float] = (), rule: str
         The summary.
     """
     density = stored.spectrum.density
-    asked = tuple(shifts) or default_shifts(density, rule)
+    # Of the deflated part alone a log-determinant says nothing.
+    asked = tuple(shifts) or (() if density.unsampled else default_shifts(density, rule))
     return Summary(
         stored=stored,
         rule=rule,
@@ -217,6 +220,9 @@ def _negative(stored: StoredSpectrum) -> Negative:
 def _meaning(density: SpectralDensity, resolved: Estimate, floor: float, converged: bool) -> str:
     """What the negative part says; ``converged`` if some eigenvalue is known to be below zero."""
     lowest, highest = density.support
+    if density.unsampled:
+        seen = f"down to {lowest:.3g}" if lowest < 0.0 else "none"
+        return f"{seen} in the deflated part; no probes yet"
     if lowest >= 0.0:
         return "no eigenvalue below zero was seen"
     if density.operator != "hessian":
@@ -258,6 +264,8 @@ def summary_json(summary: Summary, files: Mapping[str, str]) -> dict[str, Any]:
         "products": spectrum.products,
         "cost": finite(spectrum.cost),
         "gradient_norm": finite(spectrum.gradient_norm),
+        "cost_unit": summary.stored.provenance.cost_unit,
+        "curvature_unit": _unit(summary),
         "trace": json_estimate(summary.trace),
         "frobenius_norm": json_estimate(summary.frobenius_norm),
         "negative_rule": summary.rule,
@@ -266,6 +274,7 @@ def summary_json(summary: Summary, files: Mapping[str, str]) -> dict[str, Any]:
             _at_shift(at.shift, at.effective_dimension, at.effective_undefined) for at in summary.shifts
         ],
         "eigenvalues": [{"value": finite(value), "residual": finite(error)} for value, error in pairs],
+        "top": eigenpairs_json(spectrum),
         "support": plain(spectrum.density.support),
         "resolution": finite(summary.resolution),
         "negative": {
@@ -304,12 +313,46 @@ def _layer(layer: SpectralDensity, trace: Estimate) -> dict[str, Any]:
     }
 
 
+def summary_rows(summary: Summary) -> list[dict[str, Any]]:
+    """A row for each number, at full precision: of the whole matrix, at each shift, and of each layer's block.
+
+    The truncation error of an eigenvalue is its residual: so far, at the most, is it from one of the matrix.
+    """
+    spectrum, provenance = summary.stored.spectrum, summary.stored.provenance
+    unit, curvature = provenance.cost_unit, _unit(summary)
+    found: list[tuple[str, str, float | None, Estimate | float | None, str]] = [
+        ("", "cost", None, spectrum.cost, unit),
+        ("", "gradient norm", None, spectrum.gradient_norm, f"{unit} / parameter"),
+        ("", "trace", None, summary.trace, curvature),
+        ("", "Frobenius norm", None, summary.frobenius_norm, curvature),
+    ]
+    for number, (value, error) in enumerate(zip(spectrum.eigenvalues, spectrum.residuals, strict=True), 1):
+        pair = Estimate(float(value), truncation_error=float(error))
+        found.append(("", f"eigenvalue {number}", None, pair, curvature))
+    found += [("", f"{name} {place}", None, pair, curvature) for name, place, pair in eigenpairs(spectrum)]
+    found.append(("", "eigenvalues below zero", None, summary.negative.count, "1"))
+    for at in summary.shifts:
+        found.append(("", "log det(H + cI)", at.shift, at.logdet, "nat"))
+        found.append(("", "log det(I + H/c)", at.shift, at.relative_logdet, "nat"))
+        found.append(("", "effective dimension", at.shift, at.effective_dimension, "1"))
+    for name, layer in spectrum.layers.items():
+        found.append((name or "(root)", "trace", None, summary.traces[name], curvature))
+        found.append((name or "(root)", "Frobenius norm", None, layer.frobenius_norm(), curvature))
+    return [
+        {"layer": layer, "quantity": name, "shift": shift, **estimate_columns(value, unit)}
+        for layer, name, shift, value, unit in found
+    ]
+
+
 SHOWN_EIGENVALUES = 6
 
 
 def summary_table(summary: Summary, files: Mapping[str, str], said: Collection[str] = ()) -> Group:
     """A summary laid out for a terminal, without notes that were said already."""
-    parts: list[RenderableType] = [_heading(summary), _figures(summary), _sums(summary)]
+    parts: list[RenderableType] = [_heading(summary), _figures(summary)]
+    parts += eigenpairs_table(summary.stored.spectrum, _unit(summary))
+    if summary.shifts or not summary.stored.spectrum.density.unsampled:
+        parts += [Text(f"below zero: {summary.negative.meaning}"), _sums(summary)]
     if summary.traces:
         parts.append(_layers(summary))
     parts += [Text(reason, style="yellow") for reason in summary.undefined]
@@ -324,8 +367,8 @@ def _heading(summary: Summary) -> RenderableType:
     spectrum, provenance = summary.stored.spectrum, summary.stored.provenance
     operator = operator_title(spectrum.settings.operator, first=True)
     title = Text(f"{operator} spectrum of {Path(provenance.checkpoint).name}", style="bold")
-    data = f"{spectrum.samples:,.0f} samples, {provenance.cost} cost, {provenance.dtype}"
-    return Group(title, Text(f"{spectrum.density.size:,} parameters, {data}"), Text(_how(summary)))
+    data = f"{counted(round(spectrum.samples), 'sample')}, {provenance.cost} cost, {provenance.dtype}"
+    return Group(title, Text(f"{counted(spectrum.density.size, 'parameter')}, {data}"), Text(_how(summary)))
 
 
 def _how(summary: Summary) -> str:
@@ -333,22 +376,23 @@ def _how(summary: Summary) -> str:
     if spectrum.density.exact:
         coarse = spectrum.density.coarseness
         right = f"all eigenvalues, right to {100.0 * coarse:.2g} %" if coarse else "exact"
-        return f"{right}, by the {spectrum.route} route, {spectrum.products:,} products"
+        return f"{right}, by the {spectrum.route} route, {counted(spectrum.products, 'product')}"
     done, asked = spectrum.density.runs.probes, spectrum.settings.probes
-    probes = f"{done} probes" if done >= asked else f"{done} of {asked} probes so far"
+    probes = counted(done, "probe") if done >= asked else f"{done} of {counted(asked, 'probe')} so far"
     captured = spectrum.density.deflation.captured
-    deflated = f"{captured} dimensions without sampling, then " if captured else ""
+    deflated = f"{counted(captured, 'dimension')} without sampling, then " if captured else ""
     return (
-        f"{spectrum.route}: {deflated}{probes} of {spectrum.density.runs.steps} steps, "
-        f"{spectrum.products:,} products by {spectrum.strategy}, seed {spectrum.settings.seed}"
+        f"{spectrum.route}: {deflated}{probes} of {counted(spectrum.density.runs.steps, 'step')}"
+        f"{' (rough)' if spectrum.settings.rough else ''}, "
+        f"{counted(spectrum.products, 'product')} by {spectrum.strategy}, seed {spectrum.settings.seed}"
     )
 
 
-def _figures(summary: Summary) -> Table:
-    found = table(["", "", ""])
-    found.show_header = False
-    for name, value, unit in _figure_rows(summary):
-        found.add_row(Text(name), Text(value), Text(unit, style="dim"))
+def _figures(summary: Summary) -> Sheet:
+    columns = [Column("quantity"), Column("value", words=True), Column("unit")]
+    found = Sheet("numbers that are read first", columns, header=False)
+    for row in _figure_rows(summary):
+        found.add(*row)
     return found
 
 
@@ -367,10 +411,9 @@ def _figure_rows(summary: Summary) -> Iterator[tuple[str, str, str]]:
             yield "their residuals", f"at most {max(spectrum.residuals[: len(shown)]):.1g}", curvature
     lowest, highest = spectrum.density.support
     yield "support of the nodes", f"from {lowest:.4g} to {highest:.4g}", curvature
-    if summary.resolution > 0.0:
+    if summary.resolution > 0.0 and not spectrum.density.unsampled:
         known = math.isfinite(summary.resolution)
         yield "resolution near zero", f"{summary.resolution:.2g}" if known else "none: one step", curvature
-    yield "below zero", summary.negative.meaning, ""
 
 
 def _unit(summary: Summary) -> str:
@@ -380,9 +423,9 @@ def _unit(summary: Summary) -> str:
 def _sums(summary: Summary) -> Padding:
     curvature = _unit(summary)
     sums = ("log det(H + cI) (nat)", "log det(I + H/c) (nat)", "effective dimension")
-    found = table((f"shift c ({curvature})", *sums), padding=3)
+    found = table((f"shift c ({curvature})", *sums), of="sums at each shift", padding=3)
     for at in summary.shifts:
-        found.add_row(f"{at.shift:.4g}", cell(at.logdet), cell(at.relative_logdet), cell(at.effective_dimension))
+        found.add(f"{at.shift:.4g}", cell(at.logdet), cell(at.relative_logdet), cell(at.effective_dimension))
     exact = summary.stored.spectrum.density.exact
     about = "" if exact else RULE
     rule = "" if summary.rule == "raise" else f"; negative eigenvalues by the rule '{summary.rule}'"
@@ -392,10 +435,11 @@ def _sums(summary: Summary) -> Padding:
 
 def _layers(summary: Summary) -> Padding:
     curvature = _unit(summary)
-    titles = ("layer", "parameters", f"trace ({curvature})", "largest node", "smallest node")
-    found = table(titles, padding=3)
+    nodes = (f"largest node ({curvature})", f"smallest node ({curvature})")
+    titles = ("layer", "parameters", f"trace ({curvature})", *nodes)
+    found = table(titles, of="layers", padding=3)
     for name, layer in summary.stored.spectrum.layers.items():
         lowest, highest = layer.support
         trace = cell(summary.traces[name])
-        found.add_row(Text(name or "(root)"), f"{layer.size:,}", trace, f"{highest:.4g}", f"{lowest:.4g}")
+        found.add(name or "(root)", f"{layer.size:,}", trace, f"{highest:.4g}", f"{lowest:.4g}")
     return Padding(found, (0, 0, 1, 0))

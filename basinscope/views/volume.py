@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
-from rich.table import Table
 
 from basinscope.terminal import Text, written
 from basinscope.views.layout import NONE, finite, formatted, plain, table
+from basinscope.views.sheet import Column, Sheet
+from spectra.files import counted
 from spectra.interval import RULE, half_width, with_error
 from volume.method_result import MethodResult
 from volume.preconditioners import EXPONENT
@@ -42,6 +43,12 @@ def study_json(study: VolumeStudy, files: Mapping[str, str]) -> dict[str, Any]:
         "provenance": asdict(study.provenance),
         "files": dict(files),
     }
+
+
+def study_rows(study: VolumeStudy) -> list[dict[str, Any]]:
+    """The rows of ``to_dataframe`` with the units of the log-volumes, ``unit``, and of the cutoffs."""
+    units = {"unit": "nat", "cutoff_unit": study.provenance.cost_unit}
+    return [{**row, **units} for row in study.records()]
 
 
 def _result(result: MethodResult) -> dict[str, Any]:
@@ -107,13 +114,14 @@ def _sweep_table(sweep: CutoffSweep, unit: str) -> Group:
     parts: list[RenderableType] = []
     titles = (f"cutoff ({unit})", "log V (nat)", "slope", "N_eff / 2", "largest share")
     for method, results in sweep.results.items():
-        found = table(titles, justify="right", no_wrap=True)
+        title = f"{method}, {results[0].kind} across cutoffs"
+        found = table(titles, of=title, justify="right")
         halves, slopes = sweep.half_effective_dimensions(method), sweep.slopes(method)
         for cutoff, result, slope, half in zip(sweep.cutoffs, results, slopes, halves, strict=True):
             share = NONE if result.sampled is None else f"{result.sampled.largest_share:.0%}"
             numbers = (formatted(float(one), ".4g") for one in (slope, half))
-            found.add_row(f"{cutoff:.3g}", log_volume_cell(result), *numbers, share)
-        parts += [Text(f"{method}, {results[0].kind} across cutoffs", style="bold"), found]
+            found.add(f"{cutoff:.3g}", log_volume_cell(result), *numbers, share)
+        parts += [Text(title, style="bold"), found]
     words = (
         "slope is d log V / d log T: n/2 for a quadratic under Lebesgue measure; N_eff / 2 is the curvature's share of "
         "it under a Gaussian prior, and the pull towards the prior's centre makes the rest"
@@ -122,24 +130,22 @@ def _sweep_table(sweep: CutoffSweep, unit: str) -> Group:
 
 
 _COLUMNS = (
-    ("method", "left"),
-    ("of", "left"),
-    ("log V (nat)", "right"),
-    ("log10 V", "right"),
-    ("at least\n(95 %)", "right"),
-    ("largest\nshare", "right"),
-    ("effective\nsamples", "right"),
-    ("evals per\ndirection", "right"),
-    ("derived\nk", "right"),
-    ("effective\ndimension", "right"),
+    Column("method"),
+    Column("of"),
+    Column("log V (nat)", "right"),
+    Column("log10 V", "right"),
+    Column("at least (95 %)", "right"),
+    Column("largest share", "right"),
+    Column("effective samples", "right"),
+    Column("evals per direction", "right"),
+    Column("derived k", "right"),
+    Column("effective dimension", "right"),
 )
-# Narrower pages get two tables: what the volume is, and what it rests on.
-_WIDE, _SPLIT = 108, 5
 
 
-def study_table(study: VolumeStudy, files: Mapping[str, str], width: int = _WIDE) -> Group:
-    """A study laid out for a page of so many characters; ``files`` says what was written where, by kind."""
-    parts: list[RenderableType] = [_heading(study), *_tables(study, width), _caption(study)]
+def study_table(study: VolumeStudy, files: Mapping[str, str]) -> Group:
+    """A study laid out for a terminal; ``files`` says what was written where, by kind."""
+    parts: list[RenderableType] = [_heading(study), Padding(_rows(study), (1, 0, 0, 0)), _caption(study)]
     for method, result in study.results.items():
         style = "" if result.trusted else "yellow"
         parts.append(Text.assemble((method, "bold"), (f": {result.verdict}", style)))
@@ -158,9 +164,9 @@ def study_table(study: VolumeStudy, files: Mapping[str, str], width: int = _WIDE
 def _heading(study: VolumeStudy) -> RenderableType:
     provenance, settings = study.provenance, study.settings
     title = Text(f"Basin volume of {Path(provenance.checkpoint).name}", style="bold")
-    data = f"{study.samples:,.0f} samples of {provenance.task}, {provenance.cost} cost, {provenance.dtype}"
+    data = f"{counted(round(study.samples), 'sample')} of {provenance.task}, {provenance.cost} cost, {provenance.dtype}"
     cutoff = f"cutoff {settings.cutoff:g} {provenance.cost_unit}, prior {_prior(study)}, seed {settings.seed}"
-    return Group(title, Text(f"{study.size:,} parameters, {data}"), Text(cutoff))
+    return Group(title, Text(f"{counted(study.size, 'parameter')}, {data}"), Text(cutoff))
 
 
 def _prior(study: VolumeStudy) -> str:
@@ -169,20 +175,10 @@ def _prior(study: VolumeStudy) -> str:
     return known[0] if known else study.settings.prior
 
 
-def _tables(study: VolumeStudy, width: int) -> list[RenderableType]:
-    every = range(len(_COLUMNS))
-    parts = [every] if width >= _WIDE else [every[:_SPLIT], [0, *every[_SPLIT:]]]
-    return [Padding(_rows(study, part), (1, 0, 0, 0)) for part in parts]
-
-
-def _rows(study: VolumeStudy, columns: Sequence[int]) -> Table:
-    found = table([], padding=1)
-    for column in columns:
-        title, justify = _COLUMNS[column]
-        found.add_column(title, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+def _rows(study: VolumeStudy) -> Sheet:
+    found = Sheet("log-volumes", list(_COLUMNS), gap=1)
     for result in study.results.values():
-        cells = _cells(result)
-        found.add_row(*(cells[column] for column in columns))
+        found.add(*_cells(result))
     return found
 
 
@@ -233,7 +229,8 @@ def _bits(study: VolumeStudy) -> list[str]:
             data = with_error(figures["data_bits"], half) if result.trusted else f"{figures['data_bits']:.4g} !"
             lines.append(
                 f"{result.method}, description length: {bits:,.0f} bits for the prior restricted to the basin + {data} "
-                f"for {figures['coded_samples']:,.0f} targets, from {figures['data_draws']:.0f} draws "
+                f"for {counted(round(figures['coded_samples']), 'target')}, "
+                f"from {counted(round(figures['data_draws']), 'draw')} "
                 f"({figures['anchor_data_bits']:.4g} at the checkpoint)"
             )
     return lines
@@ -245,5 +242,4 @@ def _sampler(result: MethodResult, exponent: float) -> str:
     if eps and exponent != EXPONENT:
         eps += f", exponent {exponent:g}"
     count = len(result.sampled.log_terms)
-    many = "1 direction" if count == 1 else f"{count:,} directions"
-    return f"{result.method}: {many}, preconditioner {result.preconditioner}{eps}"
+    return f"{result.method}: {counted(count, 'direction')}, preconditioner {result.preconditioner}{eps}"

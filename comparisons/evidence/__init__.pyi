@@ -2,9 +2,12 @@ from .classification import accuracy as accuracy
 from .classification import accuracy_function as accuracy_function
 from .classification import error_rate as error_rate
 from .compute_cost import GRADIENTS_PER_EVALUATION as GRADIENTS_PER_EVALUATION
+from .compute_cost import GRADIENTS_PER_PRODUCT as GRADIENTS_PER_PRODUCT
 from .compute_cost import ComputeCost as ComputeCost
 from .compute_cost import Tally as Tally
 from .evidence import Evidence as Evidence
+from .extent import Extent as Extent
+from .extent import extent_of as extent_of
 from .gradients import gradient as gradient
 from .gradients import margins as margins
 from .gradients import sample_gradients as sample_gradients

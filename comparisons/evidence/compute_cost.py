@@ -23,6 +23,11 @@ class Tally:
     gradients: float = 0.0
     products: float = 0.0
 
+    @property
+    def in_gradients(self) -> float:
+        """All passes so far in units of a gradient."""
+        return ComputeCost(self.evaluations, self.gradients, self.products).in_gradients
+
 
 @dataclass(frozen=True)
 class ComputeCost:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from comparisons.evidence.compute_cost import ComputeCost, Tally
+from comparisons.evidence.needs import NEEDS
 from comparisons.evidence.settings import EvidenceSettings
 from spectra.errors import UserError
 from spectra.spectrum import SpectrumSettings
@@ -38,6 +39,7 @@ class Evidence:
         strategies: how products of each curvature are computed, by its name: what the first of them chose by time, and
             all others, and whoever goes on, take again.
         memory: bytes that graphs and bases may take.
+        follow: called with the gradients that an item has taken so far, where that is known on the way; or None.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Evidence:
         self.strategies, self.memory = dict(strategies or {}), memory
         self.stored_spectra: dict[str, Spectrum] = {}
         self.stored_study: VolumeStudy | None = None
+        self.follow: Callable[[float], None] | None = None
         self._items: dict[str, Any] = {}
         self._work: dict[str, ComputeCost] = {}
         self._parts: dict[str, set[str]] = {}
@@ -155,8 +158,8 @@ class Evidence:
         """Why evidence that a measure needs is not to be had.
 
         Args:
-            need: ``held-out``, ``initial``, ``adam``, ``likelihood``, or a kind of item that can always be
-                computed, such as ``hessian``.
+            need: ``held-out``, ``initial``, ``adam``, one of ``NEEDS``, or a kind of item that can always be computed,
+                such as ``hessian``.
 
         Returns:
             A sentence; empty if it is there.
@@ -167,9 +170,12 @@ class Evidence:
             return "the parameters at initialisation are not known: there is no step-0 checkpoint of the same run"
         if need == "adam" and (self.checkpoint is None or not self.checkpoint.optimizer):
             return "the checkpoint has no optimizer state"
-        if need == "likelihood" and self.landscape.likelihood is None:
-            return "the cost is no likelihood (cross_entropy, mean_squared_error or kl_from_anchor)"
-        return ""
+        return NEEDS[need](self.landscape) if need in NEEDS else ""
+
+    def tell(self, tally: Tally) -> None:
+        """Says how far the item that is being built has come, to who follows it."""
+        if self.follow is not None:
+            self.follow(tally.in_gradients)
 
 
 class _Opened:

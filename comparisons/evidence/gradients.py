@@ -68,13 +68,14 @@ def gradient(evidence: Evidence) -> Tensor:
     return evidence.item("gradient", build)
 
 
-def sample_gradients(evidence: Evidence) -> SampleGradients:
+def sample_gradients(evidence: Evidence, samples: int | None = None) -> SampleGradients:
     """The scatter of the samples' gradients, a row of a batch at a time; at most as many rows as the settings say.
 
     A row of several samples (a sequence of tokens) counts as one of that weight.
 
     Args:
         evidence: evidence of a checkpoint.
+        samples: most rows looked at; None for what the settings say.
 
     Returns:
         The scatter.
@@ -83,6 +84,7 @@ def sample_gradients(evidence: Evidence) -> SampleGradients:
         UserError: if the landscape is in train mode, where rows of a batch may depend on each other, or all rows
             looked at have no weight.
     """
+    most = samples or evidence.settings.samples
 
     def build(tally: Tally) -> SampleGradients:
         landscape = evidence.landscape
@@ -91,7 +93,7 @@ def sample_gradients(evidence: Evidence) -> SampleGradients:
         # The penalty's part is no sample's.
         mean = (gradient(evidence) - landscape.l2 * landscape.theta).double()
         total = sum(batch.rows for batch in landscape.iterate())
-        stride = max(1, math.ceil(total / evidence.settings.samples))
+        stride = max(1, math.ceil(total / most))
         parts = landscape.leaves(landscape.theta)
 
         # The model is entered once: doing so for each row would cost more than the row's gradient.
@@ -111,7 +113,7 @@ def sample_gradients(evidence: Evidence) -> SampleGradients:
         square = float(mean.square().sum())
         return SampleGradients(square, deviations, weights, stride == 1)
 
-    return evidence.item("sample-gradients", build)
+    return evidence.item(f"sample-gradients {most}", build)
 
 
 def _rows(landscape: Landscape, stride: int) -> Iterator[Batch]:

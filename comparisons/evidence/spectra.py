@@ -16,7 +16,7 @@ from spectra.spectrum import Spectrum, SpectrumSettings
 if TYPE_CHECKING:
     from spectra.density import SpectralDensity
     from spectra.operators import SymmetricOperator
-    from volume.quadratic import QuadraticMass
+    from volume.quadratic import AnchorMeasure, QuadraticMass
 
 Array = NDArray[np.float64]
 LEAST_STEPS = 8
@@ -63,6 +63,7 @@ def _spectrum(evidence: Evidence, operator: str) -> Spectrum:
         def count(done: int, total: int, what: str) -> None:
             del total, what
             tally.products = done
+            evidence.tell(tally)
 
         tally.gradients += 1
         found = compute_spectrum(evidence.landscape, settings, progress=count)
@@ -80,11 +81,12 @@ def gauss_newton_operator(evidence: Evidence) -> SymmetricOperator:
     return evidence.item("gauss-newton-operator", lambda _: make_operator(evidence.landscape, settings))
 
 
-def layer_traces(evidence: Evidence) -> dict[str, Estimate]:
+def layer_traces(evidence: Evidence, probes: int | None = None) -> dict[str, Estimate]:
     """``tr H_ll`` of each layer l, all from the same products: ``E z_l . (H z)_l`` for Rademacher z.
 
     Args:
         evidence: evidence of a checkpoint.
+        probes: number of probes; None for what the settings leave.
 
     Returns:
         An estimate by layer name, in the model's order.
@@ -99,11 +101,12 @@ def layer_traces(evidence: Evidence) -> dict[str, Estimate]:
         landscape, settings = evidence.landscape, spectrum_settings(evidence, "hessian")
         operator, layout = make_operator(landscape, settings), landscape.parameters
         places = {layer: layout.positions(names) for layer, names in layout.layers().items()}
-        count = settings.probes * BLOCK if evidence.settings.budget is None else max(2, evidence.settings.budget // 2)
+        usual = settings.probes * BLOCK if evidence.settings.budget is None else max(2, evidence.settings.budget // 2)
+        count = probes or usual
         samples: dict[str, list[Array]] = {layer: [] for layer in places}
         for first in range(0, count, BLOCK):
             many = min(BLOCK, count - first)
-            probes = draw_probes(
+            rows = draw_probes(
                 operator.size,
                 many,
                 seed=settings.seed,
@@ -112,7 +115,7 @@ def layer_traces(evidence: Evidence) -> dict[str, Estimate]:
                 dtype=operator.dtype,
                 device=operator.device,
             )
-            forms = (probes * operator.matmat(probes)).double().cpu()
+            forms = (rows * operator.matmat(rows)).double().cpu()
             for layer, place in places.items():
                 samples[layer].append(forms[:, place].sum(1).numpy())
         tally.products += count
@@ -130,22 +133,39 @@ def prior_width(evidence: Evidence) -> float:
     return width
 
 
-def basin_mass(evidence: Evidence) -> QuadraticMass:
-    """The quadratic basin's mass under ``N(0, s^2 I)`` at the cutoff, of the Gauss-Newton matrix, and its shift."""
-    from volume.quadratic import anchor_measure, quadratic_mass
+def basin_mass(evidence: Evidence, cutoff: float | None = None, prior: float | None = None) -> QuadraticMass:
+    """The quadratic basin's mass under ``N(0, s^2 I)`` at the cutoff, of the Gauss-Newton matrix, and its shift.
 
-    def build(tally: Tally) -> QuadraticMass:
+    Args:
+        evidence: evidence of a checkpoint.
+        cutoff: T, unit of the cost; None for that of the settings.
+        prior: s; None for the root mean square of the parameters.
+    """
+    from volume.quadratic import quadratic_mass
+
+    def build(_: Tally) -> QuadraticMass:
+        width = prior or prior_width(evidence)
+        density, anchor = gauss_newton_density(evidence), _anchor(evidence)
+        return quadratic_mass(density, anchor, cutoff or evidence.settings.cutoff, standard_deviation=width)[0]
+
+    return evidence.item(f"basin-mass {cutoff} {prior}", build)
+
+
+def _anchor(evidence: Evidence) -> AnchorMeasure:
+    """The measure of the Gauss-Newton matrix that the parameters themselves see."""
+    from volume.quadratic import anchor_measure
+
+    def build(tally: Tally) -> AnchorMeasure:
         density = gauss_newton_density(evidence)
         steps = min(2 * evidence.settings.steps, density.size)
         operator = gauss_newton_operator(evidence)
         theta = evidence.landscape.theta.to(operator.dtype)
-        anchor = anchor_measure(operator, theta, steps, memory=evidence.memory)
+        found = anchor_measure(operator, theta, steps, memory=evidence.memory)
         evidence.keep_strategy("gauss-newton", operator)
         tally.products += steps
-        width, cutoff = prior_width(evidence), evidence.settings.cutoff
-        return quadratic_mass(density, anchor, cutoff, standard_deviation=width)[0]
+        return found
 
-    return evidence.item("basin-mass", build)
+    return evidence.item("anchor-measure", build)
 
 
 def hessian_density(evidence: Evidence) -> SpectralDensity:

@@ -7,5 +7,4 @@ from .prediction import half_effective_dimension as half_effective_dimension
 from .sgld import ChainSettings as ChainSettings
 from .sgld import row_count as row_count
 from .sgld import sample_chains as sample_chains
-from .tempered import NODES as NODES
 from .tempered import tempered_slope as tempered_slope

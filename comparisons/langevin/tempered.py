@@ -9,14 +9,13 @@ from scipy import stats
 from scipy.special import logsumexp, roots_legendre
 
 from comparisons.sharpness_result import Array, counted, positive
+from comparisons.words import RAY_NODES
 from spectra.errors import UserError
 from spectra.estimate import Estimate
 from spectra.lanczos import draw_probes
 from spectra.landscape import Landscape
 from volume.rays import ray_costs
 
-# Radii on each ray, by Gauss and Legendre: 48 give the four decimals of the known cases.
-NODES = 48
 # Of the localisation's mass that is left out at each end of a ray.
 TAIL = 1e-12
 FEW = 30.0
@@ -73,7 +72,7 @@ def _radii(size: int, localisation: float) -> tuple[Array, Array]:
     """Radii (nodes,) that carry ``r^(n-1) exp(-g r^2 / 2)``, and their log weights."""
     law = stats.chi(size)
     low, high = float(law.ppf(TAIL)), float(law.isf(TAIL))
-    nodes, weights = roots_legendre(NODES)
+    nodes, weights = roots_legendre(RAY_NODES)
     # Radii by the square of the nodes: closer together near the checkpoint, where a steep cost's mass is.
     share = 0.5 * (nodes + 1.0)
     at = low + (high - low) * share**2

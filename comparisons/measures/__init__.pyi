@@ -1,3 +1,6 @@
+from .choices import chosen_options as chosen_options
+from .choices import options_in_file as options_in_file
+from .choices import options_in_words as options_in_words
 from .combination import combined as combined
 from .learning_coefficient import LOCALISATION as LOCALISATION
 from .learning_coefficient import inverse_temperature as inverse_temperature
@@ -7,6 +10,7 @@ from .learning_coefficient_routes import COOLER as COOLER
 from .learning_coefficient_routes import criterion as criterion
 from .learning_coefficient_routes import slope_of_log_volume as slope_of_log_volume
 from .learning_coefficient_routes import two_temperatures as two_temperatures
+from .registry import DEFAULT as DEFAULT
 from .registry import REGISTRY as REGISTRY
 from .registry import measures_named as measures_named
 from .registry import measures_of as measures_of

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
-from comparisons.evidence import Evidence, hessian_density, hessian_spectrum, layer_traces
+from comparisons.evidence import (
+    GRADIENTS_PER_PRODUCT,
+    Evidence,
+    Extent,
+    hessian_density,
+    hessian_spectrum,
+    layer_traces,
+)
 from comparisons.flatness import Measure, Reading, reading_of
 from comparisons.measures.combination import combined, not_zero, ratio
+from comparisons.options import Option
 from spectra.errors import UserError
 from spectra.estimate import Estimate
 
@@ -19,9 +30,9 @@ def hessian_trace(evidence: Evidence) -> Reading:
     return reading_of(hessian_density(evidence).trace())
 
 
-def largest_layer_trace(evidence: Evidence) -> Reading:
+def largest_layer_trace(evidence: Evidence, *, probes: int | None = None) -> Reading:
     """The largest ``tr H_ll`` over layers; each layer's is in the details."""
-    traces = layer_traces(evidence)
+    traces = layer_traces(evidence, probes)
     largest = max(traces.values(), key=lambda one: one.value)
     return reading_of(largest, details={layer: one.value for layer, one in traces.items()})
 
@@ -96,6 +107,14 @@ def negative_mass(evidence: Evidence) -> Reading:
     return combined(ratio, below, whole, details={"count": count}, lowest=0.0, highest=1.0)
 
 
+def _spectrum(extent: Extent, _: object) -> dict[str, float]:
+    return extent.spectrum("hessian")
+
+
+def _layers(extent: Extent, values: Mapping[str, Any]) -> dict[str, float]:
+    return {"layer-traces": GRADIENTS_PER_PRODUCT * (values["probes"] or extent.layer_probes)}
+
+
 _HESSIAN = frozenset({"permutation"})
 _RATIO = frozenset({"permutation", "parameter-scale"})
 _FAMILY = "curvature"
@@ -111,6 +130,7 @@ MEASURES = (
         _HESSIAN,
         ("hessian",),
         hessian_trace,
+        work=_spectrum,
     ),
     Measure(
         "largest-layer-trace",
@@ -122,6 +142,8 @@ MEASURES = (
         _HESSIAN,
         ("hessian",),
         largest_layer_trace,
+        options=(Option("probes", None, "number of probes", int, usual="8 times --probes", least=1),),
+        work=_layers,
     ),
     Measure(
         "largest-eigenvalue",
@@ -133,6 +155,7 @@ MEASURES = (
         _HESSIAN,
         ("hessian",),
         largest_eigenvalue,
+        work=_spectrum,
     ),
     Measure(
         "hessian-frobenius",
@@ -144,6 +167,7 @@ MEASURES = (
         _HESSIAN,
         ("hessian",),
         hessian_frobenius,
+        work=_spectrum,
     ),
     Measure(
         "largest-over-trace",
@@ -155,6 +179,7 @@ MEASURES = (
         _RATIO,
         ("hessian",),
         largest_over_trace,
+        work=_spectrum,
     ),
     Measure(
         "first-over-fifth",
@@ -166,6 +191,7 @@ MEASURES = (
         _RATIO,
         ("hessian",),
         first_over_fifth,
+        work=_spectrum,
     ),
     Measure(
         "smallest-over-largest",
@@ -177,6 +203,7 @@ MEASURES = (
         _RATIO,
         ("hessian",),
         smallest_over_largest,
+        work=_spectrum,
     ),
     Measure(
         "negative-mass",
@@ -188,5 +215,6 @@ MEASURES = (
         _RATIO,
         ("hessian",),
         negative_mass,
+        work=_spectrum,
     ),
 )

@@ -6,40 +6,49 @@ import math
 
 import numpy as np
 
-from comparisons.evidence import Evidence, basin_mass, gauss_newton_density, prior_width
+from comparisons.evidence import (
+    GRADIENTS_PER_PRODUCT,
+    Evidence,
+    Extent,
+    basin_mass,
+    gauss_newton_density,
+    prior_width,
+)
 from comparisons.flatness import Measure, Reading, reading_of
 from comparisons.measures.combination import combined, not_zero, ratio
+from comparisons.options import CUTOFF, PRIOR, SHIFT
 from spectra.errors import UserError
 
 
-def log_determinant(evidence: Evidence) -> Reading:
+def log_determinant(evidence: Evidence, *, k: float | None = None, prior: float | None = None) -> Reading:
     """``log det(I + G / c)``, ``c = k / s^2``: the primer's shifted determinant in units of its shift."""
-    shift = evidence.settings.k / prior_width(evidence) ** 2
+    number = k or evidence.settings.k
+    shift = number / (prior or prior_width(evidence)) ** 2
     estimate = gauss_newton_density(evidence).logdet(shift, relative=True)
-    return reading_of(estimate, details={"shift": shift, "k": evidence.settings.k})
+    return reading_of(estimate, details={"shift": shift, "k": number})
 
 
-def log_determinant_derived(evidence: Evidence) -> Reading:
+def log_determinant_derived(evidence: Evidence, *, cutoff: float | None = None, prior: float | None = None) -> Reading:
     """The same with the shift that the mass of the quadratic basin derives at the cutoff."""
-    mass = basin_mass(evidence)
+    mass = basin_mass(evidence, cutoff, prior)
     if not math.isfinite(mass.shift):
         raise UserError(f"the cutoff {mass.cutoff:g} is not below the mean cost under the prior: no shift is derived")
     estimate = gauss_newton_density(evidence).logdet(mass.shift, relative=True)
     return reading_of(estimate, details={"shift": mass.shift, "k": mass.derived_k})
 
 
-def quadratic_basin_mass(evidence: Evidence) -> Reading:
+def quadratic_basin_mass(evidence: Evidence, *, cutoff: float | None = None, prior: float | None = None) -> Reading:
     """``log Pr[1/2 x^T G x <= T]`` under ``theta ~ N(0, s^2 I)``: the larger, the flatter."""
-    mass = basin_mass(evidence)
+    mass = basin_mass(evidence, cutoff, prior)
     return reading_of(mass.log_mass, details={"derived k": mass.derived_k, "cutoff": mass.cutoff})
 
 
-def effective_dimension(evidence: Evidence) -> Reading:
+def effective_dimension(evidence: Evidence, *, prior: float | None = None) -> Reading:
     """``sum_i l_i / (l_i + c)``, ``c = 1 / (N s^2)``: parameters that N samples determine beside the prior.
 
     The Gauss-Newton matrix is that of the mean cost, so the prior's precision ``1 / s^2`` is divided by N.
     """
-    shift = 1.0 / (evidence.landscape.samples * prior_width(evidence) ** 2)
+    shift = 1.0 / (evidence.landscape.samples * (prior or prior_width(evidence)) ** 2)
     return reading_of(gauss_newton_density(evidence).effective_dimension(shift), details={"shift": shift})
 
 
@@ -65,6 +74,15 @@ def effective_rank(evidence: Evidence) -> Reading:
     return combined(rank, not_zero(density.trace()), entropy, lowest=1.0, highest=float(density.size))
 
 
+def _spectrum(extent: Extent, _: object) -> dict[str, float]:
+    return extent.spectrum("gauss-newton")
+
+
+def _with_anchor(extent: Extent, _: object) -> dict[str, float]:
+    steps = min(2 * extent.settings.steps, extent.size)
+    return {**extent.spectrum("gauss-newton"), "anchor-measure": GRADIENTS_PER_PRODUCT * steps}
+
+
 _SCALE = frozenset({"permutation", "parameter-scale"})
 _NEEDS = ("likelihood", "gauss-newton")
 _FAMILY = "curvature"
@@ -72,7 +90,7 @@ _FAMILY = "curvature"
 MEASURES = (
     Measure(
         "log-determinant",
-        "log det(I + G/c), k = 1",
+        "log det(I + G/c), c = k/s²",
         _FAMILY,
         "nat",
         "MacKay 1992",
@@ -81,6 +99,8 @@ MEASURES = (
         _NEEDS,
         log_determinant,
         extensive=True,
+        options=(SHIFT, PRIOR),
+        work=_spectrum,
     ),
     Measure(
         "log-determinant-derived",
@@ -93,6 +113,8 @@ MEASURES = (
         _NEEDS,
         log_determinant_derived,
         extensive=True,
+        options=(CUTOFF, PRIOR),
+        work=_with_anchor,
     ),
     Measure(
         "effective-dimension",
@@ -104,6 +126,8 @@ MEASURES = (
         _SCALE,
         _NEEDS,
         effective_dimension,
+        options=(PRIOR,),
+        work=_spectrum,
     ),
     Measure(
         "participation-ratio",
@@ -115,6 +139,7 @@ MEASURES = (
         _SCALE,
         _NEEDS,
         participation_ratio,
+        work=_spectrum,
     ),
     Measure(
         "effective-rank",
@@ -126,6 +151,7 @@ MEASURES = (
         _SCALE,
         _NEEDS,
         effective_rank,
+        work=_spectrum,
     ),
     Measure(
         "quadratic-mass",
@@ -138,5 +164,7 @@ MEASURES = (
         _NEEDS,
         quadratic_basin_mass,
         extensive=True,
+        options=(CUTOFF, PRIOR),
+        work=_with_anchor,
     ),
 )

@@ -3,20 +3,45 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from comparisons.evidence import Evidence, Tally, gauss_newton_density, hessian_density
+from comparisons.evidence import Evidence, Extent, Tally, gauss_newton_density, hessian_density
 from comparisons.flatness import Measure, Reading, reading_of
 from comparisons.measures.route_agreement import disagreements
+from comparisons.options import Option
 from spectra.errors import UserError
 
 if TYPE_CHECKING:
     from comparisons.langevin import ChainSettings, LocalLearningCoefficient
 
 LOCALISATION = 100.0
+CHAINS, DRAWS, BATCH_SIZE = 8, 500, 64
 LEAST_DRAWS = 50
+# Metropolis checks of a run without a budget, two gradients a chain each.
+CHECKS = 4
+# Steps that the spectrum makes of the burn-in of the digits networks, 100 to 310: what is expected before it is known.
+LIKELY_BURN_IN = 200
 _PERMUTED = frozenset({"permutation"})
+
+LOCALISED = Option(
+    "localisation", LOCALISATION, "g of the pull g/2 |w - w*|² to the checkpoint, 1 / parameter²", above=0.0
+)
+TEMPERATURE = Option(
+    "inverse-temperature", None, "samples times inverse temperature", float, usual="n / log n of n samples", above=0.0
+)
+# What decides the chains of all measures that are read from them, beside the temperature.
+SAMPLED = (
+    LOCALISED,
+    Option("chains", CHAINS, "number of chains", least=1),
+    Option(
+        "draws", None, "steps of a chain after the burn-in", int, usual=f"{DRAWS}, or what --budget leaves", least=1
+    ),
+    Option("burn-in", None, "steps thrown away", int, usual="five relaxation times, by the spectrum", least=0),
+    Option("step-size", None, "step size", float, usual="a twentieth of the limit, by the spectrum", above=0.0),
+    Option("batch-size", BATCH_SIZE, "rows of a minibatch, at most all", least=1),
+)
 
 
 def inverse_temperature(evidence: Evidence) -> float:
@@ -27,41 +52,70 @@ def inverse_temperature(evidence: Evidence) -> float:
     return samples / math.log(samples)
 
 
-def chain_settings(evidence: Evidence, *, stream: str = "chain") -> ChainSettings:
-    """Settings of the registry's chains: draws from the budget; the spectrum is to set step size and burn-in."""
+def chain_settings(evidence: Evidence, *, stream: str = "chain", **asked: Any) -> ChainSettings:
+    """Settings of the registry's chains: draws from the budget; the spectrum is to set step size and burn-in.
+
+    Args:
+        evidence: evidence of a checkpoint.
+        stream: name of the random numbers.
+        **asked: options of ``SAMPLED`` and the inverse temperature, by keyword; None where the usual is taken.
+    """
     from comparisons.langevin import ChainSettings, row_count
 
+    given = {name: value for name, value in asked.items() if value is not None}
     rows, budget = row_count(evidence.landscape), evidence.settings.budget
-    chains, size = 8, min(64, rows)
-    draws = 500 if budget is None else max(LEAST_DRAWS, int(budget * rows / size / chains))
-    return ChainSettings(
-        inverse_temperature=inverse_temperature(evidence),
+    chains, size = given.pop("chains", CHAINS), min(given.pop("batch_size", BATCH_SIZE), rows)
+    usual = ChainSettings(
+        inverse_temperature=given.pop("inverse_temperature", None) or inverse_temperature(evidence),
         localisation=LOCALISATION,
         chains=chains,
-        draws=draws,
+        draws=DRAWS if budget is None else max(LEAST_DRAWS, int(budget * rows / size / chains)),
         batch_size=size,
-        checks=4 if budget is None else 0,
+        checks=CHECKS if budget is None else 0,
         seed=evidence.settings.seed,
         stream=stream,
     )
+    return replace(usual, **given)
 
 
-def sampled_coefficient(evidence: Evidence) -> LocalLearningCoefficient:
-    """The chains as evidence: step size and burn-in from the spectrum, draws from the budget."""
+def chain_work(extent: Extent, asked: Mapping[str, Any]) -> float:
+    """Gradients that chains of these options are expected to take."""
+    budget, size = extent.settings.budget, min(asked["batch_size"], extent.rows)
+    each = asked["chains"] * size / extent.rows
+    draws = asked["draws"] or (DRAWS if budget is None else max(LEAST_DRAWS, budget / each))
+    burn_in = LIKELY_BURN_IN if asked["burn_in"] is None else asked["burn_in"]
+    return float(each * (draws + burn_in)) + (2.0 * CHECKS * asked["chains"] if budget is None else 0.0)
+
+
+def chains_expected(extent: Extent, asked: Mapping[str, Any]) -> dict[str, float]:
+    """The items of evidence behind chains, and the gradients of each."""
+    named = {name: asked.get(name) for name in ("inverse_temperature", *(one.keyword for one in SAMPLED))}
+    return {**extent.spectrum("hessian"), f"chains {named}": chain_work(extent, asked)}
+
+
+def sampled_coefficient(evidence: Evidence, *, stream: str = "chain", **asked: Any) -> LocalLearningCoefficient:
+    """The chains as evidence: step size and burn-in from the spectrum, draws from the budget.
+
+    Args:
+        evidence: evidence of a checkpoint.
+        stream: name of the random numbers.
+        **asked: as for ``chain_settings``.
+    """
     from comparisons.langevin import local_learning_coefficient
 
+    settings = chain_settings(evidence, stream=stream, **asked)
+
     def build(tally: Tally) -> LocalLearningCoefficient:
-        settings = chain_settings(evidence)
         found = local_learning_coefficient(evidence.landscape, settings, density=hessian_density(evidence))
         tally.gradients += found.chains.gradient_evaluations
         return found
 
-    return evidence.item("chains", build)
+    return evidence.item(f"chains {settings}", build)
 
 
-def local_coefficient(evidence: Evidence) -> Reading:
+def local_coefficient(evidence: Evidence, **asked: Any) -> Reading:
     """The local learning coefficient by stochastic gradient Langevin dynamics, its diagnostics in the details."""
-    found = sampled_coefficient(evidence)
+    found = sampled_coefficient(evidence, **asked)
     if not math.isfinite(found.estimate.value):
         raise UserError("; ".join(found.cautions))
     chains = found.chains
@@ -86,14 +140,14 @@ def local_coefficient(evidence: Evidence) -> Reading:
     return replace(reading_of(estimate, details=details), traces=traces)
 
 
-def spectral_coefficient(evidence: Evidence) -> Reading:
+def spectral_coefficient(evidence: Evidence, *, localisation: float = LOCALISATION, **asked: Any) -> Reading:
     """Half the effective dimension of the Gauss-Newton matrix, at the temperature and localisation of the chains."""
     from comparisons.langevin import half_effective_dimension
 
-    nb = inverse_temperature(evidence)
+    nb = asked.get("inverse_temperature") or inverse_temperature(evidence)
     density = gauss_newton_density(evidence)
-    found = half_effective_dimension(density, inverse_temperature=nb, localisation=LOCALISATION)
-    return reading_of(found, details={"inverse temperature": nb, "localisation": LOCALISATION})
+    found = half_effective_dimension(density, inverse_temperature=nb, localisation=localisation)
+    return reading_of(found, details={"inverse temperature": nb, "localisation": localisation})
 
 
 MEASURES = (
@@ -105,8 +159,10 @@ MEASURES = (
         "Lau et al. 2024",
         "smaller",
         _PERMUTED,
-        ("hessian",),
+        ("hessian", "drawn-rows"),
         local_coefficient,
+        options=(TEMPERATURE, *SAMPLED),
+        work=chains_expected,
     ),
     Measure(
         "half-effective-dimension",
@@ -118,5 +174,7 @@ MEASURES = (
         _PERMUTED,
         ("likelihood", "gauss-newton"),
         spectral_coefficient,
+        options=(TEMPERATURE, LOCALISED),
+        work=lambda extent, _: extent.spectrum("gauss-newton"),
     ),
 )

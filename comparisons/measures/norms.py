@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from comparisons.evidence import Evidence, Tally, gauss_newton_operator, gradient, margins, sample_gradients
-from comparisons.flatness import Measure, Reading
+from comparisons.evidence import (
+    GRADIENTS_PER_EVALUATION,
+    GRADIENTS_PER_PRODUCT,
+    Evidence,
+    Extent,
+    Tally,
+    gauss_newton_operator,
+    gradient,
+    margins,
+    sample_gradients,
+)
+from comparisons.flatness import Measure, Reading, Work
+from comparisons.options import Option
 from spectra.errors import UserError
 
 if TYPE_CHECKING:
@@ -118,17 +129,17 @@ def gradient_norm(evidence: Evidence) -> Reading:
     return Reading(float(gradient(evidence).double().norm()))
 
 
-def gradient_variance(evidence: Evidence) -> Reading:
+def gradient_variance(evidence: Evidence, *, samples: int | None = None) -> Reading:
     """``tr S = mean_i |g_i - g|^2`` over the samples' gradients."""
-    found = sample_gradients(evidence)
+    found = sample_gradients(evidence, samples)
     return Reading(found.trace, found.standard_error, samples=found.count, lowest=0.0)
 
 
-def gradient_noise_scale(evidence: Evidence) -> Reading:
+def gradient_noise_scale(evidence: Evidence, *, samples: int | None = None) -> Reading:
     """``tr S / |g|^2``: the batch size at which noise and gradient are alike."""
     import torch
 
-    found = sample_gradients(evidence)
+    found = sample_gradients(evidence, samples)
     # The mean of many terms of size sqrt(tr S), each rounded.
     rounding = float(torch.finfo(evidence.landscape.dtype).eps) ** 2 * found.trace
     if found.square_norm <= rounding:
@@ -137,6 +148,16 @@ def gradient_noise_scale(evidence: Evidence) -> Reading:
     return Reading(found.trace / found.square_norm, error, samples=found.count, lowest=0.0)
 
 
+def _one(item: str, gradients: float) -> Work:
+    return lambda _, __: {item: gradients}
+
+
+def _scatter(extent: Extent, values: Mapping[str, Any]) -> dict[str, float]:
+    looked = min(1.0, (values["samples"] or extent.settings.samples) / extent.rows)
+    return {"gradient": 1.0, f"sample-gradients {values['samples']}": looked}
+
+
+_SAMPLES = Option("samples", None, "most rows that are differentiated one by one", int, usual="2048", least=2)
 _PERMUTATION = frozenset({"permutation"})
 _LAYERS = frozenset({"permutation", "layer-rescaling"})
 _NODES = frozenset({"permutation", "layer-rescaling", "node-rescaling"})
@@ -176,7 +197,7 @@ MEASURES = (
         "Bartlett et al. 2017",
         "smaller",
         _LAYERS,
-        (),
+        ("matrix",),
         log_spectral_product,
     ),
     Measure(
@@ -187,7 +208,7 @@ MEASURES = (
         "Neyshabur et al. 2015",
         "smaller",
         _LAYERS,
-        (),
+        ("matrix",),
         log_frobenius_product,
     ),
     Measure(
@@ -198,8 +219,9 @@ MEASURES = (
         "Jiang et al. 2020",
         "larger",
         _EVERY,
-        ("likelihood", "outputs"),
+        ("classes",),
         margin,
+        work=_one("margins", GRADIENTS_PER_EVALUATION),
     ),
     Measure(
         "normalised-margin",
@@ -209,8 +231,9 @@ MEASURES = (
         "Bartlett et al. 2017",
         "larger",
         _LAYERS,
-        ("likelihood", "outputs"),
+        ("classes", "matrix"),
         normalised_margin,
+        work=_one("margins", GRADIENTS_PER_EVALUATION),
     ),
     Measure(
         "fisher-rao",
@@ -222,6 +245,7 @@ MEASURES = (
         _EVERY,
         ("likelihood", "gauss-newton"),
         fisher_rao_norm,
+        work=_one("fisher-rao", GRADIENTS_PER_PRODUCT),
     ),
     Measure(
         "fisher-rao-empirical",
@@ -233,6 +257,7 @@ MEASURES = (
         _EVERY,
         (),
         empirical_fisher_rao_norm,
+        work=_one("empirical-fisher-rao", GRADIENTS_PER_PRODUCT),
     ),
     Measure(
         "gradient-norm",
@@ -244,6 +269,7 @@ MEASURES = (
         _PERMUTATION,
         ("gradient",),
         gradient_norm,
+        work=_one("gradient", 1.0),
     ),
     Measure(
         "gradient-variance",
@@ -253,8 +279,10 @@ MEASURES = (
         "Jiang et al. 2020",
         "smaller",
         _PERMUTATION,
-        ("gradient",),
+        ("gradient", "rows"),
         gradient_variance,
+        options=(_SAMPLES,),
+        work=_scatter,
     ),
     Measure(
         "gradient-noise-scale",
@@ -264,7 +292,9 @@ MEASURES = (
         "McCandlish et al. 2018",
         "smaller",
         _SCALE,
-        ("gradient",),
+        ("gradient", "rows"),
         gradient_noise_scale,
+        options=(_SAMPLES,),
+        work=_scatter,
     ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from comparisons.evidence import Evidence, Tally
+from comparisons.evidence import GRADIENTS_PER_EVALUATION, Evidence, Tally
 from comparisons.flatness import Measure, Reading
 from spectra.errors import UserError
 
@@ -121,5 +121,7 @@ MEASURES = (
         frozenset({"permutation"}),
         ("gradients",),
         _reading,
+        # A gradient, and some eight costs along it.
+        work=lambda _, __: {"critical-sharpness": 1.0 + 8.0 * GRADIENTS_PER_EVALUATION},
     ),
 )

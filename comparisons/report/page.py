@@ -19,7 +19,7 @@ from comparisons.plots import comparison_figure
 from comparisons.report.words import summary_sentences
 from comparisons.statistics import ALIKE, Agreement, GranulatedRanking, agreement_figure, ranking_figure
 from comparisons.tables import Row, remarks, rows, short_names
-from spectra.files import replace_file
+from spectra.files import counted, replace_file
 from spectra.interval import RULE
 from spectra.plots import drawn
 
@@ -134,7 +134,7 @@ def _subtitle(comparison: Comparison) -> str:
     span = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
     return (
         f"basinscope {first.provenance.versions.get('basinscope', '')}, {first.provenance.created}; {span} parameters, "
-        f"{first.samples:,.0f} samples, {first.provenance.cost} cost; seed {settings.seed}"
+        f"{counted(round(first.samples), 'sample')}, {first.provenance.cost} cost; seed {settings.seed}"
     )
 
 
@@ -206,8 +206,7 @@ def _measures(comparison: Comparison) -> dict[str, Any]:
     )
     figure = None
     if any(one.outcomes for one in comparison.done):
-        caption = "Each measure of each checkpoint, bars are 95 % intervals; hollow points carry a caution, squares "
-        caption += "have an unknown error."
+        caption = "Each measure of each checkpoint; bars are 95 % intervals, hollow points carry a caution."
         figure = Picture(comparison_figure(comparison), caption)
     return {"key": key, "table": Table(head, body), "figure": figure}
 
@@ -264,7 +263,8 @@ def _counted(comparison: Comparison) -> dict[str, list[str]]:
 
 def _provenance(comparison: Comparison) -> dict[str, Any]:
     first = comparison.done[0].provenance
-    settings = ((name, value) for name, value in asdict(comparison.settings).items() if value is not None)
+    values = asdict(comparison.settings) | {"options": None}
+    settings = [f"{name} {value}" for name, value in values.items() if value is not None]
     head = ["checkpoint", "sha256", "data sha256", "task", "created", "gradients", "seconds"]
     body = []
     for one in comparison.checkpoints:
@@ -274,7 +274,7 @@ def _provenance(comparison: Comparison) -> dict[str, Any]:
         body.append([*(Cell(text or "–", text) for text in texts), *work])
     return {
         "versions": ", ".join(f"{name} {text}" for name, text in first.versions.items()),
-        "settings": ", ".join(f"{name} {value}" for name, value in settings),
+        "settings": ", ".join((*settings, *comparison.settings.chosen)),
         "commands": dict.fromkeys(line for one in comparison.done for line in one.provenance.command.splitlines()),
         "table": Table(head, body),
     }

@@ -10,6 +10,7 @@ from comparisons.findings import Findings
 from comparisons.measures import REGISTRY
 from comparisons.statistics import FEWEST_CONFIGURATIONS, LEVEL, Ranking
 from comparisons.tables import short_names
+from spectra.files import counted
 
 # Measures named in a sentence.
 NAMED = 3
@@ -30,9 +31,10 @@ def summary_sentences(findings: Findings) -> list[str]:
     doubtful = sum(cell.reading is not None and not cell.reading.trusted for cell in readings)
     missing = sum(cell.reading is None for cell in readings)
     told = [
-        f"{len(comparison.measures)} measures of {done} checkpoint{'s' * (done != 1)}: {len(readings)} numbers, "
+        f"{counted(len(comparison.measures), 'measure')} of {counted(done, 'checkpoint')}: {len(readings)} numbers, "
         f"{doubtful} with a caution, {missing} not to be had"
-        f"{f'; {failed} checkpoints failed' if failed else ''}."
+        + (f"; {counted(failed, 'checkpoint')} failed" if failed else "")
+        + "."
     ]
     if findings.rankings:
         told += _ranked(findings.rankings, findings.against)

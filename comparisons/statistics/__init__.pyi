@@ -6,6 +6,7 @@ from .clusters import agreement_of as agreement_of
 from .extensive import incomparable as incomparable
 from .partial_ranking import PartialRanking as PartialRanking
 from .partial_ranking import partial_rankings as partial_rankings
+from .rank_correlation import kendall as kendall
 from .ranking_plots import LEVEL as LEVEL
 from .ranking_plots import agreement_figure as agreement_figure
 from .ranking_plots import ranking_figure as ranking_figure

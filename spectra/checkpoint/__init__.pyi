@@ -4,6 +4,7 @@ from .checkpoint import Checkpoint as Checkpoint
 from .checkpoint import adam_moments as adam_moments
 from .checkpoint import load_into as load_into
 from .checkpoint import read_checkpoint as read_checkpoint
+from .file import read_tensors as read_tensors
 from .file import stored_kinds as stored_kinds
 from .folder import CONFIG as CONFIG
 from .folder import is_model_folder as is_model_folder
@@ -11,5 +12,8 @@ from .folder import read_json as read_json
 from .folder import weight_files as weight_files
 from .gguf_header import GgufHeader as GgufHeader
 from .gguf_header import read_gguf_header as read_gguf_header
-from .inert_pickle import read_pickle as read_pickle
-from .torch_file import UNCHECKED as UNCHECKED
+from .hub_cache import cached as cached
+from .hub_cache import located as located
+from .inert import UNCHECKED as UNCHECKED
+from .inert import read_pickle as read_pickle
+from .reading import Reading as Reading

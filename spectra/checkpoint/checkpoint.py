@@ -1,7 +1,7 @@
 """A checkpoint and what a model takes from it: weights and Adam's moments."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from spectra.checkpoint.adam_state import read_adam_state
-from spectra.checkpoint.file import read_content
+from spectra.checkpoint.file import Content, read_content
 from spectra.checkpoint.folder import (
     folder_digest,
     folder_integrity,
@@ -18,16 +18,19 @@ from spectra.checkpoint.folder import (
     folder_optimizer,
     folder_weights,
     is_model_folder,
+    read_folder,
 )
 from spectra.checkpoint.gguf_header import MAGIC
+from spectra.checkpoint.hub_cache import located
+from spectra.checkpoint.inert import UNCHECKED
+from spectra.checkpoint.names import LIGHTNING_MARK, fitting, parts_with, renamed, unwrapped
 from spectra.checkpoint.optimizer_order import optimized
-from spectra.checkpoint.torch_file import UNCHECKED
+from spectra.checkpoint.reading import Reading
 from spectra.errors import UserError
 from spectra.files import Opaque, about, open_regular
 from spectra.words import dtype_title
 
-# What DistributedDataParallel and torch.compile put before every name.
-_WRAPPERS = ("module.", "_orig_mod.")
+_DEFAULT = Reading()
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +47,9 @@ class Checkpoint:
             ``metadata`` merged into the rest; tensors that are not weights are left out.
         extra: extra state of modules that is no tensor, by name.
         integrity: how far damage to the file would have been noticed when it was read, in words.
+        key: where in the file the weights lie; empty at the top.
+        prefix: what was taken off all names, beside what wrappers put into them.
+        model: the whole model, where one was pickled and its code was run.
     """
 
     path: Path
@@ -53,6 +59,14 @@ class Checkpoint:
     metadata: Mapping[str, Any]
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
     integrity: str = ""
+    key: str = ""
+    prefix: str = ""
+    model: nn.Module | None = field(default=None, repr=False)
+
+    @property
+    def weights(self) -> str:
+        """Which weights of the file were read, in words, for the record."""
+        return (self.key or "all") + (f" without {self.prefix}" if self.prefix else "")
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,17 +84,19 @@ class AdamMoments:
     step: int
 
 
-def read_checkpoint(path: str | Path, *, device: str | torch.device = "cpu") -> Checkpoint:
-    """Read a torch state dict, a training checkpoint, a safetensors or GGUF file, or a folder that transformers saved.
+def read_checkpoint(path: str | Path, reading: Reading = _DEFAULT, *, device: str | torch.device = "cpu") -> Checkpoint:
+    """Read a torch, safetensors or GGUF file, or a folder as transformers, accelerate or torch.distributed save them.
 
-    The content decides what the file is, not its name. Weights are found at the top or under ``model``,
-    ``state_dict``, ``model_state_dict`` or ``module``; the optimizer under ``optimizer``,
-    ``optimizer_state_dict`` or, first of a list, ``optimizer_states``. The prefixes ``module.`` and
-    ``_orig_mod.`` are taken off where every name has them. Of a folder with a config.json the weights are those
+    The content decides what the file is, not its name. Weights are the one dictionary of tensors in it, at whatever
+    key; where there are several, such as averaged ones beside the others, the reading has to name one. The optimizer
+    lies under ``optimizer``, ``optim``, ``optimizer_state_dict`` or, first of a list, ``optimizer_states``. What
+    wrappers put into names is taken out: ``module.`` where every name has it, ``_orig_mod.`` anywhere, and ``model.``
+    or ``net.`` of Lightning's files where every name has it. Of a folder with a config.json the weights are those
     beside it, the optimizer is a Trainer's ``optimizer.pt``, and both are read when they are asked for.
 
     Args:
-        path: the file or folder.
+        path: the file or folder, or the name ``owner/model`` of one in this machine's cache of Hugging Face.
+        reading: which weights, under which names, and whether pickled code may run.
         device: device that the weights go to.
 
     Returns:
@@ -88,8 +104,9 @@ def read_checkpoint(path: str | Path, *, device: str | torch.device = "cpu") -> 
 
     Raises:
         FileNotFoundError: if there is no such file.
-        IsADirectoryError: if the path is a folder without a config.json.
-        UserError: if the file is empty, truncated, TorchScript, a pickle with code in it, or no checkpoint.
+        IsADirectoryError: if the path is a folder that holds no checkpoint of a known kind.
+        UserError: if the file is empty, truncated, TorchScript, a pickle with code in it, no checkpoint, or has several
+            sets of weights and the reading names none.
 
     Example:
         >>> import tempfile
@@ -99,27 +116,44 @@ def read_checkpoint(path: str | Path, *, device: str | torch.device = "cpu") -> 
         >>> checkpoint.parameters["weight"].shape, checkpoint.metadata
         (torch.Size([2, 2]), {'epoch': 3})
     """
-    path = Path(path)
+    path = located(Path(path))
     if is_model_folder(path):
+        _refuse_choice(path, reading, "a folder of transformers")
         metadata = folder_metadata(path)
         parts = folder_digest(path), folder_weights(path), folder_optimizer(path), metadata
         return Checkpoint(path, *parts, integrity=folder_integrity(path))
     if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; name the checkpoint file inside it")
+        digest, content = read_folder(path, reading.key)
+        return _checkpoint(path, digest, content, reading, device)
     with open_regular(path) as file:
         gguf = file.read(len(MAGIC)) == MAGIC
     if gguf:
+        _refuse_choice(path, reading, "a GGUF file")
         return Checkpoint(path, _digest(path), {}, None, {"format": "gguf"}, integrity=f"GGUF {UNCHECKED}")
-    content = read_content(path)
-    names = _unwrapped([*content.weights, *content.extra])
+    return _checkpoint(path, _digest(path), read_content(path, reading), reading, device)
+
+
+def _refuse_choice(path: Path, reading: Reading, what: str) -> None:
+    if reading.key is not None or reading.strip_prefix:
+        raise UserError(f"{path} is {what}, whose weights and names are fixed: leave --key and --strip-prefix out")
+
+
+def _checkpoint(path: Path, digest: str, content: Content, reading: Reading, device: str | torch.device) -> Checkpoint:
+    with about(path):
+        names, prefix = renamed(
+            [*content.weights, *content.extra], reading.strip_prefix, lightning=LIGHTNING_MARK in content.metadata
+        )
     return Checkpoint(
         path,
-        _digest(path),
+        digest,
         {name: content.weights[saved].to(device) for name, saved in names.items() if saved in content.weights},
         content.optimizer,
         content.metadata,
         {name: content.extra[saved] for name, saved in names.items() if saved in content.extra},
         content.integrity,
+        content.key,
+        prefix,
+        content.model,
     )
 
 
@@ -128,19 +162,11 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _unwrapped(names: Iterable[str]) -> dict[str, str]:
-    """Each name without the prefixes that all names share -> the name as it was."""
-    whole = list(names)
-    short = whole
-    while prefix := next((p for p in _WRAPPERS if short and all(s.startswith(p) for s in short)), None):
-        short = [name.removeprefix(prefix) for name in short]
-    return dict(zip(short, whole, strict=True))
-
-
 def load_into(checkpoint: Checkpoint, model: nn.Module) -> None:
     """Copy a checkpoint's parameters and buffers into a model, all of them or none.
 
-    Values take the model's dtype and device. Of tied parameters the checkpoint may hold one or all.
+    Values take the model's dtype and device. Of tied parameters the checkpoint may hold one or all. Names may have a
+    first part that all share and the model's have not (such as ``model.``), where all others fit.
 
     Args:
         checkpoint: the checkpoint.
@@ -159,9 +185,12 @@ def load_into(checkpoint: Checkpoint, model: nn.Module) -> None:
         >>> model.weight.tolist()
         [[1.0, 0.0], [0.0, 1.0]]
     """
-    saved, extra, path = checkpoint.parameters, checkpoint.extra, checkpoint.path
-    state = model.state_dict(keep_vars=True)
-    names = _unwrapped(state)
+    path, state = checkpoint.path, model.state_dict(keep_vars=True)
+    names = unwrapped(state)
+    fits = fitting([*checkpoint.parameters, *checkpoint.extra], names, checkpoint.prefix)
+    saved, extra = (
+        {fits[name]: one for name, one in part.items()} for part in (checkpoint.parameters, checkpoint.extra)
+    )
     # Tied parameters are one object under several names.
     holders = {id(state[names[name]]): name for name in reversed(names) if name in saved}
     for name, wrapped in names.items():
@@ -173,7 +202,7 @@ def load_into(checkpoint: Checkpoint, model: nn.Module) -> None:
         shape = tuple(getattr(value, "shape", ()))
         holder = name if name in saved else holders.get(id(value))
         if holder is None:
-            raise UserError(f"{name}, of shape {shape} in the model, is not in {path}")
+            raise UserError(f"{name}, of shape {shape} in the model, is not in {path}{_hint(checkpoint, names)}")
         if name not in saved:
             continue
         if tuple(saved[name].shape) != shape and isinstance(value, Tensor):
@@ -185,8 +214,17 @@ def load_into(checkpoint: Checkpoint, model: nn.Module) -> None:
             raise UserError(f"{first} and {name} are one parameter in the model but differ in {path}")
     for name, one in {**saved, **extra}.items():
         if name not in names:
-            raise UserError(f"{name}, of shape {tuple(getattr(one, 'shape', ()))} in {path}, is not in the model")
+            shape = tuple(getattr(one, "shape", ()))
+            raise UserError(f"{name}, of shape {shape} in {path}, is not in the model")
     model.load_state_dict({names[name]: value for name, value in {**saved, **extra}.items()}, strict=False)
+
+
+def _hint(checkpoint: Checkpoint, names: Mapping[str, str]) -> str:
+    """The keys under which all of a model's names are found, as the end of a sentence."""
+    parts = parts_with([*checkpoint.parameters, *checkpoint.extra], names)
+    start = f"{checkpoint.key}." if checkpoint.key else ""
+    keys = " or ".join(f"--key {start}{checkpoint.prefix}{part}" for part in parts)
+    return f", but all of the model's names are under another: {keys}" if keys else ""
 
 
 def check_kind(path: Path, name: str, saved: Tensor, dtype: torch.dtype) -> None:
@@ -241,10 +279,12 @@ def adam_moments(checkpoint: Checkpoint, model: nn.Module) -> AdamMoments:
     """
     path = checkpoint.path
     named = dict(model.named_parameters(remove_duplicate=False))
-    by_name = {name: named[wrapped] for name, wrapped in _unwrapped(named).items()}
+    by_name = {name: named[wrapped] for name, wrapped in unwrapped(named).items()}
     with about(path):
         state = read_adam_state(checkpoint.optimizer or {})
-        parameters = optimized(state, list(_unwrapped(state.names)), by_name)
+        names = list(unwrapped(state.names))
+        fits = fitting(names, by_name, "")
+        parameters = optimized(state, [fits[name] for name in names], by_name)
     first, second, steps = {}, {}, [0]
     for key, (name, parameter) in zip(state.keys, parameters, strict=True):
         if key not in state.moments:

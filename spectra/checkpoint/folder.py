@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from spectra.checkpoint.file import SAFETENSORS, read_content, read_integrity, read_tensors
+from spectra.checkpoint.candidates import choose
+from spectra.checkpoint.deepspeed import deepspeed_parts, is_deepspeed_folder, read_deepspeed
+from spectra.checkpoint.distributed import distributed_parts, is_distributed_folder, read_distributed
+from spectra.checkpoint.file import SAFETENSORS, Content, content_of, read_content, read_integrity, read_tensors
+from spectra.checkpoint.strangers import ADAPTER, strange_folder
 from spectra.errors import UserError
 from spectra.files import about, open_regular, parse_object, read_whole
 
-CONFIG, OPTIMIZER, TRAINER = "config.json", "optimizer.pt", "trainer_state.json"
+CONFIG, TRAINER = "config.json", "trainer_state.json"
+# What a Trainer and accelerate call an optimizer.
+_OPTIMIZERS = ("optimizer.pt", "optimizer.bin")
 # In the order in which transformers looks for them.
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+# Endings of checkpoint files that a folder is searched for.
+_FILES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".gguf")
 # Bytes of a JSON file; the largest are tokenizers of some 30 MB.
 _MOST_JSON = 2**28
 
@@ -77,9 +85,17 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         UserError: if there are none, or a file that the index names is missing or lies elsewhere.
     """
-    found = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
+    if (folder / ADAPTER).is_file():
+        raise UserError(
+            f"{folder} is an adapter of PEFT (LoRA), the difference to another model alone: merge it into that model "
+            "(merge_and_unload), and save the whole"
+        )
+    found = _weights_of(folder)
     if found is None:
-        raise UserError(f"{folder} holds no weights: expected one of {', '.join(_WEIGHTS)}")
+        words = strange_folder(folder) or f"holds no weights: expected one of {', '.join(_WEIGHTS)}"
+        if is_deepspeed_folder(folder):
+            words = "holds parts of DeepSpeed: make weights of them, with its zero_to_fp32.py"
+        raise UserError(f"{folder} {words}")
     if found.suffix != ".json":
         return [found]
     named = read_json(found).get("weight_map")
@@ -91,6 +107,44 @@ def weight_files(folder: Path) -> list[Path]:
         if Path(name).name != name or not (folder / name).is_file():
             raise UserError(f"{found} names {name}, which is not in {folder}")
     return [folder / name for name in names]
+
+
+def _weights_of(folder: Path) -> Path | None:
+    return next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
+
+
+def read_folder(folder: Path, key: str | None) -> tuple[str, Content]:
+    """The digest and the content of a folder without a config.json.
+
+    Args:
+        folder: folder that accelerate, DeepSpeed or torch.distributed.checkpoint saved.
+        key: where the weights lie in it, or None.
+
+    Returns:
+        Both.
+
+    Raises:
+        IsADirectoryError: if it holds no checkpoint of a known kind.
+        UserError: if it cannot be read.
+    """
+    if is_distributed_folder(folder):
+        content, integrity = read_distributed(folder)
+        with about(folder):
+            return digest_of(distributed_parts(folder)), content_of(choose(content, key), integrity)
+    if (folder / ADAPTER).is_file() or _weights_of(folder) is not None:
+        weights, optimizer = dict(folder_weights(folder)), folder_optimizer(folder)
+        with about(folder):
+            found = content_of(choose(weights, key), folder_integrity(folder))
+        return folder_digest(folder), found._replace(optimizer=optimizer)
+    if is_deepspeed_folder(folder):
+        content, integrity = read_deepspeed(folder)
+        with about(folder):
+            return digest_of(deepspeed_parts(folder)), content_of(choose(content, key), integrity)
+    if words := strange_folder(folder):
+        raise UserError(f"{folder} {words}")
+    inside = sorted(path.name for path in folder.iterdir() if path.suffix in _FILES)
+    such = f", such as {', '.join(inside[:3])}" if inside else ""
+    raise IsADirectoryError(f"{folder} is a folder; name the checkpoint file inside it{such}")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -111,9 +165,15 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def folder_digest(folder: Path) -> str:
-    """SHA-256 over the config and the weights of a folder, names included."""
+    """SHA-256 over the config, if there is one, and the weights of a folder, names included."""
+    config = folder / CONFIG
+    return digest_of([*([config] if config.is_file() else []), *weight_files(folder)])
+
+
+def digest_of(files: Iterable[Path]) -> str:
+    """SHA-256 over files, names included."""
     whole = hashlib.sha256()
-    for path in (folder / CONFIG, *weight_files(folder)):
+    for path in files:
         with open_regular(path) as file:
             whole.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\0".encode())
     return whole.hexdigest()
@@ -127,7 +187,10 @@ def folder_metadata(folder: Path) -> dict[str, Any]:
         state = read_json(folder / TRAINER)
         names = {"global_step": "step", "epoch": "epoch"}
         metadata |= {new: state[old] for old, new in names.items() if isinstance(state.get(old), int | float)}
-    return {"format": "transformers", **metadata}
+    # timm's configs say what to build by another name.
+    kind = "timm" if "architecture" in config and "architectures" not in config else "transformers"
+    metadata |= {key: config[key] for key in ("architecture",) if kind == "timm"}
+    return {"format": kind, **metadata}
 
 
 def folder_weights(folder: Path) -> Mapping[str, Tensor]:
@@ -153,8 +216,8 @@ def folder_integrity(folder: Path) -> str:
 
 def folder_optimizer(folder: Path) -> Mapping[str, Any] | None:
     """The optimizer's state dict that a Trainer saved, mapped from the file when it is asked for; None without one."""
-    path = folder / OPTIMIZER
-    if not path.is_file():
+    path = next((folder / name for name in _OPTIMIZERS if (folder / name).is_file()), None)
+    if path is None:
         return None
 
     def read() -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from spectra.errors import UserError
 from spectra.estimate import Estimate
 from spectra.files import Named, Result, counted
 from spectra.lanczos import Deflation, Tridiagonal, logarithm_error_bound, no_runs
-from spectra.words import operator_title
+from spectra.words import curvature_unit, operator_title
 
 # Of an effective dimension: what negative eigenvalues may take away unsaid.
 _TAKEN = 0.1
@@ -72,6 +72,8 @@ class SpectralDensity(SpectralMeasure, Result):
         low, high = self.support
         trace = self.trace()
         how = "all eigenvalues" if self.exact else f"{counted(self.runs.probes, 'probe')} of {self.runs.steps} steps"
+        if self.unsampled:
+            how = f"{self._known()}, no probes yet"
         return {"trace": trace._title(), "support": f"{low:.4g} to {high:.4g}", "from": how}
 
     def _cautions(self) -> tuple[str, ...]:
@@ -96,7 +98,7 @@ class SpectralDensity(SpectralMeasure, Result):
         return found
 
     def _arrays(self) -> Named:
-        unit, one = {"units": "cost / parameter^2"}, {"units": "1"}
+        unit, one = {"units": curvature_unit(self.operator)}, {"units": "1"}
         return {
             "nodes": (("probe", "step"), self.nodes, unit),
             "weights": (("probe", "step"), self.weights, one),
@@ -113,8 +115,9 @@ class SpectralDensity(SpectralMeasure, Result):
         if order < 0:
             raise UserError(f"order must be non-negative, got {order}")
         positive = order % 2 == 0 or self.semidefinite
+        least = self.deflation.integrate(lambda x: x**order) if self.unsampled else 0.0
         bound = 0.0 if order < 2 * self.runs.steps else None
-        return self.integrate(lambda x: x**order, bound=bound, lowest=0.0 if positive else -math.inf)
+        return self.integrate(lambda x: x**order, bound=bound, lowest=max(least, 0.0) if positive else -math.inf)
 
     def frobenius_norm(self) -> Estimate:
         """``|H|_F = sqrt(tr H^2)``, the error carried by the delta method."""

@@ -51,6 +51,11 @@ class SpectralMeasure:
         return self.deflation.captured == self.size and len(self.deflation.coarse_nodes) == 0
 
     @property
+    def unsampled(self) -> bool:
+        """Whether dimensions are left of which nothing is known, because no probe has been drawn yet."""
+        return self.runs.probes == 0 and self.complement > 0
+
+    @property
     def complement(self) -> int:
         """Number of dimensions that the probes sample."""
         return self.size - self.deflation.captured
@@ -146,6 +151,9 @@ class SpectralMeasure:
         # Rounding moves nodes, but leaves the sums that the rule has exactly.
         rounding = 0.0 if self.complement == 0 or bound == 0.0 else self.rounding
         truncation = self.deflation.truncation(function, rounding) + self._coarse_change(function)
+        if self.unsampled:
+            cautions = (*cautions, f"no probe is done yet: the part of {self._known()} alone, what is missing unknown")
+            return Estimate(known, math.inf, truncation, cautions=cautions, lowest=lowest, highest=highest)
         if self.runs.probes == 0:
             return Estimate(known, 0.0, truncation, cautions=cautions, lowest=lowest, highest=highest)
         samples = probe_means(self._rule, function)
@@ -160,6 +168,9 @@ class SpectralMeasure:
         truncation += self.complement * change
         found = from_samples(known + self.complement * samples, truncation_error=truncation, cautions=cautions)
         return replace(found, lowest=lowest, highest=highest)
+
+    def _known(self) -> str:
+        return f"the {self.deflation.captured:,} deflated of {self.size:,} dimensions"
 
     def _coarse_change(self, function: Function) -> float:
         """What eigenvalues that are wrong by their coarseness may add to a sum."""
@@ -196,10 +207,12 @@ class SpectralMeasure:
             at: the point, unit of the eigenvalues.
 
         Returns:
-            The median over probes; outside of a probe's nodes the gap between its last two, or the distance to them
-            if larger. What rounding leaves for an exact spectrum, inf for a single step.
+            The median over probes, inf before the first; outside of a probe's nodes the gap between its last two, or
+            the distance to them if larger. What rounding leaves for an exact spectrum, inf for a single step.
         """
-        if self.runs.probes == 0 or self.complement == 0:
+        if self.unsampled:
+            return math.inf
+        if self.complement == 0:
             return self.rounding
         gaps = []
         for row, length in zip(self.nodes, self.runs.lengths, strict=True):

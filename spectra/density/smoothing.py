@@ -33,7 +33,8 @@ class SmoothedDensity:
             (``linear``), or ``asinh(eigenvalue / linear_scale)``, dimensionless (``symlog``).
         values: (points,) mean over probes of the density, per unit of the coordinate; integrates to one.
         standard_error: (points,) standard error of ``values`` over probes; 0 where the density is exact,
-            inf where one probe leaves nothing to compare with.
+            inf where one probe leaves nothing to compare with, or none is drawn yet: then the values are those of the
+            deflated part alone, and integrate to its share.
         width: standard deviation of the kernel, unit of the coordinate.
         scale: ``linear`` or ``symlog``.
         linear_scale: eigenvalue up to which the symlog coordinate is nearly linear; nan if ``linear``.
@@ -59,8 +60,8 @@ class CumulativeDensity:
 
     Attributes:
         nodes: (k,) ascending and distinct, unit of the eigenvalues.
-        fraction: (k,) mean over probes, ending at one.
-        standard_error: (k,) standard error over probes; 0 where exact, inf with one probe.
+        fraction: (k,) mean over probes, ending at one; before the first probe that of the deflated part alone.
+        standard_error: (k,) standard error over probes; 0 where exact, inf with one probe or none.
     """
 
     nodes: Array
@@ -149,7 +150,7 @@ def _mean(known: Array, share: float, rows: Array) -> tuple[Array, Array]:
     """The known part plus ``share`` of the mean of the probes' rows, and its standard error."""
     probes = len(rows)
     if probes == 0:
-        return known, np.zeros_like(known)
+        return known, np.full_like(known, np.inf if share else 0.0)
     values = known + share * rows.mean(axis=0)
     if probes == 1:
         return values, np.full_like(values, np.inf if share else 0.0)
@@ -204,6 +205,8 @@ def _linear_scale(density: SpectralMeasure, asked: float | None) -> float:
     if asked is not None:
         return _positive("linear_scale", asked)
     largest = max(abs(end) for end in density.support)
+    if density.unsampled:
+        return 1e-4 * largest or 1.0
     return max(1e-4 * largest, min(RESOLUTIONS * density.resolution(0.0), largest)) or 1.0
 
 

@@ -5,11 +5,13 @@ from .codec import Attribute as Attribute
 from .codec import Dimension as Dimension
 from .codec import Mapped as Mapped
 from .codec import Numbered as Numbered
+from .codec import Part as Part
 from .codec import Record as Record
 from .codec import add_scale as add_scale
 from .codec import settings as settings
 from .lock import writing_rights as writing_rights
 from .opaque import Opaque as Opaque
+from .opaque import PickledCodeError as PickledCodeError
 from .opaque import instance as instance
 from .opaque import refused_call as refused_call
 from .plain_json import parse_object as parse_object

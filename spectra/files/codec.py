@@ -210,7 +210,7 @@ class Record(Generic[T]):
             return None  # type: ignore[return-value]
         known = _types(self.kind)
         for own, (name, part) in self.kept.items():
-            if own not in known or (own in self.later and name not in group.attrs):
+            if own not in known or (own in self.later and name not in group.attrs and name not in group):
                 continue
             apart[own] = part.read(group, name)
         return self.kind(**apart)

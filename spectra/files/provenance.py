@@ -56,6 +56,8 @@ class Provenance:
         created: time of the first run in UTC, ISO 8601.
         versions: version of each library and of Python, by name.
         checkpoint_integrity: how far damage to the checkpoint would have been noticed when it was read, in words.
+        checkpoint_weights: which weights of the file were read: the key, ``all`` at the top, and the prefix that was
+            taken off; empty where it was not recorded.
     """
 
     checkpoint: str
@@ -69,6 +71,17 @@ class Provenance:
     created: str = field(default_factory=now)
     versions: Mapping[str, str] = field(default_factory=library_versions)
     checkpoint_integrity: str = ""
+    checkpoint_weights: str = ""
+
+    def same_weights(self, sha256: str, weights: str) -> bool:
+        """Whether this is of the weights of that name, in the file of that digest.
+
+        >>> Provenance("model.pt", "ab", checkpoint_weights="ema").same_weights("ab", "model")
+        False
+        """
+        return self.checkpoint_sha256 == sha256 and (
+            not self.checkpoint_weights or not weights or self.checkpoint_weights == weights
+        )
 
 
 VERSIONS = Mapped("version_", str)
@@ -76,5 +89,5 @@ VERSIONS = Mapped("version_", str)
 PROVENANCE = Record(
     Provenance,
     {"cost": Attribute(str, name="cost_function"), "versions": VERSIONS},
-    later=("checkpoint_integrity",),
+    later=("checkpoint_integrity", "checkpoint_weights"),
 )

@@ -1,5 +1,8 @@
 from .eigenpairs import Eigenpairs as Eigenpairs
 from .eigenpairs import top_eigenpairs as top_eigenpairs
+from .ends import end_eigenpairs as end_eigenpairs
+from .ends import ends_bytes as ends_bytes
+from .ends import least_products as least_products
 from .integration import Deflation as Deflation
 from .integration import Function as Function
 from .integration import moved_by as moved_by
@@ -20,6 +23,7 @@ from .recurrence import dots as dots
 from .recurrence import lanczos as lanczos
 from .shards import Shards as Shards
 from .shards import orthonormal_rows as orthonormal_rows
+from .traces import deflated_trace as deflated_trace
 from .traces import hutch_plus_plus as hutch_plus_plus
 from .traces import hutchinson as hutchinson
 from .traces import xtrace as xtrace

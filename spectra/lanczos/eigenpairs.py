@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -33,6 +34,7 @@ class Eigenpairs:
         residuals: (k,) ``|H q - l q|``; each eigenvalue is within this of a true one.
         products: products spent.
         converged: whether all residuals met the tolerance; if not, more products are needed.
+        bound: residual up to which a pair counts as converged, the rounding of a product included.
         parameters: names and shapes of the parameters; None for an operator that is of no model.
     """
 
@@ -42,6 +44,7 @@ class Eigenpairs:
     products: int
     converged: bool
     parameters: ParameterLayout | None = None
+    bound: float = math.inf
 
     def named(self, number: int) -> dict[str, Tensor]:
         """An eigenvector as one tensor a parameter.
@@ -132,10 +135,11 @@ def _measured(operator: SymmetricOperator, space: _Space, values: Array, vectors
     residuals = (images - levels * rows).norm(dim=1).double().cpu().numpy()
     # A product's own rounding is added to what the iteration can reach.
     floor = 100 * torch.finfo(operator.dtype).eps * float(np.abs(values).max(initial=0.0))
-    converged = bool((residuals <= bound + floor).all())
+    bound += floor
+    converged = bool((residuals <= bound).all())
     landscape = getattr(operator, "landscape", None)
     parameters = None if landscape is None else landscape.parameters
-    return Eigenpairs(values, rows, residuals, space.products + len(rows), converged, parameters)
+    return Eigenpairs(values, rows, residuals, space.products + len(rows), converged, parameters, bound)
 
 
 class _Space:

@@ -74,8 +74,23 @@ def _basis_error(operator: SymmetricOperator, basis: Tensor, images: Tensor) -> 
     return rounded + float(defect.double().norm() * (images @ basis.T).double().norm())
 
 
-def _split(operator: SymmetricOperator, basis: Tensor, count: int, seed: int) -> Estimate:
-    """The trace on a basis, plus that on its complement by so many probes that know nothing of the basis."""
+def deflated_trace(operator: SymmetricOperator, basis: Tensor, count: int, *, seed: int = 0) -> Estimate:
+    """``tr H`` as that on a basis, exactly, plus that on its complement by probes that know nothing of the basis.
+
+    Args:
+        operator: H, of size n.
+        basis: (k, n) orthonormal rows, such as eigenvectors.
+        count: number of probes, at least 1.
+        seed: seed of the probes.
+
+    Returns:
+        The estimate, of k + count products; its samples are the probes'. Exact where the basis is whole.
+
+    >>> from spectra.operators import MatrixOperator
+    >>> matrix = torch.diag(torch.tensor([5.0, 1.0, 1.0]))
+    >>> round(deflated_trace(MatrixOperator(matrix), torch.eye(3)[:1], 2).value, 4)
+    7.0
+    """
     images = operator.matmat(basis)
     known, error = float(dots(basis, images).sum()), _basis_error(operator, basis, images)
     left = operator.size - len(basis)
@@ -117,7 +132,7 @@ def hutch_plus_plus(operator: SymmetricOperator, products: int, *, seed: int = 0
     sketch = min(products // 3, operator.size)
     rows = probes_of(operator, sketch, seed=seed, stream="sketch", kind="gaussian")
     basis, _ = orthonormal_rows(operator.matmat(rows))
-    return _split(operator, basis, products - 2 * sketch, seed)
+    return deflated_trace(operator, basis, products - 2 * sketch, seed=seed)
 
 
 def xtrace(operator: SymmetricOperator, products: int, *, seed: int = 0) -> Estimate:
@@ -159,7 +174,7 @@ def xtrace(operator: SymmetricOperator, products: int, *, seed: int = 0) -> Esti
     if found < count:
         # Two probes at least are left to tell of the error.
         rank = min(found, max(count - 2, 1))
-        return _split(operator, mixing[:rank] @ basis, count - rank, seed)
+        return deflated_trace(operator, mixing[:rank] @ basis, count - rank, seed=seed)
     images = operator.matmat(basis)
     projected = _host(images @ basis.T)
     projected = (projected + projected.T) / 2.0

@@ -323,6 +323,31 @@ class Landscape(AverageCost):
         theta = torch.cat([tensors[name].reshape(-1).to(self.dtype) for name in names])
         return self._again(parameters=names, theta=theta, background=self.evaluation.background | tensors)
 
+    def at(self, theta: Tensor | None = None) -> Landscape:
+        """The same cost around another anchor; the data and the model, examined once, are not examined again.
+
+        Args:
+            theta: (n,) the anchor; None for the model's present parameters, which may have been trained since.
+
+        Returns:
+            A landscape on the same model; a divergence from the anchor is one from the new anchor.
+
+        Raises:
+            UserError: if a parameter or the cost is not finite there.
+        """
+        found = copy.copy(self)
+        with torch.inference_mode(False), torch.enable_grad():
+            present = self.parameters.flatten(dict(self.evaluation.model.named_parameters()))
+            found.theta = (present if theta is None else theta.detach()).to(self.theta).clone()
+            tensors = found.parameters.unflatten(found.theta)
+            refuse_parameters(tensors)
+            found._whole = found._anchors = None
+            found._begin()
+            with preserved_random_state(self.device):
+                found._keep_anchors(tensors, self._anchor_storage)
+                found._sum_at_anchor(tensors)
+        return found
+
     def with_cost(self, cost: PerSampleCost) -> Landscape:
         """The same model, data and anchor under another cost; the divergence is of the softmax of this one's."""
         if isinstance(cost, KLFromAnchor) and self.softmax is not None and self.likelihood is not None:

@@ -1,5 +1,6 @@
 from .batches import Batch as Batch
 from .batches import Batches as Batches
+from .batches import as_batch as as_batch
 from .batches import groups as groups
 from .batches import joined_batch as joined_batch
 from .evaluation import Evaluation as Evaluation

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from basinscope.cli import main
+from basinscope.training import Tracker
+from spectra.costs import cross_entropy
 
 TASK_FILE = Path(__file__).with_name("tiny_task.py")
 
@@ -70,6 +72,9 @@ def shelf(tmp_path_factory: pytest.TempPathFactory, tiny: ModuleType) -> Path:
     assert run(*bridge, "--budget", "1", "--output", folder / "bridge.h5") == 0
     compare = ("compare", model, *task, "--measures", "parameter-norm")
     assert run(*compare, "--output", folder / "comparison.h5", "--report", folder / "page.html") == 0
+    rows = tiny.rows()
+    with Tracker(tiny.network(), cross_entropy, rows, output=folder / "training.h5", every=1, probes=2) as tracker:
+        tracker.step(0, optimizer=0.1)
     known = ("--known", "--cases", "ball-2", "--estimators", "star-domain", "--repeats", "2", "--directions", "2")
     assert run("audit", *known, "--no-facts", "--output", folder / "audit.h5") == 0
     return folder

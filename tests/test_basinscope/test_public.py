@@ -19,6 +19,7 @@ KINDS = {
     "bridge": "BridgeResult",
     "audit": "AuditReport",
     "comparison": "Comparison",
+    "training": "TrainingCurves",
 }
 
 
@@ -58,7 +59,7 @@ def test_result_files_are_shown_and_drawn_without_torch(shelf: Path, tmp_path: P
 import sys
 from basinscope.cli import main
 for words in {shown}:
-    refused = 2 * ("--against" in words and ("comparison" in words[1] or "audit" in words[1]))
+    refused = 2 * ("--against" in words and any(kind in words[1] for kind in ("comparison", "audit", "training")))
     assert main(words) == refused, words
     assert "torch" not in sys.modules, words
 """

@@ -23,7 +23,7 @@ from spectra.plots import spectrum_figure
 from volume.audit import audit_figure
 from volume.figures import study_figure
 
-KINDS = ("spectrum", "volume", "bridge", "audit", "comparison")
+KINDS = ("spectrum", "volume", "bridge", "audit", "comparison", "training")
 
 
 @pytest.fixture(scope="module")
@@ -124,11 +124,11 @@ def test_what_is_saved_is_read_back(results: dict[str, Any], tmp_path: Path, kin
 def test_arrays_have_names_and_units(results: dict[str, Any]) -> None:
     tree = results["spectrum"].to_xarray()
     assert tree["nodes"].dims == ("probe", "step")
-    assert tree["nodes"].attrs["units"] == "cost / parameter^2"
+    assert tree["nodes"].attrs["units"] == "nat / parameter²"
     assert np.array_equal(tree["eigenvalues"], results["spectrum"].spectrum.eigenvalues)
     terms = results["volume"].to_xarray()["ellipsoid-slice/log_terms"]
     assert (terms.dims, terms.attrs["units"]) == (("direction",), "nat")
-    assert results["spectrum"].spectrum.density.to_xarray()["nodes"].attrs["units"] == "cost / parameter^2"
+    assert results["spectrum"].spectrum.density.to_xarray()["nodes"].attrs["units"] == "cost / parameter²"
     with pytest.raises(UserError, match="no file of its own"):
         results["spectrum"].spectrum.density.save("x.h5")
 

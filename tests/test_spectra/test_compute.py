@@ -48,7 +48,9 @@ def test_engines_agree(landscape: Landscape) -> None:
 
 def test_what_does_not_fit_the_memory_is_refused_before_it_starts(landscape: Landscape) -> None:
     with pytest.raises(ValueError, match="full reorthogonalisation of 4 probes and 64 steps needs 279 kB, past"):
-        compute_spectrum(landscape, SpectrumSettings(probes=4, engine="slq", reorthogonalise="full", memory=1000))
+        compute_spectrum(
+            landscape, SpectrumSettings(probes=4, block=4, engine="slq", reorthogonalise="full", memory=1000)
+        )
     with pytest.raises(ValueError, match="the dense route needs"):
         compute_spectrum(landscape, SpectrumSettings(engine="dense", memory=1000))
     with pytest.raises(ValueError, match="the Gram route holds 160 rows"):
@@ -60,8 +62,8 @@ def test_what_does_not_fit_the_memory_is_refused_before_it_starts(landscape: Lan
 
 
 def test_reorthogonalisation_announces_its_need(landscape: Landscape) -> None:
-    automatic = compute_spectrum(landscape, SpectrumSettings(engine="slq", memory=40000, deflate=0))
-    ample = compute_spectrum(landscape, SpectrumSettings(engine="slq", deflate=0))
+    automatic = compute_spectrum(landscape, SpectrumSettings(engine="slq", block=8, memory=40000, deflate=0))
+    ample = compute_spectrum(landscape, SpectrumSettings(engine="slq", block=8, deflate=0))
     assert ample.notes[0] == "full reorthogonalisation, the basis takes 557 kB"
     assert "no reorthogonalisation: a basis would take" in automatic.notes[0]
 
@@ -69,10 +71,13 @@ def test_reorthogonalisation_announces_its_need(landscape: Landscape) -> None:
 def test_stopped_anywhere_and_resumed_gives_the_same_bits(landscape: Landscape) -> None:
     partial: list[Spectrum] = []
     whole = compute_spectrum(landscape, SMALL, on_block=partial.append)
-    assert [one.density.runs.probes for one in partial] == [2, 4]
-    resumed = compute_spectrum(landscape, SMALL, resume=partial[0])
-    assert np.array_equal(resumed.density.runs.diagonal, whole.density.runs.diagonal)
-    assert np.array_equal(resumed.density.runs.off_diagonal, whole.density.runs.off_diagonal)
+    assert [one.density.runs.probes for one in partial] == [0, 2, 4]
+    for one in partial:
+        resumed = compute_spectrum(landscape, SMALL, resume=one)
+        assert np.array_equal(resumed.density.runs.diagonal, whole.density.runs.diagonal)
+        assert np.array_equal(resumed.density.runs.off_diagonal, whole.density.runs.off_diagonal)
+        assert np.array_equal(resumed.density.deflation.nodes, whole.density.deflation.nodes)
+        assert resumed.products == whole.products
     grown = compute_spectrum(landscape, replace(SMALL, probes=6, deflate=4), resume=None)
     again = compute_spectrum(landscape, replace(SMALL, probes=6, deflate=4), resume=replace_probes(grown, 2))
     assert np.array_equal(again.density.runs.diagonal, grown.density.runs.diagonal)

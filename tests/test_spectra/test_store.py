@@ -119,7 +119,7 @@ def test_xarray_sees_named_dimensions(tmp_path: Path) -> None:
         assert data.lengths.dims == ("probe",)
         assert data.eigenvalues.dims == data.residuals.dims == ("eigenpair",)
         assert data.deflation_nodes.dims == ("deflated_node",)
-        assert data.nodes.attrs["units"] == "cost / parameter^2"
+        assert data.nodes.attrs["units"] == "nat / parameter²"
         assert data.nodes.attrs["long_name"]
         np.testing.assert_allclose(data.weights.sum("step"), 1.0)
         assert data.attrs["seed"] == 3
@@ -128,6 +128,17 @@ def test_xarray_sees_named_dimensions(tmp_path: Path) -> None:
     with xarray.open_dataset(tmp_path / "s.h5", engine="h5netcdf", group="layers/hidden") as layer:
         assert dict(layer.sizes) == {"probe": 2, "step": 5, "deflated_node": 3, "coarse_node": 1}
         assert layer.attrs["size"] == 24
+
+
+@pytest.mark.parametrize("operator, unit", [("hessian", "nat / parameter²"), ("empirical-fisher", "nat² / parameter²")])
+def test_a_file_has_the_unit_that_tables_show(tmp_path: Path, operator: str, unit: str) -> None:
+    """Operators made of squared gradients have the cost's unit squared, in every array of eigenvalues."""
+    held = spectrum(settings=SpectrumSettings(operator=operator))
+    write_spectrum(tmp_path / "s.h5", held, PROVENANCE)
+    with h5py.File(tmp_path / "s.h5") as file:
+        names = ("nodes", "diagonal", "off_diagonal", "deflation_nodes", "eigenvalues", "residuals")
+        assert {name: file[name].attrs["units"] for name in names} == dict.fromkeys(names, unit)
+        assert file["layers/hidden/nodes"].attrs["units"] == unit
 
 
 def test_parameter_names_of_a_large_model_fit(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from spectra.errors import UserError
+from spectra.files import counted
 from spectra.plots import BLUE, GREEN, GREY, ORANGE, SKY, VERMILLION
 from volume.audit.reading import VOLUME
 from volume.audit.report import AuditReport
@@ -55,7 +56,9 @@ def audit_figure(table: AuditTable) -> Figure:
     heights = [1.1 + 0.24 * max(len(part) for _, part in pair) for pair in pairs]
     figure = Figure(figsize=(6.6 * columns, sum(heights) + 0.5), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(f"Estimates of log volume, {table.repeats} repeats each; the line is the truth", fontsize=12)
+    figure.suptitle(
+        f"Estimates of log volume, {counted(table.repeats, 'repeat')} each; the line is the truth", fontsize=12
+    )
     others = dict.fromkeys(row.estimator for row in table.applied if row.quantity != VOLUME)
     if others:
         words = f"no log-volumes, in the table alone: {', '.join(others)}"

@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from spectra.errors import UserError
 from spectra.interval import ends, half_width
+from spectra.words import curvature_unit
 
 Array = NDArray[np.float64]
 # A product with the curvature counts as so many gradients (measured: 1.2 to 2.8, see the design's table).
 PRODUCT_GRADIENTS = 2.0
 VOLUME, TRACE, DETERMINANT = "log-volume", "trace", "log-determinant"
 QUANTITIES = (VOLUME, TRACE, DETERMINANT)
-UNITS = {VOLUME: "nat", TRACE: "cost / parameter^2", DETERMINANT: "nat"}
+UNITS = {VOLUME: "nat", TRACE: curvature_unit("hessian"), DETERMINANT: "nat"}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from spectra.files import Result
+from spectra.files import Result, counted
 from volume.audit.table import AuditTable
 
 
@@ -53,7 +53,7 @@ class AuditReport(Result):
     _written_by: ClassVar[str] = "volume.audit.store:write_report"
 
     def _title(self) -> str:
-        return f"audit of {self.title}, {self.table.repeats} repeats a row"
+        return f"audit of {self.title}, {counted(self.table.repeats, 'repeat')} a row"
 
     def _facts(self) -> dict[str, str]:
         return self.table._facts()

@@ -266,7 +266,7 @@ def audit(
         repeats: seeds a row, at least 2.
         seed: seed of the first repeat; the others follow.
         earlier: a table with the same repeats and seed: its rows are kept.
-        progress: called with rows done, all rows and what is being done.
+        progress: called with rows done, rows to do and what is being done; those of an earlier table are not counted.
         on_row: called with the table so far after each row.
 
     Returns:
@@ -290,12 +290,14 @@ def audit(
         )
     known = {} if earlier is None else {(row.case, row.estimator): row for row in earlier.rows}
     work = [(case, name) for case in cases for name in estimators]
-    table = AuditTable((), repeats, seed)
-    for done, (case, name) in enumerate(work):
-        if progress is not None:
-            progress(done, len(work), f"{case.name}: {name}")
+    missing = sum((case.name, name) not in known for case, name in work)
+    table, done = AuditTable((), repeats, seed), 0
+    for case, name in work:
         row = known.get((case.name, name))
         if row is None:
+            if progress is not None:
+                progress(done, missing, f"{case.name}: {name}")
+            done += 1
             row = _row(case, name, estimators[name], range(seed, seed + repeats))
         table = replace(table, rows=(*table.rows, row))
         if on_row is not None:

@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from spectra.estimate import Estimate
+from spectra.files import counted
 from spectra.interval import bars, interval_label, with_ends
 from spectra.plots import BLUE, GREY, ORANGE, VERMILLION
 from volume.bridge.result import LARGEST_RHAT, ORIGIN, BridgeResult
@@ -35,7 +36,8 @@ def bridge_figure(result: BridgeResult, *, checkpoint: str = "", unit: str = "co
     of = f" of {Path(checkpoint).name}" if checkpoint else ""
     figure.suptitle(
         f"Bridge{of}: {result.settings.target} from {ORIGIN[result.settings.origin]}, n = {result.size:,}\n"
-        f"{len(result.rungs) - 1} rungs, {result.rungs[1].chains} chains, {result.gradient_evaluations:,} gradients",
+        f"{counted(len(result.rungs) - 1, 'rung')}, {result.rungs[1].chains} chains, "
+        f"{counted(result.gradient_evaluations, 'gradient')}",
         fontsize=11,
     )
     above, middle, beneath = figure.subplots(3, 1, height_ratios=(3, 3, 2))

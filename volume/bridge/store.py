@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import astuple, replace
+from functools import lru_cache
 from pathlib import Path
 
 import h5py
@@ -17,6 +18,7 @@ from spectra.files import (
     Dimension,
     Mapped,
     Numbered,
+    Part,
     Record,
     ResultFile,
     library_versions,
@@ -36,13 +38,21 @@ _CHAIN = Dimension("chain", "Markov chain")
 _DRAW, _KEPT = (Dimension("draw", "draw"), _CHAIN), (Dimension("kept", "kept"), _CHAIN)
 _ONWARD = (Dimension("onward_kept", "onward kept"), _CHAIN)
 _BACKWARD = (Dimension("backward_kept", "backward kept"), _CHAIN)
-_RUNG = Record(
-    Rung,
-    {
+_SETTINGS = settings(
+    BridgeSettings,
+    cutoffs=Attribute(lambda values: tuple(map(float, np.atleast_1d(values)))),
+    pairs=Attribute(lambda count: int(count) or None, lambda count: count or 0),
+)
+
+
+@lru_cache
+def _bridge(unit: str) -> Record[BridgeResult]:
+    """How a bridge whose cost has some unit is kept; reading asks for none."""
+    rung: dict[str, Part] = {
         "state": _STATE,
         "passage": Record(Passage, _STATES, prefix="passage_", optional="passage_here"),
-        "costs": Array(_DRAW, "cost above the anchor's", "cost"),
-        "quadratics": Array(_KEPT, "cost of the quadratic model", "cost"),
+        "costs": Array(_DRAW, "cost above the anchor's", unit),
+        "quadratics": Array(_KEPT, "cost of the quadratic model", unit),
         "squares": Array(_DRAW, "squared distance from the anchor in standard deviations of the prior", "1"),
         "prior_squares": Array(_DRAW, "minus twice the prior's log density, up to a constant", "nat"),
         "onward": Array(_ONWARD, "work of carrying a draw to the next rung", "nat"),
@@ -50,19 +60,9 @@ _RUNG = Record(
         "diverged": Array((_CHAIN,), "diverged trajectories, all rejected", "1"),
         "last": Array((), "", ""),
         "near": Attribute(bool),
-    },
-    later=("near",),
-)
-_SETTINGS = settings(
-    BridgeSettings,
-    cutoffs=Attribute(lambda values: tuple(map(float, np.atleast_1d(values)))),
-    pairs=Attribute(lambda count: int(count) or None, lambda count: count or 0),
-)
-_BRIDGE = Record(
-    BridgeResult,
-    {"settings": _SETTINGS, "passes": Numbered("pass_%03d", Numbered("rung_%03d", _RUNG)), "source": None},
-    later=("strategy",),
-)
+    }
+    passes = Numbered("pass_%03d", Numbered("rung_%03d", Record(Rung, rung, later=("near",))))
+    return Record(BridgeResult, {"settings": _SETTINGS, "passes": passes, "source": None}, later=("strategy",))
 
 
 def _fill(file: h5py.File, stored: tuple[BridgeResult, dict[str, str]]) -> None:
@@ -70,12 +70,12 @@ def _fill(file: h5py.File, stored: tuple[BridgeResult, dict[str, str]]) -> None:
     file.attrs["created"] = now()
     VERSIONS.write(file, library_versions())
     _SOURCE.write(file, source)
-    _BRIDGE.write(file, replace(result, passes=tuple(map(_lighter, result.passes))))
+    _bridge(source.get("cost_unit", "cost")).write(file, replace(result, passes=tuple(map(_lighter, result.passes))))
 
 
 def _build(file: h5py.File) -> tuple[BridgeResult, dict[str, str]]:
     source = _SOURCE.read(file)
-    return _BRIDGE.read(file, source=source), source
+    return _bridge("").read(file, source=source), source
 
 
 def _lighter(rungs: tuple[Rung, ...]) -> tuple[Rung, ...]:

@@ -2,6 +2,7 @@ from .bits_back import DescriptionLength as DescriptionLength
 from .bits_back import description_length as description_length
 from .choice import check_preconditioner as check_preconditioner
 from .choice import choose_preconditioner as choose_preconditioner
+from .choice import pair_count as pair_count
 from .importance_sampling import DenseModel as DenseModel
 from .importance_sampling import importance_sampled as importance_sampled
 from .method import MethodRow as MethodRow

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import elementwise
 from scipy.special import erfcx
 
 from spectra.errors import UserError
+from volume.rays import bracket_root, find_root
 
 Array = NDArray[np.float64]
 # Below these w the differences 1/u - 1/w and 1/w^3 - 1/u^3 are taken from their limits at the mean, since their
@@ -169,13 +169,12 @@ def _solve(sums: _Sums, cutoffs: Array, mean: float) -> Array:
         return np.log(sums.slope(depth)) - goal
 
     guess = np.clip(np.log(mean) - target, -_LARGEST_EXPONENT / 2, _LARGEST_EXPONENT / 2)
-    ends = {"xmin": -_LARGEST_EXPONENT, "xmax": _LARGEST_EXPONENT}
-    bracket = elementwise.bracket_root(excess, guess - 1.0, guess + 1.0, args=(target,), **ends)
-    if not np.all(bracket.success):
-        bad = cutoffs[~bracket.success][0] * sums.largest
+    least, most = -_LARGEST_EXPONENT, _LARGEST_EXPONENT
+    bracket, found = bracket_root(excess, guess - 1.0, guess + 1.0, least=least, most=most, args=(target,))
+    if not np.all(found):
+        bad = cutoffs[~found][0] * sums.largest
         raise UserError(f"cutoff {bad:g} is too far from the mean cost {mean * sums.largest:g} under the prior")
-    root = elementwise.find_root(excess, bracket.bracket, args=(target,))
-    return np.asarray(root.x)
+    return find_root(excess, bracket, args=(target,))
 
 
 def _lugannani_rice(sums: _Sums, depth: Array) -> TailProbability:

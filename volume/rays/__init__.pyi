@@ -12,6 +12,8 @@ from .rays import Rays as Rays
 from .rays import draw_rays as draw_rays
 from .restriction import RestrictedPrior as RestrictedPrior
 from .restriction import restricted_prior as restricted_prior
+from .roots import bracket_root as bracket_root
+from .roots import find_root as find_root
 from .shared_directions import over_ranks as over_ranks
 from .star_domain import PILOTS as PILOTS
 from .star_domain import StarDomainSettings as StarDomainSettings

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import elementwise
 from scipy.special import logsumexp
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from volume.chunks import at_once
 from volume.preconditioners import Identity, Preconditioner
 from volume.priors import GaussianPrior, Prior, RayDensity, log_sphere_surface
 from volume.rays.rays import unit_rows
+from volume.rays.roots import find_root
 from volume.rays.star_domain import StarDomainSettings
 from volume.result import VolumeEstimate
 
@@ -174,6 +174,6 @@ def _solve(levels: Array, size: int, ray: RayDensity, reach: Array) -> Array:
     found = top.copy()
     if inside.any():
         bracket = (top[inside] - _DEEPEST, top[inside])
-        found[inside] = elementwise.find_root(gap, bracket, args=(rows[inside],), tolerances={"xatol": 1e-14}).x
+        found[inside] = find_root(gap, bracket, args=(rows[inside],), tolerance=1e-14)
     result[rows] = np.exp(found)
     return np.minimum(result, reach)

@@ -15,6 +15,7 @@ from basinscope.tasks.images.timm_model import load_timm
 from spectra.checkpoint import Checkpoint, is_model_folder, load_into
 from spectra.costs import cross_entropy
 from spectra.errors import UserError
+from spectra.files import counted
 from spectra.landscape import Landscape
 from spectra.model import Batch
 
@@ -90,7 +91,7 @@ def _notes(path: Path, found: ImageSet, classifier: Classifier) -> tuple[str, ..
     _, channels, height, width = found.images.shape
     edges = classifier.preparation.size
     brought = f", brought to {edges[0]}x{edges[1]}" if edges is not None and edges != (height, width) else ""
-    whole = f"{len(found.labels):,} images of {channels}x{height}x{width} from {path.name}{brought}"
+    whole = f"{counted(len(found.labels), 'image')} of {channels}x{height}x{width} from {path.name}{brought}"
     return (whole, *found.notes, *classifier.notes)
 
 

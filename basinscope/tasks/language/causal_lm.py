@@ -12,6 +12,7 @@ from basinscope.tasks.language.text import SHORTEST, Sequences, tokenised
 from spectra.checkpoint import Checkpoint, load_into
 from spectra.costs import STORAGES, cross_entropy
 from spectra.errors import UserError
+from spectra.files import counted
 from spectra.landscape import Landscape
 
 
@@ -67,7 +68,7 @@ def _check_fits(network: Any, rows: Sequences, home: Path) -> None:
 
 def _notes(rows: Sequences, text: Path, sequences: int) -> tuple[str, ...]:
     count, length = rows.tokens.shape
-    whole = f"{count} sequences of {length} tokens from {text.name}"
+    whole = f"{counted(count, 'sequence')} of {counted(length, 'token')} from {text.name}"
     return (f"{whole}; {rows.left} more are left out by sequences={sequences}" if rows.left else whole,)
 
 

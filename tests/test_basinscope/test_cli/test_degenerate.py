@@ -65,7 +65,8 @@ def possible(measures: dict[str, Any]) -> None:
 
 
 def compared(path: Path, task: str, capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
-    assert main(["compare", str(path), "--task", f"{TASKS}:{task}", *FEW, *options, "--json"]) == 0
+    words = ["compare", str(path), "--task", f"{TASKS}:{task}", "--measures", "all", *FEW, *options, "--json"]
+    assert main(words) == 0
     (found,) = json.loads(capsys.readouterr().out)["checkpoints"]
     measures: dict[str, Any] = found["measures"]
     return measures

@@ -1,5 +1,6 @@
 import inspect
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -124,7 +125,10 @@ def test_the_plan_and_its_memory_are_said_before_the_computing(
     monkeypatch.setattr("basinscope.runs.spectrum.compute_spectrum", watched)
     assert spectrum("--reorthogonalise", "full", "--deflate", "4", *extra) == 0
     # 8 probes of 12 steps, and a block of two for 2 + 4 steps.
-    assert before[0].startswith("plan: slq route, 108 products; full reorthogonalisation, the basis takes ")
+    assert re.match(
+        r"plan: slq route, 108 products, about 1 s at [\d.]+ ms each; full reorthogonalisation, the basis takes ",
+        before[0],
+    )
     assert "a Krylov space of dimension 4 is treated exactly, probes sample its complement" in before[0]
     assert before[0].count("\n") == 1
     captured = capsys.readouterr()
@@ -150,7 +154,8 @@ def test_a_resumed_run_says_what_is_kept(spectrum: Run, tmp_path: Path, capsys: 
     assert spectrum("--probes", "2", "--output", output) == 0
     capsys.readouterr()
     assert spectrum("--probes", "4", "--output", output, "--resume") == 0
-    assert "2 of 4 probes are stored and kept" in capsys.readouterr().err
+    # The two probes left, of 12 steps each; what is stored is no part of what is to come.
+    assert "2 of 4 probes are stored and kept; 24 products, about 1 s at" in capsys.readouterr().err
     assert spectrum("--probes", "4", "--output", output, "--resume") == 0
     captured = capsys.readouterr()
     assert captured.err == ""  # nothing is computed
@@ -254,7 +259,8 @@ def test_an_interruption_says_what_is_saved_and_can_be_resumed(
     def interrupted(*arguments: Any, on_block: Callable[[Spectrum], None], **rest: Any) -> Spectrum:
         def stop(partial: Spectrum) -> None:
             on_block(partial)
-            raise KeyboardInterrupt
+            if partial.density.runs.probes:
+                raise KeyboardInterrupt
 
         return compute.compute_spectrum(*arguments, on_block=stop, **rest)
 
@@ -405,3 +411,125 @@ def test_help_needs_neither_torch_nor_scipy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.rstrip().endswith("[]")
     assert "--operator" in done.stdout
+
+
+def ended_after_deflation(spectrum: Run, monkeypatch: pytest.MonkeyPatch, *options: str | Path) -> None:
+    """A run that is interrupted when the deflation is done."""
+
+    def interrupted(*arguments: Any, on_block: Callable[[Spectrum], None], **rest: Any) -> Spectrum:
+        def stop(partial: Spectrum) -> None:
+            on_block(partial)
+            raise KeyboardInterrupt
+
+        return compute.compute_spectrum(*arguments, on_block=stop, **rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("basinscope.runs.spectrum.compute_spectrum", interrupted)
+        patch.setattr("basinscope.runs.spectrum.LOOK_FROM", 0.0)
+        assert spectrum(*options) == 130
+
+
+def test_the_deflation_is_kept_and_shown_as_what_it_is(
+    spectrum: Run,
+    checkpoint: Path,
+    tiny: ModuleType,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    after_deflation = tmp_path / "s.h5"
+    ended_after_deflation(spectrum, monkeypatch, "--deflate", "16", "--output", after_deflation)
+    exact = torch.linalg.eigvalsh(dense_hessian(tiny, checkpoint)).numpy()
+    _, look, said = capsys.readouterr().err.splitlines()
+    assert look.startswith(f"first look, 16 of 50 dimensions: largest eigenvalues {exact[-1]:.4g}, ")
+    assert f"the deflation, with the largest eigenvalues, is saved in {after_deflation}; go on with" in said
+    assert main(["show", str(after_deflation), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["complete"], found["probes_done"], found["logdets"]) == (False, 0, [])
+    assert found["eigenvalues"][0]["value"] == pytest.approx(exact[-1], rel=1e-5)
+    for name in ("trace", "frobenius_norm"):
+        assert found[name]["standard_error"] is None
+        assert found[name]["cautions"] == [
+            "no probe is done yet: the part of the 16 deflated of 50 dimensions alone, what is missing unknown"
+        ]
+    low, high = found["frobenius_norm"]["interval95"]
+    assert found["frobenius_norm"]["value"] == low < np.linalg.norm(exact) * (1 + 1e-5)
+    assert high is None
+    assert main(["show", str(after_deflation)]) == 0
+    shown = capsys.readouterr().out
+    assert "16 dimensions without sampling, then 0 of 8 probes so far" in shown
+    assert "log det" not in shown
+    assert main(["plot", str(after_deflation), "--output", str(tmp_path / "plot.svg")]) == 0
+    assert "the 16 deflated of 50 dimensions alone: no probes yet" in (tmp_path / "plot.svg").read_text()
+    assert spectrum("--deflate", "16", "--output", after_deflation, "--resume") == 0
+    assert spectrum("--deflate", "16", "--output", tmp_path / "whole.h5") == 0
+    assert datasets(after_deflation) == datasets(tmp_path / "whole.h5")
+
+
+def test_top_eigenpairs_are_kept_shown_and_those_of_the_dense_hessian(
+    spectrum: Run, checkpoint: Path, tiny: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    matrix, output = dense_hessian(tiny, checkpoint).numpy(), tmp_path / "s.h5"
+    exact = np.linalg.eigvalsh(matrix)
+    options = ("--output", output, "--dtype", "float64", "--json")
+    assert spectrum(*options) == 0
+    assert printed(capsys)["top"] is None
+    # A complete file is given what it lacks, and then nothing more is computed.
+    assert spectrum(*options, "--resume", "--top", "4", "--keep-vectors") == 0
+    captured = capsys.readouterr()
+    assert "and those of the top eigenpairs, at least " in captured.err
+    top = json.loads(captured.out)["top"]
+    expected = [*exact[::-1][:4], *exact[:4]]
+    assert [pair["value"] for pair in top["pairs"]] == pytest.approx(expected, rel=1e-8)
+    assert all(pair["converged"] for pair in top["pairs"])
+    stored = read_spectrum(output).spectrum
+    assert stored.top is not None
+    for number, value in enumerate(expected):
+        vector = np.concatenate([part.ravel() for part in stored.eigenvector(number).values()])
+        # A vector is known to the root of what its value is.
+        assert np.allclose(matrix @ vector, value * vector, atol=1e-6)
+    assert spectrum(*options, "--resume", "--top", "3") == 0
+    assert capsys.readouterr().err == ""
+    assert main(["show", str(output)]) == 0
+    shown = capsys.readouterr().out
+    assert f"largest 1      {exact[-1]:.6g}" in shown
+    assert f"below zero 1   {exact[0]:.6g}" in shown
+    assert "8 of 8 pairs converged" in shown
+
+
+def test_more_eigenpairs_than_parameters_or_vectors_of_none_are_refused(
+    spectrum: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert spectrum("--top", "51") == 2
+    assert capsys.readouterr().err == "--top must be at most the 50 parameters, got 51\n"
+    assert spectrum("--keep-vectors") == 2
+    assert "--keep-vectors needs --top K" in capsys.readouterr().err
+
+
+def test_a_quick_look_takes_60_products_and_says_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digits = Path(__file__).parents[3] / "data" / "digits_mlp" / "clean_seed0_step00640.pt"
+    words = ["spectrum", str(digits), "--strategy", "double-backward", "--output", str(tmp_path / "q.h5")]
+    assert main([*words, "--quick"]) == 0
+    captured = capsys.readouterr()
+    plan, look = captured.err.splitlines()
+    assert plan.startswith("plan: slq route, 60 products, about ")
+    assert look.startswith("quick look: rough")
+    assert "4 probes of 8 steps (rough), 60 products" in captured.out
+    trace = read_spectrum(tmp_path / "q.h5").spectrum.density.trace()
+    # The trace by 8 probes of 64 steps with 120 dimensions deflated is 4.371 ± 0.042; Student t with 3 degrees of
+    # freedom passes 6 with probability 0.9 %, at a seed that is fixed.
+    assert abs(trace.value - 4.371) < 6.0 * trace.standard_error < 1.0
+    assert main([*words, "--resume"]) == 2
+    assert "holds a quick look of 8 steps a probe, which cannot be made finer" in capsys.readouterr().err
+    assert main([*words, "--resume", "--quick", "--probes", "6"]) == 0
+    assert "4 of 6 probes are stored and kept; 44 products" in capsys.readouterr().err
+    assert main([*words[:4], "--quick", "--steps", "9"]) == 2
+    assert "--quick chooses --steps and --deflate itself" in capsys.readouterr().err
+
+
+def test_a_quick_look_at_a_small_model_is_exact(spectrum: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of 50 parameters 60 products give the whole spectrum, though there is no room to deflate 20 dimensions."""
+    assert spectrum("--engine", "auto", "--steps", "64", "--quick", "--json") == 0
+    assert printed(capsys)["route"] == "dense"

@@ -2,6 +2,7 @@ import importlib.util
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -74,7 +75,7 @@ def tiny(checkpoint: Path) -> Run:
 
 def answer(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     captured = capsys.readouterr()
-    assert captured.err == ""
+    assert all(line.startswith("work: ") for line in captured.err.splitlines())
     found: dict[str, Any] = json.loads(captured.out)
     return found | {result["method"]: result for result in found["methods"]}
 
@@ -83,8 +84,8 @@ def refused(code: int, capsys: pytest.CaptureFixture[str]) -> str:
     captured = capsys.readouterr()
     assert code == 2
     assert captured.out == ""
-    assert len(captured.err.splitlines()) == 1
-    return captured.err.strip()
+    (said,) = (line for line in captured.err.splitlines() if not line.startswith("work: "))
+    return said.strip()
 
 
 @pytest.mark.parametrize("prior", ["gaussian:0.5", "init"])
@@ -177,11 +178,15 @@ def test_the_plan_and_the_memory_of_a_large_model_are_said_before_the_computing(
         "identity",
     ]
     assert main(words) == 0
-    assert capsys.readouterr().err == ""
+    # Three directions of at least 5 evaluations; 8 products of two probes, and as many of the anchor's run.
+    work = (
+        r"work: 15 evaluations of the cost, at least about \d+ s at [\d.]+ m?s each; 16 products, at least about \d+ s"
+    )
+    assert re.match(work, capsys.readouterr().err)
     for module in ("announcement", "volume_announcement"):
         monkeypatch.setattr(f"basinscope.runs.{module}.WORTH_SAYING", 0.0)
     assert main([*words, "--memory", "1MB"]) == 0
-    rays, products, memory = capsys.readouterr().err.splitlines()
+    _, rays, products, memory = capsys.readouterr().err.splitlines()
     assert rays == "plan: star-domain, 3 directions, 3 at a time: about 173 kB above the model"
     assert products.startswith(
         "plan: quadratic-mass by the slq route, 8 products and 8 of the anchor's run; full reortho"

@@ -4,6 +4,7 @@ They were made in the root of the repository by the first words of ``RUNS`` and 
 """
 
 import hashlib
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -101,6 +102,11 @@ def contents(path: Path) -> dict[str, tuple[Any, ...]]:
         for name in set(item.attrs) - {"created", "DIMENSION_LIST", "REFERENCE_LIST"}:
             kind = item.attrs.get_id(name)
             found[f"{place}@{name}"] = (kind.dtype, kind.shape, repr(item.attrs[name]))
+        if "settings" in item.attrs:
+            # Options of single measures are written beside the settings since; those of before were the defaults.
+            settings = json.loads(item.attrs["settings"])
+            settings.pop("options", None)
+            found[f"{place}@settings"] = tuple(settings.items())
 
     with h5py.File(path) as file:
         visit("", file)

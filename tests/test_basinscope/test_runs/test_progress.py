@@ -26,8 +26,8 @@ def test_a_log_gets_a_line_a_minute_with_the_time_left(monkeypatch: pytest.Monke
     rung = [(seconds, done + 6, 10, "bridge [rung 3]") for done, seconds in enumerate(times)]
     # 31 s a step, then 33 on average.
     assert written(monkeypatch, *rung) == [
-        "bridge [rung 3]: 7 of 10 after 1 min, about 2 min left",
-        "bridge [rung 3]: 9 of 10 after 2 min, about 1 min left",
+        "bridge [rung 3]: 7 of 10 after 1 min, about 93 s left",
+        "bridge [rung 3]: 9 of 10 after 2 min, about 33 s left",
     ]
 
 

@@ -64,7 +64,7 @@ def test_a_checkpoint_with_code_in_it(tmp_path: Path, capsys: pytest.CaptureFixt
         (
             "digts",
             "task 'digts' is not known: give a built-in name (causal-lm, digits, digits-heldout, "
-            "image-classifier, tabular), "
+            "image-classifier, own, tabular), "
             "package.module",
         ),
         ("digts", "did you mean digits?"),
@@ -92,7 +92,9 @@ def test_a_checkpoint_cannot_name_code_to_run(
     path = tmp_path / "model.pt"
     torch.save({"model": tiny.network().state_dict(), "metadata": {"task": f"{code}:task"}}, path)
     said = refused(main(["spectrum", str(path)]), capsys)
-    assert "which is not built in (causal-lm, digits, digits-heldout, image-classifier, tabular): give --task" in said
+    assert (
+        "which is not built in (causal-lm, digits, digits-heldout, image-classifier, own, tabular): give --task" in said
+    )
     assert not (tmp_path / "ran").exists()
 
 

@@ -184,6 +184,14 @@ def test_json_is_alone_on_stdout(table: Path, command: str, task: str, capfd: py
     assert "\x1b" not in err
 
 
+@pytest.mark.parametrize("command", COMPUTING)
+def test_a_table_is_alone_on_stdout(table: Path, command: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main([*commands(table, task="prints")[command], "--table", "md"]) == 0
+    out, err = capfd.readouterr()
+    assert all(not line or line.startswith(("|", "**")) for line in out.splitlines())
+    assert "{from the task}" in err
+
+
 def test_json_is_alone_on_the_stdout_of_a_process(table: Path) -> None:
     words = [sys.executable, "-m", "basinscope", *commands(table, task="prints_below")["spectrum"], "--json"]
     done = subprocess.run(words, capture_output=True, text=True)

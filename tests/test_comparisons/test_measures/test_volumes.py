@@ -1,12 +1,13 @@
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
 from scipy import stats
 from torch import nn
 
-from comparisons.evidence import Evidence, EvidenceSettings
+from comparisons.evidence import Evidence, EvidenceSettings, extent_of
 from comparisons.flatness import Reading
 from comparisons.measures import volumes
 from spectra.costs import KLFromAnchor, cross_entropy
@@ -65,3 +66,20 @@ def test_a_cutoff_within_the_rounding_of_the_cost_is_said(measure: Callable[[Evi
     assert "rounding noise" in coarse.cautions[-1]
     assert math.isinf(coarse.standard_error)
     assert not any("rounding noise" in caution for caution in fine.cautions)
+
+
+def test_a_stored_volume_is_taken_under_its_own_options_alone() -> None:
+    stored = SimpleNamespace(failure="")
+    found = []
+    for options in ({}, {"ellipsoid-slice": {"directions": 4}}):
+        settings = EvidenceSettings(cutoff=0.09, directions=8, options=options)
+        evidence = Evidence(quadratic((2.0, 2.0, 2.0)), settings=settings)
+        evidence.stored_study = SimpleNamespace(results={"ellipsoid-slice": stored}, cost_noise=0.0)
+        asked = volumes._Asked(**options.get("ellipsoid-slice", {}))
+        found.append((volumes.method_result(evidence, "ellipsoid-slice", asked), evidence))
+    (same, first), (other, second) = found
+    assert same is stored
+    assert first.notes == ()
+    assert other.log_volume == pytest.approx(math.log(4.0 / 3.0 * math.pi * 0.09**1.5), rel=1e-6)
+    assert second.notes == ("the stored ellipsoid-slice was not reused: this one has options of its own",)
+    assert extent_of(first).stored == {"ellipsoid-slice"}

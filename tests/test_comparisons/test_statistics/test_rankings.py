@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from scipy import stats
 
 from comparisons.comparison import Comparison, Examined, Outcome
 from comparisons.evidence import ComputeCost, EvidenceSettings
 from comparisons.flatness import Reading
 from comparisons.measures import measures_named
-from comparisons.plots import comparison_figure
+from comparisons.plots import comparison_figure, draw_measure
 from comparisons.statistics import rank_measures
 from comparisons.statistics.permutation import holm
 from comparisons.statistics.rank_correlation import kendall, spearman
@@ -118,9 +119,11 @@ def test_agreement_turns_signs() -> None:
     assert matrix == pytest.approx(np.ones((2, 2)))
 
 
-def test_the_figure_shows_each_value_at_its_gap() -> None:
-    figure = comparison_figure(made(np.array([1.0, 2.0, 4.0]), np.array([0.1, 0.3, 0.2])))
-    trace, mass = figure.axes
+def test_a_panel_shows_each_value_at_its_gap() -> None:
+    comparison, figure = made(np.array([1.0, 2.0, 4.0]), np.array([0.1, 0.3, 0.2])), Figure()
+    trace, mass = figure.subplots(1, 2)
+    draw_measure(trace, comparison, measure=TRACE.name)
+    draw_measure(mass, comparison, measure=MASS.name)
     points = [container.lines[0].get_xydata()[0].tolist() for container in trace.containers]
     assert points == [[0.1, 1.0], [0.3, 2.0], [0.2, 4.0]]
     assert "flatter: larger" in mass.get_title()

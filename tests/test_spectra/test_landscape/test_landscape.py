@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 from spectra.costs import KLFromAnchor, cross_entropy, kl_from_anchor, mean_squared_error
+from spectra.errors import UserError
 from spectra.landscape import Landscape
 from spectra.model import Batch, Batches
 from spectra.operators import Fisher, GaussNewton, Hessian
@@ -406,3 +407,26 @@ def test_a_second_landscape_leaves_the_graphs_of_the_first_usable() -> None:
     before = first.matmat(vectors)
     Landscape(model, cross_entropy, data)
     assert torch.equal(first.matmat(vectors), before)
+
+
+def test_at_another_anchor_it_is_a_landscape_made_there() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2)).double()
+    inputs = torch.randn(12, 3, dtype=torch.float64)
+    batches = [(inputs[:8], torch.arange(8) % 2), (inputs[8:], torch.arange(4) % 2)]
+    first = Landscape(model, cross_entropy, batches, l2=0.1)
+    with torch.no_grad():
+        for tensor in (*model.parameters(), model[1].running_mean):
+            tensor += 0.1
+    for found in (first.at(), first.at(first.parameters.flatten(dict(model.named_parameters())))):
+        made = Landscape(model, cross_entropy, batches, l2=0.1)
+        assert torch.equal(found.theta, made.theta)
+        assert found.cost() == pytest.approx(made.cost(), rel=1e-12)
+        torch.testing.assert_close(found.gradient(), made.gradient(), rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(found.costs(first.theta[None]), made.costs(first.theta[None]), rtol=1e-12, atol=0.0)
+    assert first.cost() != pytest.approx(found.cost(), rel=1e-6)
+    divergence = Landscape(model, kl_from_anchor, batches).at(first.theta)
+    assert divergence.cost() == pytest.approx(0.0, abs=1e-12)
+    assert divergence.costs(made.theta[None]).item() > 1e-6
+    with pytest.raises(UserError, match=r"parameter 0\.weight is not finite"):
+        first.at(first.theta * torch.nan)

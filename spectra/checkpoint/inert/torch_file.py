@@ -8,14 +8,14 @@ import struct
 import zipfile
 import zlib
 from functools import cache
-from io import BufferedReader, BytesIO
+from io import SEEK_END, BufferedReader, BytesIO
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from spectra.checkpoint.inert_pickle import read_pickle
-from spectra.checkpoint.inert_torch import TORCH, Storage
+from spectra.checkpoint.inert.pickles import read_pickle
+from spectra.checkpoint.inert.tensors import TORCH, Storage
 from spectra.errors import UserError
 
 # What the old format begins with.
@@ -25,27 +25,37 @@ _DAMAGE = (zipfile.BadZipFile, struct.error, ArithmeticError, LookupError, NotIm
 UNCHECKED = "has no checksum, so damage to its numbers would not be noticed"
 
 
-def read_torch(file: BufferedReader, *, mapped: bool = False) -> tuple[Any, str]:
+def read_torch(
+    file: BufferedReader | BytesIO, *, mapped: bool = False, named: set[str] | None = None
+) -> tuple[Any, str]:
     """The content of a file that torch.save wrote, and in words how far damage would have been noticed.
 
     Tensors are on the CPU; those of a kind that is not read (quantised, sparse, without numbers) and instances of
     classes are ``Opaque``.
+
+    Args:
+        file: the open file.
+        mapped: whether tensors stay in the file until they are used, where that can be.
+        named: as of ``read_pickle``: no call is refused, and the names of foreign code go in here.
+
+    Returns:
+        Both.
 
     Raises:
         UserError: if the file is truncated, damaged, TorchScript, of another program, or calls pickled code.
     """
     try:
         if file.read(2) == b"PK":
-            return _read_archive(file, mapped=mapped)
+            return _read_archive(file, mapped=mapped, named=named)
         file.seek(0)
-        return _read_old(file), f"torch's old format {UNCHECKED}"
+        return _read_old(file, named), f"torch's old format {UNCHECKED}"
     except UserError:
         raise
     except _DAMAGE as error:
         raise UserError(f"is truncated or damaged: torch's format cannot be followed ({error})") from error
 
 
-def _read_archive(file: BufferedReader, *, mapped: bool) -> tuple[Any, str]:
+def _read_archive(file: BufferedReader | BytesIO, *, mapped: bool, named: set[str] | None) -> tuple[Any, str]:
     if not zipfile.is_zipfile(file):
         raise UserError("is truncated: its archive has no end")
     with zipfile.ZipFile(file) as archive:
@@ -73,18 +83,25 @@ def _read_archive(file: BufferedReader, *, mapped: bool) -> tuple[Any, str]:
         return Storage(kind, count, lambda: numbers(_name(key)))
 
     content = bytes(parts.read("data.pkl"))
-    found = read_pickle(BytesIO(content), len(content), stand_ins=TORCH, outside=outside)
+    found = read_pickle(BytesIO(content), len(content), stand_ins=TORCH, outside=outside, named=named)
     return found, "the CRC-32 of every part was verified" if parts.checked else f"its archive {UNCHECKED}"
+
+
+def _size(file: BufferedReader | BytesIO) -> int:
+    here = file.tell()
+    size = file.seek(0, SEEK_END)
+    file.seek(here)
+    return size
 
 
 class _Parts:
     """The parts of an archive, as they lie in the file; each is held against its checksum."""
 
-    def __init__(self, file: BufferedReader, entries: dict[str, zipfile.ZipInfo], *, mapped: bool) -> None:
+    def __init__(self, file: BufferedReader | BytesIO, entries: dict[str, zipfile.ZipInfo], *, mapped: bool) -> None:
         self.file, self.entries = file, entries
         # torch can be told to leave checksums out, and then all of them are zero.
         self.checked = any(entry.CRC for entry in entries.values())
-        self.left = os.fstat(file.fileno()).st_size
+        self.left = _size(file)
         self.map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) if mapped else None
 
     def read(self, name: str) -> Any:
@@ -125,8 +142,8 @@ class _Parts:
 class _Clamped:
     """A file of which no more is asked for than it has, whatever length a damaged pickle states."""
 
-    def __init__(self, file: BufferedReader) -> None:
-        self.file, self.size = file, os.fstat(file.fileno()).st_size
+    def __init__(self, file: BufferedReader | BytesIO) -> None:
+        self.file, self.size = file, _size(file)
         self.readline, self.tell = file.readline, file.tell
 
     def read(self, count: int, /) -> bytes:
@@ -142,7 +159,7 @@ def _name(key: Any) -> Any:
     return key
 
 
-def _read_old(file: BufferedReader) -> Any:
+def _read_old(file: BufferedReader | BytesIO, named: set[str] | None) -> Any:
     """Pickles one after the other, the fourth of which holds the content, and then the numbers of all storages."""
     source = _Clamped(file)
     if source.pickle() != _MAGIC:
@@ -159,7 +176,7 @@ def _read_old(file: BufferedReader) -> Any:
         if word in ("storage", b"storage"):
             storages.setdefault(_name(key), Storage(kind, rest[1], None))
 
-    source.pickle(stand_ins=dict.fromkeys(TORCH, lambda *_: None), outside=note)
+    source.pickle(stand_ins=dict.fromkeys(TORCH, lambda *_: None), outside=note, named=named)
     places = {}
     for key in map(_name, source.pickle()):
         (count,) = struct.unpack("<q", source.read(8))
@@ -187,4 +204,4 @@ def _read_old(file: BufferedReader) -> Any:
         return Storage(kind, count, lambda: numbers(_name(key)), first=first)
 
     file.seek(begin)
-    return source.pickle(stand_ins=TORCH, outside=outside)
+    return source.pickle(stand_ins=TORCH, outside=outside, named=named)

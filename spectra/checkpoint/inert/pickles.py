@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from typing import Any, Protocol
 
-from spectra.checkpoint.inert_numpy import NUMPY, Unfinished
+from spectra.checkpoint.inert.arrays import NUMPY, Unfinished
 from spectra.errors import UserError
 from spectra.files import Opaque, instance, refused_call
 
@@ -56,7 +56,16 @@ _MARK = object()
 _DAMAGE = (ValueError, TypeError, LookupError, StopIteration, AttributeError, ArithmeticError, struct.error)
 # Classes of Python's own library that are called to be built and hold data alone.
 _DATA_MODULES = ("datetime", "decimal", "fractions", "uuid")
-_DATA_CLASSES = ("functools.partial", "random.Random", "types.SimpleNamespace", "argparse.Namespace")
+_DATA_CLASSES = (
+    *("functools.partial", "random.Random", "types.SimpleNamespace", "argparse.Namespace"),
+    *("signal.Signals", "re.RegexFlag", "itertools.count", "types.GenericAlias"),
+)
+# Functions that data of Python and pandas is pickled with; what they would make is left out.
+_DATA_FUNCTIONS = (
+    *("re._compile", "zoneinfo.ZoneInfo._unpickle", "logging.getLogger"),
+    *("pandas._libs.internals._unpickle_block", "pandas.core.indexes.base._new_Index"),
+    "pandas._libs.tslibs.timestamps._unpickle_timestamp",
+)
 
 
 def read_pickle(
@@ -65,6 +74,7 @@ def read_pickle(
     *,
     stand_ins: StandIns | None = None,
     outside: Callable[[Any], Any] | None = None,
+    named: set[str] | None = None,
 ) -> Any:
     r"""What a pickle of any protocol holds; nothing in it is imported or called.
 
@@ -76,6 +86,8 @@ def read_pickle(
         size: bytes of the whole file, which bounds what its pickles may copy.
         stand_ins: functions of this program by the name that they stand for, beside those of plain data.
         outside: gives what an identifier of something outside the pickle stands for.
+        named: where given, calls of foreign functions become placeholders instead of being refused, and all names of
+            foreign code go in here.
 
     Returns:
         The value.
@@ -88,7 +100,7 @@ def read_pickle(
     >>> read_pickle(io.BytesIO(b"\x80\x02}q\x00(U\x06labelsq\x01]q\x02(K\x06K\x09eu."), 24)
     {b'labels': [6, 9]}
     """
-    machine = _Machine({**PLAIN, **(stand_ins or {})}, outside, 2 * size + _SPARE_BYTES)
+    machine = _Machine({**PLAIN, **(stand_ins or {})}, outside, 2 * size + _SPARE_BYTES, named)
     try:
         # pickletools warns of escapes in strings that only a damaged file has.
         with warnings.catch_warnings(action="ignore"):
@@ -108,10 +120,12 @@ def read_pickle(
 class _Machine:
     """The stack and the memo; one method an operation that needs more than a push."""
 
-    def __init__(self, stand_ins: StandIns, outside: Callable[[Any], Any] | None, most_bytes: int) -> None:
+    def __init__(
+        self, stand_ins: StandIns, outside: Callable[[Any], Any] | None, most_bytes: int, named: set[str] | None
+    ) -> None:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
-        self.stand_ins, self.outside = stand_ins, outside
+        self.stand_ins, self.outside, self.named = stand_ins, outside, named
         self.steps, self.bytes = MOST_STEPS, most_bytes
         push, pop = self.stack.append, self.stack.pop
         self.operations: dict[str, Callable[[], Any]] = {
@@ -132,7 +146,7 @@ class _Machine:
             "ADDITEMS": self.add,
             "SETITEM": lambda: self.fill([pop(-2), pop()]),
             "SETITEMS": lambda: self.fill(self.marked()),
-            "STACK_GLOBAL": lambda: push(Opaque(f"{_of_kind(pop(-2), str)}.{_of_kind(pop(), str)}")),
+            "STACK_GLOBAL": lambda: push(self.globally(f"{_of_kind(pop(-2), str)}.{_of_kind(pop(), str)}")),
             "REDUCE": lambda: push(self.called(pop(-2), pop())),
             "OBJ": lambda: push(self.called(*_first(self.marked()))),
             "NEWOBJ": lambda: push(instance(pop(-2), pop())),
@@ -164,9 +178,9 @@ class _Machine:
         elif operation in _TUPLES:
             self.stack[-_TUPLES[operation] :] = [tuple(self.stack[-_TUPLES[operation] :])]
         elif operation == "GLOBAL":
-            self.stack.append(Opaque(argument.replace(" ", ".")))
+            self.stack.append(self.globally(argument.replace(" ", ".")))
         elif operation == "INST":
-            self.stack.append(self.called(Opaque(argument.replace(" ", ".")), tuple(self.marked())))
+            self.stack.append(self.called(self.globally(argument.replace(" ", ".")), tuple(self.marked())))
         elif operation not in _SILENT:
             raise UserError(f"uses the operation {operation}, which plain data does not need")
 
@@ -207,9 +221,14 @@ class _Machine:
             raise UserError("holds a pickle that copies its bytes again and again, as no checkpoint needs")
         if name in self.stand_ins:
             return self.stand_ins[name](*arguments)
-        if not _is_class(name):
+        if not (_is_class(name) or name in _DATA_FUNCTIONS or self.named is not None):
             raise refused_call(name)
         return instance(function)
+
+    def globally(self, name: str) -> Opaque:
+        if self.named is not None and name not in self.stand_ins:
+            self.named.add(name)
+        return Opaque(name)
 
     def build(self) -> None:
         state = self.stack.pop()
@@ -284,6 +303,34 @@ def _path(*parts: str) -> str:
     return str(PurePosixPath(*parts))
 
 
+def _attribute(owner: Any, name: Any = None) -> Opaque:
+    """What getattr would give of foreign code: members of enumerations and methods are pickled so."""
+    if not (isinstance(owner, Opaque) and isinstance(name, str)):
+        raise refused_call("builtins.getattr")
+    return Opaque(f"{owner.name}.{name}")
+
+
+def _type(kind: Any, _: Any = None) -> Opaque:
+    """A type with others in brackets."""
+    if not (isinstance(kind, Opaque) and kind.name.startswith("typing.")):
+        raise refused_call("operator.getitem")
+    return Opaque(kind.name)
+
+
+def _union(function: Any = None, *_: Any) -> Opaque:
+    """Types joined by bars, as the annotations of a configuration are pickled."""
+    if not (isinstance(function, Opaque) and function.name in ("_operator.or_", "operator.or_")):
+        raise refused_call("functools.reduce")
+    return Opaque("types.UnionType")
+
+
+def _none_type(value: Any = "") -> Opaque:
+    """The type of None, which has no name that it could be found by."""
+    if value is not None:
+        raise refused_call("builtins.type")
+    return Opaque("types.NoneType")
+
+
 def _reconstructed(kind: Any, _: Any = None, state: Any = None) -> Opaque:
     found = instance(kind)
     found.update(_dictionary(state) if isinstance(state, dict) else {})
@@ -298,6 +345,8 @@ _BUILTINS: dict[str, Callable[..., Any]] = {
     "complex": lambda *parts: complex(*parts),
     "slice": lambda *parts: parts,
     "range": lambda *parts: parts,
+    "getattr": _attribute,
+    "type": _none_type,
 }
 PLAIN: StandIns = {
     "collections.OrderedDict": _dictionary,
@@ -305,6 +354,8 @@ PLAIN: StandIns = {
     "collections.defaultdict": lambda _=None, entries=(): _dictionary(entries),
     "collections.deque": lambda items=(), _=None: list(items),
     "_codecs.encode": _encoded,
+    **{f"{module}.getitem": _type for module in ("_operator", "operator")},
+    **{f"{module}.reduce": _union for module in ("functools", "_functools", "__builtin__")},
     **{f"{module}._reconstructor": _reconstructed for module in ("copyreg", "copy_reg")},
     **{f"{module}.{name}": made for module in ("builtins", "__builtin__") for name, made in _BUILTINS.items()},
     **{

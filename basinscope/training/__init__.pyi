@@ -1,0 +1,11 @@
+from .callbacks import lightning_callback as lightning_callback
+from .callbacks import transformers_callback as transformers_callback
+from .curves import TrainingCurves as TrainingCurves
+from .plots import training_figure as training_figure
+from .reading import COLUMNS as COLUMNS
+from .reading import Reading as Reading
+from .settings import QUANTITIES as QUANTITIES
+from .settings import TrackerSettings as TrackerSettings
+from .store import read_curves as read_curves
+from .store import write_curves as write_curves
+from .tracker import Tracker as Tracker
