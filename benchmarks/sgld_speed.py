@@ -6,8 +6,8 @@ Run it with ``make bench``, or in the environment of requirements.txt as
 Every competitor makes the same steps: cross-entropy on 64 rows of the 1,024, step size, inverse temperature and
 localisation as in docs/benchmarks.md. devinterp runs one chain after another, and is timed three times: its ``sample``
 as published (loader, store and callbacks included) on rows kept in memory, its loop and loader alone, and its optimiser
-in a bare loop. A round runs all in an order that rotates; ratios are medians over rounds. Each number of threads has a child
-process.
+in a bare loop. A round runs all in an order that rotates; ratios are medians over rounds. Each number of threads has
+a child process.
 """
 
 import argparse
