@@ -4,8 +4,8 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from rich.cells import cell_len
 from rich.console import Group, RenderableType
@@ -38,6 +38,7 @@ from comparisons.store import read_comparison
 from spectra.store import read_spectrum
 from volume.audit import read_report
 from volume.bridge import read_bridge
+from volume.bridge.result import Diagnostics
 from volume.store import read_study
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -58,7 +59,8 @@ def bridge(path: Path) -> Group:
     result, source = read_bridge(path)
     if result.complete:  # cross-checks that take long, each one number of the table
         known = {"multistate": (-789.6, 0.66), "drift": (-0.72, 1.2)}
-        result.__dict__.update(known, diagnostics=SimpleNamespace(largest_rhat=1.041, least_effective=172.0))
+        rhat, effective = np.full(len(result.rungs) - 1, 1.041), np.full(len(result.rungs) - 1, 172.0)
+        result.__dict__.update(known, diagnostics=Diagnostics(rhat, rhat, effective, effective))
     return bridge_table(result, source, {}, OtherBridge("another_bridge.h5", result, source))
 
 
