@@ -143,3 +143,16 @@ def test_no_line_is_too_long_and_no_number_or_header_is_cut(
                 assert all(piece in text for piece in re.split(r"[ _/-]", column.title)), column.title
             for words in (cell for row in one.rows for cell in row.cells):
                 assert all(word in text for word in words.split())
+
+
+def test_columns_of_no_method_of_a_study_are_left_out() -> None:
+    study = read_study(OLD / "volume.h5")
+    (table, *_) = sheets(study_table(study, {}))
+    assert len(table.columns) == 10
+    (table, *_) = sheets(study_table(replace(study, results={"star-domain": study.results["star-domain"]}), {}))
+    assert [column.title for column in table.columns][4:] == [
+        "at least (95 %)",
+        "largest share",
+        "effective samples",
+        "evals per direction",
+    ]
