@@ -23,7 +23,7 @@ if sys.platform != "win32":
 try:
     from typer.exceptions import TyperException
 except ImportError:  # older releases of typer raise those of click
-    from click import ClickException as TyperException
+    from click import ClickException as TyperException  # type: ignore[assignment]
 
 USER_ERROR = 2
 INTERRUPTED = 130
