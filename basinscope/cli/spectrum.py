@@ -151,14 +151,12 @@ def spectrum(
     one_of("--reorthogonalise", reorthogonalise, REORTHOGONALISATIONS)
     if cost is not None:
         one_of("--cost", cost, COSTS)
-    if engine == "pyhessian":
-        _only_ours(
-            {
-                "--deflate": deflate != -1,
-                "--strategy": strategy != "auto",
-                "--reorthogonalise": reorthogonalise != "auto",
-            }
-        )
+    ours = {
+        "--deflate": deflate != -1,
+        "--strategy": strategy != "auto",
+        "--reorthogonalise": reorthogonalise != "auto",
+    }
+    _check_engine(engine, [name for name, is_given in ours.items() if is_given])
     check_shifts(shift or [])
     form, machine = form_of(table, as_json), machine_of(dtype, device, memory, threads)
     from spectra.spectrum import SpectrumSettings
@@ -199,9 +197,8 @@ def spectrum(
         _run(request, shift or [], negative, form)
 
 
-def _only_ours(given: dict[str, bool]) -> None:
-    ignored = [name for name, is_given in given.items() if is_given]
-    if ignored:
+def _check_engine(engine: str, ignored: list[str]) -> None:
+    if engine == "pyhessian" and ignored:
         raise UserError(f"--engine pyhessian computes in its own way and knows no {' or '.join(ignored)}: leave it out")
 
 

@@ -18,8 +18,8 @@ from .difference import volume_difference_json as volume_difference_json
 from .difference import volume_difference_rows as volume_difference_rows
 from .difference import volume_difference_table as volume_difference_table
 from .difference import volume_differences as volume_differences
-from .figures import evidence_figures as evidence_figures
 from .early import first_look as first_look
+from .figures import evidence_figures as evidence_figures
 from .invariance import invariance_json as invariance_json
 from .invariance import invariance_table as invariance_table
 from .layout import estimate_columns as estimate_columns
