@@ -16,10 +16,10 @@ from .difference import volume_difference_json as volume_difference_json
 from .difference import volume_difference_table as volume_difference_table
 from .difference import volume_differences as volume_differences
 from .figures import evidence_figures as evidence_figures
-from .first_look import first_look as first_look
 from .invariance import invariance_json as invariance_json
 from .invariance import invariance_table as invariance_table
 from .layout import finite as finite
+from .looks import first_look as first_look
 from .spectrum import summarise as summarise
 from .spectrum import summary_json as summary_json
 from .spectrum import summary_table as summary_table
