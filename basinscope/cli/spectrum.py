@@ -145,18 +145,15 @@ def spectrum(
     Everything is checked before anything is computed; each finished block of probes is kept in the output.
     """  # noqa: DOC501  # the help has no place for it
     del debug  # read by main
-    one_of("--operator", operator, OPERATORS)
-    one_of("--engine", engine, ENGINES)
-    one_of("--negative", negative, NEGATIVE_RULES)
-    one_of("--reorthogonalise", reorthogonalise, REORTHOGONALISATIONS)
-    if cost is not None:
-        one_of("--cost", cost, COSTS)
-    ours = {
-        "--deflate": deflate != -1,
-        "--strategy": strategy != "auto",
-        "--reorthogonalise": reorthogonalise != "auto",
-    }
-    _check_engine(engine, [name for name, is_given in ours.items() if is_given])
+    _check_words(operator, engine, negative, reorthogonalise, cost)
+    if engine == "pyhessian":
+        _only_ours(
+            {
+                "--deflate": deflate != -1,
+                "--strategy": strategy != "auto",
+                "--reorthogonalise": reorthogonalise != "auto",
+            }
+        )
     check_shifts(shift or [])
     form, machine = form_of(table, as_json), machine_of(dtype, device, memory, threads)
     from spectra.spectrum import SpectrumSettings
@@ -197,8 +194,18 @@ def spectrum(
         _run(request, shift or [], negative, form)
 
 
-def _check_engine(engine: str, ignored: list[str]) -> None:
-    if engine == "pyhessian" and ignored:
+def _check_words(operator: str, engine: str, negative: str, reorthogonalise: str, cost: str | None) -> None:
+    one_of("--operator", operator, OPERATORS)
+    one_of("--engine", engine, ENGINES)
+    one_of("--negative", negative, NEGATIVE_RULES)
+    one_of("--reorthogonalise", reorthogonalise, REORTHOGONALISATIONS)
+    if cost is not None:
+        one_of("--cost", cost, COSTS)
+
+
+def _only_ours(given: dict[str, bool]) -> None:
+    ignored = [name for name, is_given in given.items() if is_given]
+    if ignored:
         raise UserError(f"--engine pyhessian computes in its own way and knows no {' or '.join(ignored)}: leave it out")
 
 
