@@ -524,7 +524,7 @@ def test_a_quick_look_takes_60_products_and_says_how_to_go_on(
     assert main([*words, "--resume", "--quick", "--top", "1"]) == 0
     page = " ".join(capsys.readouterr().out.split())
     # What few steps do not resolve is not denied where it was found.
-    assert "below zero -0.00132 was found one by one: this is not a minimum; probes resolve" in page
+    assert "below zero: -0.00132 was found one by one: this is not a minimum; probes resolve" in page
     stored = read_spectrum(tmp_path / "q.h5").spectrum
     assert stored.top is not None
     assert stored.products == 60 + stored.top.products
