@@ -19,7 +19,7 @@ from matplotlib.ticker import NullFormatter
 
 from spectra.density import ROUNDING, SEMIDEFINITE, SmoothedDensity, SpectralDensity
 from spectra.estimate import Estimate
-from spectra.files import counted, replace_file
+from spectra.files import replace_file
 from spectra.interval import bars, interval_label, quantile, with_ends
 from spectra.lanczos import Array
 from spectra.spectrum import Spectrum, StoredSpectrum
@@ -87,8 +87,7 @@ def draw_estimate(axes: Axes, found: Estimate) -> None:
     """An estimate with its 95 % interval, and what each of its samples alone says."""
     count = len(found.samples)
     if count:
-        heights, label = np.linspace(-0.2, 0.2, count), counted(count, "sample")
-        axes.plot(found.samples, heights, "o", color=GREY, markersize=3, label=label)
+        axes.plot(found.samples, np.linspace(-0.2, 0.2, count), "o", color=GREY, markersize=3, label=f"{count} samples")
     reach, known = bars([found.value], [found.interval()])
     label = f"{with_ends(found.value, found.interval())}{'' if known.all() else ', its error unknown'}"
     axes.errorbar([found.value], [0.0], xerr=reach, fmt="o", color=BLUE, capsize=3, label=label)
@@ -130,7 +129,7 @@ def _estimator(density: SpectralDensity, exact: str) -> str:
     """How a density was estimated, in a few words for a legend."""
     if density.exact:
         return exact
-    rows = f"{counted(density.runs.probes, 'probe')} × {counted(density.runs.steps, 'step')}"
+    rows = f"{density.runs.probes} probes × {density.runs.steps} steps"
     captured = density.deflation.captured
     deflated = f", {captured} deflated" if captured else ""
     return f"Lanczos quadrature, {rows}{deflated}"
@@ -139,10 +138,8 @@ def _estimator(density: SpectralDensity, exact: str) -> str:
 def _title(stored: StoredSpectrum) -> str:
     spectrum, provenance = stored.spectrum, stored.provenance
     cost = f"{provenance.cost} cost {spectrum.cost:.3g} {provenance.cost_unit}"
-    operator = (
-        f"{operator_title(spectrum.settings.operator, first=True)}, n = {counted(spectrum.density.size, 'parameter')}"
-    )
-    return f"{Path(provenance.checkpoint).name}\n{operator}, {cost} on {counted(round(spectrum.samples), 'sample')}"
+    operator = f"{operator_title(spectrum.settings.operator, first=True)}, n = {spectrum.density.size:,} parameters"
+    return f"{Path(provenance.checkpoint).name}\n{operator}, {cost} on {spectrum.samples:,.0f} samples"
 
 
 def _eigenvalue_axis(axes: Axes, view: SmoothedDensity, unit: str) -> None:
@@ -227,7 +224,7 @@ def _below_zero(density: SpectralDensity, resolution: float) -> str:
 
 
 def _over_probes(density: SpectralDensity) -> str:
-    return interval_label(f"{counted(density.runs.probes, 'probe')}")
+    return interval_label(f"{density.runs.probes} probes")
 
 
 def _eigenvalue_ticks(axes: Axes, spectrum: Spectrum) -> None:

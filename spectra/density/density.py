@@ -71,8 +71,7 @@ class SpectralDensity(SpectralMeasure, Result):
     def _facts(self) -> dict[str, str]:
         low, high = self.support
         trace = self.trace()
-        sampled = f"{counted(self.runs.probes, 'probe')} of {counted(self.runs.steps, 'step')}"
-        how = "all eigenvalues" if self.exact else sampled
+        how = "all eigenvalues" if self.exact else f"{counted(self.runs.probes, 'probe')} of {self.runs.steps} steps"
         return {"trace": trace._title(), "support": f"{low:.4g} to {high:.4g}", "from": how}
 
     def _cautions(self) -> tuple[str, ...]:
