@@ -142,10 +142,8 @@ def _estimator(density: SpectralDensity, exact: str) -> str:
 def _title(stored: StoredSpectrum) -> str:
     spectrum, provenance = stored.spectrum, stored.provenance
     cost = f"{provenance.cost} cost {spectrum.cost:.3g} {provenance.cost_unit}"
-    operator = (
-        f"{operator_title(spectrum.settings.operator, first=True)}, n = {counted(spectrum.density.size, 'parameter')}"
-    )
-    return f"{Path(provenance.checkpoint).name}\n{operator}, {cost} on {counted(round(spectrum.samples), 'sample')}"
+    operator = f"{operator_title(spectrum.settings.operator, first=True)}, n = {spectrum.density.size:,} parameters"
+    return f"{Path(provenance.checkpoint).name}\n{operator}, {cost} on {spectrum.samples:,.0f} samples"
 
 
 def _eigenvalue_axis(axes: Axes, view: SmoothedDensity, unit: str) -> None:

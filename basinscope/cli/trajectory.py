@@ -145,7 +145,7 @@ def trajectory_table(points: Sequence[TrajectoryPoint]) -> Group:
         for method in methods:
             result = None if point.study is None else point.study.results.get(method)
             cells.append("–" if result is None or result.failure else log_volume_cell(result))
-        rows.add(point.checkpoint.name, "–" if point.step is None else f"{point.step:,}", *cells)
+        rows.add_row(point.checkpoint.name, "–" if point.step is None else f"{point.step:,}", *cells)
     parts: list[RenderableType] = [Text("log-volumes along the trajectory", style="bold"), rows]
     words = "! marks a number that is a bound or carries a caution"
     parts.append(Text(f"{RULE}; {words}; probes and directions have the same seeds at all checkpoints", style="dim"))

@@ -129,7 +129,7 @@ def _table(name: str, rows: list[AuditRow]) -> Sheet:
     first = _COLUMNS[0] if any(row.truth is not None for row in rows) else "mean"
     found = table(("estimator", first, *_COLUMNS[1:]), of=name, padding=1, justify="right")
     for row in rows:
-        found.add(row.estimator, *_cells(row), style="yellow" if row.biased else "")
+        found.add_row(row.estimator, *_cells(row), style="yellow" if row.biased else "")
     return found
 
 
@@ -210,5 +210,5 @@ def _facts(report: AuditReport) -> RenderableType:
     columns = [Column(""), *(Column(name, words=True) for name in ("claim", "measured", "verdict"))]
     found = Sheet(title, columns, spaced=True)
     for fact in report.facts:
-        found.add(fact.letter, fact.claim, fact.measured, fact.verdict)
+        found.add_row(fact.letter, fact.claim, fact.measured, fact.verdict)
     return Padding(Group(Text(title, style="bold"), found), (1, 0, 0, 0))

@@ -174,7 +174,7 @@ def _answers(result: BridgeResult, unit: str) -> Padding:
     titles = (f"cutoff T ({unit})", "log V (nat)", "log10 V", "bits", "slope d log V / d log T", "draws below")
     found = table(titles, of="log-volumes", padding=3)
     for volume in result.volumes:
-        found.add(
+        found.add_row(
             f"{volume.cutoff:g}",
             with_ends(volume.log_volume, volume.mass.interval()),
             f"{volume.log_volume / math.log(10.0):,.1f}",
@@ -190,14 +190,14 @@ def _curve(result: BridgeResult, unit: str) -> Padding:
     found = table(titles, of="log-volumes across cutoffs", padding=3, justify="right")
     for volume in result.curve(SHOWN):
         masses, slopes = volume.mass.interval(), volume.rise.interval()
-        found.add(f"{volume.cutoff:.3g}", with_ends(volume.log_volume, masses), with_ends(volume.slope, slopes))
+        found.add_row(f"{volume.cutoff:.3g}", with_ends(volume.log_volume, masses), with_ends(volume.slope, slopes))
     return Padding(found, (0, 0, 1, 0))
 
 
 def _checks(result: BridgeResult) -> RenderableType:
     found = Sheet("checks", [Column("check"), Column("value", words=True)], header=False, gap=3)
     for row in _check_rows(result):
-        found.add(*row)
+        found.add_row(*row)
     return found
 
 
@@ -265,7 +265,7 @@ def _difference(result: BridgeResult, source: Mapping[str, str], other: OtherBri
     rows = table(titles, of=f"differences to {other.name}", padding=3)
     for cutoff, found in _differences(result, other):
         errors = f"{found.value / found.standard_error:+.1f}" if found.standard_error > 0.0 else NONE
-        rows.add(f"{cutoff:.3g}", with_ends(found.value, found.interval()), errors)
+        rows.add_row(f"{cutoff:.3g}", with_ends(found.value, found.interval()), errors)
     unlike = [f"{name} {a} here and {b} there" for name, (a, b) in _unlike(result, source, other).items()]
     words = f"they are not of the same: {'; '.join(unlike)}" if unlike else "both are of the same"
     return Padding(Group(rows, Text(words, style="yellow" if unlike else "dim")), (1, 0, 1, 0))

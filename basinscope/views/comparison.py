@@ -175,8 +175,8 @@ def _measures(comparison: Comparison) -> Sheet:
     for row in rows(comparison):
         if row.measure.family != family:
             family = row.measure.family
-            found.add(family, style="bold dim")
-        found.add(row.measure.title, row.flat, row.invariances, row.gradients, *row.cells)
+            found.add_row(family, style="bold dim")
+        found.add_row(row.measure.title, row.flat, row.invariances, row.gradients, *row.cells)
     return found
 
 
@@ -225,7 +225,7 @@ def _rankings(rankings: Sequence[Ranking], against: str) -> Group:
     found = table(titles, of=title, padding=1, justify="right")
     for row in sorted(rankings, key=lambda one: -abs(one.tau)):
         tau, rho = (f"{row.tau:+.2f}", _ends(row.tau_interval)), (f"{row.rho:+.2f}", _ends(row.rho_interval))
-        found.add(_TITLES.get(row.measure, row.measure), *tau, *rho, f"{row.p_holm:.2g}", str(row.checkpoints))
+        found.add_row(_TITLES.get(row.measure, row.measure), *tau, *rho, f"{row.p_holm:.2g}", str(row.checkpoints))
     return section(title, found, key=_RANKED)
 
 
@@ -242,7 +242,7 @@ def _standings(standings: Sequence[GranulatedRanking], against: str) -> Group:
             math.nan if row.variance is None else getattr(row.variance, name)
             for name in ("share_between", "share_estimator")
         )
-        found.add(
+        found.add_row(
             _TITLES.get(row.measure, row.measure),
             *(formatted(value, "+.2f") for value in (row.psi, *(row.granulated[name] for name in names))),
             *(formatted(row.information, ".3f"), formatted(between, ".2f"), formatted(estimator, ".1g")),
@@ -268,7 +268,7 @@ def _robustness(found: Findings) -> Group:
             cells += [NONE, NONE] if row is None else [f"{row.tau:+.2f}{mark}", _ends(row.tau_interval)]
         if signs:
             cells += _wrong(errors.get(ranking.measure))
-        rest.add(_TITLES.get(ranking.measure, ranking.measure), *cells)
+        rest.add_row(_TITLES.get(ranking.measure, ranking.measure), *cells)
     key = "; ".join(text for text, here in ((_GIVEN, held), (_SIGNS, signs)) if here) + _discarded(found)
     return section(title, rest, key=key)
 

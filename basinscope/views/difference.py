@@ -121,7 +121,7 @@ def difference_table(result: Difference, first: Path, second: Path) -> Group:
     for name, row in result.rows.items():
         cells = ("undefined" if one is None else with_ends(one.value, one.interval()) for one in row)
         unit = result.units[name]
-        found.add(name if unit == "1" else f"{name} ({unit})", *cells)
+        found.add_row(name if unit == "1" else f"{name} ({unit})", *cells)
         for caution in row[2].cautions if row[2] is not None else ():
             cautions.setdefault(caution, []).append(name)
     lines = [Text(f"{RULE}; {result.reason}", style="dim")]
@@ -274,7 +274,7 @@ def volume_difference_table(found: tuple[VolumeDifference, ...], first: str, sec
         value, half = row.estimate.value, row.half_width
         text = with_ends(value, row.estimate.interval()) if half > 0.0 else f"{value:.2f}"
         mark = " !" if row.estimate.cautions else ""
-        rows.add(row.method, f"{row.first:.2f}", f"{row.second:.2f}", text + mark)
+        rows.add_row(row.method, f"{row.first:.2f}", f"{row.second:.2f}", text + mark)
     lines = [Text(f"{row.method}: {row.statement} ({row.reason})") for row in found]
     heading = Text(f"log-volume of {first} minus that of {second}", style="bold")
     return Group(heading, rows, Text(RULE, style="dim"), *lines)

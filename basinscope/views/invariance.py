@@ -33,7 +33,7 @@ def invariance_table(checkpoint: Path, check: InvarianceTable) -> Group:
     rows = table(titles, of=f"invariance at {checkpoint.name}", justify="right")
     for measure in check.measures:
         cells = [_cell(check, measure, change) for change in made]
-        rows.add(measure.title, cell(check.before[measure.name]), *cells)
+        rows.add_row(measure.title, cell(check.before[measure.name]), *cells)
     parts += [Padding(rows, (1, 0, 0, 0)), Text(_KEY, style="dim")]
     found = check.contradictions
     parts += [Text(f"! {text}", style="yellow") for text in found]

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import rich.text
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.padding import Padding
@@ -72,9 +73,9 @@ class Sheet:
     spaced: bool = False
     rows: list[_Row] = field(default_factory=list)
 
-    def add(self, *cells: str, style: str = "") -> None:
+    def add_row(self, *cells: str | rich.text.Text, style: str = "") -> None:
         """Add a row; one cell alone is a heading within the table."""
-        self.rows.append(_Row(tuple(map(visible, cells)), style))
+        self.rows.append(_Row(tuple(visible(str(cell)) for cell in cells), style))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The table as wide as the page allows."""

@@ -396,7 +396,7 @@ def _figures(summary: Summary) -> Sheet:
     columns = [Column("quantity"), Column("value", words=True), Column("unit")]
     found = Sheet("numbers that are read first", columns, header=False)
     for row in _figure_rows(summary):
-        found.add(*row)
+        found.add_row(*row)
     return found
 
 
@@ -429,7 +429,7 @@ def _sums(summary: Summary) -> Padding:
     sums = ("log det(H + cI) (nat)", "log det(I + H/c) (nat)", "effective dimension")
     found = table((f"shift c ({curvature})", *sums), of="sums at each shift", padding=3)
     for at in summary.shifts:
-        found.add(f"{at.shift:.4g}", cell(at.logdet), cell(at.relative_logdet), cell(at.effective_dimension))
+        found.add_row(f"{at.shift:.4g}", cell(at.logdet), cell(at.relative_logdet), cell(at.effective_dimension))
     exact = summary.stored.spectrum.density.exact
     about = "" if exact else RULE
     rule = "" if summary.rule == "raise" else f"; negative eigenvalues by the rule '{summary.rule}'"
@@ -445,5 +445,5 @@ def _layers(summary: Summary) -> Padding:
     for name, layer in summary.stored.spectrum.layers.items():
         lowest, highest = layer.support
         trace = cell(summary.traces[name])
-        found.add(name or "(root)", f"{layer.size:,}", trace, f"{highest:.4g}", f"{lowest:.4g}")
+        found.add_row(name or "(root)", f"{layer.size:,}", trace, f"{highest:.4g}", f"{lowest:.4g}")
     return Padding(found, (0, 0, 1, 0))

@@ -120,7 +120,7 @@ def _sweep_table(sweep: CutoffSweep, unit: str) -> Group:
         for cutoff, result, slope, half in zip(sweep.cutoffs, results, slopes, halves, strict=True):
             share = NONE if result.sampled is None else f"{result.sampled.largest_share:.0%}"
             numbers = (formatted(float(one), ".4g") for one in (slope, half))
-            found.add(f"{cutoff:.3g}", log_volume_cell(result), *numbers, share)
+            found.add_row(f"{cutoff:.3g}", log_volume_cell(result), *numbers, share)
         parts += [Text(title, style="bold"), found]
     words = (
         "slope is d log V / d log T: n/2 for a quadratic under Lebesgue measure; N_eff / 2 is the curvature's share of "
@@ -183,7 +183,7 @@ def _rows(study: VolumeStudy) -> Sheet:
     places = [n for n in range(len(_COLUMNS)) if n < _ALWAYS or any(cells[n] != NONE for cells in rows)]
     found = Sheet("log-volumes", [_COLUMNS[n] for n in places], gap=1)
     for cells in rows:
-        found.add(*(cells[n] for n in places))
+        found.add_row(*(cells[n] for n in places))
     return found
 
 

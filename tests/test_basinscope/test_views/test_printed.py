@@ -99,7 +99,7 @@ def test_latex_has_no_sign_that_it_would_obey(printed: Printed, kind: str) -> No
 
 def test_signs_of_names_are_escaped() -> None:
     sheet = Sheet("a\nb", [Column("run_1|2"), Column("x & y", "right")])
-    sheet.add("50 % of #1", "-3.0e-05")
+    sheet.add_row("50 % of #1", "-3.0e-05")
     assert typeset([sheet], "md").splitlines()[0] == r"| run_1\|2 | x & y |"
     assert typeset([sheet], "latex").splitlines()[1:4] == [
         r"run\_1$|$2 & x \& y \\",

@@ -19,9 +19,9 @@ def drawn(sheet: Sheet, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 def sheet() -> Sheet:
     found = Sheet("volumes", [Column("method"), *(Column(f"log V of run {n} (nat)", "right") for n in range(6))])
-    found.add("masses")
-    found.add("star-domain", *(f"-{n}23.4 ± 1.{n}" for n in range(6)))
-    found.add("quadratic", *(f"{n}.5e-0{n}" for n in range(6)), style="yellow")
+    found.add_row("masses")
+    found.add_row("star-domain", *(f"-{n}23.4 ± 1.{n}" for n in range(6)))
+    found.add_row("quadratic", *(f"{n}.5e-0{n}" for n in range(6)), style="yellow")
     return found
 
 
@@ -57,7 +57,7 @@ def test_rows_are_blocks_where_no_column_fits_beside_the_names(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = Sheet("files", [Column("a name that is long"), Column("value")])
-    found.add("n" * 50, "12.34 ± 0.05")
+    found.add_row("n" * 50, "12.34 ± 0.05")
     assert drawn(found, 60, monkeypatch, capsys) == [
         "a name that is long:",
         "  " + "n" * 50,
@@ -75,7 +75,7 @@ def test_no_table_is_cut_or_too_wide(monkeypatch: pytest.MonkeyPatch, capsys: py
         columns = [Column(words(random.randint(1, 4)), random.choice(("left", "right"))) for _ in range(1 + trial)]
         found = Sheet("", columns, gap=random.randint(1, 3))
         for row in range(random.randint(1, 5)):
-            found.add(f"row{row}名", *(f"{random.gauss(0, 1e3):.6g} ± {random.random():.2g}" for _ in columns[1:]))
+            found.add_row(f"row{row}名", *(f"{random.gauss(0, 1e3):.6g} ± {random.random():.2g}" for _ in columns[1:]))
         lines = drawn(found, width, monkeypatch, capsys)
         text = "\n".join(lines)
         assert max(map(cell_len, lines)) <= width
