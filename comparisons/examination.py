@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from comparisons.comparison import Examined, Outcome, Plain
 from comparisons.evidence import ComputeCost, Evidence, Extent, error_rate, extent_of
 from comparisons.flatness import Measure
+from comparisons.measures import chosen_options
 from spectra.checkpoint import Checkpoint
 from spectra.errors import UserError
 from spectra.files import Provenance
@@ -36,7 +37,11 @@ def examine(
 
     Returns:
         The outcomes; measures whose needs are not met, or that fail, have a sentence in place of a reading.
+
+    Raises:
+        UserError: if the settings have an option that no measure has, or a value that is out of range.
     """
+    chosen_options(evidence.settings.options)
     outcomes = {}
     steps = None if progress is None else _Steps(evidence, expected_work(evidence, measures), progress)
     for measure in measures:

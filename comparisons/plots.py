@@ -16,6 +16,7 @@ from comparisons.flatness import Measure
 from comparisons.measures import REGISTRY, measures_of
 from comparisons.statistics import incomparable, kendall
 from comparisons.tables import short_names
+from comparisons.words import FEWEST
 from spectra.errors import UserError
 from spectra.interval import bars, interval_label
 from spectra.plots import BLUE, GREY, ORANGE, literal
@@ -79,6 +80,8 @@ def _tau(comparison: Comparison, measure: Measure, left_out: frozenset[str]) -> 
         return "other sizes do not compare"
     values = np.array([one.value(measure.name) for one in comparison.done])
     there = np.isfinite(values)
+    if there.sum() < FEWEST:
+        return f"no tau: {there.sum()} of {len(there)} have a value"
     sharper = values[there] if measure.flatter == "smaller" else -values[there]
     found = kendall(sharper, np.array([one.gap for one in comparison.done])[there])
     which = "" if there.all() else f" ({there.sum()} of {len(there)} have a value)"

@@ -130,7 +130,7 @@ def run_compare(request: CompareRequest, progress: Report, announce: Callable[[s
         told = _once(announce, len(waiting))
         for examined in _examined(request.jobs, waiting, strategies, progress, told):
             name = examined.provenance.checkpoint
-            known[name] = _merged(kept.get(name), examined)
+            known[name] = _merged(kept.get(name), examined, waiting[name].measures)
             if request.output is not None and writes_files():
                 write_comparison(request.output, comparison(), traces=request.traces)
     found = comparison()
@@ -163,12 +163,12 @@ def _lacking(request: CompareRequest, one: Examined | None) -> tuple[str, ...]:
     return tuple(name for name in request.measures if name not in one.outcomes)
 
 
-def _merged(before: Examined | None, now: Examined) -> Examined:
-    """A checkpoint with what was stored of it and is still right, and what was examined now."""
+def _merged(before: Examined | None, now: Examined, measures: tuple[str, ...]) -> Examined:
+    """A checkpoint with what was stored of it and is still right, and what was examined now, or why it could not be."""
     if before is None:
         return now
     if now.failure:
-        return before
+        return replace(before, notes=(*before.notes, f"{', '.join(measures)} could not be read: {now.failure}"))
     notes = tuple(dict.fromkeys((*before.notes, *now.notes)))
     outcomes = {**before.outcomes, **now.outcomes}
     return replace(now, outcomes=outcomes, work=before.work + now.work, notes=notes)

@@ -63,6 +63,12 @@ def test_options_of_what_is_not_read_are_refused() -> None:
         chosen_options({"keskar": {"epsilon": 1.0}}, measures_named(["norms"]))
 
 
+def test_an_examination_does_not_pass_over_an_option(network_landscape) -> None:
+    evidence = Evidence(network_landscape, settings=EvidenceSettings(options={"sam": {"radios": 1.0}}))
+    with pytest.raises(UserError, match="sam has no option 'radios'"):
+        examine(evidence, measures_named(["sam"]), Provenance("a", ""))
+
+
 def test_words_and_files(tmp_path) -> None:
     words = ["keskar.epsilon=1", "keskar.epsilon = 2", "sam.radius=3"]
     assert options_in_words(words) == {"keskar": {"epsilon": "2"}, "sam": {"radius": "3"}}
