@@ -47,6 +47,8 @@ def batches_of(data: Any, known: tuple[str, ...]) -> tuple[Iterable[Any], bool, 
     if Path(place).exists() or not _FUNCTION.fullmatch(place):
         return _shortened(read_data(Path(place), options, known), place, options)
     function = named_object(place, "data", DATA_FORMS)
+    if options and not callable(function):
+        raise UserError(f"--data {place} is no function and takes no options, got {', '.join(options)}")
     made = called(function, options, f"--data {place}") if callable(function) else function
     return _of_object(f"--data {place}", made, known)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,8 +85,8 @@ def task_template(checkpoint: Checkpoint | None = None) -> str:
     loss = "mse" if outputs == 1 else "cross-entropy"
     words = f"{outputs} outputs, by the last weight; " * (outputs is not None) + _LOSSES[loss]
     return _TEXT.format(
-        title=path.name,
-        path=path,
+        title=_inert(path.name),
+        path=_inert(shlex.quote(str(path))),
         loss=loss,
         module=_MODULES[loss],
         words=words[0].upper() + words[1:],
@@ -107,10 +108,18 @@ def _described(weights: Mapping[str, Tensor]) -> list[str]:
     lines = [f"# What the checkpoint holds, {count:,} numbers, with what the layers probably are:"]
     for name, value in list(weights.items())[:_MOST]:
         guess = _layer(name, weights)
-        lines.append(f"#     {name}  {tuple(value.shape)} {dtype_title(value.dtype)}{f'  {guess}' if guess else ''}")
+        lines.append(
+            f"#     {_inert(name)}  {tuple(value.shape)} {dtype_title(value.dtype)}{f'  {guess}' if guess else ''}"
+        )
     if len(weights) > _MOST:
         lines.append(f"#     and {len(weights) - _MOST} more")
     return lines
+
+
+def _inert(text: str) -> str:
+    """A name as a comment or a text of Python can hold it: whatever it is, no line of code begins in it."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in escaped)
 
 
 def _layer(name: str, weights: Mapping[str, Tensor]) -> str:

@@ -91,6 +91,20 @@ def test_the_template_runs_once_it_is_filled_in(own: tuple[str, ...], said: Call
     compile(said("task", "--template"), "template", "exec")
 
 
+def test_names_in_a_checkpoint_are_never_code(tmp_path: Path, said: Callable[..., str]) -> None:
+    """Whoever made the checkpoint named its weights; the template is run by whoever reads it."""
+    ran = tmp_path / "ran"
+    code = f"open({str(ran)!r}, 'w')"
+    names = [f"a\n{code}\n", f"b\r{code}\r", f'"""\n{code}\n"""', f"c\u2028{code}", "\\", "d.weight"]
+    path = tmp_path / f'x"""+{"y" * 3}+"""\\.pt'
+    torch.save({name: torch.zeros(2, 3) for name in names}, tmp_path / "model.pt")
+    (tmp_path / "model.pt").rename(path)
+    text = said("task", "--template", path)
+    exec(compile(text, "template", "exec"), {})
+    assert not ran.exists()
+    assert "#     d.weight  (2, 3) float32  nn.Linear(3, 2, bias=False) or nn.Embedding(2, 3)" in text
+
+
 @pytest.mark.parametrize(
     "words, reason",
     [

@@ -216,6 +216,25 @@ def test_wrong_files(landscape_of: Any, tmp_path: Path) -> None:
             landscape_of(f"{tmp_path}/{name}", "cross-entropy")
 
 
+def test_what_a_function_gives(landscape_of: Any, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import torch\n\ndef load(rows=12, fail=False):\n    if fail:\n        raise KeyError('boom')\n"
+        "    return torch.ones(rows, 3), torch.arange(rows) % 4\n\nDATA = load()\n"
+    )
+    place = tmp_path / "mine.py"
+    expected = number(F.cross_entropy(model(4)(torch.ones(8, 3)), K[:8]))
+    assert landscape_of(f"{place}:load?rows=8", "cross-entropy").cost() == pytest.approx(expected, rel=1e-6)
+    assert landscape_of(f"{place}:DATA", "cross-entropy").samples == ROWS
+    for name, words in {
+        "load?row=8": "has no option 'row': it takes rows, fail; did you mean rows",
+        "load?fail=true": r"raised KeyError: 'boom' \(mine.py, line 5\)",
+        "DATA?rows=8": "is no function and takes no options, got rows",
+        "lod": "has no 'lod'; did you mean load",
+    }.items():
+        with pytest.raises(ValueError, match=words):
+            landscape_of(f"{place}:{name}", "cross-entropy")
+
+
 def test_nothing_in_a_file_of_data_is_run(landscape_of: Any, tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> tuple[Any, ...]:
