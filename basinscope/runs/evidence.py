@@ -64,7 +64,13 @@ def _initial(asked: Path | None, session: Session, landscape: Landscape, reading
     found = asked or named_initialisation(checkpoint.path, checkpoint) or step_zero(checkpoint.path)
     if found is None:
         return None, ""
-    start = read_checkpoint(found, reading)
+    try:
+        start = read_checkpoint(found, reading)
+    except UserError as error:
+        if asked is not None or reading.key is None:
+            raise
+        # A file from before the first average may well lack the key of averages.
+        return None, f"{found.name} is not taken for the initialisation: {error}"
     differing = [key for key in _SAME_RUN if start.metadata.get(key) != checkpoint.metadata.get(key)]
     if asked is None and differing:
         return None, f"{found.name} is not taken for the initialisation: its {differing[0]} differs"

@@ -124,11 +124,10 @@ def _rivals(found: list[tuple[Path, Any]]) -> list[tuple[Path, Any]]:
     Statistics and histories are vectors and numbers by names of their own.
     """
     large = [value for _, value in found if not is_state_dict(value) or _has_matrix(value)]
+    whole = set(map(id, large))
     names = {name for value in large if is_state_dict(value) for name in value}
     kept = [
-        (path, value)
-        for path, value in found
-        if any(value is one for one in large) or (is_state_dict(value) and names & value.keys())
+        (path, value) for path, value in found if id(value) in whole or (is_state_dict(value) and names & value.keys())
     ]
     return kept or [(path, value) for path, value in found if not path or any(map(_is_float, value.values()))]
 

@@ -131,7 +131,8 @@ def read_folder(folder: Path, key: str | None) -> tuple[str, Content]:
         content, integrity = read_distributed(folder)
         with about(folder):
             return digest_of(distributed_parts(folder)), content_of(choose(content, key), integrity)
-    if (folder / ADAPTER).is_file() or _weights_of(folder) is not None:
+    # A config that is there and no regular file makes this no model's folder.
+    if (folder / ADAPTER).is_file() or (_weights_of(folder) is not None and not (folder / CONFIG).exists()):
         weights, optimizer = dict(folder_weights(folder)), folder_optimizer(folder)
         with about(folder):
             found = content_of(choose(weights, key), folder_integrity(folder))

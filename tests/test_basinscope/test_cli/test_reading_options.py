@@ -121,3 +121,11 @@ def test_a_trajectory_of_averages(averaged: Path, spectrum: Callable[..., int], 
     words = ["volume", "--trajectory", str(averaged.parent), "--task", TASK, *QUICK["volume"], "--key", "state_dict"]
     assert main(words) == 0
     assert "averaged.pt" in capsys.readouterr().out
+
+
+def test_an_initialisation_without_the_key_is_left_out(averaged: Path, tmp_path: Path, tiny: ModuleType) -> None:
+    averaged.rename(tmp_path / "run_step10.pt")
+    torch.save(tiny.network().state_dict(), tmp_path / "run_step00.pt")
+    reading = Reading(key="ema_state_dict")
+    found = basinscope.compare(tmp_path / "run_step10.pt", measures="gradient-norm", task=TASK, reading=reading)
+    assert any("run_step00.pt is not taken for the initialisation: " in note for note in found.done[0].notes)
