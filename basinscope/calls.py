@@ -20,6 +20,8 @@ from basinscope.runs import (
     Report,
     Request,
     VolumeRequest,
+    in_notebook,
+    progress_report,
     reserved_for,
     run_audit,
     run_bridge,
@@ -58,7 +60,7 @@ def spectrum(
     output: str | Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
-    progress: Report | None = None,
+    progress: Report | bool | None = None,
     **changes: Any,
 ) -> StoredSpectrum:
     """The eigenvalue spectrum of a Hessian, Gauss-Newton or Fisher matrix, as ``basinscope spectrum`` computes it.
@@ -72,7 +74,8 @@ def spectrum(
         output: HDF5 file that keeps each finished block of probes; None keeps nothing.
         overwrite: whether an existing output may be replaced.
         resume: whether to go on with the output if it exists.
-        progress: called with the work done, all work and what is being done.
+        progress: True shows progress and False none; None shows it in a notebook alone. Or what is called with the
+            work done, all work and what is being done.
         **changes: fields of the settings by name, such as ``probes=16``.
 
     Returns:
@@ -102,8 +105,8 @@ def spectrum(
         resume=resume,
         command="basinscope.spectrum from Python",
     )
-    with _threads_kept(), reserved_for(request):
-        return run_spectrum(request, progress or _silent, lambda _: None)[0]
+    with _threads_kept(), reserved_for(request), _shown(progress, "products") as report:
+        return run_spectrum(request, report, lambda _: None)[0]
 
 
 def volume(
@@ -117,7 +120,7 @@ def volume(
     output: str | Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
-    progress: Report | None = None,
+    progress: Report | bool | None = None,
     **changes: Any,
 ) -> VolumeStudy:
     """The volume of the basin around a checkpoint by several methods, as ``basinscope volume`` estimates it.
@@ -133,7 +136,8 @@ def volume(
         output: HDF5 file that keeps each finished block of directions; None keeps nothing.
         overwrite: whether an existing output may be replaced.
         resume: whether to go on with the output if it exists.
-        progress: called with the work done, all work and what is being done.
+        progress: True shows progress and False none; None shows it in a notebook alone. Or what is called with the
+            work done, all work and what is being done.
         **changes: fields of the settings by name, such as ``directions=200``.
 
     Returns:
@@ -159,8 +163,9 @@ def volume(
         resume=resume,
         command="basinscope.volume from Python",
     )
-    with _threads_kept(), reserved_for(request, inputs=[(TASK, path) for path in task_files(validation_task)]):
-        return run_volume(request, progress or _silent)
+    files = reserved_for(request, inputs=[(TASK, path) for path in task_files(validation_task)])
+    with _threads_kept(), files, _shown(progress) as report:
+        return run_volume(request, report)
 
 
 def bridge(
@@ -174,7 +179,7 @@ def bridge(
     output: str | Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
-    progress: Report | None = None,
+    progress: Report | bool | None = None,
     **changes: Any,
 ) -> BridgeResult:
     """The ground truth of a basin's volume by a ladder of Markov chains, as ``basinscope bridge`` measures it.
@@ -189,7 +194,8 @@ def bridge(
         output: HDF5 file that keeps each finished rung; None keeps nothing.
         overwrite: whether an existing output may be replaced.
         resume: whether to go on with the output if it exists.
-        progress: called with the work done, all work and what is being done.
+        progress: True shows progress and False none; None shows it in a notebook alone. Or what is called with the
+            work done, all work and what is being done.
         **changes: fields of the settings by name, such as ``chains=4``.
 
     Returns:
@@ -212,8 +218,8 @@ def bridge(
         resume=resume,
         command="basinscope.bridge from Python",
     )
-    with _threads_kept(), reserved_for(request):
-        result, made = run_bridge(request, progress or _silent)
+    with _threads_kept(), reserved_for(request), _shown(progress) as report:
+        result, made = run_bridge(request, report)
     return replace(result, source=made)
 
 
@@ -231,7 +237,7 @@ def compare(
     output: str | Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
-    progress: Report | None = None,
+    progress: Report | bool | None = None,
     **changes: Any,
 ) -> Comparison:
     """Flatness measures of checkpoints side by side, as ``basinscope compare`` computes them.
@@ -249,7 +255,8 @@ def compare(
         output: HDF5 file that keeps each finished checkpoint; None keeps nothing.
         overwrite: whether an existing output may be replaced.
         resume: whether to skip checkpoints that the output holds.
-        progress: called with the work done, all work and what is being done.
+        progress: True shows progress and False none; None shows it in a notebook alone. Or what is called with the
+            work done, all work and what is being done.
         **changes: fields of the settings by name, such as ``probes=4``.
 
     Returns:
@@ -281,8 +288,8 @@ def compare(
         command="basinscope.compare from Python",
     )
     files = reserved(results={"output": request.output}, inputs=request.inputs, overwrite=overwrite, resume=resume)
-    with _threads_kept(), files:
-        return run_compare(request, progress or _silent)
+    with _threads_kept(), files, _shown(progress) as report:
+        return run_compare(request, report)
 
 
 def audit(
@@ -306,7 +313,7 @@ def audit(
     output: str | Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
-    progress: Report | None = None,
+    progress: Report | bool | None = None,
 ) -> AuditReport:
     """Bias, spread, coverage and cost of estimators over repeats, as ``basinscope audit`` tells them.
 
@@ -330,7 +337,8 @@ def audit(
         output: HDF5 file that keeps each finished row; None keeps nothing.
         overwrite: whether an existing output may be replaced.
         resume: whether to keep the rows that the output has.
-        progress: called with the work done, all work and what is being done.
+        progress: True shows progress and False none; None shows it in a notebook alone. Or what is called with the
+            work done, all work and what is being done.
 
     Returns:
         The report; biases in nats.
@@ -360,8 +368,8 @@ def audit(
         command="basinscope.audit from Python",
     )
     files = reserved(results={"output": request.output}, inputs=request.inputs, overwrite=overwrite, resume=resume)
-    with _threads_kept(), files:
-        return run_audit(request, progress or _silent)
+    with _threads_kept(), files, _shown(progress) as report:
+        return run_audit(request, report)
 
 
 def _source(source: Source) -> Path | Landscape:
@@ -402,6 +410,18 @@ def _threads_kept() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def _shown(progress: Report | bool | None, unit: str = "") -> Iterator[Report]:
+    """What is told of progress: by the caller's function, by a bar, or nothing."""
+    if callable(progress):
+        yield progress
+    elif progress or (progress is None and in_notebook()):
+        with progress_report(unit) as report:
+            yield report
+    else:
+        yield _silent
 
 
 def _silent(done: int, total: int, what: str) -> None:

@@ -82,6 +82,7 @@ def _largest(
         min(count, operator.size),
         which="largest",
         tolerance=settings.tolerance,
+        max_products=settings.products,
         block=_BLOCK,
         seed=settings.seed,
     )
