@@ -20,6 +20,8 @@ from basinscope.runs import (
     Report,
     Request,
     VolumeRequest,
+    in_notebook,
+    progress_report,
     reserved_for,
     run_audit,
     run_bridge,
@@ -65,7 +67,7 @@ def spectrum(
     overwrite: bool = False,
     resume: bool = False,
     quick: bool = False,
-    progress: Report | None = None,
+    progress: Report | bool | None = None,
     **changes: Any,
 ) -> StoredSpectrum:
     """The eigenvalue spectrum of a Hessian, Gauss-Newton or Fisher matrix, as ``basinscope spectrum`` computes it.
@@ -84,7 +86,8 @@ def spectrum(
         overwrite: whether an existing output may be replaced.
         resume: whether to go on with the output if it exists.
         quick: whether a rough answer of about 60 products is wanted.
-        progress: called with the work done, all work and what is being done.
+        progress: True shows progress and False none; None shows it in a notebook alone. Or what is called with the
+            work done, all work and what is being done.
         **changes: fields of the settings by name, such as ``probes=16``.
 
     Returns:
@@ -116,8 +119,8 @@ def spectrum(
         quick=quick,
         command="basinscope.spectrum from Python",
     )
-    with _threads_kept(), reserved_for(request):
-        return run_spectrum(request, progress or _silent)[0]
+    with _threads_kept(), reserved_for(request), _shown(progress, "products") as report:
+        return run_spectrum(request, report)[0]
 
 
 def volume(
@@ -136,7 +139,7 @@ def volume(
     output: str | Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
-    progress: Report | None = None,
+    progress: Report | bool | None = None,
     **changes: Any,
 ) -> VolumeStudy:
     """The volume of the basin around a checkpoint by several methods, as ``basinscope volume`` estimates it.
@@ -157,7 +160,8 @@ def volume(
         output: HDF5 file that keeps each finished block of directions; None keeps nothing.
         overwrite: whether an existing output may be replaced.
         resume: whether to go on with the output if it exists.
-        progress: called with the work done, all work and what is being done.
+        progress: True shows progress and False none; None shows it in a notebook alone. Or what is called with the
+            work done, all work and what is being done.
         **changes: fields of the settings by name, such as ``directions=200``.
 
     Returns:
@@ -185,8 +189,9 @@ def volume(
         resume=resume,
         command="basinscope.volume from Python",
     )
-    with _threads_kept(), reserved_for(request, inputs=[(TASK, path) for path in task_files(validation)]):
-        return run_volume(request, progress or _silent)
+    files = reserved_for(request, inputs=[(TASK, path) for path in task_files(validation)])
+    with _threads_kept(), files, _shown(progress) as report:
+        return run_volume(request, report)
 
 
 def bridge(
@@ -204,7 +209,7 @@ def bridge(
     output: str | Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
-    progress: Report | None = None,
+    progress: Report | bool | None = None,
     **changes: Any,
 ) -> BridgeResult:
     """The ground truth of a basin's volume by a ladder of Markov chains, as ``basinscope bridge`` measures it.
@@ -223,7 +228,8 @@ def bridge(
         output: HDF5 file that keeps each finished rung; None keeps nothing.
         overwrite: whether an existing output may be replaced.
         resume: whether to go on with the output if it exists.
-        progress: called with the work done, all work and what is being done.
+        progress: True shows progress and False none; None shows it in a notebook alone. Or what is called with the
+            work done, all work and what is being done.
         **changes: fields of the settings by name, such as ``chains=4``.
 
     Returns:
@@ -247,8 +253,8 @@ def bridge(
         resume=resume,
         command="basinscope.bridge from Python",
     )
-    with _threads_kept(), reserved_for(request):
-        result, made = run_bridge(request, progress or _silent)
+    with _threads_kept(), reserved_for(request), _shown(progress) as report:
+        result, made = run_bridge(request, report)
     return replace(result, source=made)
 
 
@@ -271,7 +277,7 @@ def compare(
     output: str | Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
-    progress: Report | None = None,
+    progress: Report | bool | None = None,
     **changes: Any,
 ) -> Comparison:
     """Flatness measures of checkpoints side by side, as ``basinscope compare`` computes them.
@@ -295,7 +301,8 @@ def compare(
         output: HDF5 file that keeps each finished checkpoint; None keeps nothing.
         overwrite: whether an existing output may be replaced.
         resume: whether to skip checkpoints that the output holds.
-        progress: called with the work done, all work and what is being done.
+        progress: True shows progress and False none; None shows it in a notebook alone. Or what is called with the
+            work done, all work and what is being done.
         **changes: fields of the settings by name, such as ``probes=4``.
 
     Returns:
@@ -334,8 +341,8 @@ def compare(
         command="basinscope.compare from Python",
     )
     files = reserved(results={"output": request.output}, inputs=request.inputs, overwrite=overwrite, resume=resume)
-    with _threads_kept(), files:
-        return run_compare(request, progress or _silent)
+    with _threads_kept(), files, _shown(progress) as report:
+        return run_compare(request, report)
 
 
 def audit(
@@ -363,7 +370,7 @@ def audit(
     output: str | Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
-    progress: Report | None = None,
+    progress: Report | bool | None = None,
 ) -> AuditReport:
     """Bias, spread, coverage and cost of estimators over repeats, as ``basinscope audit`` tells them.
 
@@ -391,7 +398,8 @@ def audit(
         output: HDF5 file that keeps each finished row; None keeps nothing.
         overwrite: whether an existing output may be replaced.
         resume: whether to keep the rows that the output has.
-        progress: called with the work done, all work and what is being done.
+        progress: True shows progress and False none; None shows it in a notebook alone. Or what is called with the
+            work done, all work and what is being done.
 
     Returns:
         The report; biases in nats.
@@ -422,8 +430,8 @@ def audit(
         command="basinscope.audit from Python",
     )
     files = reserved(results={"output": request.output}, inputs=request.inputs, overwrite=overwrite, resume=resume)
-    with _threads_kept(), files:
-        return run_audit(request, progress or _silent)
+    with _threads_kept(), files, _shown(progress) as report:
+        return run_audit(request, report)
 
 
 def _source(source: Source) -> Path | Landscape:
@@ -461,6 +469,18 @@ def _threads_kept() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def _shown(progress: Report | bool | None, unit: str = "") -> Iterator[Report]:
+    """What is told of progress: by the caller's function, by a bar, or nothing."""
+    if callable(progress):
+        yield progress
+    elif progress or (progress is None and in_notebook()):
+        with progress_report(unit) as report:
+            yield report
+    else:
+        yield _silent
 
 
 def _silent(done: int, total: int, what: str) -> None:

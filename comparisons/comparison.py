@@ -112,6 +112,7 @@ class Comparison(Result):
     checkpoints: tuple[Examined, ...] = ()
     _drawn_by: ClassVar[str] = "comparisons.plots:draw_measure"
     _written_by: ClassVar[str] = "comparisons.store:write_comparison"
+    _tabled_by: ClassVar[str] = "comparisons.tables:notebook_table"
 
     def _title(self) -> str:
         return f"{counted(len(self.measures), 'measure')} of {counted(len(self.checkpoints), 'checkpoint')}"

@@ -38,6 +38,12 @@ class Row:
     cells: tuple[str, ...]
 
 
+def notebook_table(comparison: Comparison) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Headings and rows of texts: a row a measure, a column a checkpoint; ``!`` marks a caution."""
+    headings = ("measure", "unit", "flatter", *short_names(comparison)[0])
+    return headings, [(one.measure.title, one.measure.unit, one.flat, *one.cells) for one in rows(comparison)]
+
+
 def rows(comparison: Comparison) -> list[Row]:
     """The rows of a comparison, in the registry's order.
 

@@ -4,7 +4,7 @@ from collections import defaultdict
 
 import pytest
 
-# A table of more cases than this is run in part by ``make test``, every so many-th case; ``make test-all`` runs it whole.
+# Of a table of more cases than this ``make test`` runs every so many-th case; ``make test-all`` runs all of them.
 LARGE, STRIDE = 40, 4
 
 

@@ -103,7 +103,7 @@ def _list(as_json: bool) -> None:
     found = table(["task", "what it is", "options"], of="tasks")
     found.columns[1:] = [replace(column, words=True) for column in found.columns[1:]]
     for name, (what, options) in rows.items():
-        found.add(name, what, ", ".join(options) or "none")
+        found.add_row(name, what, ", ".join(options) or "none")
     show(found)
 
 
@@ -149,12 +149,12 @@ def _show(facts: dict[str, Any]) -> None:
     found = table(["", ""], of="the task")
     found.columns[1] = replace(found.columns[1], words=True)
     found.header = False
-    found.add("task", facts["task"])
-    found.add("parameters", f"{facts['parameters']:,} in {facts['dtype']} on {facts['device']}")
-    found.add("samples", f"{facts['samples']:,.0f}")
-    found.add("cost", f"{facts['cost']:.6g} {facts['cost_unit']} ({facts['cost_name']}, mean over samples)")
+    found.add_row("task", facts["task"])
+    found.add_row("parameters", f"{facts['parameters']:,} in {facts['dtype']} on {facts['device']}")
+    found.add_row("samples", f"{facts['samples']:,.0f}")
+    found.add_row("cost", f"{facts['cost']:.6g} {facts['cost_unit']} ({facts['cost_name']}, mean over samples)")
     if math.isfinite(facts["accuracy"]):
-        found.add("accuracy", f"{facts['accuracy']:.2%}")
-    found.add("gradient", f"norm {facts['gradient_norm']:.3g}, {facts['seconds_of_a_gradient']:.2g} s to compute")
+        found.add_row("accuracy", f"{facts['accuracy']:.2%}")
+    found.add_row("gradient", f"norm {facts['gradient_norm']:.3g}, {facts['seconds_of_a_gradient']:.2g} s to compute")
     notes = [Text(f"note: {note}", style="dim") for note in facts["notes"]]
     show(found, *notes, Text("Is the cost the loss that training showed on these rows? Then the task is right."))

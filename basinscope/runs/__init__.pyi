@@ -7,6 +7,7 @@ from .compare import CompareRequest as CompareRequest
 from .compare import run_compare as run_compare
 from .compare import run_invariance as run_invariance
 from .progress import Report as Report
+from .progress import in_notebook as in_notebook
 from .progress import progress_report as progress_report
 from .session import Machine as Machine
 from .session import Session as Session

@@ -1,7 +1,11 @@
-"""Progress of a long loop on stderr: how far, how fast, how long still; a line a minute if not a terminal."""
+"""Progress of a long loop: how far, how fast, how long still.
+
+On stderr it is a bar, or a line a minute if that is no terminal; in a notebook a bar in the page.
+"""
 
 from __future__ import annotations
 
+import html
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +17,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 Report = Callable[[int, int, str], None]
 # Seconds between lines where no bar can be drawn: in the log of a batch job.
 LINE_EVERY = 60.0
+# Seconds between two drawings of a bar in a notebook.
+REDRAWN_EVERY = 0.2
 
 
 def lines_report(console: Console, unit: str = "") -> Report:
@@ -54,6 +60,43 @@ def in_words(seconds: float) -> str:
     return f"{seconds / 86400.0:,.1f} days"
 
 
+def in_notebook() -> bool:
+    """Whether this program runs in a notebook's kernel, where a bar is drawn in the page.
+
+    >>> in_notebook()
+    False
+    """
+    library = sys.modules.get("IPython")
+    shell = None if library is None else library.get_ipython()
+    return getattr(shell, "kernel", None) is not None
+
+
+@contextmanager
+def notebook_report() -> Iterator[Report]:
+    """A bar in a notebook's page, of plain HTML: it needs no widgets, and is gone at the end."""
+    from IPython.display import HTML, display  # type: ignore[import-not-found, unused-ignore]
+
+    handle = display(HTML(""), display_id=True)
+    last, part, begun, first = 0.0, "", 0.0, 0
+
+    def report(done: int, total: int, what: str) -> None:
+        nonlocal last, part, begun, first
+        now = time.monotonic()
+        if what != part:
+            part, begun, first = what, now, done
+        if now - last >= REDRAWN_EVERY or done >= total:
+            last = now
+            left = (total - done) * (now - begun) / (done - first) if done > first else 0.0
+            words = f"{what}: {done:,} of {max(total, 1):,}{f', about {in_words(left)} left' if left else ''}"
+            bar = f"<progress value='{done}' max='{max(total, 1)}'></progress>"
+            handle.update(HTML(f"{bar} {html.escape(words)}"))
+
+    try:
+        yield report
+    finally:
+        handle.update(HTML(""))
+
+
 @contextmanager
 def progress_report(unit: str = "") -> Iterator[Report]:
     """Show progress while the context lasts.
@@ -65,6 +108,10 @@ def progress_report(unit: str = "") -> Iterator[Report]:
     Yields:
         What to call with the work done, all of the work and a few words on what is being done.
     """
+    if in_notebook():
+        with notebook_report() as drawn:
+            yield drawn
+        return
     console = Console(file=sys.stderr)
     if not console.is_terminal:
         yield lines_report(console, unit)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from basinscope.runs.announcement import EVALUATIONS_A_DIRECTION, WORTH_SAYING, forecast, memory_line, seconds_of
 from spectra.errors import UserError
+from spectra.files import counted
 from spectra.operators import Curvature
 from spectra.plan import PRODUCT_VECTORS, footprint, in_bytes, plan_route
 from volume.estimator import VolumeEstimator
@@ -75,7 +76,7 @@ def _lines(estimator: VolumeEstimator, vector: int) -> Iterator[str]:
         preconditioned = "star-domain" in sampled and asked.preconditioner != Identity().name
         beside = f", and what the preconditioner {asked.preconditioner} takes" if preconditioned else ""
         yield (
-            f"plan: {', '.join(sampled)}, {asked.directions:,} directions, {at_once:,} at a time: "
+            f"plan: {', '.join(sampled)}, {counted(asked.directions, 'direction')}, {at_once:,} at a time: "
             f"about {held} above the model{beside}"
         )
     operator = estimator.operator if products else None
@@ -85,7 +86,10 @@ def _lines(estimator: VolumeEstimator, vector: int) -> Iterator[str]:
     plan = plan_route(operator, settings)
     anchor = f" and {2 * asked.steps} of the anchor's run" if isinstance(estimator.prior, GaussianPrior) else ""
     yield "; ".join(
-        (f"plan: {', '.join(products)} by the {plan.route} route, {plan.products:,} products{anchor}", *plan.notes)
+        (
+            f"plan: {', '.join(products)} by the {plan.route} route, {counted(plan.products, 'product')}{anchor}",
+            *plan.notes,
+        )
     )
     if plan.route == "slq":
         need = footprint(operator.graph_memory, plan, settings, operator.size, operator.dtype)

@@ -50,6 +50,7 @@ class TrainingCurves(Result):
     notes: tuple[str, ...] = ()
     _drawn_by: ClassVar[str] = "basinscope.training.plots:draw_curves"
     _written_by: ClassVar[str] = "basinscope.training.store:write_curves"
+    _tabled_by: ClassVar[str] = "basinscope.views.training:notebook_table"
 
     @property
     def steps(self) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ from basinscope.training.optimizer import StepRule, step_rule
 from basinscope.training.reading import Reading
 from basinscope.training.settings import TrackerSettings
 from comparisons.evidence import Evidence, EvidenceSettings, sample_gradients
-from spectra.errors import UserError
+from spectra.errors import UserError, out_of_memory
 from spectra.estimate import Estimate
 from spectra.lanczos import Eigenpairs, deflated_trace, top_eigenpairs
 from spectra.landscape import Landscape
@@ -67,11 +67,21 @@ def measured(
     }
     for name, compute in parts.items():
         if name == "gradient" or name in settings.quantities:
-            try:
-                found |= compute()
-            except UserError as error:
-                notes.append(f"no {name}: {error}")
+            found |= _tried(name, compute, notes)
     return Reading(step, **found, notes=tuple(dict.fromkeys(notes)))
+
+
+def _tried(name: str, compute: Callable[[], Found], notes: list[str]) -> Found:
+    """What is computed; nothing, and a note, where that is not defined or finds no memory."""
+    try:
+        return compute()
+    except UserError as error:
+        notes.append(f"no {name}: {error}")
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        notes.append(f"no {name}: memory ran out: track fewer samples, or give a smaller memory")
+    return {}
 
 
 def _largest(
@@ -82,6 +92,7 @@ def _largest(
         min(count, operator.size),
         which="largest",
         tolerance=settings.tolerance,
+        max_products=settings.products,
         block=_BLOCK,
         seed=settings.seed,
     )

@@ -21,6 +21,7 @@ class TrackerSettings:
         eigenvalues: number of the largest eigenvalues of the Hessian.
         tolerance: largest residual of an eigenpair, relative to the largest eigenvalue; the error of the eigenvalue
             itself is far smaller.
+        products: number of products after which the search for eigenvalues ends, converged or not; a note says so.
         probes: number of probes of each trace, at least 2.
         mass_probes: number of probes of the spectral density that the quadratic mass is made of, at least 2.
         mass_steps: number of Lanczos steps of each.
@@ -33,6 +34,7 @@ class TrackerSettings:
     quantities: tuple[str, ...] = QUANTITIES[:-1]
     eigenvalues: int = 3
     tolerance: float = 1e-3
+    products: int = 100
     probes: int = 8
     mass_probes: int = 4
     mass_steps: int = 48
@@ -51,6 +53,7 @@ class TrackerSettings:
             "probes": 2,
             "mass_probes": 2,
             "mass_steps": 1,
+            "products": 1,
             "samples": 2,
             "seed": 0,
             "memory": 1,

@@ -114,6 +114,7 @@ class Tracker:
         self._landscape: Landscape | None = None
         self._curves: TrainingCurves | None = None
         self._seen: int | None = None
+        self._skipped: list[int] = []
 
     @property
     def curves(self) -> TrainingCurves:
@@ -124,7 +125,7 @@ class Tracker:
         """
         if self._curves is None:
             raise UserError("nothing is recorded before the first step, and in processes but the first")
-        return self._curves
+        return replace(self._curves, skipped=(*self._curves.skipped, *self._skipped))
 
     def step(self, step: int, *, optimizer: Any = None) -> Reading | None:
         """Say where training stands; measures, if it is a turn and the share allows it.
@@ -147,22 +148,26 @@ class Tracker:
                 "over epochs"
             )
         self._seen = step
+        # Most calls end here, so what they take counts in a run of short steps.
+        if self._landscape is not None and not self._due(step):
+            return None
         device = _device(self._source)
         with preserved_random_state(device), torch.autocast(device.type, enabled=False):
             if self._landscape is None:
                 self._begin(step)
-            reading = self._turn(step, optimizer) if step % self._every == 0 else None
-        if reading is not None:
-            # Outside of what preserves random states: a logger that draws a name would else draw it again and again.
-            with self._budget.spending(known=False):
-                self._keep()
-                self._log(reading.values(), step)
+                if step % self._every:
+                    return None
+            reading = self._turn(step, optimizer)
+        # Outside of what preserves random states: a logger that draws a name would else draw it again and again.
+        with self._budget.spending(known=False):
+            self._keep()
+            self._log(reading.values(), step)
         return reading
 
     def close(self) -> None:
         """Write what is not written yet, and let other runs write the file; the end of the program does the latter."""
         if self._curves is not None and self._output is not None:
-            write_curves(self._output, self._curves)
+            write_curves(self._output, self.curves)
         self._held.close()
 
     def __enter__(self) -> Tracker:
@@ -219,18 +224,24 @@ class Tracker:
             notes=(*landscape.notes, *_other_in_training(landscape)),
         )
 
-    def _turn(self, step: int, optimizer: Any) -> Reading | None:
+    def _due(self, step: int) -> bool:
+        """Whether it is a turn that the share allows; one that it does not is kept as passed over."""
+        if step % self._every:
+            return False
+        if not self._budget.affords():
+            self._skipped.append(step)
+            return False
+        return True
+
+    def _turn(self, step: int, optimizer: Any) -> Reading:
         assert self._landscape is not None
         curves, device = self.curves, self._landscape.device
-        if not self._budget.affords():
-            self._curves = replace(curves, skipped=(*curves.skipped, step))
-            return None
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # what training has queued is not measuring's
         with self._budget.spending():
             found = measured(self._landscape, step, self._settings, optimizer, curves.standard_deviation)
         reading = replace(found, seconds=self._budget.last)
-        self._curves = replace(curves, readings=(*curves.readings, reading))
+        self._curves, self._skipped = replace(curves, readings=(*curves.readings, reading)), []
         return reading
 
     def _keep(self) -> None:

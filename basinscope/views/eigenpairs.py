@@ -29,9 +29,9 @@ def eigenpairs_table(spectrum: Spectrum, unit: str) -> list[RenderableType]:
         for place, number in enumerate(numbers[:SHOWN], 1):
             told = "converged" if top.converged[number] else "not converged"
             value, residual = f"{top.values[number]:.6g}", f"{top.residuals[number]:.1g}"
-            found.add(f"{name} {place}", value, residual, told, style="" if top.converged[number] else "yellow")
+            found.add_row(f"{name} {place}", value, residual, told, style="" if top.converged[number] else "yellow")
         if len(numbers) > SHOWN:
-            found.add(f"… {len(numbers) - SHOWN} more", style="dim")
+            found.add_row(f"… {len(numbers) - SHOWN} more", style="dim")
     return [Padding(Group(found, Text(_told(top), style="dim")), (1, 0, 1, 0))]
 
 

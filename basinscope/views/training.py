@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 
 from basinscope.terminal import Text
 from basinscope.training import Reading, TrainingCurves
-from basinscope.views.layout import formatted, plain, table
+from basinscope.views.layout import NONE, formatted, plain, table
 from spectra.files import counted
 from spectra.interval import with_error
 
@@ -54,15 +54,31 @@ def curves_json(curves: TrainingCurves) -> dict[str, Any]:
     }
 
 
+def notebook_table(curves: TrainingCurves) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Headings and rows of texts, as many as the table for a terminal has, all columns that say anything."""
+    known = _known_columns(_shown(curves))
+    return [title.replace("\n", " ") for title, _ in known], list(zip(*(cells for _, cells in known), strict=True))
+
+
+def _shown(curves: TrainingCurves) -> list[Reading]:
+    """All readings, or so many at equal distances."""
+    count = len(curves.readings)
+    places = np.unique(np.linspace(0, count - 1, min(MOST_ROWS, count)).round())
+    return [curves.readings[int(place)] for place in places]
+
+
+def _known_columns(rows: list[Reading]) -> list[tuple[str, list[str]]]:
+    """Title and cells of each column that says anything."""
+    columns = [(title, [cell(one) for one in rows]) for title, cell in _COLUMNS]
+    return [column for column in columns if any(cell != NONE for cell in column[1])]
+
+
 def curves_table(curves: TrainingCurves) -> Group:
     """The steps as a table."""
-    places = np.unique(np.linspace(0, len(curves.readings) - 1, min(MOST_ROWS, len(curves.readings))).round())
-    rows = [curves.readings[int(place)] for place in places]
-    columns = [(title, [cell(one) for one in rows]) for title, cell in _COLUMNS]
-    known = [column for column in columns if any(cell not in ("–", "unknown") for cell in column[1])]
-    found = table([title.replace("\n", " ") for title, _ in known], of="recorded steps", justify="right")
-    for row in zip(*(cells for _, cells in known), strict=True):
-        found.add(*row)
+    titles, rows = notebook_table(curves)
+    found = table(titles, of="recorded steps", justify="right")
+    for row in rows:
+        found.add_row(*row)
     return Group(Text(f"{curves._title()}\n", style="bold"), found, *_beneath(curves, len(rows)))
 
 
@@ -84,4 +100,4 @@ def _beneath(curves: TrainingCurves, rows: int) -> list[RenderableType]:
 
 
 def _with(value: float, half: float) -> str:
-    return with_error(value, half) if math.isfinite(value) else "–"
+    return with_error(value, half) if math.isfinite(value) else NONE

@@ -71,11 +71,8 @@ class SpectralDensity(SpectralMeasure, Result):
     def _facts(self) -> dict[str, str]:
         low, high = self.support
         trace = self.trace()
-        how = (
-            "all eigenvalues"
-            if self.exact
-            else f"{counted(self.runs.probes, 'probe')} of {counted(self.runs.steps, 'step')}"
-        )
+        sampled = f"{counted(self.runs.probes, 'probe')} of {counted(self.runs.steps, 'step')}"
+        how = "all eigenvalues" if self.exact else sampled
         if self.unsampled:
             how = f"{self._known()}, no probes yet"
         return {"trace": trace._title(), "support": f"{low:.4g} to {high:.4g}", "from": how}

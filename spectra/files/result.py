@@ -31,6 +31,8 @@ class Result:
 
     _drawn_by: ClassVar[str] = ""
     _written_by: ClassVar[str] = ""
+    # Makes headings and rows of texts, which notebooks show beneath the main numbers.
+    _tabled_by: ClassVar[str] = ""
 
     def _title(self) -> str:
         """What it is of, in a few words."""
@@ -66,7 +68,15 @@ class Result:
         )
         told = "".join(f"<li>{html.escape(caution)}</li>" for caution in self._cautions())
         title = html.escape(self._title())
-        return f"<table><caption>{title}</caption>{rows}</table>{told and f'<ul>{told}</ul>'}"
+        return f"<table><caption>{title}</caption>{rows}</table>{self._rows_html()}{told and f'<ul>{told}</ul>'}"
+
+    def _rows_html(self) -> str:
+        if not self._tabled_by:
+            return ""
+        headings, rows = pkgutil.resolve_name(self._tabled_by)(self)
+        head = "".join(f"<th>{html.escape(one)}</th>" for one in headings)
+        body = "".join(f"<tr>{''.join(f'<td>{html.escape(one)}</td>' for one in row)}</tr>" for row in rows)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
     def to_dataframe(self) -> pandas.DataFrame:
         """The rows as a data frame.

@@ -64,6 +64,18 @@ def test_parts_of_results_say_what_they_are(results: dict[str, Any]) -> None:
     assert repr(results["spectrum"].spectrum).startswith("Spectrum: Hessian of 50 parameters")
 
 
+def test_notebooks_show_the_rows_of_a_comparison_and_of_a_training_run(results: dict[str, Any]) -> None:
+    compared = results["comparison"]
+    row = "<td>norm of the parameters</td><td>parameter</td><td>↓</td><td>"
+    cell = compared._repr_html_().partition(row)[2].partition("</td>")[0]
+    assert float(cell) == pytest.approx(compared.done[0].value("parameter-norm"), rel=1e-4)
+    assert "<th>unit</th><th>flatter</th><th>model</th>" in compared._repr_html_()
+    curves = results["training"]
+    page = curves._repr_html_()
+    assert f"<tr><td>0</td><td>{curves.readings[0].cost:.4g}</td><td>{curves.eigenvalues[0, 0]:.4g}</td>" in page
+    assert "<th>log mass (nat)</th>" not in page
+
+
 def test_nothing_of_a_name_is_html(results: dict[str, Any]) -> None:
     stored = results["spectrum"]
     named = replace(stored, provenance=replace(stored.provenance, checkpoint="a/<b>&.pt"))

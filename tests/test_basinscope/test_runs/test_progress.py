@@ -1,13 +1,19 @@
 """Progress where no bar can be drawn: a line a minute, for the log of a batch job."""
 
 import io
+import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
+import torch
 from rich.console import Console
 from rich.file_proxy import FileProxy
 from rich.progress import Progress
 
+from basinscope import spectrum
 from basinscope.runs import announce, progress
+from spectra.costs import mean_squared_error
+from spectra.landscape import Landscape
 
 
 def written(monkeypatch: pytest.MonkeyPatch, *reports: tuple[float, int, int, str]) -> list[str]:
@@ -60,3 +66,63 @@ def test_without_a_terminal_nothing_is_written_at_once(capsys: pytest.CaptureFix
     with progress.progress_report() as report:
         report(1, 2, "probes")
     assert capsys.readouterr().err == ""
+
+
+@pytest.fixture
+def page(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a notebook's page has shown, one text after another, in a stand-in for IPython with a kernel."""
+    shown: list[str] = []
+
+    class Handle:
+        def update(self, text: str) -> None:
+            shown.append(text)
+
+    library, display = ModuleType("IPython"), ModuleType("IPython.display")
+    library.get_ipython = lambda: SimpleNamespace(kernel=object())  # type: ignore[attr-defined]
+    display.HTML = str  # type: ignore[attr-defined]
+    display.display = lambda text, display_id: Handle()  # type: ignore[attr-defined]  # noqa: ARG005
+    monkeypatch.setitem(sys.modules, "IPython", library)
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    return shown
+
+
+def test_a_notebook_gets_a_bar_in_its_page_that_is_gone_at_the_end(
+    page: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter([10.0, 10.1, 70.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    with progress.progress_report("products") as report:
+        for done in (0, 1, 4):
+            report(done, 10, "<probes>")
+    assert page == [
+        "<progress value='0' max='10'></progress> &lt;probes&gt;: 0 of 10",
+        "<progress value='4' max='10'></progress> &lt;probes&gt;: 4 of 10, about 2 min left",
+        "",
+    ]
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("asked, shown", [(None, True), (True, True), (False, False)])
+def test_python_calls_show_progress_in_notebooks_unless_told_not_to(
+    page: list[str], asked: bool | None, shown: bool
+) -> None:
+    model, inputs = torch.nn.Linear(2, 1, bias=False), torch.eye(2)
+    landscape = Landscape(model, mean_squared_error, (inputs, torch.zeros(2, 1)))
+    told: list[str] = []
+    spectrum(landscape, engine="dense", progress=asked)
+    assert bool(page) == shown
+    page.clear()
+    spectrum(landscape, engine="dense", progress=lambda *report: told.append(report[2]))
+    assert told
+    assert not page
+
+
+def test_elsewhere_python_calls_show_it_only_when_asked_to(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, inputs = torch.nn.Linear(2, 1, bias=False), torch.eye(2)
+    landscape = Landscape(model, mean_squared_error, (inputs, torch.zeros(2, 1)))
+    monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
+    for asked, lines in ((None, 0), (False, 0), (True, 1)):
+        spectrum(landscape, engine="dense", progress=asked)
+        assert (len(capsys.readouterr().err.splitlines()) >= 1) == bool(lines)

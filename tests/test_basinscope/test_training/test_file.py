@@ -116,7 +116,7 @@ def test_the_share_decides_which_steps_and_not_what_they_say(
     start = {name: one.clone() for name, one in network.state_dict().items()}
     every = descend(0, 6, **LITTLE).curves
     network.load_state_dict(start)
-    allowed = iter([True, False, False, True])
+    allowed = iter([False, False, True])
     monkeypatch.setattr(Budget, "affords", lambda _: next(allowed))
     some = descend(0, 6, output=tmp_path / "some.h5", **{**LITTLE, "share": 0.05}).curves
     assert some.skipped == (2, 4)
@@ -142,6 +142,31 @@ def test_training_that_diverges_is_recorded(
     assert main(["show", str(tmp_path / "run.h5"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"][1]["cost"] is None
     assert main(["plot", str(tmp_path / "run.h5")]) == 0
+
+
+def test_a_quantity_that_finds_no_memory_is_left_out(
+    network: nn.Module, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    tracker = Tracker(network, nn.CrossEntropyLoss(), data, every=1, **LITTLE)
+    monkeypatch.setattr("basinscope.training.measuring.sample_gradients", none)
+    found = tracker.step(0)
+    assert found is not None
+    assert found.notes[0].startswith("no gradient-noise: memory ran out")
+    assert math.isnan(found.gradient_noise)
+    assert found.eigenvalues[0] > 0.0
+
+
+def test_a_run_without_a_reading_is_shown(descend: Descend, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    curves = descend(1, 1, output=tmp_path / "run.h5", **LITTLE).curves
+    assert main(["show", str(tmp_path / "run.h5")]) == 0
+    assert "training run of Sequential, 26 parameters" in capsys.readouterr().out
+    assert main(["plot", str(tmp_path / "run.h5")]) == 2
+    assert "no step is recorded" in capsys.readouterr().err
+    assert "<th style='text-align:left'>recorded</th><td>0 steps</td>" in curves._repr_html_()
+    assert curves.records() == []
 
 
 def test_mistakes_are_told_at_once(network: nn.Module, data: Data) -> None:
