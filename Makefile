@@ -12,9 +12,11 @@ INSTALLED := .venv/.installed
 BENCH_BIN := .bench-venv/bin
 BENCH_INSTALLED := .bench-venv/.installed
 # The oldest releases of everything that are allowed, and the newest that the index serves, have environments of their
-# own; torch brings gigabytes of CUDA where the index has no smaller build. SELECTION= runs the whole suite in them.
+# own; torch brings gigabytes of CUDA where the index has no smaller build. SELECTION= EXTRAS=test,language runs the
+# whole suite in them.
 OLDEST_BIN := .venv-oldest/bin
 NEWEST_BIN := .venv-newest/bin
+EXTRAS ?= test
 SELECTION ?= tests/test_basinscope/test_packages.py tests/test_basinscope/test_public.py \
 	tests/test_basinscope/test_results.py tests/test_basinscope/test_cli/test_demo.py \
 	tests/test_basinscope/test_cli/test_spectrum_command.py tests/test_spectra/test_checkpoint \
@@ -60,13 +62,13 @@ test-wheel: $(INSTALLED)
 test-oldest:
 	@$(CHECK_PYTHON)
 	test -x $(OLDEST_BIN)/pip || $(PYTHON) -m venv .venv-oldest
-	$(OLDEST_BIN)/python -m pip install --quiet -c constraints-oldest.txt -e '.[test]'
+	$(OLDEST_BIN)/python -m pip install --quiet -c constraints-oldest.txt -e '.[$(EXTRAS)]'
 	$(OLDEST_BIN)/python -m pytest $(WORKERS) $(SELECTION)
 
 test-newest:
 	@$(CHECK_PYTHON)
 	test -x $(NEWEST_BIN)/pip || $(PYTHON) -m venv .venv-newest
-	$(NEWEST_BIN)/python -m pip install --quiet --upgrade --upgrade-strategy eager -e '.[test]'
+	$(NEWEST_BIN)/python -m pip install --quiet --upgrade --upgrade-strategy eager -e '.[$(EXTRAS)]'
 	$(NEWEST_BIN)/python -m pytest $(WORKERS) $(SELECTION)
 
 check: $(INSTALLED)

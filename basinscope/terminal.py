@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import rich.text
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.segment import Segment, Segments
 
@@ -114,8 +115,10 @@ def _cut(word: str) -> str:
 
 
 def say(text: str | rich.text.Text, style: str = "red") -> None:
-    """Print a sentence on stderr, unbroken, so that it can be searched for."""
-    _Page(file=sys.stderr, highlight=False).print(Text(text, style) if isinstance(text, str) else text, soft_wrap=True)
+    """Print a sentence on stderr: broken between words on a terminal that cuts none, else unbroken, as logs want it."""
+    console, line = _Page(file=sys.stderr, highlight=False), Text(text, style) if isinstance(text, str) else text
+    cut = max(map(cell_len, line.plain.split()), default=0) > console.width
+    console.print(line, soft_wrap=cut or not console.is_terminal)
 
 
 def page() -> Console:

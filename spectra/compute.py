@@ -125,19 +125,25 @@ class _Run:
         if not settings.top:
             return
 
+        told = 0
+
         def tell(count: int) -> None:
+            nonlocal told
+            told += count
             self.total += count
             self._tell(count, "spectrum: top eigenpairs")
 
         largest, negative = end_eigenpairs(operator, settings.top, seed=settings.seed, progress=tell)
         ends = [largest, negative] if negative is not None else [largest]
+        products = sum(end.products for end in ends)
+        tell(products - told)  # those of the residuals
         vectors = torch.cat([end.vectors for end in ends])
         self.top = TopEigenpairs(
             asked=settings.top,
             values=np.concatenate([end.values for end in ends]),
             residuals=np.concatenate([end.residuals for end in ends]),
             bound=max(end.bound for end in ends),
-            products=sum(end.products for end in ends),
+            products=products,
             vectors=(vectors if settings.keep_vectors else vectors[:0]).cpu().numpy(),
         )
 

@@ -15,6 +15,7 @@ from zipfile import ZipFile
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"basinscope", "comparisons", "spectra", "volume"}
 MADE = {"data", "spectrum.h5", "spectrum.png", "volume.h5", "volume.png"}
+SHIPPED = "basinscope/shipped/"
 LARGEST = 2_000_000
 # Without the site's .pth files no editable install is found; the wheel stands before what it requires.
 RUN = """
@@ -49,16 +50,16 @@ def check(folder: Path) -> None:
 
 
 def check_names(names: list[str]) -> None:
-    """The wheel has every module of the four packages, their data, and nothing else."""
+    """The wheel has the files of the four packages, data, and nothing else."""
     tops = {name.partition("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == PACKAGES, tops
-    modules = {str(path.relative_to(ROOT)) for top in PACKAGES for path in (ROOT / top).rglob("*.py*")}
-    wanted = {name for name in modules if name.endswith((".py", ".pyi", "py.typed"))}
-    found = {name for name in names if name.endswith((".py", ".pyi", "py.typed"))}
+    files = [path for top in PACKAGES for path in (ROOT / top).rglob("*") if path.is_file()]
+    wanted = {str(path.relative_to(ROOT)) for path in files if path.suffix != ".pyc"}
+    data = {name for name in names if name.startswith(SHIPPED)}
+    found = {name for name in names if ".dist-info/" not in name} - data
     assert found == wanted, found ^ wanted
-    data = {name: (ROOT / "data" / name.removeprefix("basinscope/shipped/")) for name in names if "/shipped/" in name}
     assert data
-    assert sum(path.stat().st_size for path in data.values()) < LARGEST
+    assert sum((ROOT / "data" / name.removeprefix(SHIPPED)).stat().st_size for name in data) < LARGEST
 
 
 if __name__ == "__main__":

@@ -191,10 +191,7 @@ def compare(
     if measures == "list":
         list_measures(table, as_json)
         return
-    if not checkpoints:
-        raise UserError("compare needs at least one CHECKPOINT (--measures list needs none)")
-    if jobs < 1:
-        raise UserError(f"--jobs must be at least 1, got {jobs}")
+    _check_counts(checkpoints or [], jobs)
     from comparisons.evidence import EvidenceSettings
 
     asked = _measures(measures)
@@ -213,7 +210,7 @@ def compare(
     from spectra.checkpoint import cached
 
     request = CompareRequest(
-        checkpoints=tuple(dict.fromkeys(cached(path) or path for path in checkpoints)),
+        checkpoints=tuple(dict.fromkeys(cached(path) or path for path in checkpoints or [])),
         measures=asked,
         settings=settings,
         machine=machine,
@@ -250,6 +247,13 @@ class _Shown:
     given: tuple[str, ...] | None
     agreement_plot: Path | None
     report: Path | None
+
+
+def _check_counts(checkpoints: list[Path], jobs: int) -> None:
+    if not checkpoints:
+        raise UserError("compare needs at least one CHECKPOINT (--measures list needs none)")
+    if jobs < 1:
+        raise UserError(f"--jobs must be at least 1, got {jobs}")
 
 
 def _measures(words: str) -> tuple[str, ...]:

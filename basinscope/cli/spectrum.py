@@ -145,12 +145,7 @@ def spectrum(
     Everything is checked before anything is computed; each finished block of probes is kept in the output.
     """  # noqa: DOC501  # the help has no place for it
     del debug  # read by main
-    one_of("--operator", operator, OPERATORS)
-    one_of("--engine", engine, ENGINES)
-    one_of("--negative", negative, NEGATIVE_RULES)
-    one_of("--reorthogonalise", reorthogonalise, REORTHOGONALISATIONS)
-    if cost is not None:
-        one_of("--cost", cost, COSTS)
+    _check_words(operator, engine, negative, reorthogonalise, cost)
     if engine == "pyhessian":
         _only_ours(
             {
@@ -197,6 +192,15 @@ def spectrum(
     )
     with reserved_for(request):
         _run(request, shift or [], negative, form)
+
+
+def _check_words(operator: str, engine: str, negative: str, reorthogonalise: str, cost: str | None) -> None:
+    one_of("--operator", operator, OPERATORS)
+    one_of("--engine", engine, ENGINES)
+    one_of("--negative", negative, NEGATIVE_RULES)
+    one_of("--reorthogonalise", reorthogonalise, REORTHOGONALISATIONS)
+    if cost is not None:
+        one_of("--cost", cost, COSTS)
 
 
 def _only_ours(given: dict[str, bool]) -> None:

@@ -212,7 +212,7 @@ def announcement_lines(landscape: Landscape, work: ExpectedWork, checkpoints: in
 
 def _shortened(item: str) -> str:
     """An item of evidence without what tells it from others of its kind."""
-    return item.partition(" {")[0]
+    return item.partition(" ")[0]
 
 
 def _left(request: CompareRequest) -> str:

@@ -19,13 +19,13 @@ from .difference import volume_difference_rows as volume_difference_rows
 from .difference import volume_difference_table as volume_difference_table
 from .difference import volume_differences as volume_differences
 from .figures import evidence_figures as evidence_figures
-from .first_look import first_look as first_look
 from .invariance import invariance_json as invariance_json
 from .invariance import invariance_table as invariance_table
 from .layout import estimate_columns as estimate_columns
 from .layout import finite as finite
 from .layout import plain as plain
 from .layout import table as table
+from .looks import first_look as first_look
 from .printed import print_result as print_result
 from .spectrum import summarise as summarise
 from .spectrum import summary_json as summary_json

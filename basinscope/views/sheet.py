@@ -26,8 +26,8 @@ Justify = Literal["left", "center", "right"]
 NARROW = 80
 # The least width that a column of sentences gets.
 _LEAST_WORDS = 16
-# Where a header may be broken: behind a space, a hyphen, an underscore or a slash, but not between number and unit.
-_PIECES = re.compile(r"(?:[^ _/-]|(?<=\d) )*[ _/-]?")
+# Where a header may be broken: behind a space, a hyphen, an underscore or a slash, but not within a unit.
+_PIECES = re.compile(r"(?:[^ _/-]|(?<=\d) | (?=/ )|/ )*[ _/-]?")
 
 
 @dataclass(frozen=True)

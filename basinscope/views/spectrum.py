@@ -214,7 +214,11 @@ def _negative(stored: StoredSpectrum) -> Negative:
     spectrum = stored.spectrum
     # A Ritz value has an eigenvalue within its residual, and rounding moves it too.
     surely = spectrum.eigenvalues < -np.maximum(spectrum.residuals, ROUNDINGS * epsilon * largest)
-    return Negative(count, floor, resolved, lowest, _meaning(density, resolved, floor, bool(surely.any())))
+    meaning = _meaning(density, resolved, floor, bool(surely.any()))
+    top, rounding = spectrum.top, ROUNDINGS * epsilon * largest
+    if top is not None and lowest >= -floor and density.operator == "hessian" and min(top.values) < -rounding:
+        meaning = f"{min(top.values):.3g} was found one by one: this is not a minimum; probes resolve {floor:.2g} only"
+    return Negative(count, floor, resolved, lowest, meaning)
 
 
 def _meaning(density: SpectralDensity, resolved: Estimate, floor: float, converged: bool) -> str:

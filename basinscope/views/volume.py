@@ -141,6 +141,8 @@ _COLUMNS = (
     Column("derived k", "right"),
     Column("effective dimension", "right"),
 )
+# So many columns every study has.
+_ALWAYS = 4
 
 
 def study_table(study: VolumeStudy, files: Mapping[str, str]) -> Group:
@@ -176,9 +178,12 @@ def _prior(study: VolumeStudy) -> str:
 
 
 def _rows(study: VolumeStudy) -> Sheet:
-    found = Sheet("log-volumes", list(_COLUMNS), gap=1)
-    for result in study.results.values():
-        found.add(*_cells(result))
+    """A row for each method; columns that are of none of them, as directions are of no determinant, are left out."""
+    rows = [_cells(result) for result in study.results.values()]
+    places = [n for n in range(len(_COLUMNS)) if n < _ALWAYS or any(cells[n] != NONE for cells in rows)]
+    found = Sheet("log-volumes", [_COLUMNS[n] for n in places], gap=1)
+    for cells in rows:
+        found.add(*(cells[n] for n in places))
     return found
 
 

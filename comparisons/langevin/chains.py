@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-from arviz_stats.base.array import array_stats
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
@@ -61,12 +58,12 @@ class Chains:
     @cached_property
     def effective_samples(self) -> float:
         """Effective sample size of the mean, over all kept chains."""
-        return _number(array_stats.ess, self.kept, "mean") if self._enough else float("nan")
+        return _number("ess", self.kept, "mean") if self._enough else float("nan")
 
     @cached_property
     def scale_reduction(self) -> float:
         """Rank-normalised split R-hat; near 1 where chains agree with one another and with their own halves."""
-        return _number(array_stats.rhat, self.kept, "rank") if self._enough else float("nan")
+        return _number("rhat", self.kept, "rank") if self._enough else float("nan")
 
     @property
     def _enough(self) -> bool:
@@ -109,7 +106,9 @@ class Chains:
         return float(change.mean()), float(np.std(change, ddof=1) / np.sqrt(len(change)))
 
 
-def _number(function: Callable[..., Any], draws: Array, method: str) -> float:
+def _number(diagnostic: str, draws: Array, method: str) -> float:
     """One of arviz's diagnostics of draws (chains, draws); nan where all draws are the same."""
+    from arviz_stats.base.array import array_stats  # slow to import
+
     with np.errstate(invalid="ignore", divide="ignore"):
-        return float(function(draws, method=method))
+        return float(getattr(array_stats, diagnostic)(draws, method=method))

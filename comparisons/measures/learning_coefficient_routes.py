@@ -142,7 +142,7 @@ def _read(found: LocalLearningCoefficient, estimate: Estimate, cautions: tuple[s
 
 
 def _two_chains(extent: Extent, asked: Mapping[str, Any]) -> dict[str, float]:
-    return {**chains_expected(extent, asked), "cooler chains": chain_work(extent, asked)}
+    return {**chains_expected(extent, asked), "cooler-chains": chain_work(extent, asked)}
 
 
 def _with_rays(extent: Extent, asked: Mapping[str, Any]) -> dict[str, float]:

@@ -65,7 +65,9 @@ def read_deepspeed(folder: Path) -> tuple[dict[str, Any], str]:
     with about(folder):
         try:
             return _consolidated(whole, [_read(path)[0]["optimizer_state_dict"] for path in optimizers]), integrity
-        except (LookupError, TypeError, AttributeError, RuntimeError) as error:
+        except UserError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise UserError(f"is of a version of DeepSpeed that is not known ({error}): {_WAY_OUT}") from error
 
 
@@ -75,15 +77,16 @@ def _read(path: Path) -> tuple[Any, str]:
 
 
 def _consolidated(whole: Mapping[str, Any], ranks: list[Mapping[str, Any]]) -> dict[str, Any]:
-    if any(whole.get("frozen_param_shapes") or ()):
-        raise UserError(f"has frozen parameters: {_WAY_OUT}")
+    if whole.get("frozen_param_shapes") or any("autoep" in str(name).lower() for name in whole):
+        raise UserError(f"has frozen parameters or experts, which are kept elsewhere: {_WAY_OUT}")
     stated = ranks[0].get("partition_count", len(ranks))
     world = max(stated) if isinstance(stated, list | tuple) else stated
     if world != len(ranks):
         raise UserError(f"has parts of {len(ranks)} of {world} ranks: copy the others into it")
     shapes = whole["param_shapes"]
     if all(_GROUPS in rank for rank in ranks):
-        weights = _of_groups(shapes, [list(rank[_GROUPS]) for rank in ranks])
+        paddings = ranks[0].get("param_alignment_paddings")
+        weights = _of_groups(shapes, [list(rank[_GROUPS]) for rank in ranks], paddings)
     elif all(_SHARDS in rank for rank in ranks):
         weights = _of_shards(shapes, [torch.cat([one.reshape(-1) for one in _listed(rank[_SHARDS])]) for rank in ranks])
     else:
@@ -102,17 +105,24 @@ def _listed(value: Any) -> list[Tensor]:
     return [value] if isinstance(value, Tensor) else list(value)
 
 
-def _of_groups(shapes: Any, ranks: list[list[Tensor]]) -> dict[str, Tensor]:
-    """Stages 1 and 2: each group's parameters lie one after the other in the ranks' parts, padded at the end."""
+def _of_groups(shapes: Any, ranks: list[list[Tensor]], paddings: Any) -> dict[str, Tensor]:
+    """Stages 1 and 2: each group's parameters lie one after the other in the ranks' parts, padded at the end.
+
+    Some versions pad after each parameter too, and say by how much.
+
+    Raises:
+        UserError: if the parts are shorter or longer than the parameters.
+    """
     found = {}
     for group, named in enumerate(shapes):
         flat, start = torch.cat([parts[group].reshape(-1) for parts in ranks]).float(), 0
-        for name, shape in named.items():
+        gaps = [0] * len(named) if paddings is None else paddings[group]
+        for (name, shape), gap in zip(named.items(), gaps, strict=True):
             size = math.prod(shape)
             found[name] = _piece(flat, name, start, size).view(tuple(shape))
-            start += size
-        # DeepSpeed pads each group to twice the number of ranks.
-        if len(flat) - start >= 2 * len(ranks):
+            start += size + gap
+        # DeepSpeed pads each group to a multiple of twice the number of ranks.
+        if math.ceil(start / (2 * len(ranks))) != math.ceil(len(flat) / (2 * len(ranks))):
             raise UserError(f"has {len(flat) - start:,} numbers more than its parameters: {_WAY_OUT}")
     return found
 

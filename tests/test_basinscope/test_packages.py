@@ -79,3 +79,19 @@ def test_beside_a_task_file(tmp_path: Path) -> None:
     printed, warned = run(tmp_path, code + OURS)
     assert printed == "their file ran\n8\n"
     assert warned.count("UserWarning") == 1
+
+
+@pytest.mark.slow
+def test_what_few_need_is_imported_where_it_is_used(tmp_path: Path) -> None:
+    code = """
+import importlib, pkgutil
+import basinscope, comparisons, spectra, volume
+for root in (basinscope, comparisons, spectra, volume):
+    for found in pkgutil.walk_packages(root.__path__, root.__name__ + "."):
+        if not found.name.endswith("__main__"):
+            importlib.import_module(found.name)
+from basinscope.tasks import data_folder
+basinscope.spectrum(data_folder() / "digits_mlp" / "clean_seed0_step00640.pt", probes=1, steps=2, deflate=0)
+print([name for name in ("arviz_stats", "jax", "pandas", "pyhessian", "pymbar", "xarray") if name in sys.modules])
+"""
+    assert run(tmp_path, code)[0] == "[]\n"

@@ -12,7 +12,6 @@ import xarray
 from matplotlib.figure import Figure
 
 from basinscope import UserError, load
-from comparisons.plots import comparison_figure
 from spectra.costs import mean_squared_error
 from spectra.density import SpectralDensity
 from spectra.estimate import Estimate
@@ -145,7 +144,6 @@ def test_a_spectrum_without_a_file_is_saved_too(results: dict[str, Any], tmp_pat
         ("spectrum", spectrum_figure),
         ("volume", study_figure),
         ("audit", lambda report: audit_figure(report.table)),
-        ("comparison", comparison_figure),
     ],
 )
 def test_own_axes_show_what_the_command_draws(

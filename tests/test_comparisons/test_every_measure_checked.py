@@ -119,9 +119,13 @@ def names_of(measure: Measure) -> set[str]:
         function = waiting.pop()
         if isinstance(function, functools.partial):
             waiting += [function.func, *(one for one in function.args if callable(one))]
+        elif isinstance(function, str):
+            found.add(function)
+        elif hasattr(function, "__self__"):
+            waiting.append(function.__self__.function)
         else:
             found.add(function.__name__)
-    return found - {"_measured"}
+    return found
 
 
 def source_of(test: str) -> str:

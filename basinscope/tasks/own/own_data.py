@@ -122,6 +122,11 @@ def _check_items(what: str, data: Iterable[Any]) -> None:
     if isinstance(data, Iterator):
         return  # refused where it is read
     first = next(iter(data), None)
+    if isinstance(first, Mapping) and "labels" not in first:
+        raise UserError(
+            f"{what} gives batches of {', '.join(map(str, first))} by name: expected pairs (inputs, targets), or the "
+            "arguments of the model's forward by name and the targets as labels"
+        )
     if isinstance(first, tuple | list) and len(first) != 2:
         raise UserError(
             f"{what} gives batches of {len(first)} entries: expected pairs (inputs, targets), several inputs together "

@@ -119,15 +119,11 @@ def _hint(own: list[str], saved: list[str]) -> str:
 
 
 def _beginning(short: Iterable[str], long: list[str]) -> str | None:
-    """What, put before each of the short names, makes names among the long ones."""
+    """What all of the long names begin with, if without it they have all of the short ones among them."""
     short = set(short)
     places = [number for number, letter in enumerate(long[0] if long else "") if letter == "."]
-    beginnings = [long[0][: place + 1] for place in places]
-    return next(
-        (
-            one
-            for one in beginnings
-            if short and short <= {name.removeprefix(one) for name in long if name.startswith(one)}
-        ),
-        None,
-    )
+    for beginning in (long[0][: place + 1] for place in places):
+        inner = {name.removeprefix(beginning) for name in long if name.startswith(beginning)}
+        if len(inner) == len(long) and short and short <= inner:
+            return beginning
+    return None

@@ -20,7 +20,9 @@ QUICK: dict[str, list[str]] = {
     "compare": ["--measures", "gradient-norm", "--no-traces"],
     "audit": ["--estimators", "trace/hutchinson", "--repeats", "2", "--products", "6"],
 }
-each_command = pytest.mark.parametrize("command", QUICK)
+each_command = pytest.mark.parametrize(
+    "command", [pytest.param(name, marks=pytest.mark.slow) if name == "bridge" else name for name in QUICK]
+)
 
 
 @pytest.fixture

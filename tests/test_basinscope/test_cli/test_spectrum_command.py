@@ -521,6 +521,13 @@ def test_a_quick_look_takes_60_products_and_says_how_to_go_on(
     # The trace by 8 probes of 64 steps with 120 dimensions deflated is 4.371 ± 0.042; Student t with 3 degrees of
     # freedom passes 6 with probability 0.9 %, at a seed that is fixed.
     assert abs(trace.value - 4.371) < 6.0 * trace.standard_error < 1.0
+    assert main([*words, "--resume", "--quick", "--top", "1"]) == 0
+    page = " ".join(capsys.readouterr().out.split())
+    # What few steps do not resolve is not denied where it was found.
+    assert "below zero: -0.00132 was found one by one: this is not a minimum; probes resolve" in page
+    stored = read_spectrum(tmp_path / "q.h5").spectrum
+    assert stored.top is not None
+    assert stored.products == 60 + stored.top.products
     assert main([*words, "--resume"]) == 2
     assert "holds a quick look of 8 steps a probe, which cannot be made finer" in capsys.readouterr().err
     assert main([*words, "--resume", "--quick", "--probes", "6"]) == 0

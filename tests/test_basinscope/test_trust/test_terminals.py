@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from basinscope.cli import main
-from basinscope.terminal import LONG, PAGE_WIDTH, QUOTED, visible
+from basinscope.terminal import LONG, PAGE_WIDTH, QUOTED, say, visible
 
 Words = list[str]
 NAMES = (
@@ -265,6 +265,33 @@ def test_a_narrow_page_loses_no_digit(table: Path, command: str, columns: int, m
     found, wanted = (sorted(re.findall(r"\d+\.\d+(?:e[-+]\d+)?", text)) for text in (narrow, wide))
     missing = [number for number in wanted if wanted.count(number) > found.count(number)]
     assert not missing
+
+
+class Screen(io.StringIO):
+    """A stream that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("colours", [True, False])
+def test_a_sentence_on_a_terminal_is_broken_between_words(colours: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if not colours:
+        monkeypatch.setenv("NO_COLOR", "1")
+    screen = Screen()
+    monkeypatch.setattr("sys.stderr", screen)
+    say("many words that one line of the terminal has no room for: " + "words " * 10)
+    assert ("\x1b[31m" in screen.getvalue()) == colours
+    lines = re.sub(r"\x1b\[[\d;]*m", "", screen.getvalue()).split("\n")
+    assert len(lines) > 3
+    assert all(len(line) <= 40 for line in lines)
+    assert " ".join("\n".join(lines).split()).count("words") == 11
+    screen.truncate(0)
+    say("a path is one word, which is never broken: /" + "x" * 60)
+    assert "/" + "x" * 60 in screen.getvalue()
 
 
 LONG_WORDS = {

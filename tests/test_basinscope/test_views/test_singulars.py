@@ -25,7 +25,7 @@ def test_a_run_of_one_probe_and_one_step(checkpoint: Path, capsys: pytest.Captur
     words = ["spectrum", str(checkpoint), "--task", task, "--engine", "slq", "--strategy", "double-backward"]
     assert main([*words, "--probes", "1", "--steps", "1"]) == 0
     out, err = capsys.readouterr()
-    assert "slq: 1 probe of 1 step, 1 product by double-backward" in " ".join(out.split())
+    assert "slq: 1 probe of 1 step (rough), 1 product by double-backward" in " ".join(out.split())
     assert not WRONG.search(out + err), WRONG.search(out + err)
 
 

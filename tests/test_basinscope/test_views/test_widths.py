@@ -4,8 +4,8 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from rich.cells import cell_len
 from rich.console import Group, RenderableType
@@ -38,6 +38,7 @@ from comparisons.store import read_comparison
 from spectra.store import read_spectrum
 from volume.audit import read_report
 from volume.bridge import read_bridge
+from volume.bridge.result import Diagnostics
 from volume.store import read_study
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -58,7 +59,8 @@ def bridge(path: Path) -> Group:
     result, source = read_bridge(path)
     if result.complete:  # cross-checks that take long, each one number of the table
         known = {"multistate": (-789.6, 0.66), "drift": (-0.72, 1.2)}
-        result.__dict__.update(known, diagnostics=SimpleNamespace(largest_rhat=1.041, least_effective=172.0))
+        rhat, effective = np.full(len(result.rungs) - 1, 1.041), np.full(len(result.rungs) - 1, 172.0)
+        result.__dict__.update(known, diagnostics=Diagnostics(rhat, rhat, effective, effective))
     return bridge_table(result, source, {}, OtherBridge("another_bridge.h5", result, source))
 
 
@@ -141,3 +143,16 @@ def test_no_line_is_too_long_and_no_number_or_header_is_cut(
                 assert all(piece in text for piece in re.split(r"[ _/-]", column.title)), column.title
             for words in (cell for row in one.rows for cell in row.cells):
                 assert all(word in text for word in words.split())
+
+
+def test_columns_of_no_method_of_a_study_are_left_out() -> None:
+    study = read_study(OLD / "volume.h5")
+    (table, *_) = sheets(study_table(study, {}))
+    assert len(table.columns) == 10
+    (table, *_) = sheets(study_table(replace(study, results={"star-domain": study.results["star-domain"]}), {}))
+    assert [column.title for column in table.columns][4:] == [
+        "at least (95 %)",
+        "largest share",
+        "effective samples",
+        "evals per direction",
+    ]

@@ -375,12 +375,21 @@ def test_groups_of_parameters_of_deepspeed(tmp_path: Path, stage: int) -> None:
     assert all(torch.equal(found[name], value) for name, value in WEIGHTS.items())
 
 
+def test_padding_between_the_parameters_of_deepspeed(tmp_path: Path) -> None:
+    weight, bias = WEIGHTS["0.weight"], WEIGHTS["0.bias"]
+    flat = torch.cat([weight.reshape(-1), torch.full((4,), 7.0), bias, torch.full((4,), 7.0)])
+    optimizer = {"single_partition_of_fp32_groups": [flat], "param_alignment_paddings": [[4, 4]]}
+    shapes = [{"0.weight": weight.shape, "0.bias": bias.shape}]
+    found = read_checkpoint(zero(tmp_path, param_shapes=shapes, optimizer=optimizer)).parameters
+    assert torch.equal(found["0.bias"], bias)
+
+
 @pytest.mark.parametrize(
     "changes, words",
     [
         (
             {"frozen_param_shapes": {"a": torch.Size([2])}},
-            "has frozen parameters: make weights of it with DeepSpeed's own",
+            "has frozen parameters or experts, .* make weights of it with DeepSpeed's own",
         ),
         ({"param_shapes": None}, "is of a version of DeepSpeed that is not known"),
         ({"param_shapes": [{"0.weight": torch.Size([400, 3])}]}, "is truncated: its parts end before 0.weight does"),

@@ -196,7 +196,14 @@ def deepspeed(stage: int, ranks: int = 2, left_out: int = 0) -> Callable[[Path],
         (folder / "latest").write_text("global_step3")
         shapes = collections.OrderedDict((name, WEIGHTS[name].shape) for name in TRAINED)
         half = {name: value.half() if value.is_floating_point() else value for name, value in WEIGHTS.items()}
-        whole = {"module": half, "param_shapes": [shapes], "buffer_names": BUFFERS, "ds_version": "0.15", "step": 3}
+        whole = {
+            "module": half,
+            "param_shapes": [shapes],
+            "buffer_names": BUFFERS,
+            "shared_params": {},
+            "ds_version": "0.15",
+            "step": 3,
+        }
         prefix = "zero_pp_rank_0_" if stage == 3 else ""
         torch.save(whole, inner / f"{prefix}mp_rank_00_model_states.pt")
         flat = [WEIGHTS[name].reshape(-1) for name in TRAINED]
