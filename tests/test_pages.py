@@ -29,7 +29,7 @@ from basinscope.cli import main
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(
-    r"(?P<slow><!-- slow -->\s*)?^```(?P<language>\w+)(?: title=\"?(?P<title>[^\"\n]+?)\"?)?\n(?P<text>.*?)^```$",
+    r"(?P<slow><!-- slow -->\s*)?^```(?P<language>\w+)(?: title=\"(?P<title>[^\"\n]+)\")?\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?(?!\w)")
@@ -150,6 +150,14 @@ def test_a_shown_number_that_is_off_is_found() -> None:
         check_shown("trace  4.371 nat\n", "trace  5.371 nat\n", "here")
     with pytest.raises(AssertionError, match="not printed"):
         check_shown("trace  4.371 nat\n", "sum  4.371 nat\n", "here")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_fence_is_read_as_one(page: Path) -> None:
+    """A title without quotes makes the site's builder take the block for a paragraph, and nothing would run it here."""
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if line.startswith("```") and not line.startswith("````"):
+            assert re.fullmatch(r"```(\w+( title=\"[^\"]+\")?)?", line), line
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
