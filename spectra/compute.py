@@ -40,8 +40,8 @@ def compute_spectrum(
         operator: the curvature that the settings name, on this landscape; made if not given.
         resume: an earlier, partial result of the same landscape and settings (its probes may be fewer); what it
             holds is kept as it is.
-        on_block: called with the partial result after the deflation, which has no probes yet, and after each block of
-            probes, to store it.
+        on_block: called with the partial result during the deflation and after it, when it has no probes yet, and after
+            each block of probes, to store it.
         progress: called as ``progress(done, total, what)`` in operator-vector products of this run: what is resumed
             is not among them.
 
@@ -101,12 +101,13 @@ class _Run:
         self.top = None if self.resume is None else self.resume.top
         if self.resume is not None and self.resume.density.exact:
             self._find_top(operator)
-            return replace(self.resume, settings=self.settings, top=self.top)
+            return replace(self.resume, settings=self.settings, top=self.top, products=self.resume.products + self.done)
+        self.done += 0 if self.top is None else self.top.products
         if self.resume is None:
             self._facts()  # first, for the gradient refuses models whose parameters it cannot reach
         if self.settings.per_layer:
             self._count_layers(operator)
-        start = self.resume.density if self.resume is not None else None
+        start = _begun(self.resume.density) if self.resume is not None else None
         plan = self._counted(plan, start)
 
         def report(density: SpectralDensity, ritz: tuple[Array, Array]) -> Spectrum:
@@ -155,7 +156,7 @@ class _Run:
         for layer, names in self.landscape.parameters.layers().items():
             block, notes = self._block(names, layer, stored.get(layer, strategy))
             plan = plan_route(block, _layer_settings(block, self.settings))
-            found = known.get(layer)
+            found = _begun(known.get(layer))
             if found is not None and plan.route == "slq":
                 plan = with_stored_space(plan, found.deflation.captured)
             spectrum = replace(spectrum, notes=tuple(dict.fromkeys(spectrum.notes + notes)))
@@ -206,7 +207,7 @@ class _Run:
     def _count_layers(self, operator: SymmetricOperator) -> None:
         known: Mapping[str, SpectralDensity] = self.resume.layers if self.resume is not None else {}
         for layer, names in self.landscape.parameters.layers().items():
-            block, found = operator.restricted(names), known.get(layer)
+            block, found = operator.restricted(names), _begun(known.get(layer))
             if found is None or not _finished(found, self.settings):
                 self._counted(plan_route(block, _layer_settings(block, self.settings)), found)
 
@@ -216,7 +217,8 @@ class _Run:
             self.total += plan.products
             return plan
         plan = with_stored_space(plan, start.deflation.captured)
-        self.total += plan.products - start.runs.probes * start.runs.steps
+        if not _finished(start, self.settings):
+            self.total += plan.products - start.runs.probes * start.runs.steps
         return plan
 
     def _density(
@@ -228,20 +230,26 @@ class _Run:
         what: str,
         find_top: Callable[[], None] = lambda: None,
     ) -> Spectrum:
-        nothing = (np.empty(0), np.empty(0))
-        if plan.route in ("dense", "gram"):
-            density = dense_spectrum(operator) if plan.route == "dense" else gram_spectrum(_sandwich(operator))
-            density = replace(density, epsilon=torch.finfo(operator.dtype).eps)
-            self._tell(plan.products, what)
+        if plan.route != "slq":
+            density, largest = self._unsampled(operator, plan, what)
             find_top()
-            values = density.deflation.nodes[np.argsort(-np.abs(density.deflation.nodes), kind="stable")][:32]
-            return report(density, (values, np.zeros(len(values))))
-        if plan.route == "pyhessian":
-            density = self._by_pyhessian(operator)
+            return report(density, (largest, np.zeros(len(largest))))
+        if self.resume is not None and start is not None and _finished(start, self.settings):
+            # Only eigenpairs or layers were added to what was asked for: the whole is not deflated again.
+            self.done += plan.products
             find_top()
-            return report(density, nothing)
+            return report(start, (self.resume.eigenvalues, self.resume.residuals))
+
+        def part(space: KrylovSpace) -> None:
+            report(empty_density(operator, self.settings, space), _converged(space))
+
         space = deflated_space(
-            operator, self.settings, plan, what, lambda count: self._tell(count, f"{what}: deflation")
+            operator,
+            self.settings,
+            plan,
+            what,
+            lambda count: self._tell(count, f"{what}: deflation"),
+            part if start is None else None,
         )
         density = empty_density(operator, self.settings, space)
         if start is not None:
@@ -253,12 +261,12 @@ class _Run:
             # The stored part is kept to the last bit; the rebuilt basis only projects further probes.
             density = start
             self.done += start.runs.probes * start.runs.steps
-        ritz = _converged(space) if space is not None else nothing
+        ritz = _converged(space) if space is not None else (np.empty(0), np.empty(0))
         # The deflated part is kept as soon as it is known: it has the largest eigenvalues.
         first = start is None and space is not None
         spectrum = report(density, ritz) if first else None
         find_top()
-        if self.top is not None or density.runs.probes >= self.settings.probes:
+        if self.top is not None:
             spectrum = report(density, ritz)
         while density.runs.probes < self.settings.probes:
             runs = next_probes(
@@ -274,6 +282,15 @@ class _Run:
             spectrum = report(density, ritz)
         assert spectrum is not None
         return spectrum
+
+    def _unsampled(self, operator: SymmetricOperator, plan: Plan, what: str) -> tuple[SpectralDensity, Array]:
+        """The density by another route than our sampling, and its largest eigenvalues by magnitude, if it has any."""
+        if plan.route == "pyhessian":
+            return self._by_pyhessian(operator), np.empty(0)
+        density = dense_spectrum(operator) if plan.route == "dense" else gram_spectrum(_sandwich(operator))
+        self._tell(plan.products, what)
+        values = density.deflation.nodes[np.argsort(-np.abs(density.deflation.nodes), kind="stable")][:32]
+        return replace(density, epsilon=torch.finfo(operator.dtype).eps), values
 
     def _by_pyhessian(self, operator: SymmetricOperator) -> SpectralDensity:
         from spectra.pyhessian import pyhessian_density
@@ -337,6 +354,11 @@ def check_top(operator: SymmetricOperator, settings: SpectrumSettings) -> None:
             f"--top {count} holds vectors of {in_bytes(need)}, past the memory of {in_bytes(settings.memory)}: ask for "
             "fewer, or give more --memory"
         )
+
+
+def _begun(density: SpectralDensity | None) -> SpectralDensity | None:
+    """A stored density that is gone on with: one that has no probe yet, perhaps of half a space, is computed anew."""
+    return None if density is None or density.unsampled else density
 
 
 def _finished(density: SpectralDensity, settings: SpectrumSettings) -> bool:

@@ -63,13 +63,18 @@ def empty_density(
 
 
 def deflated_space(
-    operator: SymmetricOperator, settings: SpectrumSettings, plan: Plan, stream: str, tell: Tell | None = None
+    operator: SymmetricOperator,
+    settings: SpectrumSettings,
+    plan: Plan,
+    stream: str,
+    tell: Tell | None = None,
+    on_part: Callable[[KrylovSpace], None] | None = None,
 ) -> KrylovSpace | None:
     """The Krylov space that the plan deflates, None if it deflates nothing; deterministic in the seed."""
     if plan.depth == 0:
         return None
     starts = probes_of(operator, KRYLOV_BLOCK, seed=settings.seed, stream=f"krylov/{stream}")
-    return krylov_space(operator, starts, plan.depth, extra=KRYLOV_EXTRA, progress=tell)
+    return krylov_space(operator, starts, plan.depth, extra=KRYLOV_EXTRA, progress=tell, on_part=on_part)
 
 
 def next_probes(

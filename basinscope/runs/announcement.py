@@ -114,7 +114,10 @@ class Planned:
 
     def left(self, resume: Spectrum | None) -> int:
         """Products that are left to do beside a stored part."""
-        return self.plan.products - (resume.density.runs.diagonal.size if resume is not None else 0)
+        if resume is None:
+            return self.plan.products
+        runs, done = resume.density.runs, resume.density.exact
+        return 0 if done or runs.probes >= self.settings.probes else self.plan.products - runs.diagonal.size
 
 
 def planned(landscape: Landscape, settings: SpectrumSettings, resume: Spectrum | None) -> Planned:
@@ -128,7 +131,7 @@ def planned(landscape: Landscape, settings: SpectrumSettings, resume: Spectrum |
     settings = with_block(settings, operator, 0 if resume is None else resume.settings.block)
     plan, need = plan_route(operator, settings), None
     if plan.route == "slq":
-        if resume is not None:
+        if resume is not None and not resume.density.unsampled:
             plan = with_stored_space(plan, resume.density.deflation.captured)
         if isinstance(operator, Curvature) and not settings.per_layer:
             need = footprint(operator.graph_memory, plan, settings, operator.size, operator.dtype)
@@ -163,7 +166,8 @@ def announcement(known: Planned, resume: Spectrum | None, seconds: float = math.
     plan, settings, left = known.plan, known.settings, known.left(resume)
     before = ""
     if resume is not None:
-        before = f"{resume.density.runs.probes} of {counted(settings.probes, 'probe')} are stored and kept; "
+        done = f"{resume.density.runs.probes} of {counted(settings.probes, 'probe')}"
+        before = f"{'all eigenvalues' if resume.density.exact else done} are stored and kept; "
     blocks = " and those of each layer's block" if settings.per_layer else ""
     if settings.top and (resume is None or not resume.has_top(settings)):
         blocks += f" and those of the top eigenpairs, at least {least_products(known.operator, settings.top):,}"

@@ -105,8 +105,8 @@ class _Keeper:
         self, request: Request, provenance: Provenance, resumed: Spectrum | None, announce: Callable[[str], None] | None
     ) -> None:
         self._request, self._provenance, self._kept, self._announce = request, provenance, resumed, announce
-        self._seen = -1 if resumed is None else min(resumed.density.runs.probes, 1)
-        self.looks = False
+        self._seen = -1 if resumed is None or resumed.density.unsampled else resumed.density.size
+        self.looks, self._said = False, ""
 
     def keep(self, spectrum: Spectrum) -> None:
         """Write a spectrum, unless it is what was written last."""
@@ -117,11 +117,15 @@ class _Keeper:
             self._kept = spectrum
 
     def _look(self, spectrum: Spectrum) -> None:
-        """Say once what the deflated part shows, and once what the first probes do, while there is more to come."""
-        stage = 0 if spectrum.density.unsampled else 1
+        """Say what the deflated part shows as it grows, and once what the first probes do, where more is to come."""
+        captured, unsampled = spectrum.density.deflation.captured, spectrum.density.unsampled
+        stage = captured if unsampled else spectrum.density.size
         if self._announce is not None and self.looks and stage > self._seen and not spectrum.complete:
-            self._seen = stage
-            self._announce(first_look(StoredSpectrum(spectrum, self._provenance)))
+            self._seen, line = stage, first_look(StoredSpectrum(spectrum, self._provenance))
+            # A larger space often shows the same eigenvalues.
+            if line.partition(": ")[2] != self._said:
+                self._announce(line)
+            self._said = line.partition(": ")[2]
 
     def state(self) -> str:
         """What an interruption leaves, and how to go on, in a sentence."""
@@ -135,11 +139,11 @@ class _Keeper:
             saved = None
         # With --overwrite the file of an earlier run stays until the first block is done.
         if saved is None or saved.provenance.created != self._provenance.created:
-            return f"interrupted before the deflation was done; nothing is saved in {output} yet"
+            return f"interrupted before the first eigenvalues were found; nothing is saved in {output} yet"
         probes = saved.spectrum.density.runs.probes
         done = f"{probes} of {counted(asked, 'probe')} are saved in {output}"
         if not probes:
-            done = f"the deflation, with the largest eigenvalues, is saved in {output}"
+            done = f"the largest eigenvalues so far, and no probes yet, are saved in {output}"
         return f"interrupted: {done}; go on with the same command and --resume"
 
 

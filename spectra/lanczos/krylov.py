@@ -15,6 +15,8 @@ from spectra.lanczos.quadrature import Array
 from spectra.lanczos.shards import Shards
 from spectra.operators import SymmetricOperator, not_finite
 
+_FIRST_PART = 16
+
 
 @dataclass(frozen=True, eq=False)
 class KrylovSpace:
@@ -77,6 +79,7 @@ def krylov_space(
     *,
     extra: int = 0,
     progress: Callable[[int], None] | None = None,
+    on_part: Callable[[KrylovSpace], None] | None = None,
 ) -> KrylovSpace:
     """Block Lanczos with full reorthogonalisation.
 
@@ -86,6 +89,7 @@ def krylov_space(
         depth: block steps whose vectors make up the deflated basis.
         extra: further block steps, kept only as coefficients, that make functions on the basis accurate.
         progress: called after each block step with the number of products.
+        on_part: called with the space so far after 16 block steps, and whenever they have doubled.
 
     Returns:
         The space; smaller than asked for where an invariant subspace was found, and then exact.
@@ -112,7 +116,7 @@ def krylov_space(
     projected = np.zeros((block * total, block * total))
     current = shards.orthonormal(shards.part(starts.to(operator.device, operator.dtype)))
     remainder, filled, scale = np.zeros((block, block)), 0, 0.0
-    for _ in range(total):
+    for step in range(1, total + 1):
         width = len(current)
         basis[filled : filled + width] = current
         known = basis[: filled + width]
@@ -133,9 +137,13 @@ def krylov_space(
         current, remainder = _next_block(product, known, scale, shards)
         if len(current) == 0:
             break
-    captured = min(filled, block * depth)
-    core = projected[:filled, :filled]
-    return KrylovSpace(basis[:captured], (core + core.T) / 2.0, max(1, remainder.shape[1]), remainder, shards)
+        if on_part is not None and extra < step < total and step >= _FIRST_PART and step.bit_count() == 1:
+            on_part(_space(basis[: filled - block * extra], projected[:filled, :filled], remainder, shards))
+    return _space(basis[: min(filled, block * depth)], projected[:filled, :filled], remainder, shards)
+
+
+def _space(basis: Tensor, core: Array, remainder: Array, shards: Shards) -> KrylovSpace:
+    return KrylovSpace(basis, (core + core.T) / 2.0, max(1, remainder.shape[1]), remainder, shards)
 
 
 def _next_block(product: Tensor, known: Tensor, scale: float, shards: Shards) -> tuple[Tensor, Array]:

@@ -149,3 +149,23 @@ def test_settings_refuse_nonsense() -> None:
         SpectrumSettings(operator="hesian")
     with pytest.raises(ValueError, match="probes must be at least 1, got 0"):
         SpectrumSettings(probes=0)
+
+
+def test_a_deflation_stopped_on_its_way_shows_eigenvalues_and_begins_anew() -> None:
+    """What is kept of half a Krylov space has no probe that samples its complement, so it fixes nothing."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 24), torch.nn.Tanh(), torch.nn.Linear(24, 4)).double()
+    landscape = Landscape(model, cross_entropy, (torch.randn(40, 6).double(), torch.randint(0, 4, (40,))))
+    settings, partial = replace(SMALL, deflate=80), []
+    whole = compute_spectrum(landscape, settings, on_block=partial.append)
+    first = partial[0].density
+    # 16 block steps of two, the last four of which are coefficients alone; half of the space is not reached again.
+    assert [one.density.deflation.captured for one in partial] == [24, 56, 80, 80, 80]
+    assert first.unsampled
+    exact = np.linalg.eigvalsh(Hessian(landscape).to_dense().numpy())
+    assert partial[0].eigenvalues[0] == pytest.approx(exact[np.abs(exact).argmax()], rel=1e-5)
+    assert np.isinf(first.trace().standard_error)
+    assert first.trace().cautions[-1].startswith("no probe is done yet: the part of the 24 deflated of 268 dimensions")
+    resumed = compute_spectrum(landscape, settings, resume=partial[0])
+    assert np.array_equal(resumed.density.runs.diagonal, whole.density.runs.diagonal)
+    assert np.array_equal(resumed.density.deflation.nodes, whole.density.deflation.nodes)

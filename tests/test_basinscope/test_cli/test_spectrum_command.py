@@ -442,7 +442,7 @@ def test_the_deflation_is_kept_and_shown_as_what_it_is(
     exact = torch.linalg.eigvalsh(dense_hessian(tiny, checkpoint)).numpy()
     _, look, said = capsys.readouterr().err.splitlines()
     assert look.startswith(f"first look, 16 of 50 dimensions: largest eigenvalues {exact[-1]:.4g}, ")
-    assert f"the deflation, with the largest eigenvalues, is saved in {after_deflation}; go on with" in said
+    assert f"the largest eigenvalues so far, and no probes yet, are saved in {after_deflation}; go on with" in said
     assert main(["show", str(after_deflation), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["complete"], found["probes_done"], found["logdets"]) == (False, 0, [])
