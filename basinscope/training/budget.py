@@ -29,7 +29,7 @@ class Budget:
         Raises:
             UserError: if the share is not positive, or above 1.
 
-        >>> seconds = iter([0.0, 1.0, 3.0, 50.0, 100.0])
+        >>> seconds = iter([0.0, 1.0, 3.0, 50.0, 79.0, 81.0])
         >>> budget = Budget(0.05, clock=lambda: next(seconds))
         >>> with budget.spending():
         ...     pass
