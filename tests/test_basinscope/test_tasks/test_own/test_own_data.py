@@ -180,7 +180,7 @@ def one_nan() -> Tensor:
         ("nowhere.npz", "nowhere.npz does not exist"),
         (3, "must be arrays, tensors, a data set, a loader or batches, got int"),
     ],
-    ids=str,
+    ids=lambda one: one if isinstance(one, str) else type(one).__name__,
 )
 def test_wrong_data(data: Any, words: str, landscape_of: Any) -> None:
     with pytest.raises(ValueError, match=words):
