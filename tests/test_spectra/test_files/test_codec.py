@@ -123,5 +123,8 @@ def test_a_sequence_keeps_its_order_beyond_the_digits_of_its_numbers() -> None:
 
 
 def test_a_field_that_no_part_keeps_is_refused() -> None:
-    with h5py.File("memory", "w", driver="core", backing_store=False) as opened, pytest.raises(KeyError, match=r"int \| None"):
+    with (
+        h5py.File("memory", "w", driver="core", backing_store=False) as opened,
+        pytest.raises(KeyError, match=r"int \| None"),
+    ):
         Record(Choice).write(opened, Choice())
