@@ -111,7 +111,7 @@ def _work(landscape: Landscape, settings: BridgeSettings) -> str:
     """What a rung costs at least; how many there will be, the ladder finds as it is climbed."""
     steps = settings.chains * (settings.draws + settings.warm_up)
     seconds = seconds_of(landscape.gradient, landscape.device, landscape.ranks)
-    rung = forecast(steps, "gradient", seconds, bound="at least about")
+    rung = forecast(steps, "gradient", seconds)
     if math.isinf(settings.budget):
         return f"plan: a rung takes at least {rung}; how many rungs is not known before, --budget bounds it"
     most = forecast(settings.budget, "gradient", seconds)
