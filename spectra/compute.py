@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -169,15 +170,15 @@ class _Run:
                 block: SymmetricOperator = block,
             ) -> Spectrum:
                 used = {layer: _used(block)} if _used(block) else {}
-                partial = replace(
+                changed = replace(
                     base,
                     layers={**base.layers, layer: density},
                     layer_strategies={**base.layer_strategies, **used},
                     products=self.done,
                 )
                 if self.on_block is not None:
-                    self.on_block(partial)
-                return partial
+                    self.on_block(changed)
+                return changed
 
             if found is not None and _finished(found, self.settings):
                 spectrum = replace(spectrum, layers={**spectrum.layers, layer: found})
@@ -269,15 +270,8 @@ class _Run:
         if self.top is not None:
             spectrum = report(density, ritz)
         while density.runs.probes < self.settings.probes:
-            runs = next_probes(
-                operator,
-                self.settings,
-                plan,
-                space,
-                density.runs.probes,
-                what,
-                lambda count: self._tell(count, f"{what}: probes"),
-            )
+            tell = partial(self._tell, what=f"{what}: probes")
+            runs = next_probes(operator, self.settings, plan, space, density.runs.probes, what, tell)
             density = density.with_runs(runs)
             spectrum = report(density, ritz)
         assert spectrum is not None

@@ -205,7 +205,7 @@ def _work(request: AuditRequest, rows: list[tuple[AuditCase, str]]) -> str:
             evaluations += directions * (EVALUATIONS_A_DIRECTION if along else 1)
         elif name not in BY_NAME:
             products += effort["products"] if name.startswith("trace/") else effort["probes"] * effort["steps"]
-    head = f"work: {counted(len(rows), 'row')} of {counted(request.repeats, 'repeat')}"
+    head = f"plan: {counted(len(rows), 'row')} of {counted(request.repeats, 'repeat')}"
     landscape = rows[0][0].landscape if rows else None
     if request.checkpoint is None or landscape is None:
         return head

@@ -112,11 +112,11 @@ def _work(landscape: Landscape, settings: BridgeSettings) -> str:
     """What a rung costs at least; how many there will be, the ladder finds as it is climbed."""
     steps = settings.chains * (settings.draws + settings.warm_up)
     seconds = seconds_of(landscape.gradient, landscape.device, landscape.ranks)
-    rung = forecast(steps, "gradient", seconds, bound="at least about")
+    rung = forecast(steps, "gradient", seconds)
     if math.isinf(settings.budget):
-        return f"work: a rung takes at least {rung}; how many rungs is not known before, --budget bounds it"
+        return f"plan: a rung takes at least {rung}; how many rungs is not known before, --budget bounds it"
     most = forecast(settings.budget, "gradient", seconds)
-    return f"work: a rung takes at least {rung}; nothing is begun after {most}"
+    return f"plan: a rung takes at least {rung}; nothing is begun after {most}"
 
 
 def _noise(landscape: Landscape, cutoff: float) -> float:

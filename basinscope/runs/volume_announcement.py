@@ -41,7 +41,7 @@ def work_lines(estimator: VolumeEstimator, results: Mapping[str, MethodResult]) 
             parts.append(forecast(products, "product", seconds, bound="at least about"))
     except (UserError, RuntimeError, MemoryError):
         parts.append("products with the curvature, which fail here")
-    return (f"work: {'; '.join(parts)}",) if parts else ()
+    return (f"plan: {'; '.join(parts)}",) if parts else ()
 
 
 def _products(estimator: VolumeEstimator, methods: set[str]) -> int:

@@ -55,7 +55,11 @@ def test_a_checkpoint_with_and_without_a_truth(checkpoint: Path, capsys: pytest.
     words = ["audit", str(checkpoint), "--task", f"{TINY}:tiny", *FEW]
     words += ["--estimators", "star-domain/diagonal", "--estimators", "quadratic-mass", "--prior", "gaussian:1"]
     assert main([*words, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    captured = capsys.readouterr()
+    # Of 2 repeats: 8 directions of at least 5 evaluations, and 2 probes of 8 steps by us and by PyHessian.
+    assert captured.err.startswith("plan: 3 rows of 2 repeats; 80 evaluations of the cost, at least about ")
+    assert "; 64 products, at least about " in captured.err
+    found = json.loads(captured.out)
     assert {row["truth"] for row in found["rows"]} == {None}
     assert any("without a truth there is no bias" in note for note in found["notes"])
     values = found["rows"][0]["values"]

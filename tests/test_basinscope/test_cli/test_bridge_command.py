@@ -56,7 +56,11 @@ def test_stored_shown_drawn_compared_and_resumed(
     one, two, figure = tmp_path / "one.h5", tmp_path / "two.h5", tmp_path / "one.png"
     options = ("--prior", "gaussian:1", "--cutoff", "0.1")
     assert bridge(checkpoint, one, *options, "--plot", str(figure)) == 0
-    page = capsys.readouterr().out
+    captured = capsys.readouterr()
+    # 8 chains of 8 + 24 trajectories, each of one gradient at least.
+    assert captured.err.startswith("plan: a rung takes at least 256 gradients, about ")
+    assert captured.err.endswith("how many rungs is not known before, --budget bounds it\n")
+    page = captured.out
     assert "Bridge of model.pt: sublevel from the prior" in page
     assert "50 parameters" in page
     assert "log V (nat)" in page

@@ -75,7 +75,7 @@ def tiny(checkpoint: Path) -> Run:
 
 def answer(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     captured = capsys.readouterr()
-    assert all(line.startswith("work: ") for line in captured.err.splitlines())
+    assert all(line.startswith("plan: ") for line in captured.err.splitlines())
     found: dict[str, Any] = json.loads(captured.out)
     return found | {result["method"]: result for result in found["methods"]}
 
@@ -84,7 +84,7 @@ def refused(code: int, capsys: pytest.CaptureFixture[str]) -> str:
     captured = capsys.readouterr()
     assert code == 2
     assert captured.out == ""
-    (said,) = (line for line in captured.err.splitlines() if not line.startswith("work: "))
+    (said,) = (line for line in captured.err.splitlines() if not line.startswith("plan: "))
     return said.strip()
 
 
@@ -180,7 +180,7 @@ def test_the_plan_and_the_memory_of_a_large_model_are_said_before_the_computing(
     assert main(words) == 0
     # Three directions of at least 5 evaluations; 8 products of two probes, and as many of the anchor's run.
     work = (
-        r"work: 15 evaluations of the cost, at least about \d+ s at [\d.]+ m?s each; 16 products, at least about \d+ s"
+        r"plan: 15 evaluations of the cost, at least about \d+ s at [\d.]+ m?s each; 16 products, at least about \d+ s"
     )
     assert re.match(work, capsys.readouterr().err)
     for module in ("announcement", "volume_announcement"):

@@ -58,7 +58,7 @@ def run(folder: Path, *words: str | Path) -> int:
 
 def answer(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     captured = capsys.readouterr()
-    assert all(line.startswith("work: ") for line in captured.err.splitlines())
+    assert all(line.startswith("plan: ") for line in captured.err.splitlines())
     found: dict[str, Any] = json.loads(captured.out)
     return found
 

@@ -50,7 +50,7 @@ def volume(tmp_path: Path, tasks: ModuleType) -> Run:
 
 def answer(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     captured = capsys.readouterr()
-    assert all(line.startswith("work: ") for line in captured.err.splitlines())
+    assert all(line.startswith("plan: ") for line in captured.err.splitlines())
     found: dict[str, Any] = json.loads(captured.out)
     return found | {result["method"]: result for result in found["methods"]}
 
@@ -58,7 +58,7 @@ def answer(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
 def refusal(code: int, capsys: pytest.CaptureFixture[str]) -> str:
     captured = capsys.readouterr()
     assert (code, captured.out) == (2, "")
-    (said,) = (line for line in captured.err.splitlines() if not line.startswith("work: "))
+    (said,) = (line for line in captured.err.splitlines() if not line.startswith("plan: "))
     return said.strip()
 
 

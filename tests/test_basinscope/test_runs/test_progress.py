@@ -45,6 +45,17 @@ def test_long_work_says_how_long_once_a_step_is_measured(monkeypatch: pytest.Mon
     ]
 
 
+def test_all_work_in_one_unit_has_one_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each row of an audit has a name of its own, and yet tells how long the others take."""
+    clock = iter([0.0, 0.0, 61.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    text = io.StringIO()
+    report = progress.lines_report(Console(file=text), "rows")
+    report(0, 3, "ball: first")
+    report(1, 3, "ball: second")
+    assert text.getvalue() == "ball: second: 1 of 3 after 1 min, about 2 min left\n"
+
+
 def test_work_of_seconds_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert written(monkeypatch, *((0.1 * done, done, 500, "probes") for done in range(500))) == []
 
