@@ -19,7 +19,7 @@ from .nouns import Landscape as Landscape
 from .nouns import Machine as Machine
 from .nouns import Measure as Measure
 from .nouns import Prior as Prior
-from .nouns import Reading as Reading
+from .nouns import ReadingOptions as ReadingOptions
 from .nouns import SpectralDensity as SpectralDensity
 from .nouns import Spectrum as Spectrum
 from .nouns import SpectrumSettings as SpectrumSettings

@@ -33,7 +33,7 @@ from basinscope.tasks import GivenTask, task_files
 from basinscope.tasks.own import chosen_task, task_on
 from comparisons.evidence import EvidenceSettings
 from comparisons.measures import chosen_options, measures_named
-from spectra.checkpoint import Reading, located
+from spectra.checkpoint import ReadingOptions, located
 from spectra.errors import UserError, UserTypeError
 from spectra.landscape import Landscape
 from spectra.spectrum import SpectrumSettings
@@ -62,7 +62,7 @@ def spectrum(
     loss: Any = None,
     cost: str | None = None,
     machine: Machine | None = None,
-    reading: Reading | None = None,
+    reading: ReadingOptions | None = None,
     output: str | Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
@@ -110,7 +110,7 @@ def spectrum(
         checkpoint=_source(source),
         settings=asked,
         machine=machine or Machine(memory=asked.memory),
-        reading=reading or Reading(),
+        reading=reading or ReadingOptions(),
         task=chosen_task(task, model=model, data=data, loss=loss),
         cost=cost,
         output=_path(output),
@@ -135,7 +135,7 @@ def volume(
     validation_data: Any = None,
     cost: str | None = None,
     machine: Machine | None = None,
-    reading: Reading | None = None,
+    reading: ReadingOptions | None = None,
     output: str | Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
@@ -181,7 +181,7 @@ def volume(
         preconditioner=None if asked.preconditioner == VolumeSettings.preconditioner else asked.preconditioner,
         validation_task=validation,
         machine=machine or Machine(),
-        reading=reading or Reading(),
+        reading=reading or ReadingOptions(),
         task=chosen_task(task, model=model, data=data, loss=loss),
         cost=cost,
         output=_path(output),
@@ -205,7 +205,7 @@ def bridge(
     loss: Any = None,
     cost: str | None = None,
     machine: Machine | None = None,
-    reading: Reading | None = None,
+    reading: ReadingOptions | None = None,
     output: str | Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
@@ -245,7 +245,7 @@ def bridge(
         settings=_changed(settings or BridgeSettings(), changes),
         prior=prior,
         machine=machine or Machine(),
-        reading=reading or Reading(),
+        reading=reading or ReadingOptions(),
         task=chosen_task(task, model=model, data=data, loss=loss),
         cost=cost,
         output=_path(output),
@@ -273,7 +273,7 @@ def compare(
     reuse: str | Path | Sequence[str | Path] = (),
     jobs: int = 1,
     machine: Machine | None = None,
-    reading: Reading | None = None,
+    reading: ReadingOptions | None = None,
     output: str | Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
@@ -333,7 +333,7 @@ def compare(
         reuse=tuple(map(Path, _listed(reuse))),
         jobs=jobs,
         machine=machine or Machine(),
-        reading=reading or Reading(),
+        reading=reading or ReadingOptions(),
         task=asked,
         output=_path(output),
         overwrite=overwrite,
@@ -366,7 +366,7 @@ def audit(
     data: Any = None,
     loss: Any = None,
     machine: Machine | None = None,
-    reading: Reading | None = None,
+    reading: ReadingOptions | None = None,
     output: str | Path | None = None,
     overwrite: bool = False,
     resume: bool = False,
@@ -422,7 +422,7 @@ def audit(
         prior=prior,
         truth=truth,
         machine=machine or Machine(),
-        reading=reading or Reading(),
+        reading=reading or ReadingOptions(),
         task=chosen_task(task, model=model, data=data, loss=loss),
         output=_path(output),
         overwrite=overwrite,

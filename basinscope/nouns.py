@@ -7,7 +7,7 @@ from comparisons.comparison import Comparison
 from comparisons.evidence import EvidenceSettings
 from comparisons.flatness import Measure
 from comparisons.measures import REGISTRY
-from spectra.checkpoint import Checkpoint, Reading, load_into, read_checkpoint
+from spectra.checkpoint import Checkpoint, ReadingOptions, load_into, read_checkpoint
 from spectra.compute import compute_spectrum
 from spectra.costs import cross_entropy, kl_from_anchor, mean_squared_error
 from spectra.density import SpectralDensity
@@ -43,7 +43,7 @@ __all__ = [
     "Measure",
     "Prior",
     "REGISTRY",
-    "Reading",
+    "ReadingOptions",
     "SpectralDensity",
     "Spectrum",
     "SpectrumSettings",

@@ -16,7 +16,7 @@ from spectra.words import DTYPES, TABLES
 
 if TYPE_CHECKING:
     from basinscope.runs import Machine
-    from spectra.checkpoint import Reading
+    from spectra.checkpoint import ReadingOptions
 
 # Panels of the help.
 MACHINE, RESULT, READING = "Machine", "Result", "Checkpoint file"
@@ -100,11 +100,11 @@ TrustPickleOption = Annotated[
 ]
 
 
-def reading_of(key: str | None, strip_prefix: str | None, trust_pickle: bool) -> Reading:
+def reading_of(key: str | None, strip_prefix: str | None, trust_pickle: bool) -> ReadingOptions:
     """The reading of a checkpoint that the options of these names ask for."""
-    from spectra.checkpoint import Reading
+    from spectra.checkpoint import ReadingOptions
 
-    return Reading(key=key, strip_prefix=strip_prefix, trust_pickle=trust_pickle)
+    return ReadingOptions(key=key, strip_prefix=strip_prefix, trust_pickle=trust_pickle)
 
 
 def machine_of(dtype: str | None, device: str | None, memory: str, threads: int | None) -> Machine:

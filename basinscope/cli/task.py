@@ -32,7 +32,7 @@ from spectra.errors import UserError
 
 if TYPE_CHECKING:
     from basinscope.runs import Machine
-    from spectra.checkpoint import Reading
+    from spectra.checkpoint import ReadingOptions
 
 
 def task(
@@ -84,7 +84,7 @@ def task(
     _examine(checkpoint, asked, machine_of(dtype, device, "4GiB", threads), reading, as_json)
 
 
-def _template(checkpoint: Path | None, reading: Reading) -> str:
+def _template(checkpoint: Path | None, reading: ReadingOptions) -> str:
     from spectra.checkpoint import read_checkpoint
 
     return task_template(None if checkpoint is None else read_checkpoint(checkpoint, reading))
@@ -107,7 +107,7 @@ def _list(as_json: bool) -> None:
     show(found)
 
 
-def _examine(checkpoint: Path, asked: str | None, machine: Machine, reading: Reading, as_json: bool) -> None:
+def _examine(checkpoint: Path, asked: str | None, machine: Machine, reading: ReadingOptions, as_json: bool) -> None:
     from basinscope.runs import Session
     from comparisons.evidence import error_rate
     from spectra.costs import cost_name

@@ -16,7 +16,7 @@ from basinscope.runs.announcement import EVALUATIONS_A_DIRECTION, forecast, seco
 from basinscope.runs.progress import Report
 from basinscope.runs.session import RunRequest, Session, basin_cost, ends_early
 from basinscope.tasks import data_folder, task_files
-from spectra.checkpoint import UNCHECKED, AdamMoments, Checkpoint, DamagedStateError, Reading, adam_moments
+from spectra.checkpoint import UNCHECKED, AdamMoments, Checkpoint, DamagedStateError, ReadingOptions, adam_moments
 from spectra.errors import UserError, require_counts
 from spectra.files import counted
 from spectra.landscape import Landscape
@@ -295,7 +295,7 @@ def _checkpoint(
     made = f"{_effort(request)}, cutoff {request.cutoff:g} {made_from.cost_unit}, prior {prior.name}"
     # As asked for, and not where it is as the task has it: files from before the options were there say nothing of it.
     machine = {"in": request.machine.dtype, "on": request.machine.device}
-    if request.reading != Reading():
+    if request.reading != ReadingOptions():
         machine["of"] = checkpoint.weights
     made = ", ".join([made, *(f"{where} {word}" for where, word in machine.items() if word is not None)])
     noisy = noise_caution(cost_noise(landscape), request.cutoff, landscape.size, made_from.dtype, fixed=True)

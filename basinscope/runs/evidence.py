@@ -11,7 +11,7 @@ from torch import Tensor
 from basinscope.runs.session import Machine, Session
 from comparisons.evidence import Evidence, EvidenceSettings
 from comparisons.measures import basin_landscape
-from spectra.checkpoint import Checkpoint, Reading, read_checkpoint
+from spectra.checkpoint import Checkpoint, ReadingOptions, read_checkpoint
 from spectra.costs import cost_name
 from spectra.errors import UserError
 from spectra.files import Provenance, counted
@@ -29,7 +29,7 @@ def make_evidence(
     settings: EvidenceSettings,
     *,
     machine: Machine,
-    reading: Reading = Reading(),  # noqa: B008  # frozen
+    reading: ReadingOptions = ReadingOptions(),  # noqa: B008  # frozen
     task: str | None = None,
     held_out_task: str | None = None,
     initial: Path | None = None,
@@ -58,7 +58,9 @@ def make_evidence(
     return evidence, session.provenance(landscape, command)
 
 
-def _initial(asked: Path | None, session: Session, landscape: Landscape, reading: Reading) -> tuple[Tensor | None, str]:
+def _initial(
+    asked: Path | None, session: Session, landscape: Landscape, reading: ReadingOptions
+) -> tuple[Tensor | None, str]:
     """The parameters at initialisation, and a sentence on where they are from."""
     checkpoint = session.checkpoint
     found = asked or named_initialisation(checkpoint.path, checkpoint) or step_zero(checkpoint.path)

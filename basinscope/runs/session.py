@@ -16,7 +16,7 @@ from basinscope.failures import Interrupted
 from basinscope.outputs import TASK, Named, reserved
 from basinscope.runs.placement import guarded, placed
 from basinscope.tasks import held_out_name, make_landscape, task_files, task_name
-from spectra.checkpoint import Checkpoint, Reading, read_checkpoint
+from spectra.checkpoint import Checkpoint, ReadingOptions, read_checkpoint
 from spectra.costs import KLFromAnchor, cost_name, kl_from_anchor
 from spectra.errors import UserError, UserTypeError
 from spectra.files import Provenance
@@ -89,7 +89,7 @@ class RunRequest:
     """
 
     machine: Machine = Machine()
-    reading: Reading = Reading()
+    reading: ReadingOptions = ReadingOptions()
     task: str | None = None
     output: Path | None = None
     plot: Path | None = None
@@ -150,7 +150,7 @@ class Session:
         source: Path | Landscape,
         task: str | None,
         machine: Machine,
-        reading: Reading = Reading(),  # noqa: B008  # frozen
+        reading: ReadingOptions = ReadingOptions(),  # noqa: B008  # frozen
         *,
         title: str = "landscape",
     ) -> None:
@@ -159,7 +159,7 @@ class Session:
         if isinstance(source, Landscape):
             if task is not None:
                 raise UserTypeError(f"a landscape needs no task, got {task!r}: leave it out, or give a checkpoint")
-            if reading != Reading():
+            if reading != ReadingOptions():
                 raise UserTypeError("a landscape is read from no file: leave the reading out, or give a checkpoint")
             self._landscape, self.checkpoint, self.task = source, _checkpoint_of(source, title), ""
         else:

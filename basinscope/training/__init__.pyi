@@ -3,7 +3,7 @@ from .callbacks import transformers_callback as transformers_callback
 from .curves import TrainingCurves as TrainingCurves
 from .plots import training_figure as training_figure
 from .reading import COLUMNS as COLUMNS
-from .reading import Reading as Reading
+from .reading import CurvatureReading as CurvatureReading
 from .settings import QUANTITIES as QUANTITIES
 from .settings import TrackerSettings as TrackerSettings
 from .store import read_curves as read_curves

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from basinscope.training.reading import COLUMNS, Reading
+from basinscope.training.reading import COLUMNS, CurvatureReading
 from basinscope.training.settings import TrackerSettings
 from spectra.files import Provenance, Result, counted
 from spectra.interval import short
@@ -45,7 +45,7 @@ class TrainingCurves(Result):
     standard_deviation: float
     every: int = 1
     share: float = math.inf
-    readings: tuple[Reading, ...] = ()
+    readings: tuple[CurvatureReading, ...] = ()
     skipped: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
     _drawn_by: ClassVar[str] = "basinscope.training.plots:draw_curves"
@@ -68,7 +68,7 @@ class TrainingCurves(Result):
         return self._pairs("residuals")
 
     def column(self, name: str) -> Array:
-        """One of the numbers of ``Reading`` at each recorded step.
+        """One of the numbers of ``CurvatureReading`` at each recorded step.
 
         Args:
             name: name of its field, such as ``trace``.
@@ -124,7 +124,7 @@ class TrainingCurves(Result):
         return self.remarks
 
     def records(self) -> list[dict[str, Any]]:
-        """One row a recorded step: the fields of ``Reading``, eigenvalues numbered from 1, notes joined."""
+        """One row a recorded step: the fields of ``CurvatureReading``, eigenvalues numbered from 1, notes joined."""
         count = self.settings.eigenvalues if "eigenvalues" in self.settings.quantities else 0
         rows = []
         for one, values, residuals in zip(self.readings, self.eigenvalues, self.residuals, strict=True):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from basinscope.training.optimizer import StepRule, step_rule
-from basinscope.training.reading import Reading
+from basinscope.training.reading import CurvatureReading
 from basinscope.training.settings import TrackerSettings
 from comparisons.evidence import Evidence, EvidenceSettings, sample_gradients
 from spectra.errors import UserError, out_of_memory
@@ -30,7 +30,7 @@ Found = dict[str, Any]
 
 def measured(
     landscape: Landscape, step: int, settings: TrackerSettings, optimizer: Any, standard_deviation: float
-) -> Reading:
+) -> CurvatureReading:
     """What is asked of a step, on the landscape's model as it is now.
 
     A quantity that is not defined there is nan, with a note that says why.
@@ -54,7 +54,7 @@ def measured(
     try:
         there = landscape.at()
     except UserError as error:  # training has diverged, which is worth a record
-        return Reading(step, **found, notes=(*rule.notes, f"nothing is measured: {error}"))
+        return CurvatureReading(step, **found, notes=(*rule.notes, f"nothing is measured: {error}"))
     found["cost"] = there.cost()
     notes = list(rule.notes)
     evidence = Evidence(there, settings=EvidenceSettings(samples=settings.samples))
@@ -68,7 +68,7 @@ def measured(
     for name, compute in parts.items():
         if name == "gradient" or name in settings.quantities:
             found |= _tried(name, compute, notes)
-    return Reading(step, **found, notes=tuple(dict.fromkeys(notes)))
+    return CurvatureReading(step, **found, notes=tuple(dict.fromkeys(notes)))
 
 
 def _tried(name: str, compute: Callable[[], Found], notes: list[str]) -> Found:

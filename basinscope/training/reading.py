@@ -9,7 +9,7 @@ _CURVATURE, _SLOPE = "cost / parameter^2", "cost / parameter"
 
 
 @dataclass(frozen=True)
-class Reading:
+class CurvatureReading:
     """The numbers of one step; nan stands for what was not asked for or is not defined there.
 
     Standard errors are over probes, or over rows of the data; half-widths are half of the 95 % interval, Student's t,
@@ -101,4 +101,4 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "preconditioned_limit": ("eigenvalue in Adam's units above which a step grows", "1"),
     "seconds": ("time that measuring took", "s"),
 }
-assert {"step", "eigenvalues", "residuals", "notes", *COLUMNS} == {field.name for field in fields(Reading)}
+assert {"step", "eigenvalues", "residuals", "notes", *COLUMNS} == {field.name for field in fields(CurvatureReading)}

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from basinscope.training.curves import TrainingCurves
-from basinscope.training.reading import COLUMNS, Reading
+from basinscope.training.reading import COLUMNS, CurvatureReading
 from basinscope.training.settings import TrackerSettings
 from spectra.files import PROVENANCE, Array, Dimension, Record, ResultFile, add_scale, settings
 
@@ -46,7 +46,9 @@ def _build(file: h5py.File) -> TrainingCurves:
     pairs = {name: [tuple(row) for row in part.read(file, name).tolist()] for name, part in _PAIRS.items()}
     notes = [tuple(text.split(_SEPARATOR)) if text else () for text in _NOTES.read(file, "step_notes")]
     every: dict[str, list[Any]] = {"step": file[_STEP.name][()].tolist(), **columns, **pairs, "notes": notes}
-    readings = tuple(Reading(**dict(zip(every, row, strict=True))) for row in zip(*every.values(), strict=True))
+    readings = tuple(
+        CurvatureReading(**dict(zip(every, row, strict=True))) for row in zip(*every.values(), strict=True)
+    )
     skipped = tuple(_SKIPPED.read(file, "skipped").tolist())
     return _CURVES.read(file, readings=readings, skipped=skipped)
 

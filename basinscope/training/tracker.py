@@ -20,7 +20,7 @@ from basinscope.training.budget import Budget
 from basinscope.training.curves import TrainingCurves
 from basinscope.training.loggers import logger
 from basinscope.training.measuring import measured
-from basinscope.training.reading import Reading
+from basinscope.training.reading import CurvatureReading
 from basinscope.training.settings import TrackerSettings
 from basinscope.training.store import read_curves, write_curves
 from spectra.costs import KLFromAnchor, PerSampleCost, cost_name
@@ -127,7 +127,7 @@ class Tracker:
             raise UserError("nothing is recorded before the first step, and in processes but the first")
         return replace(self._curves, skipped=(*self._curves.skipped, *self._skipped))
 
-    def step(self, step: int, *, optimizer: Any = None) -> Reading | None:
+    def step(self, step: int, *, optimizer: Any = None) -> CurvatureReading | None:
         """Say where training stands; measures, if it is a turn and the share allows it.
 
         Args:
@@ -233,7 +233,7 @@ class Tracker:
             return False
         return True
 
-    def _turn(self, step: int, optimizer: Any) -> Reading:
+    def _turn(self, step: int, optimizer: Any) -> CurvatureReading:
         assert self._landscape is not None
         curves, device = self.curves, self._landscape.device
         if device.type == "cuda":

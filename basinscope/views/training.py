@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Group, RenderableType
 
 from basinscope.terminal import Text
-from basinscope.training import Reading, TrainingCurves
+from basinscope.training import CurvatureReading, TrainingCurves
 from basinscope.views.layout import NONE, formatted, plain, table
 from spectra.files import counted
 from spectra.interval import with_error
@@ -19,7 +19,7 @@ from spectra.interval import with_error
 # Rows that are read in a terminal: of more, so many at equal distances, the first and the last among them.
 MOST_ROWS = 24
 # Titles in two lines, with the unit beneath; what a row says in each; the first ones are the last to go.
-_COLUMNS: tuple[tuple[str, Callable[[Reading], str]], ...] = (
+_COLUMNS: tuple[tuple[str, Callable[[CurvatureReading], str]], ...] = (
     ("step", lambda one: f"{one.step:,}"),
     ("cost", lambda one: formatted(one.cost, ".4g")),
     ("largest\neigenvalue", lambda one: formatted(one.eigenvalues[0] if one.eigenvalues else math.nan, ".4g")),
@@ -36,7 +36,7 @@ _COLUMNS: tuple[tuple[str, Callable[[Reading], str]], ...] = (
 
 
 def curves_json(curves: TrainingCurves) -> dict[str, Any]:
-    """A training run in plain values: one entry a recorded step, named as the fields of ``Reading``."""
+    """A training run in plain values: one entry a recorded step, named as the fields of ``CurvatureReading``."""
     return {
         "model": curves.provenance.checkpoint,
         "parameters": curves.size,
@@ -60,14 +60,14 @@ def notebook_table(curves: TrainingCurves) -> tuple[list[str], list[tuple[str, .
     return [title.replace("\n", " ") for title, _ in known], list(zip(*(cells for _, cells in known), strict=True))
 
 
-def _shown(curves: TrainingCurves) -> list[Reading]:
+def _shown(curves: TrainingCurves) -> list[CurvatureReading]:
     """All readings, or so many at equal distances."""
     count = len(curves.readings)
     places = np.unique(np.linspace(0, count - 1, min(MOST_ROWS, count)).round())
     return [curves.readings[int(place)] for place in places]
 
 
-def _known_columns(rows: list[Reading]) -> list[tuple[str, list[str]]]:
+def _known_columns(rows: list[CurvatureReading]) -> list[tuple[str, list[str]]]:
     """Title and cells of each column that says anything."""
     columns = [(title, [cell(one) for one in rows]) for title, cell in _COLUMNS]
     return [column for column in columns if any(cell != NONE for cell in column[1])]

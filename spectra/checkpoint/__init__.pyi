@@ -16,4 +16,4 @@ from .hub_cache import cached as cached
 from .hub_cache import located as located
 from .inert import UNCHECKED as UNCHECKED
 from .inert import read_pickle as read_pickle
-from .reading import Reading as Reading
+from .reading import ReadingOptions as ReadingOptions

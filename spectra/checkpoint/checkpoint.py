@@ -25,12 +25,12 @@ from spectra.checkpoint.hub_cache import located
 from spectra.checkpoint.inert import UNCHECKED
 from spectra.checkpoint.names import LIGHTNING_MARK, fitting, parts_with, renamed, unwrapped
 from spectra.checkpoint.optimizer_order import optimized
-from spectra.checkpoint.reading import Reading
+from spectra.checkpoint.reading import ReadingOptions
 from spectra.errors import UserError
 from spectra.files import Opaque, about, open_regular
 from spectra.words import dtype_title
 
-_DEFAULT = Reading()
+_DEFAULT = ReadingOptions()
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +84,9 @@ class AdamMoments:
     step: int
 
 
-def read_checkpoint(path: str | Path, reading: Reading = _DEFAULT, *, device: str | torch.device = "cpu") -> Checkpoint:
+def read_checkpoint(
+    path: str | Path, reading: ReadingOptions = _DEFAULT, *, device: str | torch.device = "cpu"
+) -> Checkpoint:
     """Read a torch, safetensors or GGUF file, or a folder as transformers, accelerate or torch.distributed save them.
 
     The content decides what the file is, not its name. Weights are the one dictionary of tensors in it, at whatever
@@ -133,12 +135,14 @@ def read_checkpoint(path: str | Path, reading: Reading = _DEFAULT, *, device: st
     return _checkpoint(path, _digest(path), read_content(path, reading), reading, device)
 
 
-def _refuse_choice(path: Path, reading: Reading, what: str) -> None:
+def _refuse_choice(path: Path, reading: ReadingOptions, what: str) -> None:
     if reading.key is not None or reading.strip_prefix:
         raise UserError(f"{path} is {what}, whose weights and names are fixed: leave --key and --strip-prefix out")
 
 
-def _checkpoint(path: Path, digest: str, content: Content, reading: Reading, device: str | torch.device) -> Checkpoint:
+def _checkpoint(
+    path: Path, digest: str, content: Content, reading: ReadingOptions, device: str | torch.device
+) -> Checkpoint:
     with about(path):
         names, prefix = renamed(
             [*content.weights, *content.extra], reading.strip_prefix, lightning=LIGHTNING_MARK in content.metadata

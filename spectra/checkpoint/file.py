@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from spectra.checkpoint.candidates import Chosen, choose
 from spectra.checkpoint.inert import UNCHECKED, read_torch
 from spectra.checkpoint.names import AVERAGES
-from spectra.checkpoint.reading import Reading
+from spectra.checkpoint.reading import ReadingOptions
 from spectra.checkpoint.strangers import stranger
 from spectra.checkpoint.trusted import run_pickle
 from spectra.errors import UserError
@@ -54,7 +54,7 @@ class Content(NamedTuple):
     model: nn.Module | None = None
 
 
-def read_content(path: Path, reading: Reading = Reading()) -> Content:  # noqa: B008  # frozen
+def read_content(path: Path, reading: ReadingOptions = ReadingOptions()) -> Content:  # noqa: B008  # frozen
     """The content, on the CPU, of a torch or safetensors file; its first bytes decide which it is, not its name.
 
     Raises:

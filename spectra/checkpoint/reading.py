@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class ReadingOptions:
     """What the options of these names ask for.
 
     Attributes:
@@ -17,7 +17,7 @@ class Reading:
             files as they are; None takes off what is sure to be a wrapper's.
         trust_pickle: whether the file's pickled code may run where its weights cannot be had otherwise.
 
-    >>> Reading(key="ema").key
+    >>> ReadingOptions(key="ema").key
     'ema'
     """
 

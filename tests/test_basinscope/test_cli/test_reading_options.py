@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import basinscope
-from basinscope import Reading
+from basinscope import ReadingOptions
 from basinscope.cli import main
 from spectra.store import read_spectrum
 
@@ -61,7 +61,7 @@ def test_the_numbers_are_those_of_the_weights_that_were_named(averaged: Path, tm
     for key, prefix in (("state_dict", ""), ("ema_state_dict", "net.")):
         plain = {name.removeprefix(prefix): value for name, value in content[key].items()}
         torch.save(plain, tmp_path / "plain.pt")
-        reading = Reading(key=key, strip_prefix=prefix or None)
+        reading = ReadingOptions(key=key, strip_prefix=prefix or None)
         found = basinscope.spectrum(averaged, reading=reading, task=TASK, engine="dense")
         plainly = basinscope.spectrum(tmp_path / "plain.pt", task=TASK, engine="dense")
         assert found.spectrum.cost == pytest.approx(plainly.spectrum.cost, rel=1e-6)
@@ -78,7 +78,7 @@ def test_a_result_of_other_weights_is_not_reused(
     assert read_spectrum(stored).provenance.checkpoint_weights == "ema_state_dict"
     capsys.readouterr()
     found = basinscope.compare(
-        averaged, measures="hessian-trace", task=TASK, reading=Reading(key="state_dict"), reuse=stored
+        averaged, measures="hessian-trace", task=TASK, reading=ReadingOptions(key="state_dict"), reuse=stored
     )
     assert "spectrum.h5 was not reused: it is of other weights of the file (ema_state_dict)" in found.done[0].notes
 
@@ -105,7 +105,7 @@ def test_known_cases_are_read_from_no_file(options: tuple[str, ...], capsys: pyt
 def test_a_landscape_is_read_from_no_file(tiny: ModuleType, checkpoint: Path) -> None:
     landscape = tiny.tiny(basinscope.read_checkpoint(checkpoint))
     with pytest.raises(TypeError, match="a landscape is read from no file: leave the reading out"):
-        basinscope.spectrum(landscape, reading=Reading(key="model"))
+        basinscope.spectrum(landscape, reading=ReadingOptions(key="model"))
 
 
 def test_a_name_that_is_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
@@ -126,6 +126,6 @@ def test_a_trajectory_of_averages(averaged: Path, spectrum: Callable[..., int], 
 def test_an_initialisation_without_the_key_is_left_out(averaged: Path, tmp_path: Path, tiny: ModuleType) -> None:
     averaged.rename(tmp_path / "run_step10.pt")
     torch.save(tiny.network().state_dict(), tmp_path / "run_step00.pt")
-    reading = Reading(key="ema_state_dict")
+    reading = ReadingOptions(key="ema_state_dict")
     found = basinscope.compare(tmp_path / "run_step10.pt", measures="gradient-norm", task=TASK, reading=reading)
     assert any("run_step00.pt is not taken for the initialisation: " in note for note in found.done[0].notes)

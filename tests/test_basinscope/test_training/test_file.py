@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from basinscope import load
 from basinscope.cli import main
-from basinscope.training import Reading, Tracker, TrainingCurves, training_figure
+from basinscope.training import CurvatureReading, Tracker, TrainingCurves, training_figure
 from basinscope.training.tracker import Budget
 from spectra.errors import UserError
 
@@ -26,7 +26,7 @@ Descend = Callable[..., Tracker]
 LITTLE: dict[str, Any] = {"eigenvalues": 2, "probes": 2, "samples": 4, "share": None}
 
 
-def told(curves: TrainingCurves) -> list[Reading]:
+def told(curves: TrainingCurves) -> list[CurvatureReading]:
     """What the readings say, without how long they took."""
     return [replace(one, seconds=0.0) for one in curves.readings]
 

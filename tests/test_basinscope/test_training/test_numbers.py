@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from basinscope.training import QUANTITIES, Reading, Tracker
+from basinscope.training import QUANTITIES, CurvatureReading, Tracker
 from spectra.density import SpectralDensity
 from volume.quadratic import from_components, quadratic_mass
 
@@ -36,7 +36,7 @@ def gauss_newton(theta: Tensor, data: Data) -> Tensor:
     return torch.einsum("bki,bkl,blj->ij", jacobian, middle, jacobian) / len(shares)
 
 
-def reading(network: nn.Module, data: Data, optimizer: object = None, **options: object) -> Reading:
+def reading(network: nn.Module, data: Data, optimizer: object = None, **options: object) -> CurvatureReading:
     tracker = Tracker(network, nn.CrossEntropyLoss(), data, share=None, every=1, **options)  # type: ignore[arg-type]
     found = tracker.step(0, optimizer=optimizer)
     assert found is not None
@@ -116,7 +116,7 @@ def grows(model: Parabola, optimizer: torch.optim.Optimizer, steps: int) -> bool
     return abs(model.place.item()) > start
 
 
-def limits(model: nn.Module, optimizer: object) -> Reading:
+def limits(model: nn.Module, optimizer: object) -> CurvatureReading:
     found = Tracker(model, half_square, ROW, share=None, every=1, quantities=("eigenvalues",), eigenvalues=1)
     told = found.step(0, optimizer=optimizer)
     assert told is not None

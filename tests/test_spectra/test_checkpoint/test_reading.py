@@ -25,7 +25,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from spectra.checkpoint import Reading, adam_moments, cached, load_into, located, read_checkpoint
+from spectra.checkpoint import ReadingOptions, adam_moments, cached, load_into, located, read_checkpoint
 from spectra.errors import UserError
 
 
@@ -43,9 +43,9 @@ def saved(folder: Path, content: Any) -> Path:
     return folder / "model.pt"
 
 
-def refused(path: Path, words: str, reading: Reading | None = None) -> None:
+def refused(path: Path, words: str, reading: ReadingOptions | None = None) -> None:
     with pytest.raises(UserError, match=words) as refusal:
-        load_into(read_checkpoint(path, reading or Reading()), network())
+        load_into(read_checkpoint(path, reading or ReadingOptions()), network())
     assert "\n" not in str(refusal.value)
 
 
@@ -67,7 +67,7 @@ def test_two_sets_of_weights_are_never_one(tmp_path: Path, first: str, second: s
     key = f"{second}.module" if wrapped else second
     refused(path, rf"model\.pt holds several sets of weights, found {first}, {key}: --key takes")
     for name, weights in ((first, WEIGHTS), (second, OTHERS)):
-        found = read_checkpoint(path, Reading(key=name))
+        found = read_checkpoint(path, ReadingOptions(key=name))
         assert torch.equal(found.parameters["0.weight"], weights["0.weight"])
         assert found.weights == (first if name == first else key)
         assert found.metadata["epoch"] == 3
@@ -103,16 +103,16 @@ def test_a_key_that_leads_to_no_weights(tmp_path: Path) -> None:
     path = saved(
         tmp_path, {"model": {"net": WEIGHTS}, "optim": BESIDE["anything"], "two": [WEIGHTS, OTHERS], "epoch": 3}
     )
-    refused(path, "has no weights under the key 'optim'", Reading(key="optim"))
-    refused(path, "has nothing under the key 'epoch.a'", Reading(key="epoch.a"))
-    refused(path, "has no weights under the key 'epoch'", Reading(key="epoch"))
-    refused(path, "several sets of weights, 0, 1 under the key 'two'", Reading(key="two"))
-    refused(path, "has no weights under the key 'model.net.head': found '0', '1'", Reading(key="model.net.head"))
+    refused(path, "has no weights under the key 'optim'", ReadingOptions(key="optim"))
+    refused(path, "has nothing under the key 'epoch.a'", ReadingOptions(key="epoch.a"))
+    refused(path, "has no weights under the key 'epoch'", ReadingOptions(key="epoch"))
+    refused(path, "several sets of weights, 0, 1 under the key 'two'", ReadingOptions(key="two"))
+    refused(path, "has no weights under the key 'model.net.head': found '0', '1'", ReadingOptions(key="model.net.head"))
     for key in ("two.1", "two.1."):
-        assert torch.equal(read_checkpoint(path, Reading(key=key)).parameters["0.bias"], OTHERS["0.bias"])
+        assert torch.equal(read_checkpoint(path, ReadingOptions(key=key)).parameters["0.bias"], OTHERS["0.bias"])
     # A name with a dot in it.
     path = saved(tmp_path, {"a.b": {"c": WEIGHTS}, "a": {"b": OTHERS}})
-    assert torch.equal(read_checkpoint(path, Reading(key="a.b.c")).parameters["0.bias"], WEIGHTS["0.bias"])
+    assert torch.equal(read_checkpoint(path, ReadingOptions(key="a.b.c")).parameters["0.bias"], WEIGHTS["0.bias"])
 
 
 class Lightning(nn.Module):
@@ -136,7 +136,9 @@ def test_lightnings_names_fit_the_network_and_the_module_around_it(tmp_path: Pat
             assert torch.equal(next(model.parameters()), module.model[0].weight)
             moments = adam_moments(checkpoint, model).first
             assert moments.keys() == dict(model.named_parameters()).keys()
-    kept = read_checkpoint(saved(tmp_path, content | {"pytorch-lightning_version": "2.5.0"}), Reading(strip_prefix=""))
+    kept = read_checkpoint(
+        saved(tmp_path, content | {"pytorch-lightning_version": "2.5.0"}), ReadingOptions(strip_prefix="")
+    )
     assert "model.0.weight" in kept.parameters
 
 
@@ -213,7 +215,7 @@ def test_nothing_of_a_distributed_folder_runs(tmp_path: Path, file: str) -> None
     torch.distributed.checkpoint.save(content, checkpoint_id=folder, no_dist=True)
     if file == ".metadata":
         (folder / file).write_bytes(pickle.dumps(evil))
-    for reading in (Reading(), Reading(trust_pickle=True)):
+    for reading in (ReadingOptions(), ReadingOptions(trust_pickle=True)):
         with pytest.raises(UserError, match=r"contains pickled code \(io\.open\)"):
             read_checkpoint(folder, reading)
     assert not marker.exists()
@@ -234,7 +236,7 @@ def test_what_is_trusted_is_said_before_it_runs(tmp_path: Path, capfd: pytest.Ca
         del sys.modules["my_net"]
         refused(path, r"contains pickled code \(my_net\.Net\), a whole model as net; .*, or give --trust-pickle")
         assert capfd.readouterr().err == ""
-        checkpoint = read_checkpoint(path, Reading(trust_pickle=True))
+        checkpoint = read_checkpoint(path, ReadingOptions(trust_pickle=True))
         del sys.modules["my_net"]
     said = capfd.readouterr().err.splitlines()
     assert said[0].startswith(f"--trust-pickle: running the pickled code of {path}, from my_net (Net); ")
@@ -246,13 +248,15 @@ def test_what_is_trusted_is_said_before_it_runs(tmp_path: Path, capfd: pytest.Ca
     assert checkpoint.integrity.endswith("; pickled code was run")
     # The module is gone now.
     refused(
-        path, "has pickled code that raised ModuleNotFoundError: No module named 'my_net'", Reading(trust_pickle=True)
+        path,
+        "has pickled code that raised ModuleNotFoundError: No module named 'my_net'",
+        ReadingOptions(trust_pickle=True),
     )
 
 
 def test_trust_runs_nothing_where_nothing_needs_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = saved(tmp_path, {"model": WEIGHTS, "recipe": SimpleNamespace(rate=0.1)})
-    assert read_checkpoint(path, Reading(trust_pickle=True)).metadata == {"recipe": {"rate": 0.1}}
+    assert read_checkpoint(path, ReadingOptions(trust_pickle=True)).metadata == {"recipe": {"rate": 0.1}}
     assert capfd.readouterr().err == ""
 
 
@@ -261,14 +265,16 @@ def test_trusted_files_are_still_held_against_their_checksums(tmp_path: Path) ->
     content = bytearray(path.read_bytes())
     content[content.index(WEIGHTS["0.weight"].numpy().tobytes())] ^= 1
     path.write_bytes(content)
-    refused(path, "is damaged: the checksum of its part", Reading(trust_pickle=True))
+    refused(path, "is damaged: the checksum of its part", ReadingOptions(trust_pickle=True))
 
 
 def test_a_class_of_the_script_that_saved_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Local = type("Local", (nn.Sequential,), {"__module__": "__main__"})
     monkeypatch.setattr(sys.modules["__main__"], "Local", Local, raising=False)
     path = saved(tmp_path, Local(*network()))
-    refused(path, r"pickled code \(Local\) that was defined in the script that saved it", Reading(trust_pickle=True))
+    refused(
+        path, r"pickled code \(Local\) that was defined in the script that saved it", ReadingOptions(trust_pickle=True)
+    )
 
 
 class Colour(enum.Flag):

@@ -22,7 +22,7 @@ import torch.distributed.checkpoint
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from spectra.checkpoint import Reading, load_into, read_checkpoint
+from spectra.checkpoint import ReadingOptions, load_into, read_checkpoint
 from spectra.errors import UserError
 
 PAGE = Path(__file__).parents[3] / "docs" / "checkpoints.md"
@@ -64,7 +64,7 @@ class Shape(NamedTuple):
     title: str
     save: Callable[[Path], Path]
     happens: str
-    reading: Reading = Reading()
+    reading: ReadingOptions = ReadingOptions()
     weights: Mapping[str, Tensor] = WEIGHTS
 
 
@@ -280,12 +280,12 @@ SHAPES = [
         saved(BOTH),
         "model.pt holds several sets of weights, found state_dict, ema_state_dict: --key takes one of them by its name",
     ),
-    Shape("the same with `--key ema_state_dict`", saved(BOTH), "read", Reading(key="ema_state_dict"), OTHERS),
+    Shape("the same with `--key ema_state_dict`", saved(BOTH), "read", ReadingOptions(key="ema_state_dict"), OTHERS),
     Shape(
         "the same with a key that is not in it",
         saved(BOTH),
         "model.pt has nothing under the key 'emma': found state_dict, ema_state_dict",
-        Reading(key="emma"),
+        ReadingOptions(key="emma"),
     ),
     Shape(
         "averages as a list without names, as torch_ema keeps them",
@@ -293,7 +293,7 @@ SHAPES = [
         "model.pt holds several sets of weights, found model, ema.shadow_params (a list without names): --key takes "
         "one of them by its name",
     ),
-    Shape("the same with `--key model`", saved(UNNAMED), "read", Reading(key="model")),
+    Shape("the same with `--key model`", saved(UNNAMED), "read", ReadingOptions(key="model")),
     Shape(
         "two networks, `generator` and `discriminator`",
         saved({"generator": WEIGHTS, "discriminator": {"0.weight": torch.ones(5, 5)}}),
@@ -303,7 +303,7 @@ SHAPES = [
         "two networks in one state dict, with `--key ema`",
         saved(prefixed("net.") | prefixed("ema.", OTHERS)),
         "read: those whose names begin with `ema.`",
-        Reading(key="ema"),
+        ReadingOptions(key="ema"),
         OTHERS,
     ),
     Shape("names with `module.`, of DistributedDataParallel", saved(prefixed("module.")), "read"),
@@ -328,20 +328,23 @@ SHAPES = [
         "the same with `--key state_dict.net`",
         saved({"state_dict": prefixed("net.") | {"loss.weight": torch.ones(2)}, **LIGHTNING}, "epoch=3.ckpt"),
         "read",
-        Reading(key="state_dict.net"),
+        ReadingOptions(key="state_dict.net"),
     ),
     Shape(
         "names with a prefix of the user's, `encoder.`", saved(prefixed("encoder.")), "read, where all names fit then"
     ),
     Shape(
-        "the same with `--strip-prefix encoder.`", saved(prefixed("encoder.")), "read", Reading(strip_prefix="encoder.")
+        "the same with `--strip-prefix encoder.`",
+        saved(prefixed("encoder.")),
+        "read",
+        ReadingOptions(strip_prefix="encoder."),
     ),
     Shape(
         "a prefix that only some names have",
         saved(prefixed("encoder.") | {"head.bias": torch.ones(2)}),
         "model.pt has names without the prefix encoder., such as head.bias: leave --strip-prefix out, or take only the "
         "weights under it, by --key",
-        Reading(strip_prefix="encoder."),
+        ReadingOptions(strip_prefix="encoder."),
     ),
     Shape(
         "numbers and arrays of numpy, Namespace, Path, dataclass and more beside the weights",
@@ -382,7 +385,10 @@ SHAPES = [
         f"model.pt contains pickled code (torch.nn.modules.container.Sequential), {WHOLE}, {NO_PICKLE}",
     ),
     Shape(
-        "the same with `--trust-pickle`", saved(network), "read; what runs is said before", Reading(trust_pickle=True)
+        "the same with `--trust-pickle`",
+        saved(network),
+        "read; what runs is said before",
+        ReadingOptions(trust_pickle=True),
     ),
     Shape(
         "a state dict and a whole model for the average",
@@ -404,7 +410,7 @@ SHAPES = [
         "the same with `--key`",
         in_parts("bin", {"architectures": []}),
         "FOLDER is a folder of transformers, whose weights and names are fixed: leave --key and --strip-prefix out",
-        Reading(key="model"),
+        ReadingOptions(key="model"),
     ),
     Shape("`someone/network` in the Hugging Face cache", on_the_hub, "read, without the network"),
     Shape(
