@@ -1,4 +1,4 @@
-"""ReadingOptions checkpoints: every shape they come in, and every way in which they can be wrong."""
+"""Reading checkpoints: every shape they come in, and every way in which they can be wrong."""
 
 import argparse
 import hashlib
