@@ -61,7 +61,7 @@ class Examined:
         outcomes: outcomes by measure.
         work: all that was spent, each item of evidence counted once.
         strategies: how products of each curvature were computed, by its name; kept on resuming.
-        notes: sentences on what was reused or stepped back from.
+        notes: sentences on what was reused or given up.
         failure: why the checkpoint could not be examined at all; empty if it was.
     """
 

@@ -143,7 +143,7 @@ def _title(stored: StoredSpectrum) -> str:
     spectrum, provenance = stored.spectrum, stored.provenance
     cost = f"{provenance.cost} cost {spectrum.cost:.3g} {provenance.cost_unit}"
     operator = f"{operator_title(spectrum.settings.operator, first=True)}, n = {spectrum.density.size:,} parameters"
-    return f"{Path(provenance.checkpoint).name}\n{operator}, {cost} on {spectrum.samples:,.0f} samples"
+    return f"{provenance.name}\n{operator}, {cost} on {spectrum.samples:,.0f} samples"
 
 
 def _eigenvalue_axis(axes: Axes, view: SmoothedDensity, unit: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -140,7 +139,7 @@ class Spectrum(Result):
         settings: what was asked for.
         route: how it was computed: ``dense``, ``gram``, ``slq`` or ``pyhessian``.
         strategy: how products were computed (fixed when a run is resumed).
-        notes: sentences on choices made and things stepped back from.
+        notes: sentences on choices made and things given up.
         cost: the cost at the anchor, in its unit.
         gradient_norm: norm of its gradient there: how stationary the anchor is.
         samples: number of samples of the data whose weight is not zero.
@@ -246,7 +245,7 @@ class StoredSpectrum(Result):
 
     def _title(self) -> str:
         operator = operator_title(self.spectrum.settings.operator, first=True)
-        name, size = Path(self.provenance.checkpoint).name, self.spectrum.density.size
+        name, size = self.provenance.name, self.spectrum.density.size
         return f"{operator} spectrum of {name}, {counted(size, 'parameter')}, {self.provenance.cost} cost"
 
     def _facts(self) -> dict[str, str]:

@@ -104,7 +104,7 @@ def _spectrum(unit: str) -> Record[Spectrum]:
 
 
 def _fill(file: h5py.File, stored: StoredSpectrum) -> None:
-    spectrum, name = stored.spectrum, Path(stored.provenance.checkpoint).name
+    spectrum, name = stored.spectrum, stored.provenance.name
     file.attrs["title"] = f"{operator_title(spectrum.settings.operator, first=True)} spectrum of {name}"
     file.attrs["seed"] = spectrum.settings.seed
     unit = curvature_unit(spectrum.settings.operator, stored.provenance.cost_unit)

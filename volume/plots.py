@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -57,7 +55,7 @@ def volume_figure(study: VolumeStudy) -> Figure:
         raise UserError("the study holds no result yet: nothing to draw")
     figure = Figure(figsize=(8.0, 1.0 + 3.2 * len(shown)), layout="constrained")
     FigureCanvasAgg(figure)
-    name, settings = Path(study.provenance.checkpoint).name, study.settings
+    name, settings = study.provenance.name, study.settings
     figure.suptitle(
         f"Basin volume of {name}\nn = {counted(study.size, 'parameter')}, {study.provenance.cost} below "
         f"{settings.cutoff:g} {study.provenance.cost_unit} on {counted(round(study.samples), 'sample')}",

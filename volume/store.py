@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import h5py
@@ -99,7 +98,7 @@ _STUDY = Record(
 
 
 def _fill(file: h5py.File, study: VolumeStudy) -> None:
-    file.attrs["title"] = f"basin volume of {Path(study.provenance.checkpoint).name}"
+    file.attrs["title"] = f"basin volume of {study.provenance.name}"
     _STUDY.write(file, study)
     _write_failures(file, {method: result.failure for method, result in study.results.items() if result.failure})
     for method, result in study.results.items():

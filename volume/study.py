@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
 from spectra.errors import UserError, require_counts
@@ -154,7 +153,7 @@ class VolumeStudy(Result):
     _written_by: ClassVar[str] = "volume.store:write_study"
 
     def _title(self) -> str:
-        name, cutoff = Path(self.provenance.checkpoint).name, f"cutoff {self.settings.cutoff:g}"
+        name, cutoff = self.provenance.name, f"cutoff {self.settings.cutoff:g}"
         return f"basin volume of {name}, {counted(self.size, 'parameter')}, {cutoff} {self.provenance.cost_unit}"
 
     def _facts(self) -> dict[str, str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -43,7 +41,7 @@ def sweep_figure(study: VolumeStudy) -> Figure:
     figure = Figure(figsize=(8.0, 7.0), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(
-        f"Basin volume of {Path(study.provenance.checkpoint).name} across cutoffs\n"
+        f"Basin volume of {study.provenance.name} across cutoffs\n"
         f"n = {counted(study.size, 'parameter')}, {study.provenance.cost} on "
         f"{counted(round(study.samples), 'sample')}, {study.provenance.dtype}",
         fontsize=11,

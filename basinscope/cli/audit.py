@@ -52,7 +52,7 @@ def audit(
         typer.Option(help="Names, or their beginnings such as star-domain; repeatable.", show_default="all but bridge"),
     ] = None,
     cases: Annotated[
-        list[str] | None, typer.Option(help="Known cases, likewise; repeatable.", show_default="all")
+        list[str] | None, typer.Option(help="Known cases, named in the same way; repeatable.", show_default="all")
     ] = None,
     repeats: Annotated[int, typer.Option(help="Seeds an estimator and case.", rich_help_panel=_EFFORT)] = 12,
     directions: Annotated[

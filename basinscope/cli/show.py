@@ -88,7 +88,7 @@ def show_study(
     """Print a study, and its differences to each other file, or why there are none; as CSV the differences alone."""
     from basinscope.views import print_result, study_json, study_rows, volume_difference_rows
 
-    name = Path(study.provenance.checkpoint).name
+    name = study.provenance.name
     found = [(other.name, rows) for other, rows in others if not isinstance(rows, str)]
     differences = [row for other, rows in found for row in volume_difference_rows(rows, name, other)]
     print_result(
@@ -115,7 +115,7 @@ def _with_others(study: VolumeStudy, files: dict[str, str], others: Sequence[tup
         if isinstance(rows, str):
             parts += ["", terminal.Text(f"! no difference to {other.name}: {rows}", style="yellow")]
         else:
-            parts += ["", volume_difference_table(rows, Path(study.provenance.checkpoint).name, other.name)]
+            parts += ["", volume_difference_table(rows, study.provenance.name, other.name)]
     return Group(*parts)
 
 

@@ -32,7 +32,7 @@ from spectra.plan import (
 from spectra.ranks import ALONE, Ranks
 from spectra.spectrum import Spectrum, SpectrumSettings
 
-# Less than this is nobody's worry, and not foretold.
+# Less than this is nobody's worry, and is not announced.
 WORTH_SAYING = 256e6
 # What a direction takes at least where the cost is nearly quadratic along it: three to the crossing, two below it.
 EVALUATIONS_A_DIRECTION = 5

@@ -165,7 +165,7 @@ def _so_far(result: BridgeResult) -> str:
 
 
 def _partial(result: BridgeResult) -> BridgeResult | None:
-    """What an unfinished ladder tells of larger cutoffs, if anything yet."""
+    """What an unfinished ladder says about larger cutoffs, if anything yet."""
     free = [rung for rung in result.passes[0][1:] if rung.state.free] if result.passes else []
     return result.so_far if len(free) > 1 else None
 

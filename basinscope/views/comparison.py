@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -144,7 +143,7 @@ def spoken(comparison: Comparison, *, marked: bool = True) -> list[Text]:
         lines += [Text(f"! {', '.join(places)}: {text}", style="yellow") for text, places in told]
     for one in comparison.checkpoints:
         if one.failure:
-            lines.append(Text(f"{Path(one.provenance.checkpoint).name} failed: {one.failure}", style="red"))
+            lines.append(Text(f"{one.provenance.name} failed: {one.failure}", style="red"))
     return lines
 
 

@@ -34,5 +34,5 @@ def evidence_figures(files: Sequence[Path], comparison: Comparison) -> tuple[tup
             if any(origin.same_weights(one.checkpoint_sha256, one.checkpoint_weights) for one in known)
             else "; not one of the checkpoints compared here"
         )
-        found.append((f"{words}, {Path(origin.checkpoint).name} ({file.name}){other}.", figure))
+        found.append((f"{words}, {origin.name} ({file.name}){other}.", figure))
     return tuple(found)

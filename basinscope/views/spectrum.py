@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,7 +42,7 @@ class AtShift:
     Attributes:
         shift: c, unit of the eigenvalues.
         logdet: ``log det(H + c I)`` in nats, or None where it does not exist.
-        relative_logdet: ``log det(I + H / c)`` in nats, or None likewise.
+        relative_logdet: ``log det(I + H / c)`` in nats, or None where it is undefined.
         undefined: why it does not exist; empty if it does.
         effective_dimension: ``sum_i l_i / (l_i + c)``, or None where its pole is inside the spectrum.
         effective_undefined: why it does not exist; empty if it does.
@@ -370,7 +369,7 @@ def summary_table(summary: Summary, files: Mapping[str, str], said: Collection[s
 def _heading(summary: Summary) -> RenderableType:
     spectrum, provenance = summary.stored.spectrum, summary.stored.provenance
     operator = operator_title(spectrum.settings.operator, first=True)
-    title = Text(f"{operator} spectrum of {Path(provenance.checkpoint).name}", style="bold")
+    title = Text(f"{operator} spectrum of {provenance.name}", style="bold")
     data = f"{counted(round(spectrum.samples), 'sample')}, {provenance.cost} cost, {provenance.dtype}"
     return Group(title, Text(f"{counted(spectrum.density.size, 'parameter')}, {data}"), Text(_how(summary)))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -165,7 +164,7 @@ def study_table(study: VolumeStudy, files: Mapping[str, str]) -> Group:
 
 def _heading(study: VolumeStudy) -> RenderableType:
     provenance, settings = study.provenance, study.settings
-    title = Text(f"Basin volume of {Path(provenance.checkpoint).name}", style="bold")
+    title = Text(f"Basin volume of {provenance.name}", style="bold")
     data = f"{counted(round(study.samples), 'sample')} of {provenance.task}, {provenance.cost} cost, {provenance.dtype}"
     cutoff = f"cutoff {settings.cutoff:g} {provenance.cost_unit}, prior {_prior(study)}, seed {settings.seed}"
     return Group(title, Text(f"{counted(study.size, 'parameter')}, {data}"), Text(cutoff))

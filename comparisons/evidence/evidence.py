@@ -155,7 +155,7 @@ class Evidence:
         return dict(self._work)
 
     def missing(self, need: str) -> str:
-        """Why evidence that a measure needs is not to be had.
+        """Why there is no evidence of a kind that a measure needs.
 
         Args:
             need: ``held-out``, ``initial``, ``adam``, one of ``NEEDS``, or a kind of item that can always be computed,

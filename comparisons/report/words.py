@@ -32,7 +32,7 @@ def summary_sentences(findings: Findings) -> list[str]:
     missing = sum(cell.reading is None for cell in readings)
     told = [
         f"{counted(len(comparison.measures), 'measure')} of {counted(done, 'checkpoint')}: {len(readings)} numbers, "
-        f"{doubtful} with a caution, {missing} not to be had"
+        f"{doubtful} with a caution, {missing} without a value"
         + (f"; {counted(failed, 'checkpoint')} failed" if failed else "")
         + "."
     ]
@@ -45,7 +45,7 @@ def summary_sentences(findings: Findings) -> list[str]:
     if known:
         best = max(known, key=lambda one: one.information)
         told.append(
-            f"Beyond any two hyperparameters the most that a measure tells of the order by {findings.against} is "
+            f"Beyond any two hyperparameters the most that a measure says about the order by {findings.against} is "
             f"{100 * best.information:.1f}\u00a0% ({_title(best.measure)}{_given(best.information_given)})."
         )
     told += _held_fixed(findings) + _robust(findings)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
+from pathlib import Path
 
 from spectra.files.codec import Attribute, Mapped, Record
 
@@ -38,6 +39,11 @@ def library_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             versions[name] = "unknown"
     return versions
+
+
+# Keys of weights that need no mention, and what folders of models in Hugging Face's cache begin with.
+_USUAL = ("", "all", "model", "state_dict", "model_state_dict", "module")
+_CACHED = "models--"
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,20 @@ class Provenance:
     versions: Mapping[str, str] = field(default_factory=library_versions)
     checkpoint_integrity: str = ""
     checkpoint_weights: str = ""
+
+    @property
+    def name(self) -> str:
+        """The checkpoint in a few words: its file or folder, and which weights of it where they have no usual key.
+
+        >>> Provenance("runs/model.pt", "ab", checkpoint_weights="ema_state_dict").name
+        'model.pt (ema_state_dict)'
+        >>> Provenance("hub/models--owner--net/snapshots/0a1b", "ab", checkpoint_weights="all").name
+        'owner/net'
+        """
+        parts = Path(self.checkpoint).parts
+        cached = [part.removeprefix(_CACHED).replace("--", "/") for part in parts[-3:-2] if part.startswith(_CACHED)]
+        name = cached[0] if cached else Path(self.checkpoint).name
+        return f"{name} ({self.checkpoint_weights})" if self.checkpoint_weights not in _USUAL else name
 
     def same_weights(self, sha256: str, weights: str) -> bool:
         """Whether this is of the weights of that name, in the file of that digest.

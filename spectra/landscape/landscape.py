@@ -145,7 +145,7 @@ class Landscape(AverageCost):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences on the data and the cost, what was stepped back from, and where the anchor is kept."""
+        """Sentences on the data and the cost, what was given up, and where the anchor is kept."""
         cost = getattr(self.cost_function, "notes", ())
         anchors = self._anchors.notes if self._anchors is not None else ()
         return (*self._notes, *cost, *self.evaluation.notes, *self._found, *anchors)

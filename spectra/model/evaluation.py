@@ -38,7 +38,7 @@ class Evaluation:
 
     Attributes:
         model: the model with compilation and data-parallel wrappers taken off, which owns the parameter names.
-        notes: sentences on what was stepped back from.
+        notes: sentences on what was given up.
         background: values of parameters and buffers that are used in place of the model's own.
         mixed: whether its parameters have several dtypes.
     """

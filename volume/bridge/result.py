@@ -186,7 +186,7 @@ class BridgeResult(Result):
 
     @property
     def so_far(self) -> BridgeResult:
-        """What an unfinished first pass tells of larger cutoffs; the bridge itself if it is complete.
+        """What an unfinished first pass says about larger cutoffs; the bridge itself if it is complete.
 
         Raises:
             UserError: if no rung is free yet.

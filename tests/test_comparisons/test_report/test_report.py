@@ -169,7 +169,7 @@ def test_summary_says_what_the_rankings_say() -> None:
     )
     told = summary_sentences(dataclasses.replace(found, rankings=planted))
     titles = [measures_named([one.measure])[0].title for one in planted]
-    assert told[0] == "3 measures of 8 checkpoints: 24 numbers, 3 with a caution, 1 not to be had."
+    assert told[0] == "3 measures of 8 checkpoints: 24 numbers, 3 with a caution, 1 without a value."
     assert told[1] == f"By 1 of 3 measures flatter goes with smaller gap: {titles[0]} (+0.90)."
     assert told[2] == f"By 1 of 3 measures flatter goes with larger gap: {titles[1]} (-0.60)."
     none = tuple(dataclasses.replace(one, p_holm=1.0) for one in planted)
