@@ -76,6 +76,8 @@ def _known_columns(rows: list[CurvatureReading]) -> list[tuple[str, list[str]]]:
 def curves_table(curves: TrainingCurves) -> Group:
     """The steps as a table."""
     titles, rows = notebook_table(curves)
+    if not rows:
+        return Group(Text(f"{curves._title()}\n", style="bold"), *_beneath(curves, 0))
     found = table(titles, of="recorded steps", justify="right")
     for row in rows:
         found.add_row(*row)

@@ -107,7 +107,7 @@ def test_a_notebook_gets_a_bar_in_its_page_that_is_gone_at_the_end(
             report(done, 10, "<probes>")
     assert page == [
         "<progress value='0' max='10'></progress> &lt;probes&gt;: 0 of 10",
-        "<progress value='4' max='10'></progress> &lt;probes&gt;: 4 of 10, about 2 min left",
+        "<progress value='4' max='10'></progress> &lt;probes&gt;: 4 of 10, about 90 s left",
         "",
     ]
     assert capsys.readouterr() == ("", "")
