@@ -128,8 +128,10 @@ def short_names(comparison: Comparison) -> tuple[list[str], str]:
             f"{Path(one.provenance.checkpoint).parent.name}/{stem}"
             for one, stem in zip(comparison.done, stems, strict=True)
         ]
-        return (parents if len(set(stems)) < len(stems) else stems), ""
-    return names, "_".join(shared)
+        names, shared = (parents if len(set(stems)) < len(stems) else stems), []
+    # Which weights of the file were read, where that is not as usual.
+    weights = [one.provenance.chosen_weights for one in comparison.done]
+    return [f"{name} ({of})" if of else name for name, of in zip(names, weights, strict=True)], "_".join(shared)
 
 
 def remarks(comparison: Comparison) -> dict[str, list[str]]:

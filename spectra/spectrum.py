@@ -104,6 +104,10 @@ def layer_of(name: str) -> str:
     return name.rpartition(".")[0] or name
 
 
+# Largest residual of a converged pair as a share of its eigenvalue: rounding may leave more near zero.
+LARGEST_SHARE = 0.01
+
+
 @dataclass(frozen=True, eq=False)
 class TopEigenpairs:
     """Eigenpairs of both ends of a spectrum: the largest, then the most negative where there are any below zero.
@@ -112,7 +116,7 @@ class TopEigenpairs:
         asked: K, how many were asked for at each end.
         values: (k,) the K largest eigenvalues, descending, then at most K below zero, the lowest first.
         residuals: (k,) ``|H v - l v|``, from products of their own: each value is within this of an eigenvalue.
-        bound: residual up to which a pair counts as converged.
+        bound: residual up to which a pair counts as converged, where it is also at most 1 % of the eigenvalue.
         products: products that they took.
         vectors: (k, n) eigenvectors of norm one, or (0, n) where they are not kept.
     """
@@ -127,7 +131,7 @@ class TopEigenpairs:
     @property
     def converged(self) -> NDArray[np.bool_]:
         """(k,) which pairs have converged."""
-        return np.asarray(self.residuals <= self.bound)
+        return np.asarray(self.residuals <= np.minimum(self.bound, LARGEST_SHARE * np.abs(self.values)))
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -121,6 +121,7 @@ def _examine(checkpoint: Path, asked: str | None, machine: Machine, reading: Rea
     cost = landscape.cost_function
     facts: dict[str, Any] = {
         "task": session.task,
+        "weights": session.checkpoint.weights,
         "parameters": landscape.size,
         "dtype": str(landscape.dtype).removeprefix("torch."),
         "device": str(landscape.device),
@@ -150,6 +151,7 @@ def _show(facts: dict[str, Any]) -> None:
     found.columns[1] = replace(found.columns[1], words=True)
     found.header = False
     found.add_row("task", facts["task"])
+    found.add_row("weights", facts["weights"])
     found.add_row("parameters", f"{facts['parameters']:,} in {facts['dtype']} on {facts['device']}")
     found.add_row("samples", f"{facts['samples']:,.0f}")
     found.add_row("cost", f"{facts['cost']:.6g} {facts['cost_unit']} ({facts['cost_name']}, mean over samples)")

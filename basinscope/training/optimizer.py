@@ -90,7 +90,13 @@ def _alike(groups: list[dict[str, Any]], name: str) -> Any:
     return found.pop()
 
 
+def _check_direction(groups: list[dict[str, Any]]) -> None:
+    if any(group.get("maximize") for group in groups):
+        raise UserError("the optimizer climbs (maximize=True)")
+
+
 def _descent(groups: list[dict[str, Any]], rate: float) -> StepRule:
+    _check_direction(groups)
     momentum, nesterov = float(_alike(groups, "momentum")), _alike(groups, "nesterov")
     if momentum and _alike(groups, "dampening"):
         raise UserError("the momentum is dampened")
@@ -98,6 +104,7 @@ def _descent(groups: list[dict[str, Any]], rate: float) -> StepRule:
 
 
 def _adam(optimizer: Any, groups: list[dict[str, Any]], rate: float, parameters: list[Tensor]) -> StepRule:
+    _check_direction(groups)
     (first, second), eps = (tuple(map(float, _alike(groups, "betas"))), float(_alike(groups, "eps")))
     kind = "max_exp_avg_sq" if _alike(groups, "amsgrad") else "exp_avg_sq"
     parts = []

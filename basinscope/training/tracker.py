@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import re
 import sys
 import warnings
 import weakref
@@ -30,6 +32,11 @@ from spectra.landscape import Landscape
 from spectra.model import preserved_random_state
 from spectra.ranks import Ranks
 from spectra.words import dtype_title
+
+_OTHERS_ARE_TRAINED = (
+    "other parameters are trained (requires_grad) than at the first step: those that were then are measured, so start "
+    "another tracker, with another file"
+)
 
 
 class Tracker:
@@ -114,6 +121,7 @@ class Tracker:
         self._landscape: Landscape | None = None
         self._curves: TrainingCurves | None = None
         self._seen: int | None = None
+        self._trained: frozenset[str] = frozenset()
         self._skipped: list[int] = []
 
     @property
@@ -192,7 +200,7 @@ class Tracker:
             curves = self._new(landscape)
             if self._stored is not None:
                 curves = _continued(self._stored, curves, self._width is None, step, self._output)
-            self._landscape, self._curves = landscape, curves
+            self._landscape, self._curves, self._trained = landscape, curves, _trained(self._source)
 
     def _made(self) -> Landscape:
         assert isinstance(self._source, nn.Module)
@@ -208,7 +216,7 @@ class Tracker:
             settings=self._settings,
             provenance=Provenance(
                 checkpoint=type(landscape.evaluation.model).__name__,
-                checkpoint_sha256="",
+                checkpoint_sha256=_structure(landscape),
                 cost=cost_name(landscape.cost_function),
                 cost_unit=str(getattr(landscape.cost_function, "unit", "cost")),
                 dtype=dtype_title(landscape.dtype),
@@ -240,7 +248,8 @@ class Tracker:
             torch.cuda.synchronize(device)  # what training has queued is not measuring's
         with self._budget.spending():
             found = measured(self._landscape, step, self._settings, optimizer, curves.standard_deviation)
-        reading = replace(found, seconds=self._budget.last)
+        changed = () if _trained(self._source) == self._trained else (_OTHERS_ARE_TRAINED,)
+        reading = replace(found, seconds=self._budget.last, notes=(*found.notes, *changed))
         self._curves, self._skipped = replace(curves, readings=(*curves.readings, reading)), []
         return reading
 
@@ -252,6 +261,19 @@ class Tracker:
             write_curves(self._output, self.curves)
         except OSError as error:
             warnings.warn(f"{error}; training goes on, and the next turn tries again", RuntimeWarning, stacklevel=3)
+
+
+def _structure(landscape: Landscape) -> str:
+    """A digest of what the model consists of, so that a run is not gone on with by another model."""
+    words = re.sub(r"0x[0-9a-f]+", "", repr(landscape.evaluation.model))
+    return hashlib.sha256(f"{words} {landscape.parameters.names} {landscape.mode}".encode()).hexdigest()
+
+
+def _trained(source: nn.Module | Landscape) -> frozenset[str]:
+    """The parameters that training changes; of a landscape those are its user's choice."""
+    if isinstance(source, Landscape):
+        return frozenset()
+    return frozenset(name for name, one in source.named_parameters() if one.requires_grad)
 
 
 def _device(source: nn.Module | Landscape) -> torch.device:
@@ -289,6 +311,9 @@ def _continued(
     for what, one, two in (
         ("settings", stored.settings, new.settings),
         ("parameters", stored.size, new.size),
+        ("model", stored.provenance.checkpoint, new.provenance.checkpoint),
+        ("model", stored.provenance.checkpoint_sha256, new.provenance.checkpoint_sha256),
+        ("dtype", stored.provenance.dtype, new.provenance.dtype),
         ("data", stored.data_sha256, new.data_sha256),
         ("cost", stored.provenance.cost, new.provenance.cost),
         ("standard deviation of the prior", stored.standard_deviation, new.standard_deviation),
@@ -297,6 +322,7 @@ def _continued(
             raise UserError(f"{output} holds a run of other {what}: go on with the same, or write to another file")
     return replace(
         stored,
+        notes=tuple(dict.fromkeys((*stored.notes, *new.notes))),
         every=new.every,
         share=new.share,
         readings=tuple(one for one in stored.readings if one.step < step),

@@ -57,8 +57,8 @@ def _told(top: TopEigenpairs) -> str:
     some = counted(below, "eigenvalue") if below else "no eigenvalue"
     kept = "eigenvectors kept" if len(top.vectors) else "eigenvectors not kept"
     return (
-        f"{top.converged.sum()} of {counted(len(top.values), 'pair')} converged, to a residual of {top.bound:.1g}; "
-        f"{some} below zero found; {counted(top.products, 'product')}, {kept}\n"
+        f"{top.converged.sum()} of {counted(len(top.values), 'pair')} converged, to a residual of {top.bound:.1g} and "
+        f"1 % of the eigenvalue; {some} below zero found; {counted(top.products, 'product')}, {kept}\n"
         "an eigenvalue lies within the residual of each value"
     )
 

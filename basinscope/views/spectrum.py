@@ -168,11 +168,13 @@ def summarise(stored: StoredSpectrum, *, shifts: Sequence[float] = (), rule: str
 def default_shifts(density: SpectralDensity, rule: str) -> tuple[float, ...]:
     """Shifts at which log-determinants and effective dimensions exist, the largest first; none of a zero matrix.
 
+    They have two digits, as they are printed, so that the sums can be had again by ``--shift``.
+
     >>> default_shifts(SpectralDensity.from_eigenvalues(np.array([-0.005, 1.0])), "raise")
     (10.0, 1.0, 0.1)
     """
     negative_rule(rule)
-    shifts = (part * density.magnitude for part in PARTS)
+    shifts = (float(f"{part * density.magnitude:.2g}") for part in PARTS)
     possible = [shift for shift in shifts if shift > 0.0 and at_shift(density, shift, rule).defined]
     return tuple(sorted(possible[:SHIFTS], reverse=True))
 

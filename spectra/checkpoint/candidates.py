@@ -13,12 +13,18 @@ from spectra.files import Opaque, PickledCodeError, refused_call
 
 # What torch.nn.Module calls what its get_extra_state() gave.
 EXTRA_STATE = "_extra_state"
-# Parts of a file that may hold tensors but no weights of a model.
-_BESIDE = re.compile(r"optim|sched|scaler|(^|_)(opt|rngs?|random|buffers?)(_|$)", re.IGNORECASE)
+# Parts of a file that may hold tensors but no weights of a model, by whole words of their keys.
+_BESIDE = re.compile(
+    r"(?<![a-z])(optim|optimi[sz]ers?|sched|schedulers?|scalers?|rngs?|buffers?)(?![a-z])", re.IGNORECASE
+)
+# Words that may be of such a part, or of weights: what lies right under them counts if it has the names of weights.
+_PERHAPS = re.compile(r"(?<![a-z])(opt|random)(?![a-z])", re.IGNORECASE)
+# What parameters of modules are called.
+_MODULAR = re.compile(r".\.|^(weight|bias)$")
 # Words for averages of weights, which some programs keep as lists without names.
 _AVERAGE = re.compile(r"ema|swa|shadow|averaged|polyak", re.IGNORECASE)
 # How deep and how far into lists weights are looked for, and how many keys a refusal names.
-_DEEPEST, _LONGEST, _MOST_NAMED = 6, 1000, 8
+_DEEPEST, _LONGEST, _MOST_NAMED = 60, 1000, 8
 Path = tuple[Any, ...]
 
 
@@ -45,8 +51,9 @@ def choose(content: Any, key: str | None) -> Chosen:
         PickledCodeError: if they are a whole pickled model.
         UserError: if there are none, several and no key, or none under the key.
     """
-    found = list(_candidates(content, ()))
-    weights = _rivals(found)
+    candidates = list(_candidates(content, ()))
+    weights = _rivals(candidates)
+    found = [(path, value) for path, value in candidates if _may_be_read(path, value)]
     if key is not None:
         parts, value = _under(content, key, weights)
         place = ".".join(parts)
@@ -55,7 +62,7 @@ def choose(content: Any, key: str | None) -> Chosen:
     if len(weights) > 1:
         raise UserError(f"holds several sets of weights, found {_listed(weights)}: --key takes one of them by its name")
     if not weights:
-        _refuse_without_weights(content)
+        _refuse_without_weights(content, [one for one in candidates if one[0] and _is_like(one, [], set())])
     path, value = weights[0]
     state, model = _state(value, _dotted(path))
     return Chosen(state, _dotted(path), _without(content, found), model)
@@ -103,15 +110,23 @@ def _candidates(content: Any, path: Path, seen: set[int] | None = None) -> Itera
     if is_state_dict(content) or isinstance(content, nn.Module) or _is_model(content):
         yield path, content
     elif isinstance(content, list | tuple):
-        unnamed = len(content) > 1 and all(isinstance(one, Tensor) for one in content)
-        if unnamed and any(_AVERAGE.search(str(part)) for part in path):
+        if len(content) > 1 and all(isinstance(one, Tensor) for one in content):
             yield path, content
         for place, value in enumerate(content[:_LONGEST]):
             yield from _candidates(value, (*path, place), seen)
     elif isinstance(content, Mapping) and "param_groups" not in content:
+        if _tensors(content):
+            yield path, content
         for name, value in _entries(content).items():
-            if isinstance(name, str | int) and not _BESIDE.search(str(name)):
+            beside = not isinstance(name, str | int) or _BESIDE.search(str(name))
+            if not beside and (not _PERHAPS.search(str(name)) or is_state_dict(value)):
                 yield from _candidates(value, (*path, name), seen)
+
+
+def _tensors(content: Mapping[Any, Any]) -> dict[str, Any]:
+    """The tensors among the entries of a dictionary, by name."""
+    found = _entries(content).items()
+    return {name: one for name, one in found if isinstance(name, str) and (_is_float(one) or _is_other_tensor(one))}
 
 
 def _entries(content: Mapping[Any, Any]) -> Mapping[Any, Any]:
@@ -119,6 +134,42 @@ def _entries(content: Mapping[Any, Any]) -> Mapping[Any, Any]:
 
 
 def _rivals(found: list[tuple[Path, Any]]) -> list[tuple[Path, Any]]:
+    """The sets of weights, and what may be one beside them: with other entries among its tensors, or without names.
+
+    Such a part counts where it has names of one of the sets, or of a module's parameters; a list where it has the word
+    of an average, or the shapes of one of the sets. Without a set none of them is one.
+    """
+    sets = _sets([(path, value) for path, value in found if _may_be_read(path, value)])
+    named = [value for _, value in sets if is_state_dict(value)]
+    names = {name for value in named for name in value}
+    chosen = {id(value) for _, value in sets}
+    beside = [] if not sets else [one for one in found if id(one[1]) not in chosen and _is_like(one, named, names)]
+    kept = chosen | {id(value) for _, value in beside}
+    return [one for one in found if id(one[1]) in kept]
+
+
+def _may_be_read(path: Path, value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return any(_AVERAGE.search(str(part)) for part in path)
+    if isinstance(value, nn.Module) or _is_model(value):
+        return True
+    return is_state_dict(value) and not any(_PERHAPS.search(str(part)) for part in path)
+
+
+def _is_like(candidate: tuple[Path, Any], sets: list[Mapping[str, Any]], names: set[str]) -> bool:
+    """Whether something that is no set of weights by itself looks like one beside these."""
+    _, value = candidate
+    if isinstance(value, list | tuple):
+        shapes = sorted(tuple(one.shape) for one in value)
+        return any(len(shape) > 1 for shape in shapes) and any(
+            shapes == sorted(tuple(one.shape) for one in entries.values() if _is_float(one)) for entries in sets
+        )
+    tensors = value if is_state_dict(value) else _tensors(value)
+    modular = any(_MODULAR.search(name) and _has_matrix({name: one}) for name, one in tensors.items())
+    return bool(names & tensors.keys()) or (modular and not is_state_dict(value))
+
+
+def _sets(found: list[tuple[Path, Any]]) -> list[tuple[Path, Any]]:
     """Those with a matrix, or a name that one of those has; where no one has a matrix, all.
 
     Statistics and histories are vectors and numbers by names of their own.
@@ -161,6 +212,8 @@ def _under(content: Any, key: str, weights: list[tuple[Path, Any]]) -> tuple[lis
         value, left = entries[name], left[len(str(name)) + 1 :]
         path.append(str(name))
     inner = _rivals(list(_candidates(value, ())))
+    if not inner and isinstance(value, Mapping) and _is_like(((), value), [], set()):
+        return path, _tensors(value)
     if len(inner) != 1:
         what = f"several sets of weights, {_listed(inner)}" if inner else "no weights"
         raise UserError(f"has {what} under the key {key[:80]!r}: give the whole key; found {_listed(weights)}")
@@ -179,13 +232,15 @@ def _without(content: Any, found: list[tuple[Path, Any]]) -> Mapping[Any, Any]:
     return {} if any(not path for path, _ in found) else rest
 
 
-def _refuse_without_weights(content: Any) -> NoReturn:
+def _refuse_without_weights(content: Any, mixed: list[tuple[Path, Any]]) -> NoReturn:
     if not isinstance(content, Mapping) or (isinstance(content, Opaque) and not content.entries):
         what = content.words if isinstance(content, Opaque) else f"a {type(content).__name__}"
         raise UserError(f"is not a checkpoint: it holds {what}, not a state dict")
     objects = [value for value in (content, *content.values()) if isinstance(value, Opaque)]
     if objects:
         raise refused_call(objects[0].name)
+    if mixed:
+        raise UserError(f"has no weights but among entries that are none, found {_listed(mixed)}: --key takes them")
     raise UserError(f"is not a checkpoint: no state dict at the top or under any key; found {_parts(content)}")
 
 

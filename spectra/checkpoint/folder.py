@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ CONFIG, TRAINER = "config.json", "trainer_state.json"
 _OPTIMIZERS = ("optimizer.pt", "optimizer.bin")
 # In the order in which transformers looks for them.
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+_ANOTHER = re.compile(r"(model|pytorch_model)_\d+\.(safetensors|bin)(\.index\.json)?")
 # Endings of checkpoint files that a folder is searched for.
 _FILES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".gguf")
 # Bytes of a JSON file; the largest are tokenizers of some 30 MB.
@@ -133,6 +135,11 @@ def read_folder(folder: Path, key: str | None) -> tuple[str, Content]:
             return digest_of(distributed_parts(folder)), content_of(choose(content, key), integrity)
     # A config that is there and no regular file makes this no model's folder.
     if (folder / ADAPTER).is_file() or (_weights_of(folder) is not None and not (folder / CONFIG).exists()):
+        # accelerate numbers the models after the first.
+        if others := sorted(one.name for one in folder.iterdir() if _ANOTHER.fullmatch(one.name)):
+            first = _weights_of(folder)
+            names = ", ".join([*([first.name] if first else []), *others][:4])
+            raise UserError(f"{folder} holds the weights of several models, found {names}: name one of these files")
         weights, optimizer = dict(folder_weights(folder)), folder_optimizer(folder)
         with about(folder):
             found = content_of(choose(weights, key), folder_integrity(folder))

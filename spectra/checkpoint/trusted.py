@@ -15,8 +15,8 @@ import torch
 from spectra.checkpoint.inert import read_torch
 from spectra.errors import UserError, foreign
 
-# Names of torch that stand for kinds of numbers, not for code.
-_KINDS = re.compile(r"torch\.(storage\.)?\w*Storage|torch\.[a-z]+\d*(_e\w+)?")
+# Storages of torch, which stand for kinds of numbers, not for code.
+_STORAGES = re.compile(r"torch\.(storage\.)?\w*Storage")
 _MOST_MODULES = 12
 
 
@@ -34,7 +34,7 @@ def run_pickle(path: Path, file: BufferedReader) -> tuple[Any, str]:
     file.seek(0)
     _, integrity = read_torch(file, named=names)
     modules: dict[str, list[str]] = {}
-    for name in sorted(name for name in names if not _KINDS.fullmatch(name)):
+    for name in sorted(name for name in names if not _is_kind(name)):
         module, _, last = name.rpartition(".")
         modules.setdefault(module, []).append(last)
     if "__main__" in modules:
@@ -51,8 +51,18 @@ def run_pickle(path: Path, file: BufferedReader) -> tuple[Any, str]:
     printable = "".join(letter if letter.isprintable() else "?" for letter in said)
     print(f"--trust-pickle: running the pickled code of {path}, from {printable}{more}", file=sys.stderr, flush=True)
     with _own_modules(), foreign("has pickled code that"):
-        found = torch.load(path, map_location="cpu", weights_only=False)
+        # The same open file, for another may lie at its path by now.
+        file.seek(0)
+        found = torch.load(file, map_location="cpu", weights_only=False)
     return found, f"{integrity}; pickled code was run"
+
+
+def _is_kind(name: str) -> bool:
+    """Whether a name stands for a kind of numbers."""
+    module, _, last = name.rpartition(".")
+    return bool(_STORAGES.fullmatch(name)) or (
+        module == "torch" and isinstance(getattr(torch, last, None), torch.dtype)
+    )
 
 
 @contextmanager

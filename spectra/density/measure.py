@@ -188,11 +188,11 @@ class SpectralMeasure:
     def mass_below(self, threshold: float = 0.0) -> Estimate:
         """Number of eigenvalues below ``threshold``.
 
-        A step function converges slowly: eigenvalues within ``resolution(threshold)`` of the threshold may be counted on
-        either side. A node stands for eigenvalues around it, so the truncation error is at least what the count changes
-        where the masses of the two nodes around the threshold are spread out: half of each lies on either side of its
-        node, and what is between them is interpolated (after the inequalities of Chebyshev, Markov and Stieltjes, by
-        which the count is off by at most the mass of one of them).
+        A step function converges slowly: eigenvalues within ``resolution(threshold)`` of the threshold may be counted
+        on either side. A node stands for eigenvalues on both sides of it, so the truncation error is at least half the
+        mass of the lighter of the two nodes around the threshold, and at least what the count changes where the masses
+        of both are spread out evenly. By the inequalities of Chebyshev, Markov and Stieltjes a count is off by at most
+        the whole mass of one of them.
 
         Args:
             threshold: unit of the eigenvalues.
@@ -205,7 +205,7 @@ class SpectralMeasure:
         return replace(found, truncation_error=max(found.truncation_error, self._straddling(threshold)))
 
     def _straddling(self, threshold: float) -> float:
-        """How much mass lies on the wrong side of a threshold if nodes are spread out to halfway between them."""
+        """How much mass may lie on the wrong side of a threshold, for what the two nodes around it stand for."""
         if self.complement == 0 or not self.runs.probes:
             return 0.0
         changes = []
@@ -215,7 +215,9 @@ class SpectralMeasure:
             beyond = 2.0 * row[[0, -1]] - row[[1, -2]]
             spread = np.cumsum(masses) - masses / 2.0
             smooth = np.interp(threshold, [beyond[0], *row, beyond[1]], [0.0, *spread, 1.0])
-            changes.append(abs(float(smooth - masses[row < threshold].sum())))
+            around = masses[max(0, (place := int(np.searchsorted(row, threshold))) - 1) : place + 1]
+            lighter = float(around.min()) / 2.0 if 0 < place < len(row) else 0.0
+            changes.append(max(lighter, abs(float(smooth - masses[:place].sum()))))
         return self.complement * sum(changes) / self.runs.probes
 
     def resolution(self, at: float = 0.0) -> float:

@@ -91,7 +91,12 @@ class Provenance:
         parts = Path(self.checkpoint).parts
         cached = [part.removeprefix(_CACHED).replace("--", "/") for part in parts[-3:-2] if part.startswith(_CACHED)]
         name = cached[0] if cached else Path(self.checkpoint).name
-        return f"{name} ({self.checkpoint_weights})" if self.checkpoint_weights not in _USUAL else name
+        return f"{name} ({self.chosen_weights})" if self.chosen_weights else name
+
+    @property
+    def chosen_weights(self) -> str:
+        """Which weights of the file were read, where they do not lie under a usual key."""
+        return "" if self.checkpoint_weights in _USUAL else self.checkpoint_weights
 
     def same_weights(self, sha256: str, weights: str) -> bool:
         """Whether this is of the weights of that name, in the file of that digest.

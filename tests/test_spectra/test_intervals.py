@@ -100,6 +100,20 @@ def test_counts_stay_within_the_matrix(probes: int) -> None:
             assert 0.0 <= count.value <= SIZE * (1 + 1e-12)
 
 
+def test_a_count_from_few_steps_knows_what_it_does_not_resolve() -> None:
+    # Most eigenvalues lie near zero, as a network's do. An interval of 95 % misses more than 6 of 20 times with
+    # probability 3e-5; half of 8 steps count as many beyond some of these thresholds as all of them do, and wrongly.
+    values = np.linspace(-1.0, 1.0, 400) ** 3
+    noise = torch.randn(400, 400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rotation = torch.linalg.qr(noise)[0]
+    operator = MatrixOperator(rotation @ torch.diag(torch.from_numpy(values)) @ rotation.T)
+    settings = [SpectrumSettings(probes=4, steps=8, seed=seed, deflate=0) for seed in range(20)]
+    densities = [slq_density(operator, one) for one in settings]
+    for threshold in (-0.7, -0.5, -0.2, -0.1, -0.05, 0.05, 0.1):
+        intervals = [density.mass_below(threshold).interval() for density in densities]
+        assert sum(not low <= (values < threshold).sum() <= high for low, high in intervals) <= 6, threshold
+
+
 @pytest.mark.parametrize("negative", ["raise", "clip", "abs"])
 def test_an_effective_dimension_is_a_number_of_dimensions_or_refused(negative: str) -> None:
     refused = 0

@@ -53,7 +53,16 @@ _PUTS, _GETS = {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}, {"GET", "BINGET", "L
 _SILENT = {"PROTO", "FRAME"}
 _MARK = object()
 # What a damaged pickle makes of the operations.
-_DAMAGE = (ValueError, TypeError, LookupError, StopIteration, AttributeError, ArithmeticError, struct.error)
+_DAMAGE = (
+    ValueError,
+    TypeError,
+    LookupError,
+    StopIteration,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+    struct.error,
+)
 # Classes of Python's own library that are called to be built and hold data alone.
 _DATA_MODULES = ("datetime", "decimal", "fractions", "uuid")
 _DATA_CLASSES = (
@@ -220,7 +229,10 @@ class _Machine:
         if self.bytes < 0:
             raise UserError("holds a pickle that copies its bytes again and again, as no checkpoint needs")
         if name in self.stand_ins:
-            return self.stand_ins[name](*arguments)
+            found = self.stand_ins[name](*arguments)
+            if self.named is not None and isinstance(found, Opaque):
+                self.named.add(found.name)  # what getattr makes of other names
+            return found
         if not (_is_class(name) or name in _DATA_FUNCTIONS or self.named is not None):
             raise refused_call(name)
         return instance(function)

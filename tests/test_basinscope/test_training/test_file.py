@@ -1,5 +1,6 @@
 """The file of a tracked run: appended to, gone on with, never half, and read by all that reads results."""
 
+import copy
 import json
 import math
 from collections.abc import Callable
@@ -79,7 +80,34 @@ def test_what_does_not_go_together_is_refused(descend: Descend, network: nn.Modu
     other = Tracker(network, nn.CrossEntropyLoss(), fewer, output=place, resume=True, **LITTLE)
     with pytest.raises(UserError, match="other data"):
         other.step(2)
+    other.close()
+    steeper = nn.Sequential(*[nn.Sigmoid() if isinstance(one, nn.Tanh) else one for one in network])
+    single = (data[0].float(), data[1])
+    for another, rows, words in ((steeper, data, "model"), (copy.deepcopy(network).float(), single, "dtype")):
+        tracker = Tracker(another, nn.CrossEntropyLoss(), rows, output=place, resume=True, **LITTLE)
+        with tracker, pytest.raises(UserError, match=f"holds a run of other {words}"):
+            tracker.step(2)
     assert (tmp_path / "run.h5").read_bytes() == before
+
+
+def test_other_parameters_that_are_trained_are_noted(network: nn.Module, data: Data) -> None:
+    tracker = Tracker(network, nn.CrossEntropyLoss(), data, every=1, **LITTLE)
+    first = tracker.step(0)
+    next(network.parameters()).requires_grad_(False)
+    second = tracker.step(1)
+    assert first is not None
+    assert second is not None
+    assert not any("other parameters are trained" in note for note in first.notes)
+    assert any("other parameters are trained" in note for note in second.notes)
+
+
+def test_an_optimizer_that_climbs_has_no_limit(network: nn.Module, data: Data) -> None:
+    found = Tracker(network, nn.CrossEntropyLoss(), data, every=1, **LITTLE).step(
+        0, optimizer=torch.optim.SGD(network.parameters(), lr=0.1, maximize=True)
+    )
+    assert found is not None
+    assert math.isnan(found.stability_limit)
+    assert any("climbs" in note for note in found.notes)
 
 
 def test_a_file_that_cannot_be_written_is_written_later(

@@ -7,6 +7,7 @@ import datetime
 import decimal
 import enum
 import functools
+import inspect
 import json
 import pathlib
 import random
@@ -179,7 +180,8 @@ def on_the_hub(folder: Path) -> Path:
 @pytest.mark.filterwarnings("ignore")
 def distributed(folder: Path) -> Path:
     content = {"model": WEIGHTS, "optim": training()["optimizer"], "step": 3}
-    torch.distributed.checkpoint.save(content, checkpoint_id=folder, no_dist=True)
+    alone = {"no_dist": True} if "no_dist" in inspect.signature(torch.distributed.checkpoint.save).parameters else {}
+    torch.distributed.checkpoint.save(content, checkpoint_id=folder, **alone)
     return folder
 
 
