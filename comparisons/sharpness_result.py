@@ -78,7 +78,7 @@ def slope_caution(first_order: float, rise: float) -> tuple[str, ...]:
         return ()
     return (
         f"the checkpoint is not stationary for this cost: its slope alone gives {min(first_order / rise, 1.0):.0%} of "
-        "the value; measure the cost that was trained (with its penalty, l2)",
+        "the value; train to the end, or measure the cost that was trained where it had a penalty (l2)",
     )
 
 

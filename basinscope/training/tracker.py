@@ -289,7 +289,7 @@ def _other_in_training(landscape: Landscape) -> tuple[str, ...]:
     if landscape.mode == "train" or not found:
         return ()
     return (
-        f"the model is measured in eval mode, and {' and '.join(sorted(found))} do otherwise in training: the "
+        f"the model is measured in eval mode, and training uses another mode of {' and '.join(sorted(found))}: the "
         "curvature is not quite that of a training step (a Landscape with mode='train' has that of batch norm)",
     )
 

@@ -86,8 +86,9 @@ def _called(word: str) -> set[str]:
 def no_measure(word: str, others: tuple[str, ...] = ()) -> str:
     """What is said of a word that is no measure and no family, with the nearest that is, or one of other words."""
     names = [*others, *FAMILIES, *ALONE, *(measure.name for measure in REGISTRY)]
-    near = get_close_matches(word, names, n=2, cutoff=0.6)
-    offer = f"; did you mean {' or '.join(near)}?" if near else f"; families are {', '.join(FAMILIES)}"
+    near = [name for name in names if word in name.split("-")][:3] or get_close_matches(word, names, n=2, cutoff=0.6)
+    families = f"; families are {', '.join(FAMILIES)}, and --measures list shows all measures"
+    offer = f"; did you mean {' or '.join(near)}?" if near else families
     return f"there is no measure or family {word!r}{offer}"
 
 
