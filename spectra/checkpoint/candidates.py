@@ -240,7 +240,12 @@ def _refuse_without_weights(content: Any, mixed: list[tuple[Path, Any]]) -> NoRe
     if objects:
         raise refused_call(objects[0].name)
     if mixed:
-        raise UserError(f"has no weights but among entries that are none, found {_listed(mixed)}: --key takes them")
+        entries = _entries(mixed[0][1])
+        other = next(str(name) for name in entries if name not in _tensors(mixed[0][1]))
+        raise UserError(
+            f"is not a checkpoint as it stands: {_listed(mixed)} has entries among its tensors that are none, such as "
+            f"{other[:40]!r}; --key takes the tensors alone"
+        )
     raise UserError(f"is not a checkpoint: no state dict at the top or under any key; found {_parts(content)}")
 
 
