@@ -5,7 +5,7 @@ from collections import defaultdict
 import pytest
 
 # Of a table of more cases than this ``make test`` runs every so many-th case; ``make test-all`` runs all of them.
-LARGE, STRIDE = 40, 4
+LARGE, STRIDE = 30, 6
 
 
 @pytest.hookimpl(tryfirst=True)  # before those marked slow are left out

@@ -146,12 +146,14 @@ def measured(cost: str, runs: str) -> list[float]:
     return [float(line) for line in found.stdout.split()]
 
 
+@pytest.mark.slow
 def test_noise_and_descent_take_no_more_than_five_vectors() -> None:
     """Four of float32 and what the allocator keeps; with copies in float64 the noise took seven."""
     found = measured("task", "cost_noise, descent")
     assert all(1.0 < vectors < 5.0 for vectors in found), found
 
 
+@pytest.mark.slow
 def test_the_star_domain_takes_no_more_than_three_vectors_above_theta() -> None:
     """A direction, its draw and the point at hand; one more is allowed for what the allocator keeps."""
     sampled, preconditioned, coded = measured("kl", "sampled, preconditioned, coded")

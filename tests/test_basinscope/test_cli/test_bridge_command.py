@@ -161,6 +161,7 @@ def test_a_bridge_of_something_else_is_not_gone_on_with(
     assert file.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_process_killed_at_random_moments_goes_on_to_the_same_numbers(checkpoint: Path, tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole.h5", tmp_path / "parts.h5"
 

