@@ -48,6 +48,7 @@ def measured(
     return vectors, share
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_ten_million_parameters_stay_under_twelve_vectors_a_probe() -> None:
     vectors, share = measured(4, 6)

@@ -91,6 +91,7 @@ def test_stored_shown_drawn_compared_and_resumed(
     assert (tmp_path / "two.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_a_budget_ends_a_ladder_that_goes_on_later(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -377,6 +377,7 @@ def test_report_is_written_once(compare: Run, tmp_path: Path, capsys: pytest.Cap
         assert words in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow
 def test_report_draws_reused_spectra(
     compare: Run, pair: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -52,7 +52,7 @@ def trained(kind: str, tracked: bool) -> tuple[Any, ...]:
     if tracked:
         assert [one.step for one in tracker.curves.readings] == [0, 5, 10]
         assert all(one.cost > 0.0 and one.eigenvalues[0] > 0.0 for one in tracker.curves.readings)
-        assert "BatchNorm1d and Dropout do otherwise" in tracker.curves.notes[-1]
+        assert "another mode of BatchNorm1d and Dropout" in tracker.curves.notes[-1]
     modes = [module.training for module in model.modules()]
     return model.state_dict(), [one.grad for one in model.parameters()], torch.get_rng_state(), drawn, modes
 

@@ -58,7 +58,7 @@ def test_csv_of_a_spectrum_has_value_errors_and_unit_of_each_number(printed: Pri
     assert list(sums["value"]) == pytest.approx(values, rel=1e-15)
     assert sums["cautions"].str.contains("below the quadrature's resolution").sum() == 2
     assert list(found["layer"].dropna().unique()) == [int(name) for name in summary.traces]
-    assert "! effective dimension at 0.00178" in err
+    assert "! effective dimension at 0.0018" in err
 
 
 def test_csv_of_a_difference_has_both_sides(printed: Printed) -> None:

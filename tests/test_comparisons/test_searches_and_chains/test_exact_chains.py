@@ -133,6 +133,7 @@ def penalised() -> tuple[nn.Module, Tensor, Tensor]:
     return model, x, y
 
 
+@pytest.mark.slow
 def test_the_plain_cost_of_a_penalised_network_gives_a_negative_value_that_is_flagged() -> None:
     model, x, y = penalised()
     found = {}

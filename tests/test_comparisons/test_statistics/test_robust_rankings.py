@@ -86,6 +86,7 @@ def test_many_blocks_are_drawn_at_random() -> None:
     assert np.abs(counts - PERMUTATIONS / 8).max() < 4.5 * math.sqrt(PERMUTATIONS * 7 / 64)
 
 
+@pytest.mark.slow
 def test_seeds_of_one_configuration_are_no_evidence() -> None:
     # Seeds that are copies: 12 configurations by chance, each 5 times. By checkpoint tau looks sure far too often.
     generator, low, wrongly = np.random.default_rng(0), 0, 0

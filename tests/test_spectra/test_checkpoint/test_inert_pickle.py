@@ -226,6 +226,7 @@ ENDLESS: list[tuple[str, Callable[[], bytes], str]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make, words", [row[1:] for row in ENDLESS], ids=[row[0] for row in ENDLESS])
 def test_what_would_not_end_is_refused(make: Callable[[], bytes], words: str) -> None:
     with pytest.raises(UserError, match=words):

@@ -270,6 +270,7 @@ def test_every_flipped_bit_is_noticed_at_once(result: Path) -> None:
     assert time.monotonic() - began < 60.0
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_a_file_without_a_digest_ends_too(result: Path) -> None:
     whole = result.read_bytes()
     whole = whole[: whole.rindex(TRAILER)]

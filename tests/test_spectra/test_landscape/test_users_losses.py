@@ -432,6 +432,7 @@ def test_batches_of_a_weighted_loss_are_averaged_over_all_data() -> None:
     assert apart.cost() == pytest.approx(loss(model(FLAT), y).item(), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_the_sampled_fisher_converges_to_the_exact_one() -> None:
     """Twenty thousand draws: each entry within 6 standard errors of its mean, 1e-8 a try for 27 squared entries."""
     for given, y in (
