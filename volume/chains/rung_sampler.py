@@ -196,16 +196,17 @@ class RungSampler:
         """The Gaussian to split around, a first guess of the step, and whether it is the quadratic ensemble."""
         if position == 1:
             return self._metric(passage.arrival), _FIRST_STEP, True
-        if before.near and before.step_size >= _NEAR_STEP:
-            return self._metric(passage.arrival), before.step_size, True
         state, curvature = passage.there, self.carrier.reference.curvature
+        steepest = float(curvature.values.max()) if len(curvature.values) else 0.0
+        wide = (1.0 + state.inverse_temperature * steepest / (1.0 + state.localisation)) ** -0.5
+        if before.near and before.step_size >= min(_NEAR_STEP, wide):
+            return self._metric(passage.arrival), before.step_size, True
         prior = QuadraticEnsemble(
             no_curvature(self.carrier.cost.like), self.carrier.cost.anchor, 0.0, state.localisation
         )
         if not before.near or len(curvature.values) == 0:
             return prior, before.step_size, False
-        steepest = state.inverse_temperature * float(curvature.values.max())
-        return prior, (1.0 + steepest / (1.0 + state.localisation)) ** -0.5, False
+        return prior, wide, False
 
     def _backward(self, passage: Passage | None, state: RungState, watch: _Watch) -> Array:
         points, costs = watch.kept
