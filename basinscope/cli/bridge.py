@@ -35,7 +35,7 @@ from basinscope.tasks.own import chosen_task
 from spectra.errors import UserError
 from spectra.members import stating
 from spectra.words import BASIN_COSTS
-from volume.chains import ORIGINS, TARGETS
+from volume.chains import ORIGINS, window_of
 from volume.priors import prior_forms
 
 if TYPE_CHECKING:
@@ -72,15 +72,19 @@ def bridge(
     ] = "gaussian",
     target: Annotated[
         str,
-        typer.Option(help="sublevel: all that costs less; star: what does so all the way from the checkpoint."),
+        typer.Option(
+            help="sublevel: all that costs less; star: what does so all the way from the checkpoint; window:W: what does "
+            "so on the last share W of that way."
+        ),
     ] = "sublevel",
     origin: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="prior: cooled from the prior, all of the set is measured; quadratic: let go from the quadratic model "
-            "at the checkpoint, what chains reach from there."
+            "at the checkpoint, what chains reach from there.",
+            show_default="quadratic for star, else prior",
         ),
-    ] = "prior",
+    ] = None,
     # Few chains of many draws: short ones lag behind the ensemble as it cools (docs/bridge.md).
     chains: Annotated[int, typer.Option(help="Side by side; their spread is the error.", rich_help_panel=_LADDER)] = 8,
     draws: Annotated[
@@ -129,6 +133,7 @@ def bridge(
     under the prior, in nats; one ladder gives the whole curve of log V against the cutoff.
     """  # noqa: DOC501  # the help has no place for it
     del debug  # read by main
+    origin = origin or ("quadratic" if target == "star" else "prior")
     _check_words(target, origin, prior, cost)
     form = form_of(table, as_json)
     machine = machine_of(dtype, device, memory, threads)
@@ -168,7 +173,7 @@ def bridge(
 
 
 def _check_words(target: str, origin: str, prior: str, cost: str | None) -> None:
-    one_of("--target", target, TARGETS)
+    window_of(target)
     one_of("--origin", origin, ORIGINS)
     if cost is not None:
         one_of("--cost", cost, BASIN_COSTS)

@@ -43,6 +43,8 @@ LARGEST_RHAT = 1.05
 MOST_DIVERGED = 0.01
 # Rounding of a reduced energy above which it shows in the acceptance of trajectories, nats.
 MOST_ROUNDING = 0.1
+# Effective draws below a cutoff with which an error from their spread is one.
+LEAST_EFFECTIVE = 10.0
 # Standard errors of their difference that two ways from the same draws may lie apart.
 _APART = 3.0
 
@@ -232,8 +234,7 @@ class BridgeResult(Result):
         whole, without = (part[places] for part in self.log_normalisers)
 
         def without_chain(chain: int) -> LevelMass:
-            left = [replace(rung, costs=np.delete(rung.costs, chain, 1)) for rung in rungs]
-            return level_mass(left, without[:, chain])
+            return level_mass([rung.without(chain) for rung in rungs], without[:, chain])
 
         return level_mass(rungs, whole), tuple(without_chain(chain) for chain in range(without.shape[1]))
 
@@ -250,10 +251,10 @@ class BridgeResult(Result):
             UserError: if free rungs have no draws of two chains below the cutoff and some above, or the bridge is not
                 complete.
         """
-        number, costs = self._nearest(cutoff)
+        number, levels = self._nearest(cutoff)
         if not self.reaches(cutoff):
             raise UserError(f"cutoff {cutoff:g} is outside of what the bridge reached: add it to the cutoffs")
-        window = _SLOPE_WINDOW * float(costs.std() / costs.mean())
+        window = _SLOPE_WINDOW * float(levels.std() / levels.mean())
         at = cutoff * np.exp(np.array([-window, 0.0, window]))
         values = self.level_masses[0](at)
         left_out = np.array([one(at) for one in self.level_masses[1]])
@@ -266,7 +267,7 @@ class BridgeResult(Result):
             slope=float(values[2] - values[0]) / (2.0 * window),
             # Without one chain there may be no draw below the window.
             slope_error=jackknife(rises / (2.0 * window)) if np.isfinite(rises).all() else math.inf,
-            share_below=float((costs < cutoff).mean()),
+            share_below=float((levels < cutoff).mean()),
             freedom=self.freedom,
         )
 
@@ -282,7 +283,7 @@ class BridgeResult(Result):
         Raises:
             UserError: if the bridge is not complete.
         """
-        free = [rung.costs for rung in self.rungs[1:] if rung.state.free]
+        free = [rung.deciding for rung in self.rungs[1:] if rung.state.free]
         asked = [cutoff for cutoff in self.settings.cutoffs if self.reaches(cutoff)]
         # Costs below the anchor's, which is no minimum then, have no logarithm.
         lows = [low for costs in free if (low := float(np.quantile(costs, LEAST_BELOW))) > 0.0] + asked
@@ -293,12 +294,12 @@ class BridgeResult(Result):
 
     def reaches(self, cutoff: float) -> bool:
         """Whether draws of two chains lie below a cutoff and some above: only there a volume is known."""
-        below = np.concatenate([rung.costs < cutoff for rung in self.rungs[1:] if rung.state.free])
+        below = np.concatenate([rung.deciding < cutoff for rung in self.rungs[1:] if rung.state.free])
         return not below.all() and int(below.any(0).sum()) >= 2
 
     def _nearest(self, cutoff: float) -> tuple[int, Array]:
-        """Number and costs of the free rung whose costs are nearest to a cutoff, in their standard deviations."""
-        free = [(j, rung.costs) for j, rung in enumerate(self.rungs[1:]) if rung.state.free]
+        """Number and levels of the free rung whose levels are nearest to a cutoff, in their standard deviations."""
+        free = [(j, rung.deciding) for j, rung in enumerate(self.rungs[1:]) if rung.state.free]
         return min(free, key=lambda one: abs(float(one[1].mean()) - cutoff) / max(float(one[1].std()), 1e-300))
 
     @property
@@ -412,6 +413,9 @@ def bridge_cautions(result: BridgeResult, *, noise: float = 0.0) -> tuple[str, .
             f"the second half of the draws gives {drift[0]:+.2g} nat, {drift[0] / drift[1]:+.1f} standard errors, more "
             "than the first: chains lag behind the ensemble; use more draws and a longer warm-up"
         )
+    for cutoff in result.settings.cutoffs:
+        if result.reaches(cutoff) and (few := result.level_masses[0].effective(cutoff)) < LEAST_EFFECTIVE:
+            found.append(f"the mass below {cutoff:g} rests on {few:.0f} effective draws: use more draws")
     rounding = noise * result.rungs[-1].state.inverse_temperature
     if rounding > MOST_ROUNDING:
         found.append(

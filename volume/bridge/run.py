@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from spectra.errors import UserError
 from spectra.landscape import Landscape
@@ -28,13 +29,14 @@ from volume.chains import (
     Progress,
     Rung,
     RungSampler,
-    StarCost,
     SublevelCost,
+    WindowCost,
     inverse_temperature,
     leading_curvature,
     no_curvature,
     overlap,
     shared_cost,
+    window_of,
 )
 from volume.curvature_density import curvature_name
 from volume.priors import Prior
@@ -86,7 +88,9 @@ def bridge_volume(
     True
     """
     settings = settings or BridgeSettings()
-    cost = shared_cost(StarCost if settings.target == "star" else SublevelCost, landscape, prior, settings.chains)
+    window = window_of(settings.target)
+    make = partial(WindowCost, window=window) if window else SublevelCost
+    cost = shared_cost(make, landscape, prior, settings.chains)
     if settings.origin == "prior":
         curvature = no_curvature(cost.like)
     elif curvature is None:

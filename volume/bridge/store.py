@@ -60,8 +60,9 @@ def _bridge(unit: str) -> Record[BridgeResult]:
         "diverged": Array((_CHAIN,), "diverged trajectories, all rejected", "1"),
         "last": Array((), "", ""),
         "near": Attribute(bool),
+        "levels": Array((Dimension("level_draw", "draw"), _CHAIN), "highest cost of the ray's window", unit),
     }
-    passes = Numbered("pass_%03d", Numbered("rung_%03d", Record(Rung, rung, later=("near",))))
+    passes = Numbered("pass_%03d", Numbered("rung_%03d", Record(Rung, rung, later=("near", "levels"))))
     return Record(BridgeResult, {"settings": _SETTINGS, "passes": passes, "source": None}, later=("strategy",))
 
 

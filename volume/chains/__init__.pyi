@@ -23,9 +23,9 @@ from .rung_sampler import Progress as Progress
 from .rung_sampler import RungSampler as RungSampler
 from .settings import LEAST_BELOW as LEAST_BELOW
 from .settings import ORIGINS as ORIGINS
-from .settings import TARGETS as TARGETS
 from .settings import BridgeSettings as BridgeSettings
+from .settings import window_of as window_of
 from .shared_chains import shared_cost as shared_cost
-from .star_cost import StarCost as StarCost
 from .thermodynamic import Integration as Integration
 from .thermodynamic import integrated_log_ratios as integrated_log_ratios
+from .window_cost import WindowCost as WindowCost

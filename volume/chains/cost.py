@@ -82,7 +82,10 @@ class BridgeCost(Protocol):
         """Costs (k,), float64, at rows of points (k, n)."""
 
     def forces(self, points: Tensor, *, with_costs: bool) -> tuple[Tensor | None, Tensor]:
-        """Gradients (k, n) that drive trajectories, or near them, and the costs if wanted."""
+        """Gradients (k, n) that drive trajectories, and the costs if wanted."""
+
+    def levels(self, points: Tensor, costs: Tensor) -> Tensor | None:
+        """What decides (k,) whether points (k, n) are in the set, float64; None where their costs do."""
 
 
 class SublevelCost:
@@ -117,6 +120,10 @@ class SublevelCost:
         self.spent.gradients += len(points)
         costs, slopes = self._slopes(self._thetas(points))
         return costs - self.landscape.anchor_cost, slopes * self.scale
+
+    def levels(self, points: Tensor, costs: Tensor) -> Tensor | None:  # noqa: ARG002
+        """None: the costs decide."""
+        return None
 
     def _thetas(self, points: Tensor) -> Tensor:
         return torch.addcmul(self.landscape.theta, points, self.scale)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +75,8 @@ class Rung:
         gradient_evaluations: gradients evaluated, of one parameter vector each.
         cost_evaluations: costs evaluated, of one parameter vector each.
         near: whether the integrator was split around the quadratic ensemble, else around the localised prior.
+        levels: (draws, chains) what decides whether a draw is in the set; no rows where C does, or the rung is not
+            free.
     """
 
     state: RungState
@@ -93,6 +95,17 @@ class Rung:
     gradient_evaluations: int = 0
     cost_evaluations: int = 0
     near: bool = True
+    levels: Array = field(default_factory=lambda: np.empty((0, 0)))
+
+    @property
+    def deciding(self) -> Array:
+        """What decides (draws, chains) whether a draw is in the set."""
+        return self.levels if self.levels.size else self.costs
+
+    def without(self, chain: int) -> Rung:
+        """The rung less one chain's costs and levels."""
+        levels = np.delete(self.levels, chain, 1) if self.levels.size else self.levels
+        return replace(self, costs=np.delete(self.costs, chain, 1), levels=levels)
 
     @property
     def chains(self) -> int:
@@ -100,7 +113,7 @@ class Rung:
         return int(self.costs.shape[1])
 
 
-PER_DRAW = ("costs", "quadratics", "squares", "prior_squares", "onward", "backward")
+PER_DRAW = ("costs", "quadratics", "squares", "prior_squares", "onward", "backward", "levels")
 
 
 def merged_passes(rungs: list[Rung]) -> Rung:

@@ -223,17 +223,18 @@ class RungSampler:
     ) -> tuple[Passage | None, Array]:
         """The passage to the next rung, or None, and the works of it."""
         cloud = self.carrier.cloud(*watch.kept)
-        chains, costs_here = self.settings.chains, watch.arrays["costs"]
+        chains, arrays = self.settings.chains, watch.arrays
+        levels_here = arrays.get("levels", arrays["costs"])
         if first is not None:
             passage = first[len(rungs)].passage
             works = np.empty(0) if passage is None else self.carrier.works(cloud, passage)
             return passage, works.reshape(-1, chains)
-        free = [(rung.state, rung.costs) for rung in rungs[1:] if rung.state.free]
-        free += [(state, costs_here)] if state.free else []
+        free = [(rung.state, rung.deciding) for rung in rungs[1:] if rung.state.free]
+        free += [(state, levels_here)] if state.free else []
         cutoff = pending_cutoff(self.settings.cutoffs, free)
         if cutoff is None:
             return None, np.empty((0, chains))
-        towards = goal(state, costs_here, cutoff)
+        towards = goal(state, levels_here, cutoff)
         passage, works = next_passage(self.carrier, cloud, state, towards, self.settings.work_spread)
         return passage, works.reshape(-1, chains)
 
@@ -266,11 +267,15 @@ class _Watch:
     def __init__(self, sampler: RungSampler, state: RungState, what: str, every: int) -> None:
         self._ensemble = sampler.carrier.ensemble(state)
         self._settings, self._progress, self._what, self._every = sampler.settings, sampler.progress, what, every
+        self._cost, self._free = sampler.carrier.cost, state.free
         self._rows: list[tuple[Tensor, ...]] = []
+        self._levels: list[Tensor] = []
         self._kept: list[tuple[Tensor, Tensor]] = []
 
     def __call__(self, number: int, points: Tensor, costs: Tensor) -> None:
         self._rows.append((costs, *squares(points, self._ensemble.anchor)))
+        if self._free and (levels := self._cost.levels(points, costs)) is not None:
+            self._levels.append(levels)
         # The last of each few draws, the farthest from the warm-up.
         if (number + 1) % self._every == 0:
             self._kept.append((points, costs))
@@ -287,7 +292,10 @@ class _Watch:
             for name, column in zip(names, columns, strict=True)
         }
         kept = self._ensemble.costs(self.kept[0]).view(-1, self._settings.chains)
-        return {**arrays, "quadratics": np.asarray(kept.cpu().numpy())}
+        arrays["quadratics"] = np.asarray(kept.cpu().numpy())
+        if self._levels:
+            arrays["levels"] = np.asarray(torch.stack(self._levels).double().cpu().numpy())
+        return arrays
 
     @property
     def kept(self) -> tuple[Tensor, Tensor]:

@@ -8,11 +8,31 @@ from typing import Any
 
 from spectra.errors import UserError, require_counts
 
-TARGETS = ("sublevel", "star")
 ORIGINS = ("quadratic", "prior")
 # Free ensembles reach a cutoff near their mean cost where at least this share of their points lies below it: where
 # costs spread over decades a few may do so early.
 LEAST_BELOW = 0.05
+
+
+def window_of(target: str) -> float:
+    """The share of the segment from the anchor that has to stay below the cutoff: 0 of a sublevel set, 1 of a star.
+
+    Raises:
+        UserError: if the target is none.
+
+    >>> window_of("star"), window_of("window:0.25")
+    (1.0, 0.25)
+    """
+    if target in ("sublevel", "star"):
+        return float(target == "star")
+    name, _, text = target.partition(":")
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if name != "window" or not 0.0 < share < 1.0:
+        raise UserError(f"the target must be sublevel, star or window:W with 0 < W < 1, such as window:0.5; got {target!r}")
+    return share
 
 
 @dataclass(frozen=True)
@@ -21,7 +41,8 @@ class BridgeSettings:
 
     Attributes:
         cutoffs: (q,) T, unit of the cost; visited from the largest on.
-        target: ``sublevel``, the set ``{C < T}``, or ``star``, the points whose segment from the anchor stays below T.
+        target: ``sublevel``, the set ``{C < T}``; ``star``, the points whose segment from the anchor stays below T; or
+            ``window:W``, those where the last share W of that segment does.
         origin: where the ladder begins: ``quadratic``, the anchor's quadratic model, held to the anchor and then let
             go, so that what the chains reach from the anchor is measured; or ``prior``, cooled from nothing, so that
             all of the set is, wherever it lies.
@@ -54,8 +75,7 @@ class BridgeSettings:
     def __post_init__(self) -> None:
         if not self.cutoffs or not all(math.isfinite(c) and c > 0.0 for c in self.cutoffs):
             raise UserError(f"cutoffs must be positive and finite, at least one, got {self.cutoffs}")
-        if self.target not in TARGETS:
-            raise UserError(f"target must be one of {', '.join(TARGETS)}; got {self.target!r}")
+        window_of(self.target)
         if self.origin not in ORIGINS:
             raise UserError(f"origin must be one of {', '.join(ORIGINS)}; got {self.origin!r}")
         require_counts(self, {"chains": 4, "draws": 8, "warm_up": 1, "kept": 1, "passes": 1, "seed": 0})

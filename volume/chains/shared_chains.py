@@ -47,6 +47,12 @@ class SharedCost:
         joined = None if costs is None or not with_costs else self._joined(costs, len(points))
         return joined, self._joined(slopes, len(points))
 
+    def levels(self, points: Tensor, costs: Tensor) -> Tensor | None:
+        """What decides (k,) whether points (k, n) are in the set; None where their costs do."""
+        place = self.ranks.part(len(points))
+        mine = self.alone.levels(points[place.start : place.stop], costs[place.start : place.stop])
+        return None if mine is None else self._joined(mine, len(points))
+
     def _rows(self, points: Tensor) -> Tensor:
         mine = self.ranks.part(len(points))
         return points[mine.start : mine.stop]
