@@ -19,8 +19,8 @@ from volume.chains.rung import IMPOSSIBLE, Array, Passage, RungState, robust_dev
 from volume.chains.settings import LEAST_BELOW
 from volume.quadratic import QuadraticEnsemble
 
-# Trial rungs of one search; each costs an evaluation of every kept point.
-TRIALS = 8
+# Trial rungs of one search, and the points that judge them, each by an evaluation.
+TRIALS, TRIED = 8, 128
 # Arrivals of each trial, by how much of the change of g or b they follow, and the points that judge them.
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 SHAPING = 32
@@ -237,13 +237,12 @@ def next_passage(
     if carrier.moves:
         departure = carrier.fitted(here, float(cloud.points.double().square().sum(-1).mean()))
     low, high, share = 0.0, 1.0, 1.0
-    best: tuple[Passage, Array] | None = None
+    best: Passage | None = None
     for _ in range(TRIALS):
         passage = _shaped(carrier, cloud.head(SHAPING), departure, here, between(here, towards, share))
-        works = carrier.works(cloud, passage)
-        found = robust_deviation(works)
+        found = robust_deviation(carrier.works(cloud.head(TRIED), passage))
         if found <= aim:
-            low, best = share, (passage, works)
+            low, best = share, passage
             if found >= GOOD_ENOUGH * aim or share == 1.0:
                 break
         else:
@@ -251,9 +250,8 @@ def next_passage(
         # Beyond the aim the spread grows faster than the way.
         share = math.sqrt(low * high) if low else share * min(max(0.9 * aim / found, 0.1), 0.7)
     if best is None:
-        passage = _shaped(carrier, cloud.head(SHAPING), departure, here, between(here, towards, share))
-        best = passage, carrier.works(cloud, passage)
-    return best
+        best = _shaped(carrier, cloud.head(SHAPING), departure, here, between(here, towards, share))
+    return best, carrier.works(cloud, best)
 
 
 def shortened(carrier: Carrier, cloud: Cloud, passage: Passage) -> tuple[Passage, Array]:

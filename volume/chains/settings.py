@@ -31,7 +31,9 @@ def window_of(target: str) -> float:
     except ValueError:
         share = math.nan
     if name != "window" or not 0.0 < share < 1.0:
-        raise UserError(f"the target must be sublevel, star or window:W with 0 < W < 1, such as window:0.5; got {target!r}")
+        raise UserError(
+            f"the target must be sublevel, star or window:W with 0 < W < 1, such as window:0.5; got {target!r}"
+        )
     return share
 
 
