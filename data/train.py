@@ -1,7 +1,7 @@
 """Make the data of this folder: digits.h5 and the checkpoints of digits_mlp/, or with --grid those of digits_grid/.
 
 Run ``python data/train.py`` from the repository root, half a minute on one core, then ``python data/train.py --grid``,
-two minutes. The same command writes the same files (checkpoints up to the version of torch).
+two minutes, and ``python data/train.py --widths``, ten seconds, for digits_widths/. The same command writes the same files (checkpoints up to the version of torch).
 """
 
 import argparse
@@ -60,7 +60,8 @@ class Recipe:
     def name(self, step: int) -> str:
         """File name of the checkpoint of a step."""
         if self.kind != "grid":
-            return f"{self.kind}_seed{self.seed}_step{step:05d}.pt"
+            width = "" if self.hidden == Recipe.hidden else f"_hidden{self.hidden}"
+            return f"{self.kind}{width}_seed{self.seed}_step{step:05d}.pt"
         if step == 0:
             # Learning rate, batch size and L2 have no part in the initialisation.
             return f"initial_hidden{self.hidden}_seed{self.seed}.pt"
@@ -76,7 +77,9 @@ GRID = tuple(
     )
 )
 FINAL_STEP = Recipe("clean", 0).steps
-FOLDERS = ("digits_mlp", "digits_grid")
+# Narrow networks of 310 to 2,410 parameters, on which the truth of a basin is known.
+WIDTHS = (4, 8, 16, 32)
+FOLDERS = ("digits_mlp", "digits_grid", "digits_widths")
 
 
 def write_digits(path: Path) -> None:
@@ -282,22 +285,34 @@ def make_grid(output: Path) -> None:
         train(output / "digits_grid", output / "digits.h5", recipe, keep=keep)
 
 
+def make_widths(output: Path) -> None:
+    """Make digits_widths/: the last step of the clean network of seed 0, with fewer hidden units."""
+    for hidden in WIDTHS:
+        recipe = Recipe("clean", 0, hidden=hidden)
+        train(output / "digits_widths", output / "digits.h5", recipe, keep={recipe.steps})
+
+
 def main() -> None:
     """Parse the command line and make the files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path(__file__).resolve().parent)
     parser.add_argument("--grid", action="store_true", help="make digits_grid/ instead; digits.h5 must be there")
+    parser.add_argument("--widths", action="store_true", help="make digits_widths/ instead; digits.h5 must be there")
     parser.add_argument("--table", action="store_true", help="only print the tables and the checksums")
     options = parser.parse_args()
     output, digits = options.output, options.output / "digits.h5"
     if not options.table:
         # Sums over several threads may round differently from run to run.
         torch.set_num_threads(1)
-        (output / FOLDERS[options.grid]).mkdir(parents=True, exist_ok=True)
-        (make_grid if options.grid else make_kinds)(output)
+        makers = {"digits_grid": make_grid, "digits_widths": make_widths, "digits_mlp": make_kinds}
+        name = "digits_grid" if options.grid else "digits_widths" if options.widths else "digits_mlp"
+        (output / name).mkdir(parents=True, exist_ok=True)
+        makers[name](output)
     kinds = sorted((output / "digits_mlp").glob(f"*_step{FINAL_STEP:05d}.pt"))
     grid = [path for recipe in GRID if (path := output / "digits_grid" / recipe.name(recipe.steps)).exists()]
+    widths = sorted((output / "digits_widths").glob("*.pt"), key=lambda path: path.stat().st_size)
     parts = [table(kinds, digits, by_poison=True), table(grid, digits, by_poison=False)]
+    parts.append(table(widths, digits, by_poison=False))
     print(*parts, checksums(output), sep="\n\n")
 
 

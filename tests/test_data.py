@@ -26,6 +26,7 @@ DATA = Path(__file__).resolve().parents[1] / "data"
 CHECKPOINTS = sorted((DATA / "digits_mlp").glob("*.pt"))
 GRID = sorted((DATA / "digits_grid").glob("lr*.pt"))
 INITIAL = sorted((DATA / "digits_grid").glob("initial*.pt"))
+WIDTHS = sorted((DATA / "digits_widths").glob("*.pt"))
 FINAL = [path for path in CHECKPOINTS if "step00640" in path.name]
 README = (DATA / "README.md").read_text()
 
@@ -42,7 +43,7 @@ def accuracy_and_loss(path, inputs, targets):
 
 def test_checksums_in_the_readme_are_those_of_the_files():
     stated = {name: digest for digest, name in re.findall(r"^([0-9a-f]{64})  (\S+)$", README, re.MULTILINE)}
-    paths = [DATA / "digits.h5", *CHECKPOINTS, *GRID, *INITIAL]
+    paths = [DATA / "digits.h5", *CHECKPOINTS, *GRID, *INITIAL, *WIDTHS]
     assert stated == {str(path.relative_to(DATA)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 

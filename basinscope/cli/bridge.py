@@ -73,8 +73,8 @@ def bridge(
     target: Annotated[
         str,
         typer.Option(
-            help="sublevel: all that costs less; star: what does so all the way from the checkpoint; window:W: what does "
-            "so on the last share W of that way."
+            help="sublevel: all that costs less; star: what does so all the way from the checkpoint; window:W: what "
+            "does so on the last share W of that way."
         ),
     ] = "sublevel",
     origin: Annotated[

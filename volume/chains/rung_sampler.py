@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -64,35 +65,45 @@ class RungSampler:
 
         Returns:
             The rung, its works those of replacing the quadratic model by the cost.
+
+        Raises:
+            UserError: if the cost is finite at fewer points than there are chains.
         """
         draws, chains = self.settings.draws, self.settings.chains
-
         tilt = self.carrier.cost.tilt
 
-        def draw(at: RungState, count: int = SEARCHED) -> Tensor:
-            source = self._generator(number, 0)
+        def draw(at: RungState, count: int, source: torch.Generator) -> Tensor:
             if tilt is not None and not self.carrier.moves:
                 return tilt.draws(source, count).to(self.carrier.cost.like)
             return self.carrier.ensemble(at).draws(source, count)
 
         if state is None:
-            state = first_localisation(self.carrier, draw, self.carrier.reference.inverse_temperature)
-        watch = _Watch(self, state, "bridge: the quadratic start", every=1)
-        points = draw(state, draws * chains)
-        for row, part in enumerate(points.view(draws, chains, -1)):
-            watch(row, part, self.carrier.cost.costs(part))
-        arrays = watch.arrays
-        excess = state.inverse_temperature * torch.as_tensor(arrays["costs"] - arrays["quadratics"]).ravel()
-        tilted = self.carrier.tilted(points)
-        works = excess + (tilted.cpu() if isinstance(tilted, Tensor) else tilted)
+            state = first_localisation(
+                self.carrier,
+                lambda at: draw(at, SEARCHED, self._generator(number, 0)),
+                self.carrier.reference.inverse_temperature,
+            )
+        watch = _Watch(self, state, "bridge: the quadratic start", every=1, points=False)
+        works, last = [], self.carrier.cost.like.new_empty(0, len(self.carrier.cost.like))
+        source = self._generator(number, 0)
+        for row in range(draws):
+            points = draw(state, chains, source)
+            costs = self.carrier.cost.costs(points)
+            watch(row, points, costs)
+            works.append(state.inverse_temperature * (costs - watch.quadratics[-1]) + self.carrier.tilted(points))
+            last = torch.cat([last, points[costs.isfinite()]])[-chains:]
+        if len(last) < chains:
+            raise UserError(
+                f"the cost is finite at {len(last)} of {draws * chains} points near the anchor: no bridge begins"
+            )
         return Rung(
             state=state,
             passage=Passage(state, state, state, state),
-            onward=finite(works).reshape(draws, chains),
+            onward=finite(torch.stack(works)),
             backward=np.empty((0, chains)),
-            last=_finite_last(points, arrays["costs"].ravel(), chains).cpu().numpy(),
+            last=last.cpu().numpy(),
             diverged=np.zeros(chains, dtype=np.int64),
-            **arrays,
+            **watch.arrays,
         )
 
     def sample(self, number: int, rungs: Sequence[Rung], first: Sequence[Rung] | None) -> Rung:
@@ -117,7 +128,7 @@ class RungSampler:
             finite_there = self.carrier.cost.costs(moved).isfinite().unsqueeze(1)
             points = torch.where(finite_there, moved, points)
         what = f"bridge rung {position} (b {state.inverse_temperature:.3g}, g {state.localisation:.3g})"
-        watch = _Watch(self, state, what, every=self._every)
+        watch = _Watch(self, state, what, every=self._every, points=self.carrier.moves)
         metric, step_size, near = self._motion(before, position, passage)
         last, record = hamiltonian_chains(
             Potential(self.carrier.cost, state.inverse_temperature, state.localisation),
@@ -130,7 +141,7 @@ class RungSampler:
             on_draw=watch,
         )
         onward_passage, onward = self._onward(rungs, state, watch, first)
-        self._before, self._recent = self._recent, self.carrier.cloud(*watch.kept)
+        self._before, self._recent = self._recent, watch.cloud
         return Rung(
             state=state,
             passage=onward_passage,
@@ -209,20 +220,19 @@ class RungSampler:
         return prior, wide, False
 
     def _backward(self, passage: Passage | None, state: RungState, watch: _Watch) -> Array:
-        points, costs = watch.kept
+        cloud = watch.cloud
         if passage is None:
-            excess = costs - self.carrier.ensemble(state).costs(points)
-            works = finite(-(state.inverse_temperature * excess + self.carrier.tilted(points)))
+            excess = cloud.costs - torch.cat(watch.quadratics)
+            works = finite(-(state.inverse_temperature * excess + self.carrier.tilted(cloud.points)))
         else:
-            back = Passage(passage.there, passage.here, passage.arrival, passage.departure)
-            works = self.carrier.works(self.carrier.cloud(points, costs), back)
+            works = self.carrier.works(cloud, Passage(passage.there, passage.here, passage.arrival, passage.departure))
         return works.reshape(-1, self.settings.chains)
 
     def _onward(
         self, rungs: Sequence[Rung], state: RungState, watch: _Watch, first: Sequence[Rung] | None
     ) -> tuple[Passage | None, Array]:
         """The passage to the next rung, or None, and the works of it."""
-        cloud = self.carrier.cloud(*watch.kept)
+        cloud = watch.cloud
         chains, arrays = self.settings.chains, watch.arrays
         levels_here = arrays.get("levels", arrays["costs"])
         if first is not None:
@@ -253,24 +263,17 @@ class RungSampler:
         return generator(self.settings.seed, stream, number * MOST_RUNGS + position, device=device)
 
 
-def _finite_last(points: Tensor, costs: Array, chains: int) -> Tensor:
-    """The last points of finite cost, for chains to begin at."""
-    usable = np.flatnonzero(np.isfinite(costs))
-    if len(usable) < chains:
-        raise UserError(f"the cost is finite at {len(usable)} of {len(costs)} points near the anchor: no bridge begins")
-    return points[torch.from_numpy(usable[-chains:]).to(points.device)]
-
-
 class _Watch:
-    """Takes the numbers of every draw, and every few draws the points."""
+    """Takes the numbers of every draw, and every few draws the points, where they are carried."""
 
-    def __init__(self, sampler: RungSampler, state: RungState, what: str, every: int) -> None:
-        self._ensemble = sampler.carrier.ensemble(state)
+    def __init__(self, sampler: RungSampler, state: RungState, what: str, *, every: int, points: bool) -> None:
+        self._carrier, self._ensemble, self._points = sampler.carrier, sampler.carrier.ensemble(state), points
         self._settings, self._progress, self._what, self._every = sampler.settings, sampler.progress, what, every
         self._cost, self._free = sampler.carrier.cost, state.free
         self._rows: list[tuple[Tensor, ...]] = []
         self._levels: list[Tensor] = []
         self._kept: list[tuple[Tensor, Tensor]] = []
+        self.quadratics: list[Tensor] = []
 
     def __call__(self, number: int, points: Tensor, costs: Tensor) -> None:
         self._rows.append((costs, *squares(points, self._ensemble.anchor)))
@@ -278,7 +281,8 @@ class _Watch:
             self._levels.append(levels)
         # The last of each few draws, the farthest from the warm-up.
         if (number + 1) % self._every == 0:
-            self._kept.append((points, costs))
+            self._kept.append((points if self._points else points[:0], costs))
+            self.quadratics.append(self._ensemble.costs(points))
         if self._progress is not None:
             self._progress(number + 1, self._settings.draws, self._what)
 
@@ -291,13 +295,13 @@ class _Watch:
             name: np.asarray(torch.stack(column).double().cpu().numpy())
             for name, column in zip(names, columns, strict=True)
         }
-        kept = self._ensemble.costs(self.kept[0]).view(-1, self._settings.chains)
-        arrays["quadratics"] = np.asarray(kept.cpu().numpy())
+        arrays["quadratics"] = np.asarray(torch.stack(self.quadratics).cpu().numpy())
         if self._levels:
             arrays["levels"] = np.asarray(torch.stack(self._levels).double().cpu().numpy())
         return arrays
 
-    @property
-    def kept(self) -> tuple[Tensor, Tensor]:
-        """Points (kept * chains, n) and their costs."""
-        return torch.cat([points for points, _ in self._kept]), torch.cat([costs for _, costs in self._kept])
+    @cached_property
+    def cloud(self) -> Cloud:
+        """What was kept, once all draws are done: points (kept * chains, n), or none, and their costs."""
+        points, costs = map(torch.cat, zip(*self._kept, strict=True))
+        return self._carrier.cloud(points, costs)
