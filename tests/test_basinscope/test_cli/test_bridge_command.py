@@ -127,7 +127,7 @@ def test_a_budget_ends_a_ladder_that_goes_on_later(
             ("--prior", "uniform:1"),
             "--prior of a bridge must be gaussian, gaussian:S, init or student:S:NU; got 'uniform:1'",
         ),
-        (("--target", "stars"), "did you mean star?"),
+        (("--target", "stars"), "the target must be sublevel, star or window:W with 0 < W < 1"),
         (("--origin", "priori"), "did you mean prior?"),
         (("--cutoff", "0"), "cutoffs must be positive and finite"),
         (("--cutoff", "1e-12"), "is below the cost's rounding noise"),
