@@ -1,4 +1,4 @@
-"""The bridge against exact answers: 100 runs over five cases, both origins, and one of 1,000 parameters by the clock.
+"""The bridge against exact answers: 200 runs over ten cases, both origins, and one of 1,000 parameters by the clock.
 
     python benchmarks/bridge_exact.py --output out/bridge_exact.md
 
@@ -10,12 +10,13 @@ import argparse
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 import torch
+from scipy import optimize, stats
 
 from basinscope.tasks import data_folder
 from spectra.landscape import Landscape
@@ -39,6 +40,8 @@ class Case:
         exact: log mass, nats.
         error: of that.
         stiff: cooling the prior would take thousands of leaps a draw: only the anchor's ladder is run.
+        apart: the set is of parts that are not joined: only the prior's ladder is run.
+        target: which set.
     """
 
     name: str
@@ -48,12 +51,15 @@ class Case:
     exact: float
     error: float = 0.0
     stiff: bool = False
+    apart: bool = False
+    target: str = "sublevel"
 
 
 def arguments() -> argparse.Namespace:
     """What was typed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=20, help="of each case")
+    parser.add_argument("--rays", action="store_true", help="only the star domains and windows")
     parser.add_argument("--output", type=Path)
     return parser.parse_args()
 
@@ -96,8 +102,39 @@ def banana_case() -> Case:
     return Case("banana, n = 3", place, GaussianPrior(1.2), 0.3, math.log(inside / total), inside**-0.5)
 
 
+def ridge_case(window: float, target: str) -> Case:
+    """A ball in a shell, a ridge between them: what of the shell is in the set depends on the window."""
+    size, height, place, width = 6, 1.2, 2.0, 0.4
+
+    def profile(r: float) -> float:
+        return 0.1 * r**2 + height * math.exp(-0.5 * ((r - place) / width) ** 2)
+
+    def cost(x: torch.Tensor) -> torch.Tensor:
+        r = (x.square().sum(-1) + 1e-12).sqrt()
+        return 0.1 * r.square() + height * (-0.5 * ((r - place) / width).square()).exp()
+
+    ends = ((0.5, 1.9), (2.1, 2.9), (2.9, 4.0))
+    inner, low, high = (optimize.brentq(lambda r: profile(r) - 1.0, *pair) for pair in ends)
+    low = math.inf if window == 1.0 else low / (1.0 - window)
+    law = stats.chi2(size)
+    mass = law.cdf(inner**2) + max(law.cdf(high**2) - law.cdf(low**2), 0.0)
+    anchor = torch.zeros(size, dtype=torch.float64)
+    name = f"ball in a shell, n = {size}"
+    return Case(name, landscape_of(cost, anchor), GaussianPrior(1.0), 1.0, math.log(mass), apart=True, target=target)
+
+
 def cases() -> Iterator[Case]:
-    """The five cases of the table."""
+    """The cases of the table: sublevel sets, then sets of rays."""
+    known = list(sublevel_cases())
+    yield from known
+    # Ellipsoids off the origin, wells and power balls are star-shaped about their anchors.
+    yield from (replace(one, target="star") for one in known if one.name.startswith(("degenerate", "wells", "quartic")))
+    yield ridge_case(0.1, "window:0.1")
+    yield ridge_case(1.0, "star")
+
+
+def sublevel_cases() -> Iterator[Case]:
+    """Five cases with an answer."""
     for known, title in (
         (degenerate_case(), "degenerate ellipsoid off the origin, n = 60"),
         (measured_case("digits-300", digits_spectrum(300)), "spectrum of digits, off the origin, n = 300"),
@@ -117,27 +154,35 @@ def main() -> None:
     asked = arguments()
     torch.set_num_threads(1)
     lines = [
-        "| case | exact (nat) | runs | mean error | rms error | mean standard error | within 3 |",
-        "|---|" + "---|" * 6,
+        "| case | set | exact (nat) | runs | mean error | rms error | mean standard error | within 3 |",
+        "|---|" + "---|" * 7,
     ]
     within, total = 0, 0
     for case in cases():
+        if asked.rays and case.target == "sublevel":
+            continue
         errors, bars = [], []
         for seed in range(asked.runs):
-            origin = "quadratic" if case.stiff else ORIGINS[seed % len(ORIGINS)]
+            origin = "quadratic" if case.stiff else "prior" if case.apart else ORIGINS[seed % len(ORIGINS)]
             spread = 1.0 if origin == "quadratic" else 1.5
             settings = BridgeSettings(
-                (case.cutoff,), origin=origin, draws=60, warm_up=20, work_spread=spread, seed=seed
+                (case.cutoff,),
+                target=case.target,
+                origin=origin,
+                draws=60,
+                warm_up=20,
+                work_spread=spread,
+                seed=seed,
             )
             volume = bridge_volume(case.landscape, case.prior, settings).volumes[0]
             errors.append(volume.log_volume - case.exact)
             bars.append(math.hypot(volume.standard_error, case.error))
-            print(f"{case.name}, {origin}, seed {seed}: {errors[-1]:+.3f} +- {bars[-1]:.3f}", flush=True)
+            print(f"{case.name}, {case.target}, {origin}, seed {seed}: {errors[-1]:+.3f} +- {bars[-1]:.3f}", flush=True)
         right = int((np.abs(errors) <= 3.0 * np.array(bars)).sum())
         within, total = within + right, total + len(errors)
         rms = float(np.sqrt(np.mean(np.square(errors))))
         lines.append(
-            f"| {case.name} | {case.exact:.3f} | {len(errors)} | {np.mean(errors):+.3f} | {rms:.3f} | "
+            f"| {case.name} | {case.target} | {case.exact:.3f} | {len(errors)} | {np.mean(errors):+.3f} | {rms:.3f} | "
             f"{np.mean(bars):.3f} | {right} |"
         )
     lines.append(f"\n{within} of {total} runs are within three of their own standard errors.")

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.lines import Line2D
 
 from basinscope.runs import BridgeRequest, Machine, VolumeRequest, run_bridge, run_volume
 from spectra.interval import with_error
@@ -231,9 +232,9 @@ def draw(points: dict[tuple[str, str, float], list[tuple[int, float, float]]]) -
         )
         axis.set_yscale("symlog", linthresh=1.0)
         used = {key[0] for key in points if key[1] == target}
-        handles = [plt.Line2D([], [], color=colours[name], label=name) for name, *_ in ESTIMATORS if name in used]
+        handles = [Line2D([], [], color=colours[name], label=name) for name, *_ in ESTIMATORS if name in used]
         handles += [
-            plt.Line2D([], [], color="grey", marker=markers[cutoff], linestyle="", label=f"cutoff {cutoff:g} nat")
+            Line2D([], [], color="grey", marker=markers[cutoff], linestyle="", label=f"cutoff {cutoff:g} nat")
             for cutoff in CUTOFFS
         ]
         axis.legend(handles=handles, fontsize=7)

@@ -1,7 +1,8 @@
 """Make the data of this folder: digits.h5 and the checkpoints of digits_mlp/, or with --grid those of digits_grid/.
 
 Run ``python data/train.py`` from the repository root, half a minute on one core, then ``python data/train.py --grid``,
-two minutes, and ``python data/train.py --widths``, ten seconds, for digits_widths/. The same command writes the same files (checkpoints up to the version of torch).
+two minutes, and ``python data/train.py --widths``, ten seconds, for digits_widths/. The same command writes the same
+files (checkpoints up to the version of torch).
 """
 
 import argparse

@@ -27,6 +27,14 @@ PROBABILITY_ERROR = 2.0**-10
 FEW_CLASSES = 16
 
 
+def log_probabilities(logits: Tensor) -> Tensor:
+    """``log_softmax`` over the classes of rows of logits (samples, K)."""
+    if logits.shape[-1] <= FEW_CLASSES and logits.device.type == "cpu":
+        # Along the samples torch's loops are vectorised; along ten classes they are not, and take 8 times as long.
+        return F.log_softmax(logits.T, dim=0).T
+    return F.log_softmax(logits, dim=-1)
+
+
 @dataclass(frozen=True, eq=False)
 class _Softmax(Likelihood):
     """What the costs of softmax outputs share: logits, and ``p`` their softmax.
@@ -145,13 +153,18 @@ class CrossEntropy(_Softmax):
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Cost of each sample, (samples,)."""
         logits = precise(self.rows(outputs, targets))
-        options: dict[str, Any] = {"label_smoothing": self.label_smoothing, "reduction": "none"}
+        options: dict[str, Any] = {"reduction": "none"}
         if self.class_weights is not None:
             options["weight"] = self.class_weights.to(logits)
+        smoothing = self.label_smoothing
         if targets.is_floating_point():
-            return F.cross_entropy(logits, self.rows(targets, targets).to(logits), **options)
+            return F.cross_entropy(logits, self.rows(targets, targets).to(logits), label_smoothing=smoothing, **options)
         classes = targets.reshape(-1).long()
-        costs = F.cross_entropy(logits, classes, ignore_index=self.ignore_index, **options)
+        options["ignore_index"] = self.ignore_index
+        if smoothing:
+            costs = F.cross_entropy(logits, classes, label_smoothing=smoothing, **options)
+        else:
+            costs = F.nll_loss(log_probabilities(logits), classes, **options)
         if self.class_weights is None:
             return costs
         weights = self._of_classes(classes).to(costs)
@@ -251,11 +264,7 @@ class KLFromAnchor(_Softmax):
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Divergence of each sample, (samples,)."""
         logits, anchor = precise(self.rows(outputs, None)), targets.reshape(-1, targets.shape[-1])
-        if anchor.shape[-1] <= FEW_CLASSES and logits.device.type == "cpu":
-            # Along the samples torch's loops are vectorised; along ten classes they are not, and take 4 times as long.
-            model = F.log_softmax(logits.T, dim=0).T
-        else:
-            model = F.log_softmax(logits, dim=-1)
+        model = log_probabilities(logits)
         # 0 log 0 = 0: a class that is masked with -inf in the anchor adds nothing, whatever the model makes of it.
         apart = (anchor - model).masked_fill(anchor == -math.inf, 0.0)
         return (anchor.exp() * apart).sum(-1)
