@@ -16,10 +16,12 @@ from basinscope.views.sheet import Column, Sheet
 from spectra.estimate import Estimate, independent
 from spectra.files import counted
 from spectra.interval import RULE, half_width, with_ends, with_error
-from volume.bridge import ORIGIN, BridgeResult, BridgeVolume, SandwichResult, bridge_cautions
+from volume.bridge import ORIGIN, BridgeResult, BridgeVolume, bridge_cautions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from volume.bridge import SandwichResult
 
 # Of the curve in the table; the JSON has more.
 SHOWN, STORED = 9, 60

@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 
 from spectra.files import VERSIONS, Array, Dimension, Mapped, Record, ResultFile, library_versions, now
-from volume.bridge.sandwich import Annealing, SandwichResult
+from volume.bridge.sandwich_result import Annealing, SandwichResult
 from volume.bridge.store import bridge_record, lighter
 
 _SOURCE = Mapped("source_", str)
