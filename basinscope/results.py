@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from comparisons.comparison import Comparison
     from spectra.store import StoredSpectrum
     from volume.audit import AuditReport
-    from volume.bridge import BridgeResult
+    from volume.bridge import BridgeResult, SandwichResult
     from volume.study import VolumeStudy
 
-    Result = StoredSpectrum | VolumeStudy | BridgeResult | AuditReport | Comparison | TrainingCurves
+    Result = StoredSpectrum | VolumeStudy | BridgeResult | SandwichResult | AuditReport | Comparison | TrainingCurves
 
 
 def kind_of(path: str | Path) -> str:
@@ -23,8 +23,8 @@ def kind_of(path: str | Path) -> str:
         path: a file that basinscope wrote.
 
     Returns:
-        ``volume``, ``bridge``, ``audit``, ``comparison`` or ``training``; ``spectrum`` for any other file, which
-        reading it checks.
+        ``volume``, ``bridge``, ``sandwich``, ``audit``, ``comparison`` or ``training``; ``spectrum`` for any other
+        file, which reading it checks.
 
     Raises:
         UserError: if the file is no regular one, or damaged.
@@ -33,7 +33,7 @@ def kind_of(path: str | Path) -> str:
     from spectra.files import format_of
 
     kind = format_of(path).removeprefix("basinscope ")
-    return kind if kind in ("comparison", "audit", "volume", "bridge", "training") else "spectrum"
+    return kind if kind in ("comparison", "audit", "volume", "bridge", "sandwich", "training") else "spectrum"
 
 
 def load(path: str | Path) -> Result:
@@ -43,7 +43,7 @@ def load(path: str | Path) -> Result:
         path: a file that a command wrote with ``--output``, or a tracker of a training run.
 
     Returns:
-        A StoredSpectrum, VolumeStudy, BridgeResult, AuditReport, Comparison or TrainingCurves.
+        A StoredSpectrum, VolumeStudy, BridgeResult, SandwichResult, AuditReport, Comparison or TrainingCurves.
 
     Raises:
         UserError: if the file is foreign, newer, truncated or damaged.
@@ -70,6 +70,10 @@ def load(path: str | Path) -> Result:
         from volume.bridge import read_bridge
 
         return read_bridge(path)[0]
+    if kind == "sandwich":
+        from volume.bridge import read_sandwich
+
+        return read_sandwich(path)
     from spectra.store import read_spectrum
 
     return read_spectrum(path)

@@ -39,11 +39,14 @@ from volume.chains import ORIGINS, window_of
 from volume.priors import prior_forms
 
 if TYPE_CHECKING:
-    from basinscope.runs import BridgeRequest
+    from basinscope.runs import BridgeRequest, SandwichRequest
     from basinscope.views import OtherBridge
-    from volume.bridge import BridgeResult
+    from volume.bridge import BridgeResult, SandwichResult
 
 _LADDER = "Ladder"
+_SANDWICH = "Bounds from both sides"
+# Settings of a ladder to a set, which a sandwich does not take.
+_OF_A_SET = ("target", "origin", "standard_error", "budget")
 
 
 def bridge(
@@ -108,6 +111,19 @@ def bridge(
         typer.Option(help="Gradients after which no rung is begun.", show_default="no limit", rich_help_panel=_LADDER),
     ] = math.inf,
     seed: Annotated[int, typer.Option(help="The one seed of all randomness.", rich_help_panel=_LADDER)] = 0,
+    sandwich: Annotated[
+        bool,
+        typer.Option(
+            "--sandwich",
+            help="Bound from both sides the posterior of labels that a network drawn from the prior gives: whether "
+            "such a ladder suffices for this architecture, data and prior.",
+            rich_help_panel=_SANDWICH,
+        ),
+    ] = False,
+    temperatures: Annotated[
+        int,
+        typer.Option(help="Of a sandwich, from one rung to the next: more close the gap.", rich_help_panel=_SANDWICH),
+    ] = 32,
     model: ModelOption = None,
     data: DataOption = None,
     loss: LossOption = None,
@@ -152,9 +168,9 @@ def bridge(
         budget=budget,
         seed=seed,
     )
-    from basinscope.runs import BridgeRequest, reserved_for
+    from basinscope.runs import SandwichRequest, reserved_for
 
-    request = BridgeRequest(
+    request = SandwichRequest(
         checkpoint=checkpoint,
         settings=settings,
         output=output,
@@ -167,9 +183,12 @@ def bridge(
         overwrite=overwrite,
         resume=resume,
         command=command_line(),
+        temperatures=temperatures,
     )
+    if sandwich:
+        _check_sandwich(request)
     with reserved_for(request):
-        _run(request, form)
+        (_run_sandwich if sandwich else _run)(request, form)
 
 
 def _check_words(target: str, origin: str, prior: str, cost: str | None) -> None:
@@ -183,6 +202,41 @@ def _check_words(target: str, origin: str, prior: str, cost: str | None) -> None
         raise UserError(
             f"--prior of a bridge must be {', '.join(others)} or {last}; got {prior!r}{nearest(kind, known)}"
         )
+
+
+def _check_sandwich(request: SandwichRequest) -> None:
+    """Refuses what asks for the checkpoint's own set, of which a sandwich knows nothing."""
+    from volume.chains import BridgeSettings
+
+    plain, asked = BridgeSettings(origin="prior"), request.settings
+    given = {
+        "--cost": request.cost is not None,
+        "--plot": request.plot is not None,
+        "--cutoff": asked.cutoffs != plain.cutoffs,
+        **{f"--{name.replace('_', '-')}": getattr(asked, name) != getattr(plain, name) for name in _OF_A_SET},
+    }
+    if unfit := [option for option, differs in given.items() if differs]:
+        raise UserError(f"--sandwich is of a posterior of drawn labels, not of a set: leave out {', '.join(unfit)}")
+
+
+def _run_sandwich(request: SandwichRequest, form: str) -> None:
+    from basinscope.runs import progress_report, run_sandwich
+
+    with progress_report() as progress:
+        result = run_sandwich(request, progress)
+    show_sandwich(result, form, {"sandwich": str(request.output)})
+
+
+def show_sandwich(result: SandwichResult, form: str, files: dict[str, str]) -> None:
+    """Print bounds from both sides, complete or not, with the files written by kind."""
+    from basinscope.views import print_result, sandwich_json, sandwich_table
+
+    print_result(
+        form,
+        table=lambda: sandwich_table(result, files),
+        rows=lambda: result.records() if result.complete else [],
+        found=lambda: sandwich_json(result, files),
+    )
 
 
 def _run(request: BridgeRequest, form: str) -> None:

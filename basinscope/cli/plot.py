@@ -11,6 +11,7 @@ from basinscope.choices import one_of
 from basinscope.cli.options import DebugOption
 from basinscope.outputs import reserved
 from basinscope.results import kind_of
+from spectra.errors import UserError
 from spectra.words import SCALES
 
 if TYPE_CHECKING:
@@ -64,4 +65,6 @@ def _figure(file: Path, scale: str) -> Figure:
         from basinscope.views import figure_of
 
         return figure_of(*read_bridge(file))
+    if kind == "sandwich":
+        raise UserError(f"{file} holds bounds from both sides, of which there is no figure: use basinscope show")
     return spectrum_figure(read_spectrum(file), scale=scale)

@@ -47,6 +47,7 @@ def show(
         "audit": _show_audit,
         "volume": _show_volume,
         "bridge": _show_bridge,
+        "sandwich": _show_sandwich,
         "training": _show_training,
     }
     kind = kind_of(file)
@@ -131,6 +132,15 @@ def _show_bridge(file: Path, against: Path | None, form: str) -> None:
             raise UserError(f"{file} holds a bridge, so --against must be a bridge file too; {against} is none")
         other = OtherBridge(against.name, *read_bridge(against))
     show_bridge(result, source, form, {}, other)
+
+
+def _show_sandwich(file: Path, against: Path | None, form: str) -> None:
+    if against is not None:
+        raise UserError(f"--against compares two spectra, and {file} holds bounds from both sides")
+    from basinscope.cli.bridge import show_sandwich
+    from volume.bridge import read_sandwich
+
+    show_sandwich(read_sandwich(file), form, {})
 
 
 def _show_comparison(file: Path, against: Path | None, form: str) -> None:

@@ -9,6 +9,8 @@ from .compare import run_invariance as run_invariance
 from .progress import Report as Report
 from .progress import in_notebook as in_notebook
 from .progress import progress_report as progress_report
+from .sandwich import SandwichRequest as SandwichRequest
+from .sandwich import run_sandwich as run_sandwich
 from .session import Machine as Machine
 from .session import Session as Session
 from .session import reserved_for as reserved_for

@@ -5,6 +5,8 @@ from .bridge import bridge_json as bridge_json
 from .bridge import bridge_rows as bridge_rows
 from .bridge import bridge_table as bridge_table
 from .bridge import figure_of as figure_of
+from .bridge import sandwich_json as sandwich_json
+from .bridge import sandwich_table as sandwich_table
 from .comparison import comparison_table as comparison_table
 from .comparison import findings_json as findings_json
 from .comparison import ranking_parts as ranking_parts

@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 
 from basinscope.terminal import Text, written
-from basinscope.views.layout import NONE, estimate_columns, finite, formatted, plain, table
+from basinscope.views.layout import NONE, estimate_columns, finite, formatted, json_estimate, plain, table
 from basinscope.views.sheet import Column, Sheet
 from spectra.estimate import Estimate, independent
 from spectra.files import counted
@@ -21,10 +21,17 @@ from volume.bridge import ORIGIN, BridgeResult, BridgeVolume, bridge_cautions
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from volume.bridge import SandwichResult
+
 # Of the curve in the table; the JSON has more.
 SHOWN, STORED = 9, 60
 # What two bridges have to share for their difference to be of the estimate alone.
 _OF = ("checkpoint", "task", "cost", "prior")
+# What bounds on a teacher's labels are of.
+OF_THE_TEACHER = (
+    "log Z(b) of the teacher's labels, above the teacher's own cost: it says whether such a ladder suffices for a "
+    "posterior of this architecture, data and prior, and nothing of the checkpoint's own set beyond that"
+)
 
 
 class OtherBridge(NamedTuple):
@@ -269,3 +276,39 @@ def _difference(result: BridgeResult, source: Mapping[str, str], other: OtherBri
     unlike = [f"{name} {a} here and {b} there" for name, (a, b) in _unlike(result, source, other).items()]
     words = f"they are not of the same: {'; '.join(unlike)}" if unlike else "both are of the same"
     return Padding(Group(rows, Text(words, style="yellow" if unlike else "dim")), (1, 0, 1, 0))
+
+
+def sandwich_table(result: SandwichResult, files: Mapping[str, str]) -> Group:
+    """The bounds from both sides, complete or not, laid out for a terminal."""
+    ladder, source = result.ladder, result.source
+    name = Path(source["checkpoint"]).name if "checkpoint" in source else "a checkpoint"
+    heading = Text.assemble((f"Sandwich for {name}", "bold"), ": labels of a teacher drawn from the prior")
+    heading.append(f"\n{counted(ladder.size, 'parameter')}, {source.get('cost', 'cost')}, prior {source.get('prior')}")
+    heading.append(
+        f"\nb {result.inverse_temperature:g}, {counted(ladder.rung_count, 'rung')} of "
+        f"{counted(ladder.settings.chains, 'chain')}, {result.temperatures} temperatures from one to the next, "
+        f"{counted(result.gradient_evaluations, 'gradient')}, seed {ladder.settings.seed}"
+    )
+    facts = Sheet("bounds", [Column("quantity"), Column("value", words=True)], header=False, gap=3)
+    for row in result._facts().items():
+        facts.add_row(*row)
+    notes = [Text(f"! {caution}", style="yellow") for caution in result._cautions()]
+    return Group(heading, Padding(facts, (1, 0, 1, 0)), Text(OF_THE_TEACHER, style="dim"), *notes, *written(files))
+
+
+def sandwich_json(result: SandwichResult, files: Mapping[str, str]) -> dict[str, Any]:
+    """The bounds from both sides, complete or not, in plain values."""
+    found: dict[str, Any] = {
+        "source": dict(result.source),
+        "settings": plain(result.ladder.settings.as_dict()) | {"temperatures": result.temperatures},
+        "size": result.ladder.size,
+        "inverse_temperature": result.inverse_temperature,
+        "complete": result.complete,
+        "gradient_evaluations": result.gradient_evaluations,
+        "files": dict(files),
+    }
+    if not result.complete:
+        return found
+    bounds = {name: json_estimate(getattr(result, name)) for name in ("lower", "by_ladder", "upper", "gap")}
+    proven = {"proven95": plain(result.proven()), "largest_rhat": finite(result.ladder.diagnostics.largest_rhat)}
+    return found | bounds | proven | {"chains": result.records(), "cautions": list(result._cautions())}

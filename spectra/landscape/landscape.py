@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -353,6 +354,12 @@ class Landscape(AverageCost):
         if isinstance(cost, KLFromAnchor) and self.softmax is not None and self.likelihood is not None:
             cost = divergence_like(self.likelihood, cost)
         return self._again(cost=cost, joinable=None)
+
+    def with_targets(self, targets: Sequence[Any], theta: Tensor) -> Landscape:
+        """The same model, inputs and cost with other targets, one for each batch of ``taken``, around theta (n,)."""
+        pairs = zip(self.taken(), targets, strict=True)
+        batches = [replace(batch, targets=one) for batch, one in pairs]
+        return self._again(batches=batches, theta=theta, joinable=None)
 
     def to(self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Landscape:
         """A copy in another dtype or on another device; the model is copied."""

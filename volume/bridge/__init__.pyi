@@ -4,6 +4,10 @@ from .result import BridgeResult as BridgeResult
 from .result import BridgeVolume as BridgeVolume
 from .result import bridge_cautions as bridge_cautions
 from .run import bridge_volume as bridge_volume
+from .sandwich import sandwich_bounds as sandwich_bounds
+from .sandwich_result import SandwichResult as SandwichResult
+from .sandwich_store import read_sandwich as read_sandwich
+from .sandwich_store import write_sandwich as write_sandwich
 from .store import read_bridge as read_bridge
 from .store import refuse_other as refuse_other
 from .store import write_bridge as write_bridge

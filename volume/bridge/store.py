@@ -46,7 +46,7 @@ _SETTINGS = settings(
 
 
 @lru_cache
-def _bridge(unit: str) -> Record[BridgeResult]:
+def bridge_record(unit: str) -> Record[BridgeResult]:
     """How a bridge whose cost has some unit is kept; reading asks for none."""
     rung: dict[str, Part] = {
         "state": _STATE,
@@ -71,15 +71,16 @@ def _fill(file: h5py.File, stored: tuple[BridgeResult, dict[str, str]]) -> None:
     file.attrs["created"] = now()
     VERSIONS.write(file, library_versions())
     _SOURCE.write(file, source)
-    _bridge(source.get("cost_unit", "cost")).write(file, replace(result, passes=tuple(map(_lighter, result.passes))))
+    passes = tuple(map(lighter, result.passes))
+    bridge_record(source.get("cost_unit", "cost")).write(file, replace(result, passes=passes))
 
 
 def _build(file: h5py.File) -> tuple[BridgeResult, dict[str, str]]:
     source = _SOURCE.read(file)
-    return _bridge("").read(file, source=source), source
+    return bridge_record("").read(file, source=source), source
 
 
-def _lighter(rungs: tuple[Rung, ...]) -> tuple[Rung, ...]:
+def lighter(rungs: tuple[Rung, ...]) -> tuple[Rung, ...]:
     """A pass without the points that it does not go on from.
 
     Only an unfinished one goes on: from its last rung's points, or, where that turns out to be too far from the next,

@@ -8,7 +8,12 @@ from .cost import SublevelCost as SublevelCost
 from .curvature import inverse_temperature as inverse_temperature
 from .curvature import leading_curvature as leading_curvature
 from .curvature import no_curvature as no_curvature
+from .hamiltonian import Potential as Potential
+from .hamiltonian import hamiltonian_chains as hamiltonian_chains
 from .ladder import Carrier as Carrier
+from .ladder import Cloud as Cloud
+from .ladder import between as between
+from .ladder import next_passage as next_passage
 from .levels import LevelMass as LevelMass
 from .levels import level_mass as level_mass
 from .multistate import multistate_log_ratio as multistate_log_ratio
