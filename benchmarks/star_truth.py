@@ -174,7 +174,7 @@ def estimates(hidden: int, cutoff: float) -> Iterator[tuple[str, str, float, flo
             resume=True,
             command="python benchmarks/star_truth.py",
         )
-        (found,) = run_volume(request, lambda *_: None).results
+        (found,) = run_volume(request, lambda *_: None).results.values()
         print(f"{hidden} hidden units, {cutoff:g}, {name}: {found.text}", file=sys.stderr, flush=True)
         yield name, target, found.log_volume, found.known.standard_error
 
