@@ -4,6 +4,9 @@ from .result import BridgeResult as BridgeResult
 from .result import BridgeVolume as BridgeVolume
 from .result import bridge_cautions as bridge_cautions
 from .run import bridge_volume as bridge_volume
+from .sets import SetMass as SetMass
+from .sets import disorders as disorders
+from .sets import set_mass as set_mass
 from .store import read_bridge as read_bridge
 from .store import refuse_other as refuse_other
 from .store import write_bridge as write_bridge
