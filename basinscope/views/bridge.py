@@ -396,6 +396,8 @@ def _of_copies(symmetry: Mapping[str, Any]) -> str:
     )
     if symmetry["both"]:
         return f"{head}{seen}: {symmetry['both']} in both ways, so copies do touch."
-    if aligned:
+    if 2 * aligned > pairs:
         return f"{head}{seen}: no line joins two copies, so they are apart as far as straight lines can tell."
-    return f"{head}{seen}: straight lines tell nothing here, since not even aligned chains are joined."
+    return (
+        f"{head}{seen}: no line joins two copies, which tells little where most aligned chains are not joined either."
+    )
