@@ -100,8 +100,8 @@ _CAPTION = (
 _SETS = (
     "set: whose log-volume is claimed, and whose truth it is held against: sublevel, all that costs less than the "
     "cutoff; star, the part of it that straight lines from the anchor reach. In brackets, where the truth of the other "
-    "set alone is known: mean less that bound; ! beyond the bound, so certainly wrong. Known cases are made so that both "
-    "sets are one."
+    "set alone is known: mean less that bound; ! beyond the bound, so certainly wrong. In known cases the two sets are "
+    "one."
 )
 
 
