@@ -360,7 +360,7 @@ def audit(
     cost: str | None = None,
     cutoff: float = 0.01,
     prior: str = "gaussian",
-    truth: str | None = None,
+    truth: str | Sequence[str] | None = None,
     task: str | None = None,
     model: Any = None,
     data: Any = None,
@@ -388,7 +388,8 @@ def audit(
         cost: ``kl`` or ``task``, of a checkpoint.
         cutoff: cost T that bounds the basin, of a checkpoint.
         prior: prior of the volume, of a checkpoint.
-        truth: nats and their standard error as ``-1300:5``, a bridge file, ``bridge`` or ``bridge-star``.
+        truth: nats and their standard error, as ``-1300:5`` of the sublevel set or ``star=-1400:5`` of the star
+            domain; a bridge file of either; ``bridge`` or ``bridge-star``. Several, one a set.
         task: name of the task that makes a landscape of the checkpoint; None for the checkpoint's own.
         model: in place of a task: a module, what makes one, or where that is, ``package.module:factory``.
         data: with a model: arrays (inputs, targets), a data set, a loader, or the name of a file or a function.
@@ -420,7 +421,7 @@ def audit(
         cost=cost,
         cutoff=cutoff,
         prior=prior,
-        truth=truth,
+        truth=tuple(_listed(truth or ())),
         machine=machine or Machine(),
         reading=reading or ReadingOptions(),
         task=chosen_task(task, model=model, data=data, loss=loss),

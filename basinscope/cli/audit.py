@@ -83,9 +83,10 @@ def audit(
         str, typer.Option(help="The prior, as for basinscope volume.", rich_help_panel=_CHECKPOINT)
     ] = "gaussian",
     truth: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="Nats and their standard error, as -1300:5; a bridge file; or bridge, bridge-star: run one.",
+            help="Nats and their standard error: -1300:5 of the sublevel set, star=-1400:5 of the star domain; a "
+            "bridge file of either; or bridge, bridge-star: run one. Repeatable, one a set.",
             rich_help_panel=_CHECKPOINT,
         ),
     ] = None,
@@ -112,7 +113,8 @@ def audit(
     """Audit estimators: bias, spread, coverage and cost over repeats, against the truth where it is known.
 
     Log-volumes are in nats. With --known the truth is a closed form or a quadrature; of a checkpoint it is what --truth
-    says, and without one the estimators are only held against each other.
+    says: each estimator is held against the truth of the set that it claims, the sublevel set or the star domain, and
+    without one the estimators are only held against each other.
     """  # noqa: DOC501  # the help has no place for it
     del debug  # read by main
     if known == (checkpoint is not None):
@@ -137,7 +139,7 @@ def audit(
         cost=cost,
         cutoff=cutoff,
         prior=prior,
-        truth=truth,
+        truth=tuple(truth or ()),
         output=output,
         plot=plot,
         overwrite=overwrite,

@@ -26,7 +26,14 @@ if TYPE_CHECKING:
 
 
 def show(
-    file: Annotated[Path, typer.Argument(help="An HDF5 file that basinscope wrote.", show_default=False)],
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...",
+            help="An HDF5 file that basinscope wrote; or bridges of several targets, and a volume file, side by side.",
+            show_default=False,
+        ),
+    ],
     against: Annotated[
         Path | None,
         typer.Option(help="Another such file: show FILE minus it.", show_default=False),
@@ -37,11 +44,15 @@ def show(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Show what a result file holds, or its difference to another one."""
+    """Show what a result file holds, its difference to another one, or bridges of several sets side by side."""
     del debug  # read by main
     one_of("--negative", negative, NEGATIVE_RULES)
     check_shifts(shift or [])
     form = form_of(table, as_json)
+    if len(files) > 1:
+        _show_sets(files, against, form)
+        return
+    (file,) = files
     others = {
         "comparison": _show_comparison,
         "audit": _show_audit,
@@ -141,6 +152,29 @@ def _show_sandwich(file: Path, against: Path | None, form: str) -> None:
     from volume.bridge import read_sandwich
 
     show_sandwich(read_sandwich(file), form, {})
+
+
+def _show_sets(files: list[Path], against: Path | None, form: str) -> None:
+    from basinscope.views import OtherBridge, print_result, sets_json, sets_of, sets_rows, sets_table, symmetry_of
+    from volume.bridge import read_bridge
+    from volume.store import read_study
+
+    kinds = {file: kind_of(file) for file in files}
+    if against is not None or "bridge" not in kinds.values() or not set(kinds.values()) <= {"bridge", "volume"}:
+        found = ", ".join(f"{file.name} ({kind})" for file, kind in kinds.items())
+        raise UserError(
+            "several files are shown side by side where they are bridges of several targets, with volume files for the "
+            f"quadratic mass, and without --against; got {found}"
+        )
+    bridges = [OtherBridge(file.name, *read_bridge(file)) for file, kind in kinds.items() if kind == "bridge"]
+    studies = {file.name: read_study(file) for file, kind in kinds.items() if kind == "volume"}
+    masses, symmetry = sets_of(bridges, studies), symmetry_of(bridges)
+    print_result(
+        form,
+        table=lambda: sets_table(masses, symmetry, bridges[0].source.get("cost_unit", "cost")),
+        rows=lambda: sets_rows(masses),
+        found=lambda: sets_json(masses, symmetry),
+    )
 
 
 def _show_comparison(file: Path, against: Path | None, form: str) -> None:

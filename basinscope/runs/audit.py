@@ -26,7 +26,10 @@ from spectra.store import read_spectrum
 from volume.audit import (
     BY_NAME,
     NAMES,
+    SETS,
     SHIFT,
+    STAR,
+    SUBLEVEL,
     VOLUME,
     Array,
     AuditCase,
@@ -39,6 +42,7 @@ from volume.audit import (
     estimators,
     known_cases,
     read_report,
+    reusable,
     sampler_facts,
     truth_of,
     write_report,
@@ -46,11 +50,12 @@ from volume.audit import (
 from volume.bridge import read_bridge
 from volume.curvature_density import curvature_name
 from volume.noise import cost_noise, noise_caution
-from volume.priors import parse_prior
+from volume.priors import Prior, parse_prior
 
 SHIPPED = "digits_mlp_fisher.h5"
 # Words for a truth that is computed, and what the bridge then aims at.
 BRIDGES = {"bridge": "sublevel", "bridge-star": "star"}
+ONE_SET = "the truth is of {0}: it bounds what estimators of {1} claim; for their bias give --truth of {2} too"
 UNKNOWN = "without a truth there is no bias: give --truth, or audit on --known cases"
 
 
@@ -70,7 +75,7 @@ class AuditRequest(RunRequest):
         cost: ``kl``, ``task`` or None.
         cutoff: T, the cutoff on the cost.
         prior: text of the prior, as ``volume.priors.parse_prior`` reads it.
-        truth: the true value as it was typed, or None.
+        truth: true values as they were typed, at most one a set.
     """
 
     checkpoint: Path | Landscape | None
@@ -84,7 +89,7 @@ class AuditRequest(RunRequest):
     cost: str | None = None
     cutoff: float = 0.01
     prior: str = "gaussian"
-    truth: str | None = None
+    truth: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         least = {"repeats": 2, "directions": 1, "probes": 1, "steps": 1, "products": 6, "seed": 0}
@@ -103,7 +108,7 @@ class AuditRequest(RunRequest):
             "cost": self.cost is not None,
             "cutoff": self.cutoff != AuditRequest.cutoff,
             "prior": self.prior != AuditRequest.prior,
-            "truth": self.truth is not None,
+            "truth": bool(self.truth),
             "dtype": self.machine.dtype is not None,
             "device": self.machine.device is not None,
             "key": self.reading.key is not None,
@@ -121,7 +126,7 @@ class AuditRequest(RunRequest):
         return [
             ("CHECKPOINT", source),
             ("--spectrum", known_spectrum(self.spectrum) if self.checkpoint is None else None),
-            ("--truth", None if self.truth is None else Path(self.truth)),
+            *(("--truth", Path(text)) for text in self.truth),
             *((TASK, path) for path in task_files(self.task)),
         ]
 
@@ -155,7 +160,7 @@ def run_audit(request: AuditRequest, progress: Report, announce: Callable[[str],
     if earlier is not None and (earlier.title, earlier.notes[:1]) != (report.title, report.notes[:1]):
         raise UserError(f"{request.output} is an audit of {earlier.title} made otherwise; choose another --output")
     every = estimators(**request.effort)
-    known = set() if earlier is None else {(row.case, row.estimator) for row in earlier.table.rows}
+    known = reusable(None if earlier is None else earlier.table)
     if announce is not None:
         left = [(case, name) for case in cases for name in names if (case.name, name) not in known]
         announce(_work(request, left))
@@ -261,7 +266,7 @@ def _eigenvalues(path: Path) -> Array:
 def _checkpoint(
     request: AuditRequest, source: Path | Landscape, strategy: str
 ) -> tuple[tuple[AuditCase, ...], AuditReport]:
-    truth = _given_truth(request.truth)
+    typed = [_typed_truth(text) for text in request.truth if not _is_bridge(text)]
     session = Session(source, request.task, request.machine, request.reading)
     checkpoint, name = session.checkpoint, session.held_out or session.task
     landscape = session.shared(basin_cost(session.own(name), request.cost, name))
@@ -272,24 +277,19 @@ def _checkpoint(
     # The first product chooses the strategy, which all rows, the bridge and whatever goes on share.
     operator.matvec(landscape.theta)
     strategy = str(getattr(operator, "strategy", ""))
-    if request.truth in BRIDGES:
-        target = BRIDGES[request.truth]
-        truth = bridge_truth(
-            landscape, prior, request.cutoff, target=target, seed=request.seed, strategy=strategy, memory=memory
-        )
-    elif request.truth is not None and truth is None:
-        truth = _stored_truth(request.truth, checkpoint, landscape, prior.name, request.cutoff)
+    by_set = _by_set(request, typed, checkpoint, landscape, prior, strategy)
     case = AuditCase(
         checkpoint.path.stem,
         landscape,
         request.cutoff,
-        {} if truth is None else {VOLUME: truth},
+        {VOLUME: by_set[SUBLEVEL]} if SUBLEVEL in by_set else {},
         prior=prior,
         operator=operator,
         shift=SHIFT,
         landscape=landscape,
         moments=_moments(checkpoint, landscape),
         memory=memory,
+        star=by_set.get(STAR),
     )
     made_from = session.provenance(landscape, request.command, name)
     made = f"{_effort(request)}, cutoff {request.cutoff:g} {made_from.cost_unit}, prior {prior.name}"
@@ -300,7 +300,9 @@ def _checkpoint(
     made = ", ".join([made, *(f"{where} {word}" for where, word in machine.items() if word is not None)])
     noisy = noise_caution(cost_noise(landscape), request.cutoff, landscape.size, made_from.dtype, fixed=True)
     beside = (
-        (truth is None, UNKNOWN),
+        (not by_set, UNKNOWN),
+        (set(by_set) == {SUBLEVEL}, ONE_SET.format(*SETS.values(), STAR)),
+        (set(by_set) == {STAR}, ONE_SET.format(*reversed(SETS.values()), SUBLEVEL)),
         (UNCHECKED in checkpoint.integrity, f"checkpoint: {checkpoint.integrity}"),
         (bool(noisy), noisy),
     )
@@ -317,17 +319,53 @@ def _moments(checkpoint: Checkpoint, landscape: Landscape) -> AdamMoments | None
         return None  # the table says that there is no state of Adam
 
 
-def _given_truth(text: str | None) -> Truth | None:
-    """What was typed; None where nothing was, or a bridge is to be run."""
-    if text is None or text in BRIDGES or Path(text).suffix == ".h5":
-        return None
-    value, _, error = text.partition(":")
+def _is_bridge(text: str) -> bool:
+    """Whether a truth is of a bridge, to be run or read, and not a number."""
+    return text in BRIDGES or Path(text).suffix == ".h5"
+
+
+def _typed_truth(text: str) -> Truth:
+    """A number that was typed, and of which set."""
+    of, _, number = text.rpartition("=")
+    value, _, error = number.partition(":")
     try:
-        return Truth(float(value), float(error) if error else 0.0, "given")
+        if of not in ("", *SETS):
+            raise ValueError(of)
+        return Truth(float(value), float(error) if error else 0.0, "given", of=of or SUBLEVEL)
     except ValueError:
         raise UserError(
-            f"--truth must be nats and their error, as -1300:5, a bridge file, bridge or bridge-star; got {text!r}"
+            "--truth must be nats and their error, as -1300:5 of the sublevel set or star=-1400:5 of the star domain, "
+            f"a bridge file, bridge or bridge-star; got {text!r}"
         ) from None
+
+
+def _by_set(
+    request: AuditRequest,
+    typed: list[Truth],
+    checkpoint: Checkpoint,
+    landscape: Landscape,
+    prior: Prior,
+    strategy: str,
+) -> dict[str, Truth]:
+    """Truths by the set that they are of: those typed, those of files, and those of bridges that are run now."""
+    files = [text for text in request.truth if _is_bridge(text) and text not in BRIDGES]
+    targets = [BRIDGES[text] for text in request.truth if text in BRIDGES]
+    truths = typed + [_stored_truth(file, checkpoint, landscape, prior.name, request.cutoff) for file in files]
+    sets = [truth.of for truth in truths] + targets
+    if (twice := next((of for of in SETS if sets.count(of) > 1), None)) is not None:
+        raise UserError(f"--truth is given twice for {SETS[twice]}: give one for each set")
+    for target in targets:
+        found = bridge_truth(
+            landscape,
+            prior,
+            request.cutoff,
+            target=target,
+            seed=request.seed,
+            strategy=strategy,
+            memory=request.machine.memory,
+        )
+        truths.append(found)
+    return {truth.of: truth for truth in truths}
 
 
 def _stored_truth(file: str, checkpoint: Checkpoint, landscape: Landscape, prior: str, cutoff: float) -> Truth:
@@ -344,7 +382,10 @@ def _stored_truth(file: str, checkpoint: Checkpoint, landscape: Landscape, prior
         different.append(f"it has {result.size} parameters, the checkpoint {landscape.size}")
     if different:
         raise UserError(f"--truth {file} is of something else: {'; '.join(different)}")
-    return truth_of(result, cutoff)
+    try:
+        return truth_of(result, cutoff)
+    except UserError as error:
+        raise UserError(f"--truth {file}: {error}") from None
 
 
 def _empty(request: AuditRequest) -> AuditTable:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+
+import torch
 
 from basinscope.outputs import to_continue
 from basinscope.ranks import STORED, agreed, writes_files
 from basinscope.runs.announcement import forecast, seconds_of
 from basinscope.runs.progress import Report
 from basinscope.runs.session import CheckpointRequest, Session, basin_cost, ends_early
+from comparisons.measures import Arrangements, copies_of
 from spectra.errors import UserError
 from spectra.files import counted
 from spectra.landscape import Landscape
@@ -19,11 +22,11 @@ from spectra.words import dtype_title
 from volume.bridge import BridgeResult, bridge_volume, read_bridge, refuse_other, write_bridge
 from volume.chains import BridgeSettings
 from volume.noise import cost_noise
-from volume.priors import parse_prior
+from volume.priors import Prior, parse_prior
 
 # What of a source's provenance decides its numbers, and what is told of it and may differ where it goes on.
 _DECIDES = ("checkpoint_sha256", "checkpoint_weights", "task", "cost", "dtype")
-_RECORD = ("checkpoint", "checkpoint_integrity", "command", "cost_unit", "noise")
+_RECORD = ("checkpoint", "checkpoint_integrity", "command", "cost_unit", "noise", "symmetry")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +75,7 @@ def run_bridge(
     agreed("task, cost and dtype", f"{name}, {source['cost']}, {source['dtype']}")
     earlier = _earlier(request, source)
     agreed(STORED, "nothing" if earlier is None else f"{counted(earlier.rung_count, 'rung')}")
-    climb = _Climb(request.output, source, 0 if earlier is None else earlier.rung_count)
+    climb = _Climb(request, source, 0 if earlier is None else earlier.rung_count, landscape, prior)
     with ends_early(climb.state):
         if announce is not None and (earlier is None or not earlier.complete):
             announce(_work(landscape, request.settings))
@@ -90,15 +93,28 @@ def run_bridge(
 
 
 class _Climb:
-    """Writes the store after each rung."""
+    """Writes the store after each rung, and with the last one what its chains show of the network's copies."""
 
-    def __init__(self, output: Path | None, source: dict[str, str], kept: int) -> None:
-        self.output, self.source, self.kept = output, source, kept
+    def __init__(
+        self, request: BridgeRequest, source: dict[str, str], kept: int, landscape: Landscape, prior: Prior
+    ) -> None:
+        self.request, self.output, self.source, self.kept = request, request.output, source, kept
+        self.landscape, self.prior = landscape, prior
 
     def keep(self, result: BridgeResult) -> None:
+        # A star domain is of one arrangement; the stored record of a ladder that goes on is kept.
+        if result.complete and result.settings.target == "sublevel" and "symmetry" not in self.source:
+            self.source["symmetry"] = json.dumps(asdict(self._copies(result)))
         if self.output is not None and writes_files():
             write_bridge(self.output, result, self.source)
         self.kept = result.rung_count
+
+    def _copies(self, result: BridgeResult) -> Arrangements:
+        landscape, size = self.landscape, self.landscape.size
+        last = torch.as_tensor(result.passes[0][-1].last, device=landscape.device).reshape(-1, size)
+        scale = self.prior.scale(size).to(landscape.theta)
+        thetas = landscape.theta + last.to(landscape.theta) * scale
+        return copies_of(landscape, self.prior.log_density, thetas, min(self.request.settings.cutoffs))
 
     def state(self) -> str:
         if self.output is None:
@@ -136,4 +152,5 @@ def _earlier(request: BridgeRequest, source: dict[str, str]) -> BridgeResult | N
     stored, found = read_bridge(output)
     fixed = {name: value for name, value in source.items() if name not in _RECORD}
     refuse_other(output, stored, found, request.settings, fixed)
+    source |= {name: found[name] for name in ("symmetry",) if name in found}
     return replace(stored, settings=request.settings)

@@ -7,6 +7,11 @@ from .bridge import bridge_table as bridge_table
 from .bridge import figure_of as figure_of
 from .bridge import sandwich_json as sandwich_json
 from .bridge import sandwich_table as sandwich_table
+from .bridge import sets_json as sets_json
+from .bridge import sets_of as sets_of
+from .bridge import sets_rows as sets_rows
+from .bridge import sets_table as sets_table
+from .bridge import symmetry_of as symmetry_of
 from .comparison import comparison_table as comparison_table
 from .comparison import findings_json as findings_json
 from .comparison import ranking_parts as ranking_parts

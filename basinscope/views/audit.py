@@ -16,7 +16,7 @@ from basinscope.views.layout import NONE, finite, plain, table
 from basinscope.views.sheet import Column, Sheet
 from spectra.files import counted
 from spectra.interval import RULE, with_error
-from volume.audit import FACTORS, TRACE, VOLUME, AuditReport, AuditRow, Figure, Share, Truth
+from volume.audit import FACTORS, SETS, TRACE, VOLUME, AuditReport, AuditRow, Figure, Share, Truth
 
 
 def report_json(report: AuditReport, files: Mapping[str, str]) -> dict[str, Any]:
@@ -44,7 +44,11 @@ def _row(row: AuditRow) -> dict[str, Any]:
     figures = ("mean", "bias", "spread", "rms", "largest_share", "effective_samples", "jensen_predicted", "jensen_seen")
     return {
         **{name: getattr(row, name) for name in ("case", "size", "estimator", "quantity")},
+        "claims": row.claims or None,
         "truth": None if row.truth is None else _truth(row.truth),
+        "bound": None if row.bound is None else _truth(row.bound),
+        "excess_over_bound": None if row.bound is None else _number(row.excess),
+        "outside": row.outside,
         "values": [finite(reading.value) for reading in row.readings],
         "infinite": row.infinite,
         "biased": row.biased,
@@ -65,7 +69,7 @@ def _row(row: AuditRow) -> dict[str, Any]:
 
 
 def _truth(truth: Truth) -> dict[str, Any]:
-    found = {"value": truth.value, "error": truth.error, "how": truth.how}
+    found = {"value": truth.value, "error": truth.error, "how": truth.how, "of": truth.of or None}
     return {**found, "half_width95": finite(truth.half_width)}
 
 
@@ -93,6 +97,12 @@ _CAPTION = (
     "repeats whose own 95 % interval holds the truth. for 1 nat: directions for an rms error of 1 nat, ~ extrapolated "
     "as if log terms were normal. A curvature product counts as 2 gradients."
 )
+_SETS = (
+    "set: whose log-volume is claimed, and whose truth it is held against: sublevel, all that costs less than the "
+    "cutoff; star, the part of it that straight lines from the anchor reach. In brackets, where the truth of the other "
+    "set alone is known: mean less that bound; ! beyond the bound, so certainly wrong. In known cases the two sets are "
+    "one."
+)
 
 
 def report_table(report: AuditReport, files: Mapping[str, str]) -> Group:
@@ -103,6 +113,7 @@ def report_table(report: AuditReport, files: Mapping[str, str]) -> Group:
         rows = [row for row in report.table.rows if row.case == name]
         parts += _case(name, rows)
     parts.append(Padding(Text(_CAPTION, style="dim"), (1, 0, 0, 0)))
+    parts.append(Text(_SETS, style="dim"))
     parts.append(_markov(report))
     if report.facts:
         parts.append(_facts(report))
@@ -126,29 +137,38 @@ def _case(name: str, rows: list[AuditRow]) -> list[RenderableType]:
 
 
 def _table(name: str, rows: list[AuditRow]) -> Sheet:
-    first = _COLUMNS[0] if any(row.truth is not None for row in rows) else "mean"
-    found = table(("estimator", first, *_COLUMNS[1:]), of=name, padding=1, justify="right")
+    first = _COLUMNS[0] if any(row.truth is not None or row.bound is not None for row in rows) else "mean"
+    found = table(("estimator", "set", first, *_COLUMNS[1:]), of=name, padding=1, justify="right")
     for row in rows:
-        found.add_row(row.estimator, *_cells(row), style="yellow" if row.biased else "")
+        style = "yellow" if row.biased or row.outside else ""
+        found.add_row(row.estimator, row.claims or NONE, *_cells(row), style=style)
     return found
 
 
 def _heading(name: str, rows: list[AuditRow]) -> RenderableType:
-    truth = next((row.truth for row in rows if row.truth is not None and row.quantity == VOLUME), None)
+    known = [(row.truth, row.bound) for row in rows if row.readings and row.quantity == VOLUME]
+    truths = dict.fromkeys(truth for pair in known for truth in pair if truth is not None)
     text = Text.assemble((name, "bold"), f", n = {rows[0].size:,}: ")
-    if truth is None:
+    if not truths:
         if any(row.truth is not None for row in rows):
             return text.append("truth of each quantity exact")
         return text.append("no truth is known: spread and mutual differences only")
+    return text.append("; ".join(map(_true, sorted(truths, key=lambda truth: truth.of, reverse=True))))
+
+
+def _true(truth: Truth) -> str:
     # A hundredth of a nat is read by nobody where the truth is a closed form.
     value = with_error(truth.value, truth.half_width) if truth.half_width > 0.005 else f"{truth.value:.2f}"
-    return text.append(f"true log volume {value} nat ({truth.how})")
+    whose = f" of {SETS[truth.of]}" if truth.of in SETS else ""
+    return f"true log volume{whose} {value} nat ({truth.how})"
 
 
 def _cells(row: AuditRow) -> tuple[str, ...]:
     scale = 100.0 / abs(row.truth.value) if row.quantity == TRACE and row.truth is not None else 1.0
     unit = " %" if row.quantity == TRACE and row.truth is not None else ""
-    if row.truth is None:
+    if row.bound is not None:
+        first = f"({_figure(row.excess, 1.0)})" + (" !" if row.outside else "")
+    elif row.truth is None:
         first = _figure(row.mean, 1.0)
     else:
         first = _figure(row.bias, scale) + unit + (" !" if row.biased else "")

@@ -1,9 +1,11 @@
-"""A bridge for reading and as JSON: its answers, the curve of log V against T, and what holds them up."""
+"""A bridge for reading and as JSON: its answers, the curve of log V against T, what holds them up, and other sets."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,10 +15,13 @@ from rich.padding import Padding
 from basinscope.terminal import Text, written
 from basinscope.views.layout import NONE, estimate_columns, finite, formatted, json_estimate, plain, table
 from basinscope.views.sheet import Column, Sheet
+from spectra.errors import UserError
 from spectra.estimate import Estimate, independent
 from spectra.files import counted
 from spectra.interval import RULE, half_width, with_ends, with_error
-from volume.bridge import ORIGIN, BridgeResult, BridgeVolume, bridge_cautions
+from volume.bridge import ORIGIN, BridgeResult, BridgeVolume, SetMass, bridge_cautions, disorders, set_mass
+from volume.chains import window_of
+from volume.study import VolumeStudy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,6 +37,9 @@ OF_THE_TEACHER = (
     "log Z(b) of the teacher's labels, above the teacher's own cost: it says whether such a ladder suffices for a "
     "posterior of this architecture, data and prior, and nothing of the checkpoint's own set beyond that"
 )
+# What bridges of several sets have to share to stand side by side.
+_SAME = ("checkpoint_sha256", "checkpoint_weights", "task", "cost", "prior", "data_sha256")
+_QUADRATIC = "quadratic-mass"
 
 
 class OtherBridge(NamedTuple):
@@ -312,3 +320,127 @@ def sandwich_json(result: SandwichResult, files: Mapping[str, str]) -> dict[str,
     bounds = {name: json_estimate(getattr(result, name)) for name in ("lower", "by_ladder", "upper", "gap")}
     proven = {"proven95": plain(result.proven()), "largest_rhat": finite(result.ladder.diagnostics.largest_rhat)}
     return found | bounds | proven | {"chains": result.records(), "cautions": list(result._cautions())}
+
+
+def sets_of(bridges: Sequence[OtherBridge], studies: Mapping[str, VolumeStudy]) -> dict[float, list[SetMass]]:
+    """The masses of the sets that bridges of one checkpoint were aimed at, by cutoffs that at least two sets have.
+
+    Args:
+        bridges: complete, of one checkpoint, task, cost and prior, no two of one target.
+        studies: volumes of the same, by file name, for their quadratic mass.
+
+    Returns:
+        By cutoff, the largest first: the sublevel set, one copy of it, windows, the star domain, the quadratic model.
+
+    Raises:
+        UserError: if one is not complete, they are of different things, two have one target, or no cutoff is common.
+    """
+    _refuse_incomparable(bridges, studies)
+    ordered = sorted(bridges, key=lambda one: window_of(one.result.settings.target))
+    found = {}
+    for cutoff in sorted({cutoff for one in bridges for cutoff in one.result.settings.cutoffs}, reverse=True):
+        masses = [set_mass(one.result, cutoff, one.name) for one in ordered if one.result.reaches(cutoff)]
+        if masses and masses[0].window == 0.0 and (symmetry := symmetry_of(bridges)).get("units"):
+            masses.insert(1, _copy(masses[0], symmetry))
+        for name, study in studies.items():
+            if study.settings.cutoff == cutoff and _QUADRATIC in study.results:
+                known, words = study.results[_QUADRATIC].known, "all that cost less in the checkpoint's quadratic model"
+                masses.append(SetMass("quadratic mass", words, known, None, name))
+        if len({one.file for one in masses}) > 1:
+            found[cutoff] = masses
+    if not found:
+        raise UserError("the files have no cutoff in common: give bridges that were asked for the same --cutoff")
+    return found
+
+
+def symmetry_of(bridges: Sequence[OtherBridge]) -> dict[str, Any]:
+    """What the sublevel bridge's file says of the network's symmetries, or why it says nothing."""
+    whole = next((one for one in bridges if one.result.settings.target == "sublevel"), None)
+    if whole is None:
+        return {"reason": "there is no sublevel bridge among the files"}
+    if whole.result.settings.origin != "prior":
+        return {"reason": f"{whole.name} began at the checkpoint, and its chains need not have come to all copies"}
+    unsaid = '{"reason": "the file is from before symmetries were recorded; bridge --resume records them"}'
+    return dict(json.loads(whole.source.get("symmetry", unsaid)))
+
+
+def _copy(whole: SetMass, symmetry: Mapping[str, Any]) -> SetMass:
+    """The sublevel set up to the network's symmetries."""
+    mass = replace(whole.mass, value=whole.mass.value - symmetry["log_order"])
+    words = f"the same, each network counted once of its exp({symmetry['log_order']:.1f}) copies: {symmetry['units']}"
+    return SetMass("sublevel up to symmetry", words, mass, None, whole.file)
+
+
+def _refuse_incomparable(bridges: Sequence[OtherBridge], studies: Mapping[str, VolumeStudy]) -> None:
+    first, targets = bridges[0], [one.result.settings.target for one in bridges]
+    for one, target in zip(bridges, targets, strict=True):
+        if not one.result.complete:
+            raise UserError(f"{one.name} is not complete: go on with it by --resume, then show it beside others")
+        if targets.count(target) > 1:
+            raise UserError(f"two of the files are bridges of {target}: one is shown against the other by --against")
+    sources = {one.name: dict(one.source) | {"size": f"{one.result.size}"} for one in bridges}
+    for name, study in studies.items():
+        made = {key: str(getattr(study.provenance, key, "")) for key in _SAME}
+        prior = study.results[_QUADRATIC].measure if _QUADRATIC in study.results else ""
+        sources[name] = made | {"data_sha256": study.data_sha256, "prior": prior, "size": f"{study.size}"}
+    for name, source in sources.items():
+        pairs = [(key, source.get(key), sources[first.name].get(key)) for key in (*_SAME, "size")]
+        unlike = [f"{key} is {here} and not {there}" for key, here, there in pairs if here and there and here != there]
+        if unlike:
+            raise UserError(f"{name} is of something else than {first.name}: {'; '.join(unlike)}")
+
+
+def sets_table(found: Mapping[float, list[SetMass]], symmetry: Mapping[str, Any], unit: str) -> Group:
+    """What ``sets_of`` and ``symmetry_of`` say, laid out for a terminal; ``unit`` is the cost's."""
+    parts: list[RenderableType] = [Text("Whose volume: sets around one checkpoint", style="bold")]
+    for cutoff, masses in found.items():
+        columns = [Column(f"below {cutoff:g} {unit}"), Column("log V (nat)"), Column("which parameters", words=True)]
+        rows = Sheet(f"sets below {cutoff:g}", [*columns, Column("file")], spaced=True)
+        for one in masses:
+            rows.add_row(one.name, with_ends(one.mass.value, one.mass.interval()), one.definition, one.file)
+        parts += ["", rows, *(Text(f"! {words}", style="yellow") for words in disorders(masses))]
+    parts += ["", Text(RULE, style="dim"), Text(_of_copies(symmetry), style="dim")]
+    return Group(*parts)
+
+
+def sets_rows(found: Mapping[float, list[SetMass]]) -> list[dict[str, Any]]:
+    """A row for each cutoff and set, at full precision."""
+    return [
+        {
+            "cutoff": cutoff,
+            "set": one.name,
+            **estimate_columns(one.mass, "nat", "log_volume"),
+            "definition": one.definition,
+            "file": one.file,
+        }
+        for cutoff, masses in found.items()
+        for one in masses
+    ]
+
+
+def sets_json(found: Mapping[float, list[SetMass]], symmetry: Mapping[str, Any]) -> dict[str, Any]:
+    """The same in plain values, with what is known of copies, and what is out of order."""
+    cautions = [words for masses in found.values() for words in disorders(masses)]
+    rows = [{name: plain(value) for name, value in row.items()} for row in sets_rows(found)]
+    return {"sets": rows, "symmetry": {**symmetry, "says": _of_copies(symmetry)}, "cautions": cautions}
+
+
+def _of_copies(symmetry: Mapping[str, Any]) -> str:
+    """What the mass up to symmetry is, and what the chains say of it."""
+    if not symmetry.get("units"):
+        return f"The mass up to symmetry is not known: {symmetry['reason']}."
+    head = "Up to symmetry: the mass of one copy, exact only if copies do not touch at that cutoff. "
+    pairs, joined, aligned = symmetry["pairs"], symmetry["joined"], symmetry["aligned"]
+    if not pairs:
+        return f"{head}Whether they do was not looked at: the last points of the chains are not kept."
+    seen = (
+        f"Of {counted(pairs, 'pair')} of chains at the smallest cutoff, straight lines below it join {joined} as they "
+        f"are and {aligned} with hidden units aligned"
+    )
+    if symmetry["both"]:
+        return f"{head}{seen}: {symmetry['both']} in both ways, so copies do touch."
+    if 2 * aligned > pairs:
+        return f"{head}{seen}: no line joins two copies, so they are apart as far as straight lines can tell."
+    return (
+        f"{head}{seen}: no line joins two copies, which tells little where most aligned chains are not joined either."
+    )

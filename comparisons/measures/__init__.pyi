@@ -1,3 +1,5 @@
+from .arrangements import Arrangements as Arrangements
+from .arrangements import copies_of as copies_of
 from .choices import chosen_options as chosen_options
 from .choices import options_in_file as options_in_file
 from .choices import options_in_words as options_in_words

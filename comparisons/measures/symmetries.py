@@ -18,6 +18,8 @@ from spectra.model import generator
 # f(a x) = a f(x) for a > 0: these commute with rescaling of nodes, and all elementwise ones with permutation.
 HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, nn.Identity, nn.Dropout)
 ELEMENTWISE = (*HOMOGENEOUS, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.ELU, nn.Softplus, nn.ReLU6)
+# f(-a) = -f(a): these commute with the sign of a hidden unit.
+ODD = (nn.Tanh, nn.Identity, nn.Dropout)
 FACTOR = 4.0
 
 Tensors = dict[str, Tensor]
@@ -32,12 +34,14 @@ class Joint:
         after: name of the layer that reads them.
         units: how many.
         homogeneous: whether the activation commutes with positive factors.
+        odd: whether it commutes with signs.
     """
 
     before: str
     after: str
     units: int
     homogeneous: bool
+    odd: bool = False
 
 
 def joints(landscape: Landscape) -> list[Joint]:
@@ -54,7 +58,8 @@ def joints(landscape: Landscape) -> list[Joint]:
             if isinstance(module, nn.Linear):
                 if last and {f"{last}.weight", f"{whole}.weight"} <= names:
                     homogeneous = all(isinstance(one, HOMOGENEOUS) for one in between)
-                    found.append(Joint(last, whole, module.in_features, homogeneous))
+                    odd = all(isinstance(one, ODD) for one in between)
+                    found.append(Joint(last, whole, module.in_features, homogeneous, odd))
                 last, between = whole, []
             elif isinstance(module, ELEMENTWISE):
                 between.append(module)
@@ -72,7 +77,7 @@ def permuted(landscape: Landscape, *, seed: int = 0) -> Landscape:
         # Of few units chance may leave all in place, and nothing would be shown.
         if torch.equal(order, order.sort().values):
             order = order.roll(1)
-        _act(tensors, joint, lambda part, order=order: part[order], lambda part, order=order: part[:, order])  # type: ignore[misc]
+        act(tensors, joint, lambda part, order=order: part[order], lambda part, order=order: part[:, order])  # type: ignore[misc]
     return _around(landscape, tensors)
 
 
@@ -104,7 +109,7 @@ def rescaled(landscape: Landscape, *, nodes: bool, factor: float = FACTOR, seed:
             draws = torch.rand(joint.units, generator=generator(seed, "rescaling", number), dtype=torch.float64)
             powers = 2.0 * draws - 1.0
         factors = torch.exp(powers * math.log(factor)).to(landscape.theta)
-        _act(
+        act(
             tensors,
             joint,
             lambda part, f=factors: part * f.view(-1, *[1] * (part.dim() - 1)),  # type: ignore[misc]
@@ -162,7 +167,8 @@ def _tensors(landscape: Landscape) -> Tensors:
     return {name: part.clone() for name, part in landscape.parameters.unflatten(landscape.theta).items()}
 
 
-def _act(tensors: Tensors, joint: Joint, make: Callable[[Tensor], Tensor], read: Callable[[Tensor], Tensor]) -> None:
+def act(tensors: Tensors, joint: Joint, make: Callable[[Tensor], Tensor], read: Callable[[Tensor], Tensor]) -> None:
+    """Change the layer that makes hidden units, and undo it in the one that reads them, in place of what is there."""
     for name in (f"{joint.before}.weight", f"{joint.before}.bias"):
         if name in tensors:
             tensors[name] = make(tensors[name])

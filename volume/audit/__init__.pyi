@@ -12,6 +12,9 @@ from .facts import HOLDS as HOLDS
 from .facts import sampler_facts as sampler_facts
 from .plots import audit_figure as audit_figure
 from .reading import DETERMINANT as DETERMINANT
+from .reading import SETS as SETS
+from .reading import STAR as STAR
+from .reading import SUBLEVEL as SUBLEVEL
 from .reading import TRACE as TRACE
 from .reading import VOLUME as VOLUME
 from .reading import AuditReading as AuditReading
@@ -31,3 +34,4 @@ from .store import write_report as write_report
 from .table import AuditRow as AuditRow
 from .table import AuditTable as AuditTable
 from .table import audit as audit
+from .table import reusable as reusable

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from spectra.errors import UserError
 from spectra.landscape import Landscape
 from spectra.spectrum import SpectrumSettings
 from volume.audit.case import AuditCase, Estimator, EstimatorRow
 from volume.audit.directions import gaussian
-from volume.audit.reading import AuditReading, NotApplicable, Truth
+from volume.audit.reading import SETS, AuditReading, NotApplicable, Truth
 from volume.bridge import BridgeResult, bridge_volume
 from volume.chains import BridgeSettings
 from volume.priors import Prior
@@ -62,9 +63,16 @@ def bridge_truth(
 
 
 def truth_of(result: BridgeResult, cutoff: float) -> Truth:
-    """What a complete bridge says at a cutoff that its draws surround, as a truth."""
+    """What a complete bridge says at a cutoff that its draws surround, as a truth of the set that it was aimed at.
+
+    Raises:
+        UserError: if that is a window, which no estimator claims, or the bridge does not reach the cutoff.
+    """
+    target = result.settings.target
+    if target not in SETS:
+        raise UserError(f"a bridge of {target} is the truth of no estimator: one of {' or '.join(SETS)} is needed")
     volume = result.volume(cutoff)
-    return Truth(volume.log_volume, volume.standard_error, f"bridge, {result.settings.target}", volume.freedom)
+    return Truth(volume.log_volume, volume.standard_error, f"bridge, {target}", volume.freedom, target)
 
 
 # A repeat takes seconds on a small case and minutes on a checkpoint.

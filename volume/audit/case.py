@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from spectra.checkpoint import AdamMoments
@@ -12,7 +12,7 @@ from spectra.lanczos import Eigenpairs, top_eigenpairs
 from spectra.landscape import Landscape
 from spectra.operators import SymmetricOperator
 from spectra.spectrum import SpectrumSettings
-from volume.audit.reading import AuditReading, Truth
+from volume.audit.reading import SUBLEVEL, VOLUME, AuditReading, Truth
 from volume.prior_units import prior_units
 from volume.priors import GaussianPrior, Lebesgue, Prior
 from volume.quadratic import AnchorMeasure, anchor_measure
@@ -31,7 +31,9 @@ class AuditCase:
         name: of the case.
         surface: the cost.
         cutoff: T, unit of the cost.
-        truths: by quantity, one of ``QUANTITIES``; empty where nothing is known.
+        truths: by quantity, one of ``QUANTITIES``; the log-volume's is the sublevel set's unless it says otherwise.
+            Empty where nothing is known.
+        star: truth of the star domain's log-volume, where that is another number; None where it is not known.
         prior: the measure of the log-volume.
         operator: curvature at the anchor; None if the cost has none there.
         shift: c of the log-determinant ``log det(H + c I)``, unit of the curvature.
@@ -52,6 +54,24 @@ class AuditCase:
     moments: AdamMoments | None = None
     most_directions: int = 10**9
     memory: int = SpectrumSettings.memory
+    star: Truth | None = None
+
+    def known(self, quantity: str, claims: str) -> tuple[Truth | None, Truth | None]:
+        """The truth of a quantity and of the set that is claimed; without it, that of the other set, which bounds it.
+
+        Args:
+            quantity: one of ``QUANTITIES``.
+            claims: one of ``SETS``; of log-volumes only.
+
+        Returns:
+            The truth, or None; and where that is None, the bound, or None.
+        """
+        if quantity != VOLUME:
+            return self.truths.get(quantity), None
+        found = [truth for truth in (self.truths.get(VOLUME), self.star) if truth is not None]
+        found = [replace(truth, of=truth.of or SUBLEVEL) for truth in found]
+        own = next((truth for truth in found if truth.says_of(claims)), None)
+        return own, next(iter(found), None) if own is None else None
 
     @property
     def size(self) -> int:

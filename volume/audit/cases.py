@@ -1,4 +1,8 @@
-"""The cases whose truth is known: balls, ellipsoids, Lp balls, wells, a thin star; 2 to 100,000 parameters."""
+"""The cases whose truth is known: balls, ellipsoids, Lp balls, wells, a thin star; 2 to 100,000 parameters.
+
+In all of them the cost never falls along a ray from the anchor. So the sublevel set is the star domain, and one number
+is the truth of both.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from spectra.model import generator
 from spectra.operators import MatrixOperator, SymmetricOperator
 from volume.audit.case import AuditCase
 from volume.audit.convolution import log_product_wells
-from volume.audit.reading import DETERMINANT, TRACE, VOLUME, Truth
+from volume.audit.reading import BOTH, DETERMINANT, TRACE, VOLUME, Truth
 from volume.priors import GaussianPrior, Lebesgue, Prior
 from volume.quadratic import HartleyRotated, ParameterModule, QuadraticForm, from_components, log_distribution
 from volume.rays import ClosedFormCost, log_ball, log_ellipsoid, log_gaussian_ball, log_power_ball
@@ -95,14 +99,14 @@ def _landscape(cost: Callable[[Tensor], Tensor], anchor: Tensor) -> Landscape:
 
 def ball_case(size: int) -> AuditCase:
     """A ball of radius ``sqrt(2 T)`` in n dimensions: every direction is exact."""
-    truth = Truth(log_ball(math.sqrt(2.0 * CUTOFF), size), 0.0, CLOSED)
+    truth = Truth(log_ball(math.sqrt(2.0 * CUTOFF), size), 0.0, CLOSED, of=BOTH)
     cost = ClosedFormCost(lambda x: 0.5 * x.square().sum(-1), torch.zeros(size, dtype=torch.float64))
     return AuditCase(f"ball-{size}", cost, CUTOFF, {VOLUME: truth}, most_directions=max(2, _DRAWN // size))
 
 
 def ellipsoid_case(name: str, eigenvalues: Array) -> AuditCase:
     """An ellipsoid with these positive eigenvalues (n,), under Lebesgue measure."""
-    truth = Truth(log_ellipsoid(eigenvalues, CUTOFF), 0.0, CLOSED)
+    truth = Truth(log_ellipsoid(eigenvalues, CUTOFF), 0.0, CLOSED, of=BOTH)
     return quadratic_case(name, eigenvalues, CUTOFF, truth)
 
 
@@ -122,7 +126,7 @@ def degenerate_case(size: int = 60, rank: int = 20, standard_deviation: float = 
     anchor = np.linspace(-0.3, 0.3, size)
     distance = float(np.linalg.norm(anchor[:rank])) / standard_deviation
     radius = math.sqrt(2.0 * cutoff) / standard_deviation
-    truth = Truth(log_gaussian_ball(radius, rank, 1.0, distance), 0.0, "non-central chi-square, exact")
+    truth = Truth(log_gaussian_ball(radius, rank, 1.0, distance), 0.0, "non-central chi-square, exact", of=BOTH)
     prior = GaussianPrior(standard_deviation)
     return quadratic_case(f"degenerate-{size}", eigenvalues, cutoff, truth, prior=prior, anchor=anchor)
 
@@ -143,14 +147,16 @@ def measured_case(name: str, eigenvalues: Array) -> AuditCase:
     tail = log_distribution(
         QuadraticForm(values, np.ones(len(values)), measure.nodes, measure.masses), np.array([CUTOFF])
     )
-    truth = Truth(float(tail.log_probability[0]), float(tail.error[0]), "saddlepoint with all eigenvalues known")
+    truth = Truth(
+        float(tail.log_probability[0]), float(tail.error[0]), "saddlepoint with all eigenvalues known", of=BOTH
+    )
     return quadratic_case(name, values, CUTOFF, truth, prior=GaussianPrior(1.0), anchor=anchor)
 
 
 def power_case(power: float, size: int) -> AuditCase:
     """``C = sum |x_i|^p``: Dirichlet's volumes, the curvature at the anchor zero or infinite unless p = 2."""
     cutoff = 1.0
-    truth = Truth(log_power_ball(power, cutoff, np.ones(size)), 0.0, "Dirichlet's integral")
+    truth = Truth(log_power_ball(power, cutoff, np.ones(size)), 0.0, "Dirichlet's integral", of=BOTH)
     cost = ClosedFormCost(lambda x: x.abs().pow(power).sum(-1), torch.zeros(size, dtype=torch.float64))
     return AuditCase(f"l{power:g}-ball-{size}", cost, cutoff, {VOLUME: truth})
 
@@ -178,7 +184,7 @@ def wells_case(size: int = 20, cutoff: float = 8.0, standard_deviation: float = 
         surface,
         cutoff,
         {
-            VOLUME: Truth(value, error, "one-dimensional distributions, convolved"),
+            VOLUME: Truth(value, error, "one-dimensional distributions, convolved", of=BOTH),
             TRACE: Truth(float(size), 0.0, CLOSED),
             DETERMINANT: Truth(size * math.log1p(SHIFT), 0.0, CLOSED),
         },
@@ -196,7 +202,7 @@ def thin_star_case(size: int = 20, sharpness: float = 1.0) -> AuditCase:
     """
     cutoff = 1.0
     arms = math.log(float(hyp1f1(0.5, size / 2.0, size * sharpness)))
-    truth = Truth(log_ball(1.0, size) + arms, 0.0, "closed form, a confluent hypergeometric function")
+    truth = Truth(log_ball(1.0, size) + arms, 0.0, "closed form, a confluent hypergeometric function", of=BOTH)
 
     def cost(x: Tensor) -> Tensor:
         square = x.square().sum(-1)

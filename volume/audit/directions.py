@@ -12,7 +12,7 @@ from spectra.errors import UserError
 from spectra.members import member, stated
 from spectra.operators import SymmetricOperator
 from volume.audit.case import AuditCase, Effort, Estimator, EstimatorRow
-from volume.audit.reading import PRODUCT_GRADIENTS, AuditReading, NotApplicable
+from volume.audit.reading import PRODUCT_GRADIENTS, STAR, AuditReading, NotApplicable
 from volume.methods import DenseModel, importance_sampled
 from volume.preconditioners import EXPONENT, Material, Preconditioner, PreconditionerRow
 from volume.priors import GaussianPrior, Lebesgue
@@ -96,6 +96,7 @@ def _reading(
         log_terms=found.log_terms + offset,
         consistent=consistent,
         effective_samples=found.effective_samples,
+        claims=STAR,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from spectra.errors import UserError
 from spectra.files import counted
 from spectra.plots import BLUE, GREEN, GREY, ORANGE, SKY, VERMILLION
-from volume.audit.reading import VOLUME
+from volume.audit.reading import BOTH, SETS, VOLUME
 from volume.audit.report import AuditReport
 from volume.audit.table import AuditRow, AuditTable
 
@@ -33,7 +34,8 @@ def audit_figure(table: AuditTable) -> Figure:
     """The figure of an audit: a panel a case, a line of dots an estimator of its log-volume, a dot a repeat.
 
     How many estimates are infinite stands at an estimator's name; estimators of other quantities are named beneath.
-    The axis is the log-volume less its truth (linear within one nat, logarithmic beyond), so that estimates one nat
+    The axis is the log-volume less the truth of the set that the estimator claims, or, in hollow dots, less that of the
+    other set, which bounds it (linear within one nat, logarithmic beyond), so that estimates one nat
     and a thousand nats off are both seen; without a truth it is the log-volume itself.
 
     Args:
@@ -89,37 +91,48 @@ def draw_case(axes: Axes, found: AuditReport | AuditTable, *, case: str | None =
 
 
 def _panel(axes: Axes, name: str, rows: list[AuditRow]) -> None:
-    truth = rows[0].truth
-    centre = 0.0 if truth is None else truth.value
+    truths = dict.fromkeys(truth for row in rows for truth in (row.truth, row.bound) if truth is not None)
+    shifts = []
     for place, row in enumerate(rows):
-        shift = row.values - centre
+        truth = row.truth or row.bound
+        # Without any truth in the panel the axis is the log-volume itself; a row of none beside others is not drawn.
+        shift = row.values - truth.value if truth is not None else row.values[: 0 if truths else None]
+        shifts.append(shift)
         colour = next((colour for start, colour in _COLOURS if row.estimator.startswith(start)), GREY)
         jitter = np.linspace(-0.28, 0.28, len(shift)) if len(shift) > 1 else np.zeros(len(shift))
-        axes.plot(shift, place + jitter, "o", color=colour, markersize=3.2, alpha=0.55, markeredgewidth=0.0)
+        # Hollow where the line is a bound and not the truth.
+        filled: dict[str, Any] = {"markeredgewidth": 0.0} if row.bound is None else {"markerfacecolor": "none"}
+        axes.plot(shift, place + jitter, "o", color=colour, markersize=3.2, alpha=0.55, **filled)
+        if truth is not None and truth.error > 0.0:
+            half = truth.half_width
+            axes.fill_betweenx([place - 0.5, place + 0.5], -half, half, color=VERMILLION, alpha=0.2, linewidth=0.0)
         if len(shift):
             axes.plot(float(shift.mean()), place, "|", color=colour, markersize=13, markeredgewidth=2.2)
     axes.set_yticks(range(len(rows)), [_named(row) for row in rows], fontsize=8)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="x", color=GREY, alpha=0.25, linewidth=0.6)
     axes.tick_params(axis="x", labelsize=8)
-    if truth is None:
+    if not truths:
         axes.set_xlabel("log volume (nat)", fontsize=8)
         axes.set_title(f"{name}, n = {rows[0].size:,}: no truth known", fontsize=9)
         return
     axes.axvline(0.0, color=VERMILLION, linewidth=1.6, zorder=0)
-    if truth.error > 0.0:
-        half = truth.half_width
-        axes.axvspan(-half, half, color=VERMILLION, alpha=0.2, linewidth=0.0, label="95 % interval of the truth")
+    if any(truth.error > 0.0 for truth in truths):
+        axes.fill_betweenx([], [], color=VERMILLION, alpha=0.2, linewidth=0.0, label="95 % interval of the truth")
         axes.legend(fontsize=7)
     axes.set_xscale("symlog", linthresh=_LINEAR)
-    _decades(axes, float(np.abs(np.concatenate([row.values for row in rows]) - centre).max(initial=0.0)))
-    axes.set_xlabel("log volume less the truth (nat)", fontsize=8)
-    axes.set_title(f"{name}, n = {rows[0].size:,}: true log volume {truth.value:,.2f} nat", fontsize=9)
+    _decades(axes, float(np.abs(np.concatenate(shifts)).max(initial=0.0)))
+    bounded = "; hollow: less a bound" if any(row.bound is not None for row in rows) else ""
+    axes.set_xlabel(f"log volume less the truth of the set that is claimed (nat){bounded}", fontsize=8)
+    values = ", ".join(f"{truth.value:,.2f}{f' ({truth.of})' if truth.of in SETS else ''}" for truth in truths)
+    axes.set_title(f"{name}, n = {rows[0].size:,}: true log volume {values} nat", fontsize=9)
 
 
 def _named(row: AuditRow) -> str:
-    """An estimator with how many of its estimates no axis can hold."""
-    return f"{row.estimator} ({row.infinite} infinite)" if row.infinite else row.estimator
+    """An estimator with the set that it claims, where sets differ, and how many of its estimates no axis can hold."""
+    differ = bool(row.claims) and (row.truth is None or row.truth.of != BOTH)
+    told = [row.claims] * differ + [f"{row.infinite} infinite"] * bool(row.infinite)
+    return f"{row.estimator} ({', '.join(told)})" if told else row.estimator
 
 
 def _decades(axes: Axes, farthest: float) -> None:

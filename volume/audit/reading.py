@@ -1,4 +1,4 @@
-"""What is known of a case, and one answer of an estimator that is audited."""
+"""What is known of a case and of which set, and one answer of an estimator that is audited."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ Array = NDArray[np.float64]
 PRODUCT_GRADIENTS = 2.0
 VOLUME, TRACE, DETERMINANT = "log-volume", "trace", "log-determinant"
 QUANTITIES = (VOLUME, TRACE, DETERMINANT)
+# The sets whose volume an estimator claims to measure: all that costs less than the cutoff, and of that what straight
+# lines from the anchor reach. The second lies in the first. They are the same where the cost never falls on the way.
+SUBLEVEL, STAR = "sublevel", "star"
+SETS = {SUBLEVEL: "the sublevel set", STAR: "the star domain"}
+BOTH = "both"
 UNITS = {VOLUME: "nat", TRACE: curvature_unit("hessian"), DETERMINANT: "nat"}
 
 
@@ -29,16 +34,23 @@ class Truth:
         error: standard error of the value, or a bound on its error; 0 for a closed form.
         how: where it comes from, in words.
         freedom: degrees of freedom of the error; inf for one that is known well, and for a bound.
+        of: the set whose log-volume it is: one of ``SETS``, or ``both`` where they are the same by construction; empty
+            for another quantity, and in a file from before this was recorded.
     """
 
     value: float
     error: float
     how: str
     freedom: float = math.inf
+    of: str = ""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.value) and math.isfinite(self.error) and self.error >= 0.0):
             raise UserError(f"a truth must be finite, its error not negative; got {self.value:g} with {self.error:g}")
+
+    def says_of(self, claimed: str) -> bool:
+        """Whether it is the truth of a set, one of ``SETS``."""
+        return self.of in (claimed, BOTH)
 
     @property
     def half_width(self) -> float:
@@ -66,6 +78,7 @@ class AuditReading:
         effective_samples: how many of them carry the estimate; nan where there are none.
         consistent: whether more directions would bring it to the truth, or to something else.
         freedom: degrees of freedom of the standard error; inf for one that is known well.
+        claims: the set whose volume it claims to measure, one of ``SETS``; empty in files from before that was kept.
 
     >>> AuditReading(1.0, 0.5).covers(1.9), AuditReading(1.0, 0.5).covers(2.1)
     (True, False)
@@ -82,10 +95,13 @@ class AuditReading:
     effective_samples: float = math.nan
     consistent: bool = True
     freedom: float = math.inf
+    claims: str = SUBLEVEL
 
     def __post_init__(self) -> None:
         if self.quantity not in QUANTITIES:
             raise UserError(f"quantity must be one of {', '.join(QUANTITIES)}; got {self.quantity!r}")
+        if self.claims not in (*SETS, ""):
+            raise UserError(f"claims must be one of {', '.join(SETS)}; got {self.claims!r}")
         if math.isnan(self.low) and math.isnan(self.high) and math.isfinite(self.standard_error):
             low, high = ends(self.value, half_width(self.standard_error, self.freedom))
             object.__setattr__(self, "low", low)

@@ -50,6 +50,7 @@ class _Readings:
         terms = _TERMS.read(group, "log_terms") if "log_terms" in group else np.empty((len(columns["value"]), 0))
         kept: dict[str, Any] = {
             "quantity": str(group.attrs["quantity"]),
+            "claims": str(group.attrs.get("claims", "")),
             "consistent": bool(group.attrs.get("consistent", True)),
         }
         found = []
@@ -59,8 +60,11 @@ class _Readings:
         return tuple(found)
 
 
-_TRUTH = Record(Truth, later=("freedom",), prefix="truth_", optional="truth_value")
-_ROW = Record(AuditRow, {"truth": _TRUTH, "quantity": Attribute(str), "readings": _Readings()})
+_TRUTH, _BOUND = (
+    Record(Truth, later=("freedom", "of"), prefix=f"{name}_", optional=f"{name}_value") for name in ("truth", "bound")
+)
+_TOLD = {"quantity": Attribute(str), "claims": Attribute(str)}
+_ROW = Record(AuditRow, {"truth": _TRUTH, "bound": _BOUND, "readings": _Readings(), **_TOLD})
 _REPORT = Record(
     AuditReport,
     {

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from spectra.errors import UserError
 from spectra.files import Result, counted
 from spectra.interval import half_width
-from volume.audit.reading import UNITS, VOLUME, AuditReading, Truth
+from volume.audit.reading import STAR, UNITS, VOLUME, AuditReading, Truth
 from volume.audit.statistics import (
     Directions,
     Figure,
@@ -48,8 +48,10 @@ class AuditRow:
         size: number of parameters n.
         estimator: name of the estimator.
         readings: one a repeat, in order of their seeds; empty if it does not apply.
-        truth: true value of the readings' quantity; None where none is known.
+        truth: true value of the readings' quantity, of the set that is claimed; None where none is known.
         skipped: why it does not apply; empty if it does.
+        bound: where no truth is known, that of the other set, which bounds what is claimed: a star domain lies in the
+            sublevel set. None where it is not known either.
     """
 
     case: str
@@ -58,6 +60,7 @@ class AuditRow:
     readings: tuple[AuditReading, ...] = ()
     truth: Truth | None = None
     skipped: str = ""
+    bound: Truth | None = None
 
     def record(self) -> dict[str, Any]:
         """The row of a data frame: errors over repeats in the unit of the quantity."""
@@ -69,10 +72,13 @@ class AuditRow:
             "estimator": self.estimator,
             "quantity": self.quantity,
             "unit": UNITS[self.quantity],
+            "claims": self.claims,
             "truth": None if truth is None else truth.value,
+            "bound": None if self.bound is None else self.bound.value,
             **{name: number.value for name, number in numbers.items()},
             **{f"{name}_error": numbers[name].error for name in figures},
             "biased": self.biased,
+            "outside": self.outside,
             "infinite": self.infinite,
             "intervals": covered.of,
             "covered": covered.hits,
@@ -85,6 +91,11 @@ class AuditRow:
     def quantity(self) -> str:
         """What is estimated."""
         return self.readings[0].quantity if self.readings else VOLUME
+
+    @property
+    def claims(self) -> str:
+        """The set whose volume it claims to measure; empty for another quantity, or where that was not recorded."""
+        return self.readings[0].claims if self.readings and self.quantity == VOLUME else ""
 
     @cached_property
     def values(self) -> Array:
@@ -113,6 +124,17 @@ class AuditRow:
         if self.truth is None:
             return Figure(math.nan, math.nan)
         return bias_of(self.values, self.truth)
+
+    @property
+    def excess(self) -> Figure:
+        """Mean less the bound; nan where there is none."""
+        return Figure(math.nan, math.nan) if self.bound is None else bias_of(self.values, self.bound)
+
+    @property
+    def outside(self) -> bool:
+        """Whether it is beyond its bound, by 3 standard errors as of ``biased``: a star domain larger than its set."""
+        sign = 1.0 if self.claims == STAR else -1.0
+        return self.bound is not None and sign * self.excess.value > 0.0 and _differs(self.excess, self.bound)
 
     @property
     def spread(self) -> Figure:
@@ -191,11 +213,7 @@ class AuditRow:
     @property
     def biased(self) -> bool:
         """Whether the bias is beyond 3 standard errors (by Student's t as rare as those), and beyond rounding."""
-        truth = self.truth
-        if truth is None or not len(self.values):
-            return False
-        error = half_width(self.bias.error, self.bias.freedom, level=_BEYOND)
-        return abs(self.bias.value) > error + _ROUNDING * max(1.0, abs(truth.value))
+        return self.truth is not None and _differs(self.bias, self.truth)
 
     @property
     def _sampled(self) -> list[AuditReading]:
@@ -265,7 +283,8 @@ def audit(
         estimators: estimators by name, functions of a case and a seed.
         repeats: seeds a row, at least 2.
         seed: seed of the first repeat; the others follow.
-        earlier: a table with the same repeats and seed: its rows are kept.
+        earlier: a table with the same repeats and seed: its readings are kept, and held against what is known now;
+            those of a log-volume of no recorded set are made anew.
         progress: called with rows done, rows to do and what is being done; those of an earlier table are not counted.
         on_row: called with the table so far after each row.
 
@@ -288,7 +307,7 @@ def audit(
         raise UserError(
             f"the earlier table has {earlier.repeats} repeats from seed {earlier.seed}, asked for {repeats} from {seed}"
         )
-    known = {} if earlier is None else {(row.case, row.estimator): row for row in earlier.rows}
+    known = reusable(earlier)
     work = [(case, name) for case in cases for name in estimators]
     missing = sum((case.name, name) not in known for case, name in work)
     table, done = AuditTable((), repeats, seed), 0
@@ -299,6 +318,9 @@ def audit(
                 progress(done, missing, f"{case.name}: {name}")
             done += 1
             row = _row(case, name, estimators[name], range(seed, seed + repeats))
+        found = case.known(row.quantity, row.claims) if row.readings else (None, None)
+        if found not in ((None, None), (row.truth, row.bound)):
+            row = replace(row, truth=found[0], bound=found[1])
         table = replace(table, rows=(*table.rows, row))
         if on_row is not None:
             on_row(table)
@@ -310,7 +332,20 @@ def _row(case: AuditCase, name: str, estimator: Estimator, seeds: range) -> Audi
         readings = tuple(estimator(case, seed) for seed in seeds)
     except UserError as reason:  # it does not apply, or fails here: the others go on
         return AuditRow(case.name, case.size, name, skipped=" ".join(str(reason).split()))
-    quantities = {reading.quantity for reading in readings}
-    if len(quantities) > 1:
-        raise UserError(f"the estimator {name} must keep to one quantity, got {', '.join(sorted(quantities))}")
-    return AuditRow(case.name, case.size, name, readings, case.truths.get(readings[0].quantity))
+    for what, kind in (("quantity", "quantity"), ("set", "claims")):
+        found = {getattr(reading, kind) for reading in readings}
+        if len(found) > 1:
+            raise UserError(f"the estimator {name} must keep to one {what}, got {', '.join(sorted(found))}")
+    return AuditRow(case.name, case.size, name, readings)
+
+
+def reusable(earlier: AuditTable | None) -> dict[tuple[str, str], AuditRow]:
+    """Rows of an earlier table by case and estimator, less those of a volume that does not say of which set."""
+    rows = () if earlier is None else earlier.rows
+    return {(row.case, row.estimator): row for row in rows if row.claims or row.skipped or row.quantity != VOLUME}
+
+
+def _differs(figure: Figure, truth: Truth) -> bool:
+    """Whether a difference to a truth is beyond 3 standard errors, by Student's t as rare as those, and rounding."""
+    error = half_width(figure.error, figure.freedom, level=_BEYOND)
+    return abs(figure.value) > error + _ROUNDING * max(1.0, abs(truth.value))

@@ -8,6 +8,9 @@ from .sandwich import sandwich_bounds as sandwich_bounds
 from .sandwich_result import SandwichResult as SandwichResult
 from .sandwich_store import read_sandwich as read_sandwich
 from .sandwich_store import write_sandwich as write_sandwich
+from .sets import SetMass as SetMass
+from .sets import disorders as disorders
+from .sets import set_mass as set_mass
 from .store import read_bridge as read_bridge
 from .store import refuse_other as refuse_other
 from .store import write_bridge as write_bridge

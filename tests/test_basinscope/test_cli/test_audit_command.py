@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -64,11 +65,22 @@ def test_a_checkpoint_with_and_without_a_truth(checkpoint: Path, capsys: pytest.
     assert any("without a truth there is no bias" in note for note in found["notes"])
     values = found["rows"][0]["values"]
     assert main([*words, "--truth", "-3.5:0.25", "--json"]) == 0
-    row = json.loads(capsys.readouterr().out)["rows"][0]
+    star, mass = json.loads(capsys.readouterr().out)["rows"][:2]
+    # A number is of the sublevel set: the star domain is no larger, and that is all that is said of its estimator.
+    assert (star["claims"], star["truth"], star["bias"]["value"]) == ("star", None, None)
+    assert star["bound"]["value"] == -3.5
+    assert star["excess_over_bound"]["value"] == pytest.approx(sum(values) / 2 + 3.5)
+    assert (mass["claims"], mass["truth"]["of"], mass["bound"]) == ("sublevel", "sublevel", None)
+    assert mass["bias"]["value"] == pytest.approx(mass["mean"]["value"] + 3.5)
+    assert main([*words, "--truth", "star=-3.5:0.25", "--truth", "-3:0", "--json"]) == 0
+    row, mass = json.loads(capsys.readouterr().out)["rows"][:2]
     assert row["truth"]["value"] == -3.5
     assert row["truth"]["error"] == 0.25
     assert row["bias"]["value"] == pytest.approx(sum(values) / 2 + 3.5)
     assert row["bias"]["standard_error"] >= 0.25
+    assert mass["truth"]["value"] == -3.0
+    assert main([*words, "--truth", "-3:0", "--truth", "bridge"]) == 2
+    assert "given twice for the sublevel set" in capsys.readouterr().err.replace("\n", " ")
     assert main([*words, "--truth", "-3.5:0.25"]) == 0
     # A standard error typed in is taken as known: 1.96 of them.
     assert "± 0.49" in capsys.readouterr().out
@@ -85,15 +97,24 @@ def test_a_cutoff_within_the_rounding_of_the_cost_is_said(checkpoint: Path, caps
 def test_the_truth_of_a_bridge_file(tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     landscape = make_landscape(f"{TINY}:tiny", read_checkpoint(checkpoint)).with_cost(kl_from_anchor)
     prior = GaussianPrior(1.0)
-    result = bridge_volume(landscape, prior, BridgeSettings((0.01,), chains=4, draws=10, warm_up=10))
-    path = tmp_path / "bridge.h5"
-    write_bridge(path, result, {"prior": prior.name})
     words = ["audit", str(checkpoint), "--task", f"{TINY}:tiny", *FEW, "--estimators", "star-domain/identity"]
-    words += ["--truth", str(path), "--json"]
-    assert main([*words, "--prior", "gaussian:1"]) == 0
-    truth = json.loads(capsys.readouterr().out)["rows"][0]["truth"]
-    assert truth["value"] == result.volume(0.01).log_volume
-    assert truth["error"] == result.volume(0.01).standard_error
+    words += ["--estimators", "quadratic-mass", "--json"]
+    values = {}
+    found = bridge_volume(landscape, prior, BridgeSettings((0.01,), chains=4, draws=10, warm_up=10))
+    for target, shift in (("sublevel", 0.0), ("window:0.5", -3.0), ("star", -5.0)):
+        settings = dataclasses.replace(found.settings, target=target)
+        result = dataclasses.replace(found, settings=settings, log_start=found.log_start + shift)
+        path = tmp_path / f"{target[:4]}.h5"
+        write_bridge(path, result, {"prior": prior.name})
+        values[target] = (result.volume(0.01).log_volume, result.volume(0.01).standard_error)
+    files = [word for name in ("star", "subl") for word in ("--truth", str(tmp_path / f"{name}.h5"))]
+    assert main([*words, *files, "--prior", "gaussian:1"]) == 0
+    star, mass = json.loads(capsys.readouterr().out)["rows"][:2]
+    assert (star["truth"]["value"], star["truth"]["error"]) == values["star"]
+    assert (mass["truth"]["value"], mass["truth"]["error"]) == values["sublevel"]
+    assert main([*words, "--truth", str(tmp_path / "wind.h5"), "--prior", "gaussian:1"]) == 2
+    assert "a bridge of window:0.5 is the truth of no estimator" in capsys.readouterr().err.replace("\n", " ")
+    words += files
     assert main([*words, "--prior", "gaussian:2"]) == 2
     assert "is of something else: prior is gaussian:1" in capsys.readouterr().err.replace("\n", " ")
 

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from basinscope.cli import main
-from volume.bridge import read_bridge
+from volume.bridge import read_bridge, write_bridge
 
 TINY = Path(__file__).parents[1] / "tiny_task.py"
 LINEAR = Path(__file__).parents[1] / "linear_task.py"
@@ -48,6 +49,47 @@ def test_the_mass_of_a_linear_models_basin_is_that_of_brute_force(
     assert found["complete"]
     assert found["ended"] == "passes"
     assert [volume["cutoff"] for volume in found["volumes"]] == [0.4, 0.1]
+
+
+def test_sets_of_one_checkpoint_side_by_side(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One ladder, and copies of it that pass for other sets with masses that are known to be smaller, or larger."""
+    whole = tmp_path / "whole.h5"
+    assert bridge(checkpoint, whole, "--prior", "gaussian:1", "--cutoff", "0.3") == 0
+    capsys.readouterr()
+    result, source = read_bridge(whole)
+    value = result.volume(0.3).log_volume
+
+    def other(target: str, shift: float, **made: str) -> str:
+        path = tmp_path / f"{target[:4]}{shift:g}.h5"
+        changed = replace(result, settings=replace(result.settings, target=target), log_start=result.log_start + shift)
+        write_bridge(path, changed, source | made)
+        return str(path)
+
+    star, window = other("star", -7.0), other("window:0.25", -2.0)
+    assert main(["show", star, str(whole), window, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    names = ["sublevel", "sublevel up to symmetry", "window:0.25", "star"]
+    assert [row["set"] for row in found["sets"]] == names
+    # 8 tanh units: 8! orders and 2^8 signs.
+    copies = math.log(math.factorial(8) * 2**8)
+    values = [row["log_volume"] for row in found["sets"]]
+    assert values == pytest.approx([value, value - copies, value - 2.0, value - 7.0])
+    assert found["cautions"] == []
+    assert found["symmetry"]["pairs"] == 28
+    assert found["symmetry"]["aligned"] >= found["symmetry"]["both"]
+    assert main(["show", str(whole), other("star", 9.0)]) == 0
+    page = " ".join(capsys.readouterr().out.split())
+    assert "! star lies in sublevel, and comes out larger by 9 nat" in page
+    assert "exact only if copies do not touch" in page
+    for words, sentence in (
+        ([star, other("star", 1.0)], "two of the files are bridges of star"),
+        ([str(whole), other("star", -1.0, prior="gaussian:2")], "prior is gaussian:2 and not gaussian:1"),
+        ([str(whole), star, "--against", star], "without --against"),
+    ):
+        assert main(["show", *words]) == 2
+        assert sentence in " ".join(capsys.readouterr().err.split())
 
 
 def test_stored_shown_drawn_compared_and_resumed(

@@ -1,5 +1,6 @@
 """The audit itself: planted noise and bias are found, truths agree with independent ones, facts come out."""
 
+import dataclasses
 import math
 
 import h5py
@@ -11,6 +12,9 @@ from scipy.stats import chi2
 
 from volume.audit import (
     BY_NAME,
+    SETS,
+    STAR,
+    SUBLEVEL,
     TRACE,
     VOLUME,
     AuditCase,
@@ -90,6 +94,45 @@ def test_bars_that_are_too_short_are_caught() -> None:
     row = audit([BALL], {"mine": planted(0.0, told=0.1)}, repeats=60).rows[0]
     assert row.coverage.interval[1] < 0.95
     assert not row.biased
+
+
+def test_an_estimator_is_held_against_the_truth_of_the_set_that_it_claims() -> None:
+    """Truths 5 nats apart: each estimator meets its own; one above its superset is caught, one below is not."""
+    whole, star = Truth(-10.0, 0.0, "given"), Truth(-15.0, 0.0, "given", of=STAR)
+    both, upper, lower = (
+        dataclasses.replace(BALL, name=name, truths={VOLUME: whole} if sub else {}, star=star if arms else None)
+        for name, sub, arms in (("both", True, True), ("upper", True, False), ("lower", False, True))
+    )
+
+    def claiming(value: float, claims: str):
+        return lambda case, seed: AuditReading(value + 1e-3 * (-1) ** seed, claims=claims)  # noqa: ARG005
+
+    said = {f"{claims} {value:g}": claiming(value, claims) for claims in SETS for value in (-9.0, -12.0, -16.0)}
+    table = audit([both, upper, lower], said, repeats=2)
+    biases = {name: table.row("both", name).bias.value for name in said}
+    for name, bias in biases.items():
+        claims, value = name.split()
+        assert bias == pytest.approx(float(value) - {"sublevel": -10.0, "star": -15.0}[claims])
+    assert table.row("upper", "star -9").truth is None
+    assert math.isnan(table.row("upper", "star -9").bias.value)
+    assert table.row("upper", "star -9").bound == dataclasses.replace(whole, of=SUBLEVEL)
+    outside = {(row.case, row.estimator) for row in table.rows if row.outside}
+    assert outside == {("upper", "star -9"), ("lower", "sublevel -16")}
+    # A truth that becomes known later is taken up by readings that are there.
+    again = audit([dataclasses.replace(both, name="upper")], said, repeats=2, earlier=table)
+    assert again.row("upper", "star -9").bias.value == pytest.approx(6.0)
+    assert audit_figure(table).axes[1].get_xlabel().endswith("hollow: less a bound")
+
+
+def test_the_sublevel_sets_of_known_cases_are_star_domains() -> None:
+    """The cost never falls along 8 rays from the anchor of each case, so that one truth is of both sets."""
+    for case in known_cases():
+        source = torch.Generator().manual_seed(0)
+        rays = torch.randn(8, case.size, generator=source, dtype=torch.float64)
+        steps = torch.linspace(0.0, 3.0, 11, dtype=torch.float64)
+        costs = torch.stack([case.surface.costs(case.surface.theta + step * rays) for step in steps])
+        assert bool((costs.diff(dim=0) >= -1e-9 * costs[1:].abs()).all()), case.name
+        assert case.known(VOLUME, STAR) == case.known(VOLUME, SUBLEVEL) == (case.truths[VOLUME], None)
 
 
 def test_few_repeats_accuse_nobody() -> None:
