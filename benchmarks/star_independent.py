@@ -43,6 +43,8 @@ LANES = 16
 SHARES = (1.0, 0.25, 0.05)
 # Levels over which the cloud's covariance is averaged, and the acceptance that step sizes aim at.
 MEMORY, ACCEPTANCE = 20.0, 0.25
+# Runs that differ by more than so many deviations of independent particles have lost parts of the set.
+APART = 3.0
 
 
 class Place(Protocol):
@@ -496,10 +498,11 @@ def table(runs: list[dict[str, Any]]) -> str:
     """Means over repeats; runs of other settings have lines of their own."""
     lines = [
         "| network | set | particles | moves | cutoff | repeats | log mass | standard error | deviation of a run "
-        "| costs of a run | seconds of a run |",
-        "|---|" + "---|" * 10,
+        "| of independent particles | log of the mean mass | costs of a run | seconds of a run |",
+        "|---|" + "---|" * 12,
     ]
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    apart = False
     for run in runs:
         settings = run["settings"]
         key = (run["network"], settings["target"], settings["particles"], settings["moves"])
@@ -509,10 +512,22 @@ def table(runs: list[dict[str, Any]]) -> str:
             masses = np.array([found["log_masses"][at] for found in group])
             spread = float(masses.std(ddof=1)) if len(masses) > 1 else math.nan
             tried, seconds = (float(np.mean([found[name] for found in group])) for name in ("tried", "seconds"))
+            # Halvings of the mass, each with a variance of one over the particles.
+            ideal = math.sqrt(-float(masses.mean()) / (math.log(2.0) * key[2]))
+            mean = float(np.logaddexp.reduce(masses)) - math.log(len(masses))
+            apart = apart or spread > APART * ideal
             lines.append(
                 f"| {' | '.join(str(part) for part in key)} | {cutoff:g} | {len(group)} | {masses.mean():.2f} | "
-                f"{spread / math.sqrt(len(masses)):.2f} | {spread:.2f} | {tried:.3g} | {seconds:.0f} |"
+                f"{spread / math.sqrt(len(masses)):.2f} | {spread:.2f}{' (!)' if spread > APART * ideal else ''} | "
+                f"{ideal:.2f} | {mean:.2f} | {tried:.3g} | {seconds:.0f} |"
             )
+    if apart:
+        lines.append(
+            f"\n(!) Runs differ by more than {APART:g} times what independent particles would: clouds lose whole parts "
+            "of the set. Neither the mean nor its standard error can be trusted. The log of the mean mass is then a "
+            "stochastic lower bound: it exceeds the truth by k nats with a probability of e^-k at most. Take more "
+            "particles."
+        )
     return "\n".join(lines)
 
 

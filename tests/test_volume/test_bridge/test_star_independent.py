@@ -98,3 +98,16 @@ def test_few_particles_in_many_dimensions_do_not_mislead_each_other() -> None:
     runs = CHECK.simulate(place, [1.0], settings, seed=0)
     exact = CHECK.log_mass_of_two_scales(place, 1.0, settings.deviation)
     assert np.mean([run.log_masses[0] for run in runs]) == pytest.approx(exact, abs=4.4)
+
+
+def test_runs_that_do_not_agree_are_said() -> None:
+    def run(log_mass: float) -> dict[str, object]:
+        found = CHECK.Found([0.1], [log_mass], tried=10, seconds=1.0)
+        return {"network": "a.pt", "settings": vars(CHECK.Settings(particles=256)), "found": vars(found)}
+
+    # 160 halvings: independent particles would give a deviation of 0.75.
+    assert "(!)" not in CHECK.table([run(-111.0), run(-110.0)])
+    text = CHECK.table([run(-100.0), run(-120.0)])
+    assert "Neither the mean nor its standard error can be trusted" in text
+    # log((e^-100 + e^-120) / 2)
+    assert "| -100.69 |" in text
