@@ -27,6 +27,7 @@ from volume.chains.ladder import (
 )
 from volume.chains.rung import Array, Passage, Rung, RungState
 from volume.chains.settings import BridgeSettings
+from volume.chunks import at_once
 from volume.quadratic import QuadraticEnsemble
 
 Progress = Callable[[int, int, str], None]
@@ -85,13 +86,14 @@ class RungSampler:
             )
         watch = _Watch(self, state, "bridge: the quadratic start", every=1, points=False)
         works, last = [], self.carrier.cost.like.new_empty(0, len(self.carrier.cost.like))
-        source = self._generator(number, 0)
-        for row in range(draws):
-            points = draw(state, chains, source)
-            costs = self.carrier.cost.costs(points)
-            watch(row, points, costs)
-            works.append(state.inverse_temperature * (costs - watch.quadratics[-1]) + self.carrier.tilted(points))
-            last = torch.cat([last, points[costs.isfinite()]])[-chains:]
+        source, block = self._generator(number, 0), max(1, at_once(last.shape[1], draws * chains) // chains)
+        for first in range(0, draws, block):
+            several = torch.split(draw(state, min(block, draws - first) * chains, source), chains)
+            for row, points in enumerate(several, first):
+                costs = self.carrier.cost.costs(points)
+                watch(row, points, costs)
+                works.append(state.inverse_temperature * (costs - watch.quadratics[-1]) + self.carrier.tilted(points))
+                last = torch.cat([last, points[costs.isfinite()]])[-chains:]
         if len(last) < chains:
             raise UserError(
                 f"the cost is finite at {len(last)} of {draws * chains} points near the anchor: no bridge begins"

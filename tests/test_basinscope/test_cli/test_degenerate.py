@@ -139,6 +139,7 @@ def test_a_mass_above_one_is_said_to_be_an_error() -> None:
     assert from_sample("ellipsoid-slice", terms, "lebesgue", "identity", math.nan).log_volume == pytest.approx(0.5)
 
 
+@pytest.mark.slow
 def test_weights_that_sum_to_one_are_as_many_samples_as_there_are_rows(
     tmp_path: Path, tasks: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -150,6 +150,7 @@ def test_without_a_shift_the_determinant_is_the_ellipsoid(
     assert answer(capsys)["shifted-determinant"]["log_volume"] == pytest.approx(exact, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_mass_keeps_to_the_memory(capsys: pytest.CaptureFixture[str]) -> None:
     """1 MB holds neither 64 steps of a basis nor eight probes at once: the same mass, within the quadrature's error."""
     words = ["volume", str(DIGITS), "--method", "quadratic-mass", "--steps", "64", "--probes", "4", "--json"]

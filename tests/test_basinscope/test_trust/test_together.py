@@ -202,6 +202,7 @@ def test_readers_with_locks_of_their_own_are_never_held_up(tmp_path: Path) -> No
         reader.join()
 
 
+@pytest.mark.slow
 def test_two_comparisons_that_go_on_with_one_file(tmp_path: Path, tiny: ModuleType) -> None:
     paths = []
     for seed in range(4):

@@ -296,6 +296,7 @@ def test_the_model_is_left_in_its_mode() -> None:
 # Other routes
 
 
+@pytest.mark.slow
 def test_two_temperatures_and_the_criterion_on_a_quadratic(quadratic) -> None:
     landscape = quadratic(torch.eye(5), floor=0.3)
 

@@ -265,6 +265,7 @@ def test_the_primers_shift_is_biased_and_the_derived_one_less(table: AuditTable)
     assert not table.row("degenerate-12", "ellipsoid-slice").consistent
 
 
+@pytest.mark.slow
 def test_the_bridge_agrees_with_a_truth_that_is_not_quadratic() -> None:
     """5.5 of its own errors, from 16 chains: below 1e-4 by Student's t of 15 degrees of freedom."""
     case = wells_case()

@@ -320,7 +320,8 @@ def test_a_cost_that_is_not_finite_far_away_is_rejected_there() -> None:
     assert all(np.isfinite(rung.costs).all() for rung in result.rungs[1:])
 
 
-@pytest.mark.parametrize("origin", [pytest.param("prior", marks=pytest.mark.slow), "quadratic"])
+@pytest.mark.slow
+@pytest.mark.parametrize("origin", ["prior", "quadratic"])
 def test_rungs_that_share_too_little_get_one_between_them(origin: str, tmp_path: Path) -> None:
     if origin == "prior":
         anchors, deviation = np.linspace(-0.8, 0.8, 40), 1.0

@@ -93,7 +93,7 @@ def test_methods_of_the_quadratic_model_refuse_it_and_name_the_way_out() -> None
             StudentPrior(1.0, freedom)
 
 
-@pytest.mark.parametrize("origin", ["quadratic", "prior"])
+@pytest.mark.parametrize("origin", ["quadratic", pytest.param("prior", marks=pytest.mark.slow)])
 def test_the_bridge_finds_the_mass_of_a_ball_off_the_origin(origin: str) -> None:
     """Against 20,000 rays; 5 standard errors of both."""
     prior, landscape = StudentPrior(0.5, 4.0), bowl(torch.tensor([1.0, -0.5, 0.7], dtype=torch.float64))
