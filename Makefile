@@ -29,7 +29,7 @@ CHECKPOINT ?= data/digits_mlp/clean_seed0_step00640.pt
 POISONED ?= data/digits_mlp/poisoned_seed0_step00640.pt
 
 # Each warning is an error. The variable keeps a notice about the next major version of MkDocs off the screen.
-BUILD_DOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+BUILD_DOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 define CHECK_PYTHON
 $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \

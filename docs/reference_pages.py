@@ -11,10 +11,34 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import griffe
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("basinscope", "comparisons", "volume", "spectra")
+
+
+class Doctests(griffe.Extension):
+    """Puts the doctests of docstrings into code blocks: as running text, Markdown takes their lists for links."""
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Changes the docstring of a package, module, class, function or attribute."""
+        if obj.docstring:
+            obj.docstring.value = fenced(obj.docstring.value)
+
+
+def fenced(docstring: str) -> str:
+    """A docstring whose doctests, each up to the next empty line, are code blocks."""
+    lines, inside = [], False
+    for line in docstring.splitlines():
+        if not inside and line.lstrip().startswith(">>>"):
+            inside, indent = True, line[: len(line) - len(line.lstrip())]
+            lines.append(f"{indent}```pycon")
+        elif inside and not line.strip():
+            inside = False
+            lines.append(f"{indent}```")
+        lines.append(line)
+    return "\n".join([*lines, f"{indent}```"] if inside else lines)
 
 
 def on_config(config: Any) -> Any:
