@@ -79,6 +79,14 @@ def test_sets_of_one_checkpoint_side_by_side(
     assert found["cautions"] == []
     assert found["symmetry"]["pairs"] == 28
     assert found["symmetry"]["aligned"] >= found["symmetry"]["both"]
+    volume = [str(checkpoint), "--task", f"{TINY}:tiny", "--prior", "gaussian:1", "--method", "quadratic-mass"]
+    study = str(tmp_path / "volume.h5")
+    assert main(["volume", *volume, "--cutoff", "0.3", "--negative", "clip", "--output", study, "--json"]) == 0
+    (method,) = json.loads(capsys.readouterr().out)["methods"]
+    assert main(["show", str(whole), study, "--json"]) == 0
+    (*_, quadratic) = json.loads(capsys.readouterr().out)["sets"]
+    assert (quadratic["set"], quadratic["file"]) == ("quadratic mass", "volume.h5")
+    assert quadratic["log_volume"] == pytest.approx(method["log_volume"])
     assert main(["show", str(whole), other("star", 9.0)]) == 0
     page = " ".join(capsys.readouterr().out.split())
     assert "! star lies in sublevel, and comes out larger by 9 nat" in page
