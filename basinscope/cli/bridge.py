@@ -121,9 +121,13 @@ def bridge(
         ),
     ] = False,
     temperatures: Annotated[
-        int,
-        typer.Option(help="Of a sandwich, from one rung to the next: more close the gap.", rich_help_panel=_SANDWICH),
-    ] = 32,
+        int | None,
+        typer.Option(
+            help="Of a sandwich, from one rung to the next: more close the gap.",
+            show_default="32",
+            rich_help_panel=_SANDWICH,
+        ),
+    ] = None,
     model: ModelOption = None,
     data: DataOption = None,
     loss: LossOption = None,
@@ -183,8 +187,10 @@ def bridge(
         overwrite=overwrite,
         resume=resume,
         command=command_line(),
-        temperatures=temperatures,
+        temperatures=32 if temperatures is None else temperatures,
     )
+    if temperatures is not None and not sandwich:
+        raise UserError("--temperatures is of bounds from both sides: give --sandwich too")
     if sandwich:
         _check_sandwich(request)
     with reserved_for(request):
@@ -220,10 +226,10 @@ def _check_sandwich(request: SandwichRequest) -> None:
 
 
 def _run_sandwich(request: SandwichRequest, form: str) -> None:
-    from basinscope.runs import progress_report, run_sandwich
+    from basinscope.runs import announce, progress_report, run_sandwich
 
     with progress_report() as progress:
-        result = run_sandwich(request, progress)
+        result = run_sandwich(request, progress, announce)
     show_sandwich(result, form, {"sandwich": str(request.output)})
 
 

@@ -78,7 +78,7 @@ def run_bridge(
     climb = _Climb(request, source, 0 if earlier is None else earlier.rung_count, landscape, prior)
     with ends_early(climb.state):
         if announce is not None and (earlier is None or not earlier.complete):
-            announce(_work(landscape, request.settings))
+            announce(rung_plan(landscape, request.settings))
         result = bridge_volume(
             landscape,
             prior,
@@ -124,7 +124,7 @@ class _Climb:
         return f"interrupted: {self.kept} rungs are saved in {self.output}; go on with the same command and --resume"
 
 
-def _work(landscape: Landscape, settings: BridgeSettings) -> str:
+def rung_plan(landscape: Landscape, settings: BridgeSettings) -> str:
     """What a rung costs at least; how many there will be, the ladder finds as it is climbed."""
     steps = settings.chains * (settings.draws + settings.warm_up)
     seconds = seconds_of(landscape.gradient, landscape.device, landscape.ranks)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 from basinscope.outputs import to_continue
 from basinscope.ranks import writes_files
-from basinscope.runs.bridge import BridgeRequest
+from basinscope.runs.bridge import BridgeRequest, rung_plan
 from basinscope.runs.progress import Report
 from basinscope.runs.session import Session, ends_early
 from spectra.errors import UserError
@@ -28,12 +29,15 @@ class SandwichRequest(BridgeRequest):
     temperatures: int
 
 
-def run_sandwich(request: SandwichRequest, progress: Report) -> SandwichResult:
+def run_sandwich(
+    request: SandwichRequest, progress: Report, announce: Callable[[str], None] | None = None
+) -> SandwichResult:
     """Bound a posterior's normaliser from both sides, or go on with a stored run, keeping each finished stage.
 
     Args:
         request: what was asked for.
         progress: called with work done, all work and what is being done.
+        announce: called with what a rung will cost, in a line, before the first one.
 
     Returns:
         The bounds.
@@ -66,6 +70,8 @@ def run_sandwich(request: SandwichRequest, progress: Report) -> SandwichResult:
         return f"interrupted: what is done is saved in {request.output}; go on with the same command and --resume"
 
     with ends_early(state):
+        if announce is not None and (earlier is None or not earlier.complete):
+            announce(rung_plan(landscape, request.settings))
         result = sandwich_bounds(
             landscape,
             prior,

@@ -148,6 +148,11 @@ class _Bridge:
     def _climb(self, number: int) -> None:
         """Adds one rung to a pass, or moves the one to come nearer to the last."""
         rungs, first = self.passes[number], self.passes[0] if number else None
+        if window_of(self.settings.target) and any(one and not one[0].levels.size for one in self.passes):
+            raise UserError(
+                "the earlier rungs climbed the highest cost of each ray itself, and new ones climb a smooth maximum: "
+                "begin this bridge anew, in another file"
+            )
         self.cost.spent = Evaluations()
         if not rungs:
             rung = self.sampler.start(number, None if first is None else first[0].state)

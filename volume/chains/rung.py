@@ -75,8 +75,8 @@ class Rung:
         gradient_evaluations: gradients evaluated, of one parameter vector each.
         cost_evaluations: costs evaluated, of one parameter vector each.
         near: whether the integrator was split around the quadratic ensemble, else around the localised prior.
-        levels: (draws, chains) what decides whether a draw is in the set; no rows where C does, or the rung is not
-            free.
+        levels: (draws, chains) what decides whether a draw is in the set; no rows where C does, or the rung is neither
+            free nor the first.
     """
 
     state: RungState

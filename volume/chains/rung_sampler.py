@@ -84,7 +84,8 @@ class RungSampler:
                 lambda at: draw(at, SEARCHED, self._generator(number, 0)),
                 self.carrier.reference.inverse_temperature,
             )
-        watch = _Watch(self, state, "bridge: the quadratic start", every=1, points=False)
+        # Levels of the start tell whose cost a stored ladder climbs.
+        watch = _Watch(self, state, "bridge: the quadratic start", every=1, points=False, levels=True)
         works, last = [], self.carrier.cost.like.new_empty(0, len(self.carrier.cost.like))
         source, block = self._generator(number, 0), max(1, at_once(last.shape[1], draws * chains) // chains)
         for first in range(0, draws, block):
@@ -130,7 +131,7 @@ class RungSampler:
             finite_there = self.carrier.cost.costs(moved).isfinite().unsqueeze(1)
             points = torch.where(finite_there, moved, points)
         what = f"bridge rung {position} (b {state.inverse_temperature:.3g}, g {state.localisation:.3g})"
-        watch = _Watch(self, state, what, every=self._every, points=self.carrier.moves)
+        watch = _Watch(self, state, what, every=self._every, points=self.carrier.moves, levels=state.free)
         metric, step_size, near = self._motion(before, position, passage)
         last, record = hamiltonian_chains(
             Potential(self.carrier.cost, state.inverse_temperature, state.localisation),
@@ -268,10 +269,12 @@ class RungSampler:
 class _Watch:
     """Takes the numbers of every draw, and every few draws the points, where they are carried."""
 
-    def __init__(self, sampler: RungSampler, state: RungState, what: str, *, every: int, points: bool) -> None:
+    def __init__(
+        self, sampler: RungSampler, state: RungState, what: str, *, every: int, points: bool, levels: bool
+    ) -> None:
         self._carrier, self._ensemble, self._points = sampler.carrier, sampler.carrier.ensemble(state), points
         self._settings, self._progress, self._what, self._every = sampler.settings, sampler.progress, what, every
-        self._cost, self._free = sampler.carrier.cost, state.free
+        self._cost, self._deciding = sampler.carrier.cost, levels
         self._rows: list[tuple[Tensor, ...]] = []
         self._levels: list[Tensor] = []
         self._kept: list[tuple[Tensor, Tensor]] = []
@@ -279,7 +282,7 @@ class _Watch:
 
     def __call__(self, number: int, points: Tensor, costs: Tensor) -> None:
         self._rows.append((costs, *squares(points, self._ensemble.anchor)))
-        if self._free and (levels := self._cost.levels(points, costs)) is not None:
+        if self._deciding and (levels := self._cost.levels(points, costs)) is not None:
             self._levels.append(levels)
         # The last of each few draws, the farthest from the warm-up.
         if (number + 1) % self._every == 0:

@@ -177,6 +177,7 @@ def test_a_budget_ends_a_ladder_that_goes_on_later(
             ("--prior", "uniform:1"),
             "--prior of a bridge must be gaussian, gaussian:S, init or student:S:NU; got 'uniform:1'",
         ),
+        (("--temperatures", "4"), "--temperatures is of bounds from both sides: give --sandwich too"),
         (("--target", "stars"), "the target must be sublevel, star or window:W with 0 < W < 1"),
         (("--origin", "priori"), "did you mean prior?"),
         (("--cutoff", "0"), "cutoffs must be positive and finite"),

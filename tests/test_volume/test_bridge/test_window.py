@@ -5,6 +5,7 @@ beyond that with probability 1e-5 a case.
 """
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,11 @@ def test_levels_are_kept_with_the_rungs(tmp_path: Path) -> None:
     assert again.volumes == result.volumes
     free = [rung for rung in again.rungs if rung.levels.size]
     assert all(rung.levels.shape == rung.costs.shape for rung in free)
+    # Rungs of files from before have none: they climbed another cost, which nothing links to this one.
+    old = tuple(replace(rung, levels=np.empty((0, 0))) for rung in result.rungs)
+    before = replace(result, passes=(old[:2],), ended="")
+    with pytest.raises(UserError, match="begin this bridge anew"):
+        bridge_volume(landscape(ridge, torch.zeros(SIZE).double()), GaussianPrior(1.0), result.settings, resume=before)
     assert len(free) == len(result.rungs)
 
 
