@@ -159,6 +159,8 @@ def _show_sets(files: list[Path], against: Path | None, form: str) -> None:
     from volume.bridge import read_bridge
     from volume.store import read_study
 
+    if twice := [file for file in files if files.count(file) > 1]:
+        raise UserError(f"{twice[0]} is given twice: give bridges of several targets")
     kinds = {file: kind_of(file) for file in files}
     if against is not None or "bridge" not in kinds.values() or not set(kinds.values()) <= {"bridge", "volume"}:
         found = ", ".join(f"{file.name} ({kind})" for file, kind in kinds.items())

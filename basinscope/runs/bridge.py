@@ -124,13 +124,13 @@ class _Climb:
         return f"interrupted: {self.kept} rungs are saved in {self.output}; go on with the same command and --resume"
 
 
-def rung_plan(landscape: Landscape, settings: BridgeSettings) -> str:
+def rung_plan(landscape: Landscape, settings: BridgeSettings, bounded: str = ", --budget bounds it") -> str:
     """What a rung costs at least; how many there will be, the ladder finds as it is climbed."""
     steps = settings.chains * (settings.draws + settings.warm_up)
     seconds = seconds_of(landscape.gradient, landscape.device, landscape.ranks)
     rung = forecast(steps, "gradient", seconds)
     if math.isinf(settings.budget):
-        return f"plan: a rung takes at least {rung}; how many rungs is not known before, --budget bounds it"
+        return f"plan: a rung takes at least {rung}; how many rungs is not known before{bounded}"
     most = forecast(settings.budget, "gradient", seconds)
     return f"plan: a rung takes at least {rung}; nothing is begun after {most}"
 

@@ -71,7 +71,7 @@ def run_sandwich(
 
     with ends_early(state):
         if announce is not None and (earlier is None or not earlier.complete):
-            announce(rung_plan(landscape, request.settings))
+            announce(rung_plan(landscape, request.settings, ", and annealing goes along them twice"))
         result = sandwich_bounds(
             landscape,
             prior,

@@ -95,6 +95,7 @@ def test_sets_of_one_checkpoint_side_by_side(
         ([star, other("star", 1.0)], "two of the files are bridges of star"),
         ([str(whole), other("star", -1.0, prior="gaussian:2")], "prior is gaussian:2 and not gaussian:1"),
         ([str(whole), star, "--against", star], "without --against"),
+        ([str(whole), str(whole)], "whole.h5 is given twice"),
     ):
         assert main(["show", *words]) == 2
         assert sentence in " ".join(capsys.readouterr().err.split())
