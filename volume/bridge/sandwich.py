@@ -185,13 +185,16 @@ class _Run:
         log_weights, diverged, changes = side.log_weights.copy(), side.diverged, len(temperatures) - 1
         if name == "backward" and side.done == 0:
             # Moves at the posterior itself: the chains part from one another, and each still is an exact draw of it.
-            points, costs, lost = self._moved(points, float(temperatures[0]), float(steps[0]), f"{name} start")
+            first = (float(temperatures[0]), float(steps[0]), result.ladder.rungs[-1])
+            points, costs, lost = self._moved(points, *first, f"{name} start")
             diverged += lost
+        number = side.done // result.temperatures
+        warmer = result.ladder.rungs[1:][number if name == "forward" else -2 - number]
         for place in range(side.done, side.done + result.temperatures):
             log_weights += (temperatures[place] - temperatures[place + 1]) * _host(costs)
             if place + 1 < changes:
                 at, step = float(temperatures[place + 1]), float(steps[place + 1])
-                points, costs, lost = self._moved(points, at, step, f"{name} {place}", draws=1)
+                points, costs, lost = self._moved(points, at, step, warmer, f"{name} {place}", draws=1)
                 diverged += lost
             if self.progress is not None:
                 self.progress(place + 1, changes, f"sandwich {name} (b {temperatures[place + 1]:.3g})")
@@ -199,19 +202,19 @@ class _Run:
         return Annealing(log_weights, points.cpu().numpy(), _host(costs), done, gradients, diverged)
 
     def _moved(
-        self, points: Tensor, at: float, step: float, name: str, draws: int | None = None
+        self, points: Tensor, at: float, step: float, warmer: Rung, name: str, draws: int | None = None
     ) -> tuple[Tensor, Tensor, int]:
         """Trajectories that leave the ensemble at an inverse temperature as it is: the step does not adapt."""
         kept: list[Tensor] = []
         moved, record = hamiltonian_chains(
             Potential(self.cost, at, 0.0),
-            self.prior,
+            self.sampler.metric(warmer, RungState(at, 0.0)),
             points,
             generator(self.settings.seed, f"sandwich {name}", device=points.device),
             warm_up=0,
             draws=draws or self.settings.warm_up,
             step_size=step,
-            on_draw=lambda _number, _points, costs: kept.append(costs),
+            on_draw=lambda _number, states: kept.append(states.costs),
         )
         return moved, kept[-1], int(record.diverged.sum())
 

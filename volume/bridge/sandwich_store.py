@@ -36,7 +36,7 @@ def _fill(file: h5py.File, result: SandwichResult) -> None:
     file.attrs["created"] = now()
     VERSIONS.write(file, library_versions())
     _SOURCE.write(file, result.source)
-    ladder = replace(result.ladder, passes=tuple(map(lighter, result.ladder.passes)))
+    ladder = replace(result.ladder, passes=tuple(lighter(rungs, seen=True) for rungs in result.ladder.passes))
     _record(result.source.get("cost_unit", "cost")).write(file, replace(result, ladder=ladder))
 
 

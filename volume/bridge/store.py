@@ -26,7 +26,7 @@ from spectra.files import (
     settings,
 )
 from volume.bridge.result import BridgeResult
-from volume.chains import BridgeSettings, Passage, Rung, RungState
+from volume.chains import BridgeSettings, Correction, Passage, Rung, RungState
 
 # What may differ between a stored bridge and one that goes on from it.
 FREE_SETTINGS = ("standard_error", "budget", "passes")
@@ -34,6 +34,7 @@ FREE_SETTINGS = ("standard_error", "budget", "passes")
 _SOURCE = Mapped("source_", str)
 _STATE = Attribute(lambda values: RungState(*map(float, values)), astuple)
 _STATES = dict.fromkeys(("here", "there", "departure", "arrival"), _STATE)
+_SEEN = dict.fromkeys(("precisions", "vectors", "mean"), Array((), "", ""))
 _CHAIN = Dimension("chain", "Markov chain")
 _DRAW, _KEPT = (Dimension("draw", "draw"), _CHAIN), (Dimension("kept", "kept"), _CHAIN)
 _ONWARD = (Dimension("onward_kept", "onward kept"), _CHAIN)
@@ -59,10 +60,10 @@ def bridge_record(unit: str) -> Record[BridgeResult]:
         "backward": Array(_BACKWARD, "work of carrying a draw to the rung before", "nat"),
         "diverged": Array((_CHAIN,), "diverged trajectories, all rejected", "1"),
         "last": Array((), "", ""),
-        "near": Attribute(bool),
+        "seen": Record(Correction, _SEEN, prefix="seen_", optional="seen_vectors"),
         "levels": Array((Dimension("level_draw", "draw"), _CHAIN), "highest cost of the ray's window", unit),
     }
-    passes = Numbered("pass_%03d", Numbered("rung_%03d", Record(Rung, rung, later=("near", "levels"))))
+    passes = Numbered("pass_%03d", Numbered("rung_%03d", Record(Rung, rung, later=("levels",))))
     return Record(BridgeResult, {"settings": _SETTINGS, "passes": passes, "source": None}, later=("strategy",))
 
 
@@ -80,14 +81,17 @@ def _build(file: h5py.File) -> tuple[BridgeResult, dict[str, str]]:
     return bridge_record("").read(file, source=source), source
 
 
-def lighter(rungs: tuple[Rung, ...]) -> tuple[Rung, ...]:
-    """A pass without the points that it does not go on from.
+def lighter(rungs: tuple[Rung, ...], *, seen: bool = False) -> tuple[Rung, ...]:
+    """A pass without the points that it does not go on from, and without what was seen there, unless that is wanted.
 
     Only an unfinished one goes on: from its last rung's points, or, where that turns out to be too far from the next,
     from those of the rung before.
     """
     going_on = len(rungs) - 2 if rungs and rungs[-1].passage is not None else len(rungs)
-    return tuple(rung if number >= going_on else replace(rung, last=rung.last[:0]) for number, rung in enumerate(rungs))
+    return tuple(
+        rung if number >= going_on else replace(rung, last=rung.last[:0], seen=rung.seen if seen else None)
+        for number, rung in enumerate(rungs)
+    )
 
 
 _FILE = ResultFile("basinscope bridge", 1, _fill, _build)

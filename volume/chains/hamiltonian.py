@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from volume.chains.cost import BridgeCost
+from volume.chains.metric import Gaussian
 from volume.chains.shared_chains import ChainShare
-from volume.quadratic import QuadraticEnsemble
 
 TARGET_ACCEPTANCE = 0.8
 # A quarter turn makes a Gaussian's draw independent of the last one; more than a radian a step is never of use.
@@ -109,20 +109,20 @@ class SamplerRecord:
 
 def hamiltonian_chains(
     potential: Potential,
-    metric: QuadraticEnsemble,
+    metric: Gaussian,
     points: Tensor,
     generator: torch.Generator,
     *,
     warm_up: int,
     draws: int,
     step_size: float,
-    on_draw: Callable[[int, Tensor, Tensor], None],
+    on_draw: Callable[[int, ChainStates], None],
 ) -> tuple[Tensor, SamplerRecord]:
     """Runs chains from points (k, n): a warm-up that averages the step size, then draws at the step size found.
 
     Where the potential's cost is shared out over ranks, each rank moves some of the chains. The integrator is split
-    around the metric: any Gaussian is right, one near the target is fast. ``on_draw`` gets the number of each draw, the
-    chains' points (k, n) and their costs (k,). The last points (k, n) are returned with what the sampler did.
+    around the metric: any Gaussian is right, one near the target is fast. ``on_draw`` gets the number of each draw and
+    where all chains stand. The last points (k, n) are returned with what the sampler did.
     """
     averaging, share = StepSize(step_size), ChainShare(potential.cost, len(points))
     potential = replace(potential, cost=share.cost)
@@ -132,7 +132,11 @@ def hamiltonian_chains(
     for number in range(warm_up + draws):
         warm = number < warm_up
         step = averaging.step if warm else record.step_size
-        turn = QUARTER_TURN * (0.7 + 0.6 * float(torch.rand(1, generator=generator, device=generator.device)))
+        turn = (
+            metric.turns
+            * QUARTER_TURN
+            * (0.7 + 0.6 * float(torch.rand(1, generator=generator, device=generator.device)))
+        )
         leaps = max(1, round(turn / step))
         states, chance, lost = _transition(potential, metric, states, share, generator, step, leaps)
         acceptance = float(share.joined(chance).mean())
@@ -144,7 +148,7 @@ def hamiltonian_chains(
         record.acceptance += acceptance / draws
         diverged += lost.cpu()
         points = share.joined(states.points)
-        on_draw(number - warm_up, points, share.joined(states.costs))
+        on_draw(number - warm_up, ChainStates(points, share.joined(states.costs), share.joined(states.forces)))
     record.diverged = share.joined(diverged)
     share.settle()
     return points, record
@@ -152,7 +156,7 @@ def hamiltonian_chains(
 
 def _transition(
     potential: Potential,
-    metric: QuadraticEnsemble,
+    metric: Gaussian,
     states: ChainStates,
     share: ChainShare,
     generator: torch.Generator,
@@ -180,7 +184,7 @@ def _transition(
 
 def _trajectory(
     potential: Potential,
-    metric: QuadraticEnsemble,
+    metric: Gaussian,
     states: ChainStates,
     velocities: Tensor,
     step: float,
@@ -207,7 +211,7 @@ def _trajectory(
     return ChainStates(points, costs, forces), velocities
 
 
-def _kinetic(metric: QuadraticEnsemble, velocities: Tensor) -> Tensor:
+def _kinetic(metric: Gaussian, velocities: Tensor) -> Tensor:
     return 0.5 * (velocities.double() * metric.precision(velocities).double()).sum(-1)
 
 

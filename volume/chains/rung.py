@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from volume.chains.metric import Correction
+
 Array = NDArray[np.float64]
 # What a work of no finite value counts as, nats: its weight is zero all the same.
 IMPOSSIBLE = 1e12
@@ -74,9 +76,9 @@ class Rung:
         leaps: integrator steps of each chain.
         gradient_evaluations: gradients evaluated, of one parameter vector each.
         cost_evaluations: costs evaluated, of one parameter vector each.
-        near: whether the integrator was split around the quadratic ensemble, else around the localised prior.
         levels: (draws, chains) what decides whether a draw is in the set; no rows where C does, or the rung is neither
             free nor the first.
+        seen: what the next rung's quadratic model is mended by, on the host; None where nothing was learned.
     """
 
     state: RungState
@@ -94,8 +96,8 @@ class Rung:
     leaps: int = 0
     gradient_evaluations: int = 0
     cost_evaluations: int = 0
-    near: bool = True
     levels: Array = field(default_factory=lambda: np.empty((0, 0)))
+    seen: Correction | None = None
 
     @property
     def deciding(self) -> Array:

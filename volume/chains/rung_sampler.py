@@ -13,8 +13,7 @@ from torch import Tensor
 
 from spectra.errors import UserError
 from spectra.model import generator
-from volume.chains.curvature import no_curvature
-from volume.chains.hamiltonian import Potential, hamiltonian_chains, squares
+from volume.chains.hamiltonian import ChainStates, Potential, hamiltonian_chains, squares
 from volume.chains.ladder import (
     Carrier,
     Cloud,
@@ -25,6 +24,7 @@ from volume.chains.ladder import (
     pending_cutoff,
     shortened,
 )
+from volume.chains.metric import MOST_SCORES, NUMBERS, Correction, Gaussian, Metric, learned_correction
 from volume.chains.rung import Array, Passage, Rung, RungState
 from volume.chains.settings import BridgeSettings
 from volume.chunks import at_once
@@ -38,9 +38,6 @@ MOST_RUNGS = 400
 # Points that the search for the start looks at.
 SEARCHED = 100
 _FIRST_STEP = 0.3
-# Below this step the ensemble is far from its quadratic model: leaps around the localised prior are then longer, or as
-# long and cheaper, and a quarter turn of it makes draws nearly independent.
-_NEAR_STEP = 0.25
 
 
 class RungSampler:
@@ -92,7 +89,7 @@ class RungSampler:
             several = torch.split(draw(state, min(block, draws - first) * chains, source), chains)
             for row, points in enumerate(several, first):
                 costs = self.carrier.cost.costs(points)
-                watch(row, points, costs)
+                watch(row, ChainStates(points, costs, points[:0]))
                 works.append(state.inverse_temperature * (costs - watch.quadratics[-1]) + self.carrier.tilted(points))
                 last = torch.cat([last, points[costs.isfinite()]])[-chains:]
         if len(last) < chains:
@@ -131,10 +128,11 @@ class RungSampler:
             finite_there = self.carrier.cost.costs(moved).isfinite().unsqueeze(1)
             points = torch.where(finite_there, moved, points)
         what = f"bridge rung {position} (b {state.inverse_temperature:.3g}, g {state.localisation:.3g})"
+        potential = Potential(self.carrier.cost, state.inverse_temperature, state.localisation)
         watch = _Watch(self, state, what, every=self._every, points=self.carrier.moves, levels=state.free)
-        metric, step_size, near = self._motion(before, position, passage)
+        metric, step_size = self._motion(before, position, passage)
         last, record = hamiltonian_chains(
-            Potential(self.carrier.cost, state.inverse_temperature, state.localisation),
+            potential,
             metric,
             points,
             self._generator(number, position),
@@ -155,7 +153,7 @@ class RungSampler:
             step_size=record.step_size,
             acceptance=record.acceptance,
             leaps=record.leaps,
-            near=near,
+            seen=watch.seen(potential, self._model(state)),
             **watch.arrays,
         )
 
@@ -206,21 +204,23 @@ class RungSampler:
         """Of the draws of a rung, one in so many is carried."""
         return -(-self.settings.draws // self.settings.kept)
 
-    def _motion(self, before: Rung, position: int, passage: Passage) -> tuple[QuadraticEnsemble, float, bool]:
-        """The Gaussian to split around, a first guess of the step, and whether it is the quadratic ensemble."""
+    def _motion(self, before: Rung, position: int, passage: Passage) -> tuple[Gaussian, float]:
+        """The Gaussian to split around, and a first guess of the step."""
         if position == 1:
-            return self._metric(passage.arrival), _FIRST_STEP, True
-        state, curvature = passage.there, self.carrier.reference.curvature
-        steepest = float(curvature.values.max()) if len(curvature.values) else 0.0
-        wide = (1.0 + state.inverse_temperature * steepest / (1.0 + state.localisation)) ** -0.5
-        if before.near and before.step_size >= min(_NEAR_STEP, wide):
-            return self._metric(passage.arrival), before.step_size, True
-        prior = QuadraticEnsemble(
-            no_curvature(self.carrier.cost.like), self.carrier.cost.anchor, 0.0, state.localisation
-        )
-        if not before.near or len(curvature.values) == 0:
-            return prior, before.step_size, False
-        return prior, wide, False
+            return self._model(passage.arrival), _FIRST_STEP
+        if before.seen is None:  # a file from before it was kept
+            return self._model(passage.arrival), before.step_size
+        return self.metric(before, passage.there), before.step_size
+
+    def metric(self, rung: Rung, there: RungState) -> Gaussian:
+        """The Gaussian to split around at a state not far from a rung, by what was seen at that."""
+        if rung.seen is None:
+            return self._model(there)
+        here = rung.state
+        # What the model lacks is curvature of the cost, which counts b times beside g + 1.
+        factor = (here.localisation + 1.0) / (there.localisation + 1.0)
+        factor *= there.inverse_temperature / here.inverse_temperature if here.inverse_temperature else 1.0
+        return Metric(self._model(there), rung.seen.to(self.carrier.cost.like.device).stiffer(factor))
 
     def _backward(self, passage: Passage | None, state: RungState, watch: _Watch) -> Array:
         cloud = watch.cloud
@@ -251,7 +251,7 @@ class RungSampler:
         passage, works = next_passage(self.carrier, cloud, state, towards, self.settings.work_spread)
         return passage, works.reshape(-1, chains)
 
-    def _metric(self, state: RungState) -> QuadraticEnsemble:
+    def _model(self, state: RungState) -> QuadraticEnsemble:
         """The quadratic ensemble with as many eigenpairs as make a difference to the sampler."""
         whole = self.carrier.ensemble(state)
         flat = state.localisation + 1.0
@@ -278,9 +278,17 @@ class _Watch:
         self._rows: list[tuple[Tensor, ...]] = []
         self._levels: list[Tensor] = []
         self._kept: list[tuple[Tensor, Tensor]] = []
+        self._early_draws: list[tuple[Tensor, Tensor]] = []
+        count, size = self._settings.chains, len(self._cost.like)
+        most = max(min(MOST_SCORES, NUMBERS // size) // count, 1)
+        # What is learned has to know nothing of where the chains end: it spans the forces of the draws that it is
+        # learned from, so chains that went on from these would begin at rest in all other directions, and heat up.
+        self._early = max(self._settings.draws // 2, 1)
+        self._stride = -(-self._early // most)
         self.quadratics: list[Tensor] = []
 
-    def __call__(self, number: int, points: Tensor, costs: Tensor) -> None:
+    def __call__(self, number: int, states: ChainStates) -> None:
+        points, costs = states.points, states.costs
         self._rows.append((costs, *squares(points, self._ensemble.anchor)))
         if self._deciding and (levels := self._cost.levels(points, costs)) is not None:
             self._levels.append(levels)
@@ -288,6 +296,8 @@ class _Watch:
         if (number + 1) % self._every == 0:
             self._kept.append((points if self._points else points[:0], costs))
             self.quadratics.append(self._ensemble.costs(points))
+        if number < self._early and number % self._stride == 0 and len(states.forces):
+            self._early_draws.append((points, states.forces))
         if self._progress is not None:
             self._progress(number + 1, self._settings.draws, self._what)
 
@@ -304,6 +314,11 @@ class _Watch:
         if self._levels:
             arrays["levels"] = np.asarray(torch.stack(self._levels).double().cpu().numpy())
         return arrays
+
+    def seen(self, potential: Potential, model: QuadraticEnsemble) -> Correction:
+        """What the next rung's quadratic model is mended by, on the host."""
+        points, forces = map(torch.cat, zip(*self._early_draws, strict=True))
+        return learned_correction(points, potential.slope(forces, points), model).to("cpu")
 
     @cached_property
     def cloud(self) -> Cloud:

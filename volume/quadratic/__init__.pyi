@@ -6,6 +6,7 @@ from .determinant import ellipsoid_volume as ellipsoid_volume
 from .determinant import shifted_determinant as shifted_determinant
 from .ensemble import LeadingCurvature as LeadingCurvature
 from .ensemble import QuadraticEnsemble as QuadraticEnsemble
+from .ensemble import spectral_product as spectral_product
 from .mass import QuadraticMass as QuadraticMass
 from .mass import quadratic_mass as quadratic_mass
 from .measure import AnchorMeasure as AnchorMeasure

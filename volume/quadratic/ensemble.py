@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -65,6 +66,8 @@ class QuadraticEnsemble:
     anchor: Tensor
     inverse_temperature: float
     localisation: float
+
+    turns: ClassVar[float] = 1.0  # an integrator that is split around it needs a quarter turn for a new draw
 
     @cached_property
     def _precisions(self) -> Tensor:
@@ -122,17 +125,21 @@ class QuadraticEnsemble:
 
     def precision(self, rows: Tensor) -> Tensor:
         """``A x`` for rows x."""
-        return self._spectral(rows, self._precisions, self._rest)
+        return self.power(rows, 1.0)
 
     def inverse(self, rows: Tensor) -> Tensor:
         """``A^-1 x`` for rows x."""
-        return self._spectral(rows, 1.0 / self._precisions, 1.0 / self._rest)
+        return self.power(rows, -1.0)
+
+    def power(self, rows: Tensor, exponent: float) -> Tensor:
+        """``A^e x`` for rows x."""
+        return spectral_product(rows, self.curvature.vectors, self._precisions**exponent, self._rest**exponent)
 
     def deviations(self, generator: torch.Generator, count: int) -> Tensor:
         """Draws (count, n) of ``N(0, A^-1)``."""
         vectors = self.curvature.vectors
         noise = torch.randn(count, vectors.shape[1], generator=generator, dtype=vectors.dtype, device=vectors.device)
-        return self._spectral(noise, self._precisions.rsqrt(), self._rest**-0.5)
+        return self.power(noise, -0.5)
 
     def draws(self, generator: torch.Generator, count: int) -> Tensor:
         """Independent draws (count, n) of the ensemble."""
@@ -160,9 +167,10 @@ class QuadraticEnsemble:
         leading = float((self._precisions.log() - other._precisions.log()).sum())
         return 0.5 * (leading + others * math.log(self._rest / other._rest))
 
-    def _spectral(self, rows: Tensor, factors: Tensor, rest: float) -> Tensor:
-        vectors = self.curvature.vectors
-        if len(vectors) == 0:
-            return rows * rest
-        inner = (rows @ vectors.T) * (factors - rest).to(rows.dtype)
-        return torch.addmm(rows * rest, inner, vectors)
+
+def spectral_product(rows: Tensor, vectors: Tensor, factors: Tensor, rest: float) -> Tensor:
+    """Rows (m, n) times ``sum_i f_i v_i v_i^T + rest (I - sum_i v_i v_i^T)``, of orthonormal vectors (k, n)."""
+    if len(vectors) == 0:
+        return rows * rest
+    inner = (rows @ vectors.T) * (factors - rest).to(rows.dtype)
+    return torch.addmm(rows * rest, inner, vectors)

@@ -36,7 +36,7 @@ def test_the_mass_of_a_linear_models_basin_is_that_of_brute_force(
     file = tmp_path / "linear.pt"
     torch.save({"weight": minimum[:3].reshape(1, 3).clone(), "bias": minimum[3:].clone()}, file)
     options = ("--prior", "gaussian:1", "--cutoff", "0.1", "--cutoff", "0.4", "--origin", origin, "--json")
-    assert bridge(file, tmp_path / "bridge.h5", *options, "--draws", "60", task=f"{LINEAR}:linear") == 0
+    assert bridge(file, tmp_path / "bridge.h5", *options, "--draws", "80", task=f"{LINEAR}:linear") == 0
     found = json.loads(capsys.readouterr().out)
     points = torch.randn(2_000_000, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) - minimum
     costs = 0.5 * ((points @ linear_task.hessian()) * points).sum(1)

@@ -1,0 +1,163 @@
+r"""The Gaussian that the integrator is split around: the quadratic model's, mended by what the chains have seen.
+
+For an ensemble ``exp(-U)`` the scores ``s = grad U`` have ``E[s s^T] = E[hess U]``: gradients that the chains evaluate
+anyway give the mean curvature over the ensemble, where the quadratic model has that of the anchor, at which nobody is.
+The scores are seen in units of the model's precision B, so that what it knows already is not learned again. With fewer
+draws than parameters only the eigenvalues above the noise are kept, and they are reduced by its share.
+
+Reference: Seyboldt, Carlson and Carpenter, Preconditioning Hamiltonian Monte Carlo by minimizing Fisher divergence,
+2026, for metrics from scores; Yata and Aoshima, Effective PCA for high-dimension, low-sample-size data with noise
+reduction via geometric representations, 2012.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from volume.quadratic import QuadraticEnsemble, spectral_product
+
+# Draws whose scores it is learned from, and numbers that these may take.
+MOST_SCORES, NUMBERS = 512, 2**24
+# No trajectory is longer than so many quarter turns.
+MOST_TURNS = 4.0
+# An eigenvalue is kept if it is this many times the edge of the noise's.
+_ABOVE_NOISE = 1.2
+_TENSORS = ("precisions", "vectors", "mean")
+
+
+class Gaussian(Protocol):
+    """What the integrator needs of one with precision A."""
+
+    @property
+    def mean(self) -> Tensor:
+        """(n,)."""
+
+    @property
+    def turns(self) -> float:
+        """Length of a trajectory in quarter turns."""
+
+    def precision(self, rows: Tensor) -> Tensor:
+        """``A x`` for rows x."""
+
+    def inverse(self, rows: Tensor) -> Tensor:
+        """``A^-1 x`` for rows x."""
+
+    def deviations(self, generator: torch.Generator, count: int) -> Tensor:
+        """Draws (count, n) of ``N(0, A^-1)``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Correction:
+    """What chains have seen of an ensemble, in units of the quadratic model's precision there.
+
+    Attributes:
+        precisions: (k,) float64, of the leading directions, at least one.
+        vectors: (k, n) these directions, orthonormal rows.
+        rest: mean precision on their complement, at least one.
+        mean: (n,) mean of the draws.
+    """
+
+    precisions: Tensor
+    vectors: Tensor
+    rest: float
+    mean: Tensor
+
+    def __post_init__(self) -> None:
+        # A file gives arrays.
+        for name in _TENSORS:
+            object.__setattr__(self, name, torch.as_tensor(getattr(self, name)))
+
+    def to(self, device: torch.device | str) -> Correction:
+        """The same on a device."""
+        return replace(self, **{name: getattr(self, name).to(device) for name in _TENSORS})
+
+    def stiffer(self, factor: float) -> Correction:
+        """The same where what the model lacks is that many times as much."""
+        precisions, rest = 1.0 + factor * (self.precisions - 1.0), 1.0 + factor * (self.rest - 1.0)
+        return replace(self, precisions=precisions, rest=rest)
+
+
+@dataclass(frozen=True, eq=False)
+class Metric:
+    """``A = B^(1/2) C B^(1/2)`` of the model's precision B and the correction C.
+
+    Attributes:
+        model: the quadratic ensemble.
+        correction: C and the mean.
+    """
+
+    model: QuadraticEnsemble
+    correction: Correction
+
+    @property
+    def mean(self) -> Tensor:
+        """(n,)."""
+        return self.correction.mean
+
+    @property
+    def turns(self) -> float:
+        """Length of a trajectory in quarter turns: half way, in octaves, from the complement to the model's."""
+        return float(min(self.correction.rest**0.25, MOST_TURNS))
+
+    def precision(self, rows: Tensor) -> Tensor:
+        """``A x`` for rows x."""
+        return self.model.power(self._corrected(self.model.power(rows, 0.5), 1.0), 0.5)
+
+    def inverse(self, rows: Tensor) -> Tensor:
+        """``A^-1 x`` for rows x."""
+        return self.model.power(self._corrected(self.model.power(rows, -0.5), -1.0), -0.5)
+
+    def deviations(self, generator: torch.Generator, count: int) -> Tensor:
+        """Draws (count, n) of ``N(0, A^-1)``."""
+        vectors = self.correction.vectors
+        noise = torch.randn(count, vectors.shape[1], generator=generator, dtype=vectors.dtype, device=vectors.device)
+        return self.model.power(self._corrected(noise, -0.5), -0.5)
+
+    def _corrected(self, rows: Tensor, exponent: float) -> Tensor:
+        """``C^e x`` for rows x."""
+        own = self.correction
+        return spectral_product(rows, own.vectors, own.precisions**exponent, own.rest**exponent)
+
+
+def learned_correction(points: Tensor, scores: Tensor, model: QuadraticEnsemble) -> Correction:
+    """What draws of an ensemble say about its mean curvature.
+
+    Args:
+        points: (k, n) draws.
+        scores: (k, n) gradients of U at them.
+        model: the quadratic ensemble that is to be mended.
+
+    Returns:
+        The correction.
+    """
+    count, size = scores.shape
+    seen = model.power(scores, -0.5)
+    values, combinations = torch.linalg.eigh(seen.double() @ seen.double().T / count)
+    values, combinations = values.flip(0).clamp(min=0.0), combinations.flip(1)
+    kept, precisions = _above_noise(values, size)
+    # The rows are orthogonal to rounding; the kinetic energy needs them so to the last digit.
+    vectors = combinations[:, :kept].T.to(seen.dtype) @ seen
+    vectors = torch.linalg.qr(vectors.double().T)[0].T.to(seen.dtype).contiguous()
+    rest = float(values.sum() - precisions.sum()) / max(size - kept, 1)
+    # Nowhere softer than the model: then steps are no shorter than around that alone, however few draws there are.
+    return Correction(precisions.clamp(min=1.0), vectors, max(rest, 1.0), points.mean(0))
+
+
+def _above_noise(values: Tensor, size: int) -> tuple[int, Tensor]:
+    """How many eigenvalues (k,), descending, of a second moment of k draws stand out, and those less their noise."""
+    count = len(values)
+    total = float(values.sum())
+    noise = (total - values.cumsum(0)) / (count - torch.arange(1, count + 1, device=values.device)).clamp(min=1)
+    reduced = (values - noise).clamp(min=0.0)
+    for kept in range(min(count, size) - 1):
+        rest = max(total - float(reduced[:kept].sum()), 0.0) / (size - kept)
+        edge = rest * (1.0 + math.sqrt((size - kept) / (count - kept))) ** 2
+        if float(values[kept]) <= _ABOVE_NOISE * edge:
+            return kept, reduced[:kept]
+    kept = max(min(count, size) - 1, 0)
+    return kept, reduced[:kept]
