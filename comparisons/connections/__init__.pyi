@@ -17,6 +17,7 @@ from .plots import draw_slice as draw_slice
 from .plots import slice_figure as slice_figure
 from .running_statistics import batch_norms as batch_norms
 from .running_statistics import recomputed as recomputed
+from .running_statistics import state_of as state_of
 from .slicing import slice_landscape as slice_landscape
 from .store import read_connection as read_connection
 from .store import read_slice as read_slice

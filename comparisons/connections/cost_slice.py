@@ -153,7 +153,7 @@ class CostSlice(Result):
     def axis_names(self) -> tuple[str, str]:
         """What the axes are, for tables and figures."""
         if self.others:
-            return f"towards {self.others[0].name}", f"at right angles to it, on the side of {self.others[1].name}"
+            return f"towards {self.others[0].name}", f"at right angles, towards {self.others[1].name}"
         return tuple(f"eigenvector {number}" for number in self.settings.axes)  # type: ignore[return-value]
 
     def _title(self) -> str:

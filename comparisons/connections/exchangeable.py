@@ -41,12 +41,13 @@ def hidden_layers(landscape: Landscape, tensors: Tensors) -> list[Joint]:
         plain = _outputs(landscape, tensors, batch.inputs)
         found = []
         for number, joint in enumerate(_candidates(landscape, tensors)):
-            source = generator(0, "hidden layer", number)
-            order = torch.randperm(joint.units, generator=source).roll(1)
-            signs = torch.where(torch.rand(joint.units, generator=source) < 0.5, -1.0, 1.0)
+            still = torch.arange(joint.units)
+            order = torch.randperm(joint.units, generator=generator(0, "hidden layer", number))
+            # Of few units chance may leave all in place, and nothing would be shown.
+            order = order.roll(1) if torch.equal(order, still) else order
+            signs = 1.0 - 2.0 * (still % 2)
             if not _same(landscape, tensors, joint, order, torch.ones(joint.units), plain, batch.inputs):
                 continue
-            still = torch.arange(joint.units)
             odd = not joint.carried and _same(landscape, tensors, joint, still, signs, plain, batch.inputs)
             found.append(replace(joint, odd=odd))
     return found

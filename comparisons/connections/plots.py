@@ -135,7 +135,7 @@ def draw_slice(axes: Axes, found: CostSlice) -> None:
     for number, one in enumerate(one for one in found.departures if math.isfinite(one.radius)):
         spot = np.zeros(2)
         spot[one.axis] = one.sign * one.radius
-        label = "" if number else f"model off by {BROKEN:.0%} of its curvature term"
+        label = "" if number else f"model off by {100 * BROKEN:.0f} % of its curvature term"
         axes.plot(*spot, "x", color=VERMILLION, markersize=7, markeredgewidth=1.5, label=label)
     axes.set_xlim(found.x[0], found.x[-1])
     axes.set_ylim(found.y[0], found.y[-1])

@@ -20,6 +20,7 @@ from spectra.files import Provenance, counted
 from spectra.lanczos import dots, orthonormal_rows, top_eigenpairs
 from spectra.landscape import Landscape
 from spectra.operators import Hessian
+from spectra.spectrum import SpectrumSettings
 from volume.chunks import at_once
 from volume.noise import cost_noise
 
@@ -97,6 +98,7 @@ def slice_landscape(
     settings: SliceSettings = SliceSettings(),  # noqa: B008  # frozen
     *,
     provenances: Sequence[Provenance] = (),
+    memory: int = SpectrumSettings.memory,
     resume: CostSlice | None = None,
     on_rows: Callable[[CostSlice], None] = silent,
     progress: Report = silent,
@@ -111,6 +113,7 @@ def slice_landscape(
         others: none, or two landscapes of the same model and data.
         settings: what decides the numbers.
         provenances: where the checkpoints come from.
+        memory: bytes that graphs of the Hessian may take.
         resume: slice to go on with, of the same landscapes and settings.
         on_rows: called with the slice after each row of points.
         progress: called with work done, work known to be needed and what is being done.
@@ -127,7 +130,7 @@ def slice_landscape(
         Provenance(f"checkpoint {1 + number}", "") for number in range(1 + len(others))
     )
     journeys = [Journey(landscape, other, "recompute") for other in others]
-    found = resume or _begun(landscape, journeys, settings, sources, progress)
+    found = resume or _begun(Hessian(landscape, memory=memory), journeys, settings, sources, progress)
     on_rows(found)
     plane = _Plane(landscape, journeys, found)
     for row in range(len(found.y)):
@@ -141,14 +144,14 @@ def slice_landscape(
 
 
 def _begun(
-    landscape: Landscape,
+    operator: Hessian,
     journeys: list[Journey],
     settings: SliceSettings,
     sources: tuple[Provenance, ...],
     progress: Report,
 ) -> CostSlice:
     """The slice with its axes, its quadratic model and its window, before any point of that is done."""
-    operator = Hessian(landscape)
+    landscape = operator.landscape
     axes = _through(landscape, journeys) if journeys else eigenvector_axes(operator, settings, progress)
     directions = axes.directions
     places = np.array([_coordinates(directions, journey.theta - landscape.theta) for journey in journeys])
@@ -185,7 +188,7 @@ def _begun(
     )
     if found.has_model:
         found = replace(found, departures=_departures(landscape, directions, found, progress))
-    x, y = _window(found, float(landscape.theta.double().norm()))
+    x, y = _window(found, _norm(landscape))
     return replace(found, x=x, y=y, costs=np.full((len(y), len(x)), np.nan))
 
 
@@ -209,7 +212,7 @@ def _coordinates(directions: Tensor, vector: Tensor) -> list[float]:
 def _departures(landscape: Landscape, directions: Tensor, found: CostSlice, progress: Report) -> tuple[Departure, ...]:
     """Where the cost leaves the quadratic model, along each axis to each side."""
     noise = max(cost_noise(landscape), 4.0 * torch.finfo(landscape.parameters.computed).eps * abs(found.cost))
-    limit = _FARTHEST * float(landscape.theta.double().norm())
+    limit = _FARTHEST * _norm(landscape)
     rays, done = [], 0
     for axis in (0, 1):
         bend = float(found.curvature[axis, axis])
@@ -246,6 +249,11 @@ def _first_break(
             return high, high, float(ratios(np.array([high]))[1][0])
         before, radius = float(radii[-1]), float(radii[-1]) * _STEP
     return math.inf, before, math.nan
+
+
+def _norm(landscape: Landscape) -> float:
+    """Norm of the parameters, or the unit of the parameters where they are zero."""
+    return float(landscape.theta.double().norm()) or 1.0
 
 
 def _window(found: CostSlice, norm: float) -> tuple[Array, Array]:

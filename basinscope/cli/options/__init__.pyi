@@ -15,8 +15,10 @@ from .several import ModelOption as ModelOption
 from .several import OutputOption as OutputOption
 from .several import OverwriteOption as OverwriteOption
 from .several import PlotOption as PlotOption
+from .several import ResumeOption as ResumeOption
 from .several import StripPrefixOption as StripPrefixOption
 from .several import TableOption as TableOption
+from .several import TaskOption as TaskOption
 from .several import ThreadsOption as ThreadsOption
 from .several import TrustPickleOption as TrustPickleOption
 from .several import command_line as command_line
