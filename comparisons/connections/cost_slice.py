@@ -55,8 +55,10 @@ class Departure:
     Attributes:
         axis: number of the axis, 0 or 1.
         sign: 1 or -1, the side.
-        radius: distance at which the cost is first off by ``BROKEN`` of the model's curvature term; inf if it is
-            nowhere that was looked.
+        radius: distance beyond which the cost is off by more than ``BROKEN`` of the model's curvature term, until it is
+            off by all of it or by a tenth of the cost at the checkpoint; inf if it comes to that nowhere.
+        first: nearest distance at which it is off so much. It is less than the radius where the cost comes back to the
+            model: kinks of the activations do that, whose slopes the Hessian in one point does not see.
         looked: distance up to which was looked.
         cost: cost at the radius less the checkpoint's; nan where there is none.
     """
@@ -64,6 +66,7 @@ class Departure:
     axis: int
     sign: int
     radius: float
+    first: float
     looked: float
     cost: float
 

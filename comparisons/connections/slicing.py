@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from comparisons.connections.cost_slice import BROKEN, CostSlice, Departure, SliceSettings
+from comparisons.connections.cost_slice import CostSlice, SliceSettings
+from comparisons.connections.departures import departures
 from comparisons.connections.journey import Journey, Report, silent
 from comparisons.connections.peaks import Array
 from comparisons.connections.running_statistics import batch_norms, between, recomputed
@@ -22,12 +23,8 @@ from spectra.landscape import Landscape
 from spectra.operators import Hessian
 from spectra.spectrum import SpectrumSettings
 from volume.chunks import at_once
-from volume.noise import cost_noise
 
-# Factor between radii of the search for where the model breaks, halvings of the bracket, and roundings of the cost that
-# the model's curvature term has to be above for it to be told.
-_STEP, _HALVINGS, _ROUNDINGS = math.sqrt(2.0), 6, 100.0
-# How far is looked, in norms of the parameters.
+# How far is looked for where the model breaks, in norms of the parameters.
 _FARTHEST = 4.0
 # Of three checkpoints: what the window has beyond them, as a share of their spread.
 _MARGIN = 0.35
@@ -157,12 +154,14 @@ def _begun(
     places = np.array([_coordinates(directions, journey.theta - landscape.theta) for journey in journeys])
     notes = [*axes.notes, *dict.fromkeys(note for journey in journeys for note in journey.notes())]
     slope, curvature = np.full(2, np.nan), np.full((2, 2), np.nan)
+    gradient: Tensor | None = None
     if not journeys and batch_norms(landscape):
         notes.append("running statistics of batch norm stay the checkpoint's own on the whole plane")
     if any(journey.anew or journey.differing for journey in journeys):
         notes.append("no quadratic model is drawn: the Hessian is of a model whose buffers stay as they are")
     else:
-        slope = np.array(_coordinates(directions, landscape.gradient()))
+        gradient = landscape.gradient()
+        slope = np.array(_coordinates(directions, gradient))
         images = operator.matmat(directions)
         curvature = np.array([_coordinates(directions, image) for image in images])
         curvature = (curvature + curvature.T) / 2.0
@@ -186,9 +185,12 @@ def _begun(
         directions=directions.cpu().numpy(),
         notes=(*notes, *landscape.notes),
     )
-    if found.has_model:
-        found = replace(found, departures=_departures(landscape, directions, found, progress))
-    x, y = _window(found, _norm(landscape))
+    norm = float(landscape.theta.double().norm()) or 1.0
+    if gradient is not None:
+        progress(0, 1, "how far the quadratic model holds")
+        rays = departures(landscape, directions, gradient, curvature.diagonal(), farthest=_FARTHEST * norm)
+        found = replace(found, departures=rays)
+    x, y = _window(found, norm)
     return replace(found, x=x, y=y, costs=np.full((len(y), len(x)), np.nan))
 
 
@@ -207,53 +209,6 @@ def _through(landscape: Landscape, journeys: list[Journey]) -> Axes:
 def _coordinates(directions: Tensor, vector: Tensor) -> list[float]:
     found: list[float] = dots(directions, vector.expand_as(directions)).tolist()
     return found
-
-
-def _departures(landscape: Landscape, directions: Tensor, found: CostSlice, progress: Report) -> tuple[Departure, ...]:
-    """Where the cost leaves the quadratic model, along each axis to each side."""
-    noise = max(cost_noise(landscape), 4.0 * torch.finfo(landscape.parameters.computed).eps * abs(found.cost))
-    limit = _FARTHEST * _norm(landscape)
-    rays, done = [], 0
-    for axis in (0, 1):
-        bend = float(found.curvature[axis, axis])
-        for sign in (1, -1):
-            done += 1
-            progress(done, 4, "how far the quadratic model holds")
-
-            def ratios(radii: Array, axis: int = axis, sign: int = sign, bend: float = bend) -> tuple[Array, Array]:
-                steps = torch.as_tensor(sign * radii).to(landscape.theta)
-                costs = _costs(landscape, landscape.theta + steps.unsqueeze(1) * directions[axis])
-                rest = costs - found.cost - sign * radii * found.slope[axis] - 0.5 * bend * radii**2
-                return np.abs(rest) / (0.5 * abs(bend) * radii**2), costs - found.cost
-
-            start = math.sqrt(2.0 * _ROUNDINGS * noise / abs(bend)) if bend else math.inf
-            rays.append(Departure(axis, sign, *_first_break(ratios, start, limit)))
-    return tuple(rays)
-
-
-def _first_break(
-    ratios: Callable[[Array], tuple[Array, Array]], start: float, limit: float
-) -> tuple[float, float, float]:
-    """The radius at which the ratio first passes ``BROKEN``, how far was looked, and the cost there."""
-    radius, before = start, 0.0
-    while radius <= limit:
-        radii = radius * _STEP ** np.arange(4.0)
-        shares, _ = ratios(radii)
-        broken = np.flatnonzero(~(shares <= BROKEN))
-        if len(broken):
-            high = float(radii[broken[0]])
-            low = float(radii[broken[0] - 1]) if broken[0] else (before or high / _STEP)
-            for _ in range(_HALVINGS):
-                middle = math.sqrt(low * high)
-                low, high = (low, middle) if not ratios(np.array([middle]))[0][0] <= BROKEN else (middle, high)
-            return high, high, float(ratios(np.array([high]))[1][0])
-        before, radius = float(radii[-1]), float(radii[-1]) * _STEP
-    return math.inf, before, math.nan
-
-
-def _norm(landscape: Landscape) -> float:
-    """Norm of the parameters, or the unit of the parameters where they are zero."""
-    return float(landscape.theta.double().norm()) or 1.0
 
 
 def _window(found: CostSlice, norm: float) -> tuple[Array, Array]:

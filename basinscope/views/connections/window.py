@@ -17,7 +17,7 @@ from spectra.files import counted
 
 NONE = "–"
 _KEY = (
-    "holds up to: distance at which the cost is first off by 10 % of the quadratic model's curvature term, to "
+    "holds up to: distance beyond which the cost is off by more than 10 % of the quadratic model's curvature term, to "
     "1 %, as seen at distances that grow by 41 %. rise: cost there less the checkpoint's. Distances are in the unit of "
     "the parameters."
 )
@@ -42,7 +42,7 @@ def slice_table(found: CostSlice, files: Mapping[str, str]) -> Group:
         parts.append(Text(f"lowest cost in the window: {lowest:.6g} {unit} at ({x:.4g}, {y:.4g})"))
     if found.departures:
         parts.append("")
-        parts += [_departures(found, unit), Text(_KEY, style="dim")]
+        parts += [_departures(found, unit), Text(_KEY, style="dim"), *_earlier(found)]
     if not found.complete:
         rows = f"{found.rows_done} of {counted(len(found.y), 'row')}"
         parts.append(Text(f"! not complete: {rows} are done; go on with --resume", style="yellow"))
@@ -65,6 +65,19 @@ def _departures(found: CostSlice, unit: str) -> RenderableType:
             f"{one.cost:.3g}" if broken else NONE,
         )
     return drawn
+
+
+def _earlier(found: CostSlice) -> list[RenderableType]:
+    """Where the cost is off the model before it comes back to it."""
+    rays = [
+        f"{one.first:.2g} on the {'+' if one.sign > 0 else '-'} side of {found.axis_names[one.axis]}"
+        for one in found.departures
+        if one.first < one.radius
+    ]
+    if not rays:
+        return []
+    words = "the cost is off so much nearer by too, as with kinks such as those of ReLU, and comes back: first at"
+    return [Text(f"! {words} {', '.join(rays)}", style="yellow")]
 
 
 def slice_rows(found: CostSlice) -> list[dict[str, Any]]:

@@ -102,7 +102,33 @@ def test_the_place_where_the_model_breaks_is_that_of_the_closed_form() -> None:
     for ray in second:
         assert truth <= ray.radius <= truth * 1.01
         assert ray.cost == pytest.approx(0.5 * (ray.radius**2 + quartic * ray.radius**4), rel=1e-6)
+        assert ray.first == ray.radius
     assert found.y[-1] == pytest.approx(2.0 * max(ray.radius for ray in second))
+
+
+class Kinked(nn.Module):
+    """Its squared output is ``1 + a^2 / 2 + b^2 + 2 s relu(a - 0.01)``: a kink whose slope a parabola soon outgrows."""
+
+    def __init__(self, slope: float) -> None:
+        super().__init__()
+        self.place, self.slope = nn.Parameter(torch.zeros(2, dtype=torch.float64)), slope
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.place
+        return torch.sqrt(1.0 + a**2 / 2.0 + b**2 + self.slope * torch.relu(a - 0.01)).expand(len(x), 1)
+
+
+def test_a_kink_near_by_is_told_and_is_not_where_the_model_ends() -> None:
+    slope = 0.01
+    data = torch.zeros(4, 1, dtype=torch.float64), torch.zeros(4, 1, dtype=torch.float64)
+    found = slice_landscape(Landscape(Kinked(slope), mean_squared_error, data), settings=SliceSettings(points=3))
+    # Off by 2 s (r - 0.01) / r^2: above 10 % between the roots of 0.1 r^2 = 2 s (r - 0.01), and never again.
+    near, far = sorted(np.roots([0.1, -2.0 * slope, 2.0 * slope * 0.01]))
+    plus, minus = found.departures[2:]
+    assert near <= plus.first <= near * 2.0**0.5
+    assert plus.radius == np.inf
+    assert plus.looked > 10.0 * far
+    assert (minus.first, minus.radius) == (np.inf, np.inf)
 
 
 def test_three_checkpoints_lie_in_their_plane(networks: ModuleType) -> None:
