@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatterSciNotation, LogLocator
+from matplotlib.ticker import LogFormatterSciNotation, LogLocator, MaxNLocator
 
 from comparisons.connections.connection import Connection, barrier_in_words
 from comparisons.connections.cost_slice import BROKEN, CostSlice
@@ -119,7 +119,7 @@ def draw_slice(axes: Axes, found: CostSlice) -> None:
     costs = np.ma.masked_invalid(found.costs)
     colours = axes.contourf(found.x, found.y, costs, levels=_finer(levels, logarithmic), cmap="cividis", **options)
     unit = found.provenance.cost_unit
-    ticks: dict[str, Any] = {}
+    ticks: dict[str, Any] = {"ticks": MaxNLocator(7)}
     if logarithmic:
         ticks = {"ticks": LogLocator(subs=(1.0, 3.0)), "format": LogFormatterSciNotation(minor_thresholds=(9, 9))}
     axes.figure.colorbar(colours, ax=axes, label=f"cost ({unit})", **ticks)

@@ -151,7 +151,9 @@ def _begun(
     landscape = operator.landscape
     axes = _through(landscape, journeys) if journeys else eigenvector_axes(operator, settings, progress)
     directions = axes.directions
-    places = np.array([_coordinates(directions, journey.theta - landscape.theta) for journey in journeys])
+    places = np.array([_coordinates(directions, one.theta - landscape.theta) for one in journeys]).reshape(-1, 2)
+    # The first further checkpoint lies on the first axis, up to rounding.
+    places[:1, 1:] = 0.0
     notes = [*axes.notes, *dict.fromkeys(note for journey in journeys for note in journey.notes())]
     slope, curvature = np.full(2, np.nan), np.full((2, 2), np.nan)
     gradient: Tensor | None = None
@@ -180,7 +182,7 @@ def _begun(
         curvature=curvature,
         eigenvalues=axes.eigenvalues,
         residuals=axes.residuals,
-        places=places.reshape(-1, 2),
+        places=places,
         place_costs=np.array([journey.own_costs()[1] for journey in journeys]),
         directions=directions.cpu().numpy(),
         notes=(*notes, *landscape.notes),
