@@ -130,12 +130,10 @@ def _run(request: ConnectRequest, form: str) -> None:
     files = {} if request.output is None else {"connection": str(request.output)}
     try:
         if request.plot is not None:
-            from basinscope.ranks import writes_files
             from comparisons.connections import connection_figure
             from spectra.plots import save_figure
 
-            if writes_files():
-                save_figure(connection_figure(found), request.plot)
+            save_figure(connection_figure(found), request.plot)
             files["figure"] = str(request.plot)
     finally:  # a figure that fails does not cost the numbers
         show_connection(found, form, files)

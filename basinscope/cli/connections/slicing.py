@@ -140,12 +140,10 @@ def _run(request: SliceRequest, form: str) -> None:
     files = {} if request.output is None else {"slice": str(request.output)}
     try:
         if request.plot is not None:
-            from basinscope.ranks import writes_files
             from comparisons.connections import slice_figure
             from spectra.plots import save_figure
 
-            if writes_files():
-                save_figure(slice_figure(found), request.plot)
+            save_figure(slice_figure(found), request.plot)
             files["figure"] = str(request.plot)
     finally:  # a figure that fails does not cost the numbers
         show_slice(found, form, files)

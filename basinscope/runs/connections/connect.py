@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 
 from basinscope.choices import one_of
 from basinscope.outputs import to_continue
-from basinscope.ranks import writes_files
 from basinscope.runs import CheckpointRequest, Report, continued, ends_early, forecast, refuse_differences, seconds_of
-from basinscope.runs.connections.opening import Source, agreed_on, kept_words, opened, source_entries
+from basinscope.runs.connections.opening import Source, kept_words, opened, source_entries
 from comparisons.connections import (
     Connection,
     PathSettings,
@@ -56,7 +55,6 @@ def run_connect(request: ConnectRequest, progress: Report, announce: Callable[[s
         UserError: if what was asked for is not possible, in a sentence.
         OSError: if a file cannot be read or written.
         Interrupted: if the user interrupts the computing, saying what is kept and how to go on.
-        LostRankError: if another rank of several has died, saying the same.
     """
     one_of("--matching", request.settings.matching, MATCHINGS)
     one_of("--running-statistics", request.settings.statistics, STATISTICS)
@@ -66,9 +64,6 @@ def run_connect(request: ConnectRequest, progress: Report, announce: Callable[[s
         before, now = stored.settings.as_dict(), request.settings.as_dict()
         refuse_differences(output, [(name, before[name], now[name]) for name in now if name not in _FREE])
     (landscape, other), provenances = opened(request, (request.other,))
-    provenances = agreed_on(
-        provenances, "nothing" if stored is None else f"{_points(stored)} of {stored.provenance.created}"
-    )
     if stored is not None and output is not None:
         data = (stored.data_sha256, landscape.batches.sha256)
         refuse_differences(output, source_entries([stored.provenance, stored.other], provenances, data))
@@ -79,7 +74,7 @@ def run_connect(request: ConnectRequest, progress: Report, announce: Callable[[s
 
     def keep(found: Connection) -> None:
         nonlocal done
-        if request.output is not None and writes_files():
+        if request.output is not None:
             write_connection(request.output, found)
         done = _points(found)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from basinscope.ranks import common
 from basinscope.runs import CheckpointRequest, Session, guarded
 from spectra.costs import BY_NAME
 from spectra.errors import UserError
@@ -17,8 +16,6 @@ Source = Path | Landscape
 
 def opened(request: CheckpointRequest, others: tuple[Source, ...]) -> tuple[list[Landscape], list[Provenance]]:
     """The landscapes of a request's checkpoint and of others by the same task, and where each comes from.
-
-    The first is shared out among the ranks; of the others only what they hold is used.
 
     Args:
         request: names the first checkpoint, the task, the cost and the machine.
@@ -41,16 +38,12 @@ def opened(request: CheckpointRequest, others: tuple[Source, ...]) -> tuple[list
         if request.cost is not None:
             with guarded(f"--cost {request.cost}", session.task):
                 landscape = landscape.with_cost(BY_NAME[request.cost])
-        landscapes.append(landscape if number else session.shared(landscape))
+        request.machine.set_threads(landscape.size)
+        landscapes.append(landscape)
         provenances.append(session.provenance(landscape, request.command))
         # A checkpoint that names another task is still one of the first's model, or refused as none.
         task = None if isinstance(source, Landscape) else task or session.task
     return landscapes, provenances
-
-
-def agreed_on(provenances: list[Provenance], stored: str) -> list[Provenance]:
-    """The provenances with rank 0's time and device; refuses ranks that differ in them or in what is stored."""
-    return [common(one, stored) for one in provenances]
 
 
 def source_entries(

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 
 from basinscope.choices import one_of
 from basinscope.outputs import to_continue
-from basinscope.ranks import writes_files
 from basinscope.runs import CheckpointRequest, Report, continued, ends_early, forecast, refuse_differences, seconds_of
-from basinscope.runs.connections.opening import Source, agreed_on, kept_words, opened, source_entries
+from basinscope.runs.connections.opening import Source, kept_words, opened, source_entries
 from comparisons.connections import CostSlice, SliceSettings, read_slice, slice_landscape, write_slice
 from spectra.errors import UserError
 from spectra.files import counted
@@ -45,7 +44,6 @@ def run_slice(request: SliceRequest, progress: Report, announce: Callable[[str],
         UserError: if what was asked for is not possible, in a sentence.
         OSError: if a file cannot be read or written.
         Interrupted: if the user interrupts the computing, saying what is kept and how to go on.
-        LostRankError: if another rank of several has died, saying the same.
     """
     if request.cost is not None:
         one_of("--cost", request.cost, COSTS)
@@ -57,9 +55,6 @@ def run_slice(request: SliceRequest, progress: Report, announce: Callable[[str],
         before, now = stored.settings.as_dict(), request.settings.as_dict()
         refuse_differences(output, [(name, before[name], now[name]) for name in now])
     landscapes, provenances = opened(request, request.others)
-    provenances = agreed_on(
-        provenances, "nothing" if stored is None else f"{stored.rows_done} rows of {stored.provenance.created}"
-    )
     if stored is not None and output is not None:
         data = (stored.data_sha256, landscapes[0].batches.sha256)
         refuse_differences(output, source_entries([stored.provenance, *stored.others], provenances, data))
@@ -70,7 +65,7 @@ def run_slice(request: SliceRequest, progress: Report, announce: Callable[[str],
 
     def keep(found: CostSlice) -> None:
         nonlocal done
-        if request.output is not None and writes_files():
+        if request.output is not None:
             write_slice(request.output, found)
         done = found.rows_done
 

@@ -20,7 +20,6 @@ from comparisons.connections import (
 from spectra.costs import mean_squared_error
 from spectra.errors import UserError
 from spectra.landscape import Landscape
-from spectra.operators import Hessian
 
 
 def dense(landscape: Landscape) -> Tensor:
@@ -38,7 +37,7 @@ def dense(landscape: Landscape) -> Tensor:
     return torch.func.hessian(cost)(landscape.theta)
 
 
-@pytest.mark.parametrize("axes", [(1, 2), (1, -1), (2, -2)])
+@pytest.mark.parametrize("axes", [(1, 2), (2, -1)])
 def test_the_plane_is_that_of_the_eigenvectors_and_its_model_that_of_the_dense_hessian(
     networks: ModuleType, axes: tuple[int, int]
 ) -> None:
@@ -189,8 +188,3 @@ def test_a_killed_slice_goes_on_to_the_same_numbers(networks: ModuleType, tmp_pa
     for name in ("x", "y", "costs", "directions", "curvature", "slope", "eigenvalues"):
         assert np.array_equal(getattr(resumed, name), getattr(whole, name)), name
     assert [vars(ray) for ray in resumed.departures] == [vars(ray) for ray in whole.departures]
-
-
-def test_the_hessian_of_the_library_agrees_with_the_oracle_of_these_tests(networks: ModuleType) -> None:
-    one = networks.landscape(networks.Own(), 0)
-    torch.testing.assert_close(Hessian(one, strategy="double-backward").to_dense(), dense(one))
