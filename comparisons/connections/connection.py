@@ -57,7 +57,12 @@ class Connection(Result):
 
     def _facts(self) -> dict[str, str]:
         unit = self.provenance.cost_unit
-        return {f"{path.name} barrier": barrier_in_words(path, unit) for path in self.paths}
+        found = {f"{path.name} barrier": barrier_in_words(path, unit) for path in self.paths if self.begun(path)}
+        return found if self.complete else {**found, "not complete": f"{len(self.records()):,} points so far"}
+
+    def begun(self, path: CostPath) -> bool:
+        """Whether a path has all of its first points, so that its barrier says something."""
+        return len(path.places) >= self.settings.points
 
     def _cautions(self) -> tuple[str, ...]:
         unit = self.provenance.cost_unit

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import zip_longest
 
 import torch
 from torch import Tensor, nn
@@ -90,14 +91,27 @@ def _same(
         outputs = _outputs(landscape, moved, inputs)
     except (*FAST_PATH_FAILURES, ForeignError):  # a guess that the model cannot take is no symmetry
         return False
-    if len(outputs) != len(plain):
-        return False
-    rounding = _ROUNDINGS * torch.finfo(landscape.parameters.computed).eps
-    return all(
-        one.shape == two.shape and float((one - two).abs().max()) <= rounding * float(two.abs().max())
-        for one, two in zip(outputs, plain, strict=True)
-        if two.numel()
-    )
+    return same_outputs(outputs, plain, landscape.parameters.computed)
+
+
+def same_outputs(ones: list[Tensor], others: list[Tensor], dtype: torch.dtype) -> bool:
+    """Whether a model gave the same outputs twice, up to the rounding of sums in another order; masks may be infinite.
+
+    >>> inf = float("inf")
+    >>> same_outputs([torch.tensor([1.0, -inf])], [torch.tensor([1.0 + 1e-6, -inf])], torch.float32)
+    True
+    >>> same_outputs([torch.tensor([1.0, -inf])], [torch.tensor([1.1, -inf])], torch.float32)
+    False
+    """
+    rounding = _ROUNDINGS * torch.finfo(dtype).eps
+    for one, other in zip_longest(ones, others, fillvalue=None):
+        if one is None or other is None or one.shape != other.shape:
+            return False
+        apart = torch.where(one == other, 0.0, one - other).abs()
+        largest = torch.where(other.isfinite(), other, 0.0).abs()
+        if other.numel() and not bool(apart.max() <= rounding * largest.max()):
+            return False
+    return True
 
 
 def _outputs(landscape: Landscape, tensors: Tensors, inputs: object) -> list[Tensor]:

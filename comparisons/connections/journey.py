@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from comparisons.connections.connection import Connection
-from comparisons.connections.exchangeable import hidden_layers
+from comparisons.connections.exchangeable import hidden_layers, same_outputs
 from comparisons.connections.matching import Copy, nearest_copy
 from comparisons.connections.path import ALIGNED, STRAIGHT, CostPath, PathSettings
 from comparisons.connections.peaks import Array
@@ -24,16 +25,14 @@ from comparisons.connections.running_statistics import (
 )
 from spectra.errors import UserError
 from spectra.files import Provenance, counted
+from spectra.lanczos import draw_probes
 from spectra.landscape import Landscape
-from spectra.model import generator
 from spectra.nested import tensors_in
 from volume.chunks import at_once
 
 Report = Callable[[int, int, str], None]
 # Draws by which the rounding of the cost is found, and the roundings of each parameter that they move it by.
 _DRAWS, _MOVED = 4, 2.0
-# Relative difference of two costs of one function, in roundings, that the order of summation explains.
-_SAME = 1e3
 
 
 class Journey:
@@ -76,17 +75,16 @@ class Journey:
 
     def _check_function(self, other: Landscape) -> None:
         """That this model with the other's tensors is the other model: hyperparameters are not in a checkpoint."""
-        batch = next(self.landscape.iterate())
+        inputs = next(self.landscape.iterate()).inputs
+        theirs = other.parameters.unflatten(other.theta)
         with torch.no_grad():
-            here = list(tensors_in(self.landscape.evaluation(self.tensors(), batch.inputs)))
-            there = list(tensors_in(other.evaluation(other.parameters.unflatten(other.theta), batch.inputs)))
-        rounding = _SAME * torch.finfo(self.landscape.parameters.computed).eps
-        for one, two in zip(here, there, strict=False):
-            if one.shape != two.shape or float((one - two).abs().max()) > rounding * float(two.abs().max()):
-                raise UserError(
-                    "the checkpoints are of different models: with the second's parameters the first's model gives "
-                    "other outputs than the second's"
-                )
+            here, there = self.landscape.evaluation(self.tensors(), inputs), other.evaluation(theirs, inputs)
+        ours, alike = ([one for one in tensors_in(nest) if one.is_floating_point()] for nest in (here, there))
+        if not same_outputs(ours, alike, self.landscape.parameters.computed):
+            raise UserError(
+                "the checkpoints are of different models: with the second's parameters the first's model gives other "
+                "outputs than the second's"
+            )
 
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and buffers of the other checkpoint, by name."""
@@ -98,12 +96,13 @@ class Journey:
 
     def noise(self) -> float:
         """Rounding of the cost at the first checkpoint: what moving each parameter by its own rounding changes."""
-        theta, size = self.landscape.theta, self.landscape.size
+        theta, changes = self.landscape.theta, []
         step = _MOVED * torch.finfo(self.landscape.parameters.computed).eps
-        source = generator(0, "roundings")
-        bits = torch.randint(0, 2, (_DRAWS, size), generator=source, dtype=torch.int8).to(theta)
-        moved = [float(self.landscape.cost(theta + step * theta * (2.0 * row - 1.0))) for row in bits]
-        return float(np.abs(np.array(moved) - self.landscape.cost()).max())
+        kind: dict[str, Any] = {"kind": "rademacher", "dtype": theta.dtype, "device": theta.device}
+        for draw in range(_DRAWS):
+            signs = draw_probes(len(theta), 1, seed=0, first=draw, stream="roundings", **kind)[0]
+            changes.append(abs(self.landscape.cost(theta + step * signs * theta) - self.landscape.cost()))
+        return max(changes)
 
     def costs(self, theta: Tensor, end: State, places: Array, tell: Callable[[int], None]) -> Array:
         """Costs at shares of the way to parameters and a state; ``tell`` is called with how many are done."""

@@ -55,11 +55,11 @@ def draw_paths(axes: Axes, connection: Connection) -> None:
     unit, every = connection.provenance.cost_unit, [path.costs for path in connection.paths]
     for path in connection.paths:
         colour = BLUE if path.name == STRAIGHT else ORANGE
-        label = f"{path.name}: barrier {barrier_in_words(path, unit)}"
+        label = f"{path.name}: barrier {barrier_in_words(path, unit)}" if connection.begun(path) else path.name
         axes.plot(path.places, path.costs, "o-", color=colour, markersize=3, linewidth=1.2, label=label)
         axes.plot([0.0, 1.0], path.costs[[0, -1]], "--", color=colour, linewidth=0.8, alpha=0.7)
         found = path.barrier
-        if found.height > 2.0 * path.noise:
+        if connection.begun(path) and found.height > 2.0 * path.noise:
             top = float(path.costs[int(np.argmax(path.above_chord))])
             axes.plot([found.place] * 2, [top - found.height, top], ":", color=colour, linewidth=1.5)
     if _spans(np.concatenate(every)):

@@ -98,7 +98,9 @@ def recomputed(landscape: Landscape, theta: Tensor, state: Mapping[str, Tensor])
         width = module.num_features
         count, total, squares = landscape.ranks.total(sums.get(name, torch.zeros(3, width, dtype=torch.float64)))
         if float(count[0]) < 2.0:
-            raise UserError(f"the running statistics of {name} cannot be computed anew: it sees fewer than two values")
+            raise UserError(
+                f"the running statistics of {name} cannot be computed anew: on this data it sees fewer than two values"
+            )
         mean = total / count
         variance = (squares / count - mean.square()).clamp_min(0.0) * count / (count - 1.0)
         like = state[f"{name}.running_mean"]

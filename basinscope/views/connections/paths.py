@@ -33,7 +33,7 @@ def connection_table(connection: Connection, files: Mapping[str, str]) -> Group:
         Text(f"costs of the checkpoints as they are: {one:.6g} and {other:.6g} {unit}"),
         "",
     ]
-    begun = [path for path in connection.paths if len(path.places) >= connection.settings.points]
+    begun = [path for path in connection.paths if connection.begun(path)]
     if begun:
         titles = ("path", f"barrier ({unit})", "place", f"above the worse end ({unit})", "distance", "points")
         found = table(titles, of="paths between two checkpoints", justify="right")
@@ -92,7 +92,7 @@ def connection_json(connection: Connection, files: Mapping[str, str]) -> dict[st
 
 def _path_json(connection: Connection, path: CostPath) -> dict[str, Any]:
     found: dict[str, Any] = {"path": path.name, "distance": path.distance, "noise": path.noise}
-    if len(path.places) >= connection.settings.points:
+    if connection.begun(path):
         for name, one in (("barrier", path.barrier), ("above_worse_end", path.rise)):
             found[name] = plain(asdict(one))
         found["known_to_tolerance"] = path.known(connection.settings)
