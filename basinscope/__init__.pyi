@@ -3,12 +3,16 @@ from .calls import bridge as bridge
 from .calls import compare as compare
 from .calls import spectrum as spectrum
 from .calls import volume as volume
+from .connections import connect as connect
+from .connections import slice as slice
 from .nouns import REGISTRY as REGISTRY
 from .nouns import AuditReport as AuditReport
 from .nouns import BridgeResult as BridgeResult
 from .nouns import BridgeSettings as BridgeSettings
 from .nouns import Checkpoint as Checkpoint
 from .nouns import Comparison as Comparison
+from .nouns import Connection as Connection
+from .nouns import CostSlice as CostSlice
 from .nouns import Estimate as Estimate
 from .nouns import EvidenceSettings as EvidenceSettings
 from .nouns import Fisher as Fisher

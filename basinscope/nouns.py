@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from basinscope.runs import Machine
 from comparisons.comparison import Comparison
+from comparisons.connections import Connection, CostSlice
 from comparisons.evidence import EvidenceSettings
 from comparisons.flatness import Measure
 from comparisons.measures import REGISTRY
@@ -32,6 +33,8 @@ __all__ = [
     "BridgeSettings",
     "Checkpoint",
     "Comparison",
+    "Connection",
+    "CostSlice",
     "Estimate",
     "EvidenceSettings",
     "Fisher",

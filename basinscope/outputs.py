@@ -16,7 +16,7 @@ PAGE_FORMATS = (".html", ".htm")
 _FIGURES = (b"\x89PNG\r\n\x1a\n", b"%PDF-")
 # Bytes at the beginning of a file, by which it is known, and of an old result that are searched for its name.
 _HEAD, _MOST = 2**14, 2**26
-_KINDS = ("spectrum", "volume", "bridge", "sandwich", "audit", "comparison", "training")
+_KINDS = ("spectrum", "volume", "bridge", "sandwich", "audit", "comparison", "training", "connection", "slice")
 Named = Iterable[tuple[str, Path | None]]
 
 

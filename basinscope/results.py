@@ -8,12 +8,25 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from basinscope.training import TrainingCurves
     from comparisons.comparison import Comparison
+    from comparisons.connections import Connection, CostSlice
     from spectra.store import StoredSpectrum
     from volume.audit import AuditReport
     from volume.bridge import BridgeResult, SandwichResult
     from volume.study import VolumeStudy
 
-    Result = StoredSpectrum | VolumeStudy | BridgeResult | SandwichResult | AuditReport | Comparison | TrainingCurves
+    Result = (
+        StoredSpectrum
+        | VolumeStudy
+        | BridgeResult
+        | SandwichResult
+        | AuditReport
+        | Comparison
+        | Connection
+        | CostSlice
+        | TrainingCurves
+    )
+
+KINDS = ("comparison", "audit", "volume", "bridge", "sandwich", "training", "connection", "slice")
 
 
 def kind_of(path: str | Path) -> str:
@@ -23,8 +36,7 @@ def kind_of(path: str | Path) -> str:
         path: a file that basinscope wrote.
 
     Returns:
-        ``volume``, ``bridge``, ``sandwich``, ``audit``, ``comparison`` or ``training``; ``spectrum`` for any other
-        file, which reading it checks.
+        One of ``KINDS``; ``spectrum`` for any other file, which reading it checks.
 
     Raises:
         UserError: if the file is no regular one, or damaged.
@@ -33,7 +45,7 @@ def kind_of(path: str | Path) -> str:
     from spectra.files import format_of
 
     kind = format_of(path).removeprefix("basinscope ")
-    return kind if kind in ("comparison", "audit", "volume", "bridge", "sandwich", "training") else "spectrum"
+    return kind if kind in KINDS else "spectrum"
 
 
 def load(path: str | Path) -> Result:
@@ -43,7 +55,8 @@ def load(path: str | Path) -> Result:
         path: a file that a command wrote with ``--output``, or a tracker of a training run.
 
     Returns:
-        A StoredSpectrum, VolumeStudy, BridgeResult, SandwichResult, AuditReport, Comparison or TrainingCurves.
+        A StoredSpectrum, VolumeStudy, BridgeResult, SandwichResult, AuditReport, Comparison, Connection, CostSlice or
+        TrainingCurves.
 
     Raises:
         UserError: if the file is foreign, newer, truncated or damaged.
@@ -54,6 +67,14 @@ def load(path: str | Path) -> Result:
         from comparisons.store import read_comparison
 
         return read_comparison(path)
+    if kind == "connection":
+        from comparisons.connections import read_connection
+
+        return read_connection(path)
+    if kind == "slice":
+        from comparisons.connections import read_slice
+
+        return read_slice(path)
     if kind == "training":
         from basinscope.training import read_curves
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# How hidden units of two networks are matched, and what batch norm's running statistics are between them.
+MATCHINGS = ("weights", "activations", "none")
+STATISTICS = ("recompute", "interpolate")
 FAMILIES = ("curvature", "sharpness", "norms", "volumes", "learning-coefficient")
 # A rank correlation of fewer checkpoints says nothing.
 FEWEST = 4

@@ -28,7 +28,7 @@ def plot(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing figure.")] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Draw the spectrum, volume, bridge, audit, comparison or training run that a result file holds."""
+    """Draw the spectrum, volume, bridge, audit, comparison, connection, slice or training run of a result file."""
     del debug  # read by main
     one_of("--scale", scale, SCALES)
     target = file.with_suffix(".png") if output is None else output
@@ -55,6 +55,14 @@ def _figure(file: Path, scale: str) -> Figure:
         return comparison_figure(read_comparison(file))
     if kind == "volume":
         return study_figure(read_study(file))
+    if kind == "connection":
+        from comparisons.connections import connection_figure, read_connection
+
+        return connection_figure(read_connection(file))
+    if kind == "slice":
+        from comparisons.connections import read_slice, slice_figure
+
+        return slice_figure(read_slice(file))
     if kind == "training":
         from basinscope.training import read_curves, training_figure
 

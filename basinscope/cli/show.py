@@ -60,6 +60,8 @@ def show(
         "bridge": _show_bridge,
         "sandwich": _show_sandwich,
         "training": _show_training,
+        "connection": _show_connection,
+        "slice": _show_slice,
     }
     kind = kind_of(file)
     if kind in others:
@@ -197,6 +199,24 @@ def _show_audit(file: Path, against: Path | None, form: str) -> None:
     from volume.audit import read_report
 
     show_report(read_report(file), form, {})
+
+
+def _show_connection(file: Path, against: Path | None, form: str) -> None:
+    if against is not None:
+        raise UserError(f"--against compares two spectra, and {file} holds a connection")
+    from basinscope.cli.connections import show_connection
+    from comparisons.connections import read_connection
+
+    show_connection(read_connection(file), form, {})
+
+
+def _show_slice(file: Path, against: Path | None, form: str) -> None:
+    if against is not None:
+        raise UserError(f"--against compares two spectra, and {file} holds a slice")
+    from basinscope.cli.connections import show_slice
+    from comparisons.connections import read_slice
+
+    show_slice(read_slice(file), form, {})
 
 
 def _show_training(file: Path, against: Path | None, form: str) -> None:

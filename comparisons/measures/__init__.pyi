@@ -1,4 +1,6 @@
 from .arrangements import Arrangements as Arrangements
+from .arrangements import align as align
+from .arrangements import arrange as arrange
 from .arrangements import copies_of as copies_of
 from .choices import chosen_options as chosen_options
 from .choices import options_in_file as options_in_file
@@ -18,6 +20,7 @@ from .registry import measures_named as measures_named
 from .registry import measures_of as measures_of
 from .route_agreement import disagreements as disagreements
 from .symmetries import SYMMETRIES as SYMMETRIES
+from .symmetries import Joint as Joint
 from .symmetries import in_another_unit as in_another_unit
 from .symmetries import joints as joints
 from .symmetries import permuted as permuted

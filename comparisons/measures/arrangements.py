@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -88,18 +88,38 @@ def aligned(landscape: Landscape, places: list[Joint], fixed: Tensor, moving: Te
     Layers are matched in turn until none moves: with one hidden layer it is the nearest copy.
     """
     there, tensors = landscape.parameters.unflatten(fixed), dict(landscape.parameters.unflatten(moving))
+    align(there, tensors, places)
+    return landscape.parameters.flatten(tensors)
+
+
+def align(there: Mapping[str, Tensor], tensors: dict[str, Tensor], places: list[Joint]) -> bool:
+    """Put the hidden units of some tensors by name into the order that is nearest to fixed ones, in place.
+
+    Layers are matched in turn until none moves. Buffers that are carried move with their units, and do not decide.
+
+    Args:
+        there: fixed parameters by name.
+        tensors: parameters, and buffers where some are carried, that are changed.
+        places: the hidden layers.
+
+    Returns:
+        Whether the units have come to rest, within ``SWEEPS`` sweeps over the layers.
+
+    Reference:
+        Ainsworth, Hayase and Srinivasa, Git Re-Basin: merging models modulo permutation symmetries, 2023.
+    """
     for _ in range(SWEEPS):
         still = True
         for joint in places:
-            products = _rows(there, joint) @ _rows(tensors, joint).T
+            products = _rows(there, joint) @ _rows({name: tensors[name] for name in there}, joint).T
             signs = torch.where(products < 0.0, -1.0, 1.0) if joint.odd else torch.ones_like(products)
             # The lengths of the rows are the same in every order, so that near means a large product.
             rows, order = linear_sum_assignment((products * signs).cpu().numpy(), maximize=True)
             still &= bool((order == rows).all()) and bool((signs.diagonal() == 1.0).all())
-            _arrange(tensors, joint, torch.as_tensor(order, device=fixed.device), signs[rows, order])
+            arrange(tensors, joint, torch.as_tensor(order, device=products.device), signs[rows, order])
         if still:
-            break
-    return landscape.parameters.flatten(tensors)
+            return True
+    return False
 
 
 def _joined(
@@ -114,18 +134,22 @@ def _joined(
     return free[0], free[1], free[0] and free[1] and not torch.equal(near, other)
 
 
-def _rows(tensors: dict[str, Tensor], joint: Joint) -> Tensor:
+def _rows(tensors: Mapping[str, Tensor], joint: Joint) -> Tensor:
     """All weights of each hidden unit (units, m), float64."""
-    makes = [tensors[name] for name in (f"{joint.before}.weight", f"{joint.before}.bias") if name in tensors]
-    parts = [part.reshape(joint.units, -1) for part in makes]
-    return torch.cat([*parts, tensors[f"{joint.after}.weight"].T], 1).double()
+    names = (f"{joint.before}.weight", f"{joint.before}.bias", *joint.carried)
+    parts = [tensors[name].reshape(joint.units, -1) for name in names if name in tensors]
+    read = tensors[f"{joint.after}.weight"]
+    read = read.reshape(len(read), joint.units, -1).transpose(0, 1)
+    return torch.cat([*parts, read.reshape(joint.units, -1)], 1).double()
 
 
-def _arrange(tensors: dict[str, Tensor], joint: Joint, order: Tensor, signs: Tensor) -> None:
+def arrange(tensors: dict[str, Tensor], joint: Joint, order: Tensor, signs: Tensor) -> None:
+    """Put the hidden units of a joint into another order (units,), and change their signs (units,), in place."""
+
     def make(part: Tensor) -> Tensor:
         return part[order] * signs.to(part).view(-1, *[1] * (part.dim() - 1))
 
-    act(tensors, joint, make, lambda part: part[:, order] * signs.to(part))
+    act(tensors, joint, make, lambda part: part[:, order] * signs.to(part).view(-1, 1))
 
 
 def _shuffled(landscape: Landscape, places: list[Joint], theta: Tensor) -> Tensor:
@@ -135,5 +159,5 @@ def _shuffled(landscape: Landscape, places: list[Joint], theta: Tensor) -> Tenso
         source = generator(0, "arrangement", number)
         order = torch.randperm(joint.units, generator=source).to(theta.device)
         signs = 2.0 * torch.randint(0, 2, (joint.units,), generator=source) - 1.0 if joint.odd else torch.ones(1)
-        _arrange(tensors, joint, order, signs.expand(joint.units))
+        arrange(tensors, joint, order, signs.expand(joint.units))
     return landscape.parameters.flatten(tensors)

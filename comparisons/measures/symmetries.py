@@ -27,14 +27,15 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Joint:
-    """Two linear layers with nothing but elementwise activations between them: hidden units to permute or rescale.
+    """Two layers, and hidden units between them that may be permuted, or rescaled.
 
     Attributes:
         before: name of the layer that makes the hidden units.
-        after: name of the layer that reads them.
+        after: name of the layer that reads them; of each unit one column of its weights, or several in a row.
         units: how many.
         homogeneous: whether the activation commutes with positive factors.
         odd: whether it commutes with signs.
+        carried: tensors between the layers that have one entry, or row, for each unit, as those of batch norm.
     """
 
     before: str
@@ -42,6 +43,7 @@ class Joint:
     units: int
     homogeneous: bool
     odd: bool = False
+    carried: tuple[str, ...] = ()
 
 
 def joints(landscape: Landscape) -> list[Joint]:
@@ -113,7 +115,7 @@ def rescaled(landscape: Landscape, *, nodes: bool, factor: float = FACTOR, seed:
             tensors,
             joint,
             lambda part, f=factors: part * f.view(-1, *[1] * (part.dim() - 1)),  # type: ignore[misc]
-            lambda part, f=factors: part / f,  # type: ignore[misc]
+            lambda part, f=factors: part / f.view(-1, 1),  # type: ignore[misc]
         )
     return _around(landscape, tensors)
 
@@ -168,11 +170,19 @@ def _tensors(landscape: Landscape) -> Tensors:
 
 
 def act(tensors: Tensors, joint: Joint, make: Callable[[Tensor], Tensor], read: Callable[[Tensor], Tensor]) -> None:
-    """Change the layer that makes hidden units, and undo it in the one that reads them, in place of what is there."""
-    for name in (f"{joint.before}.weight", f"{joint.before}.bias"):
+    """Change the layer that makes hidden units, and undo it in the one that reads them, in place of what is there.
+
+    Args:
+        tensors: parameters, and buffers where some are carried, by name.
+        joint: the two layers.
+        make: changes tensors (units, ...) of the layer that makes the units, and of what is carried.
+        read: changes the weights of the one that reads them, as (outputs, units, columns of each unit).
+    """
+    for name in (f"{joint.before}.weight", f"{joint.before}.bias", *joint.carried):
         if name in tensors:
             tensors[name] = make(tensors[name])
-    tensors[f"{joint.after}.weight"] = read(tensors[f"{joint.after}.weight"])
+    weight = tensors[f"{joint.after}.weight"]
+    tensors[f"{joint.after}.weight"] = read(weight.reshape(len(weight), joint.units, -1)).reshape(weight.shape)
 
 
 def _around(landscape: Landscape, tensors: Tensors) -> Landscape:

@@ -228,6 +228,20 @@ class AverageCost(ABC):
         found.anchor_cost = total / (found.total_weight or 1.0) + found._penalty(found.theta)
         return found
 
+    def with_state(self, state: Mapping[str, Tensor]) -> Self:
+        """The same cost with other values of buffers, and of parameters that are no variables, examined no more.
+
+        Args:
+            state: values by name.
+
+        Returns:
+            The cost; its ``anchor_cost`` stays that of the values from before.
+        """
+        found = copy.copy(self)
+        found.evaluation = self.evaluation.with_background(state)
+        found._begin()
+        return found
+
     def _begin(self) -> None:
         self.many_costs = ManyCosts(self.evaluation, self.parameters, self.theta, self.samples_at, self.share)
 

@@ -125,6 +125,12 @@ class Evaluation:
         found.mixed = False
         return found
 
+    def with_background(self, values: Mapping[str, Tensor]) -> Evaluation:
+        """The same model with other values of buffers, and of parameters that no call gives."""
+        found = copy.copy(self)
+        found.background = self.background | dict(values)
+        return found
+
     def outputs(self, inputs: Any) -> Any:
         """The model's outputs on one batch of inputs; to be called inside ``inside``."""
         outputs = self._called(mapped(inputs, Tensor.clone) if self._writes else inputs)

@@ -72,6 +72,9 @@ def shelf(tmp_path_factory: pytest.TempPathFactory, tiny: ModuleType) -> Path:
     assert run(*bridge, "--budget", "1", "--output", folder / "bridge.h5") == 0
     compare = ("compare", model, *task, "--measures", "parameter-norm")
     assert run(*compare, "--output", folder / "comparison.h5", "--report", folder / "page.html") == 0
+    connect = ("connect", model, folder / "start.pt", *task, "--points", "5", "--tolerance", "0.1")
+    assert run(*connect, "--output", folder / "connection.h5") == 0
+    assert run("slice", model, *task, "--points", "3", "--output", folder / "slice.h5") == 0
     rows = tiny.rows()
     with Tracker(tiny.network(), cross_entropy, rows, output=folder / "training.h5", every=1, probes=2) as tracker:
         tracker.step(0, optimizer=0.1)

@@ -20,6 +20,8 @@ KINDS = {
     "audit": "AuditReport",
     "comparison": "Comparison",
     "training": "TrainingCurves",
+    "connection": "Connection",
+    "slice": "CostSlice",
 }
 
 
@@ -58,8 +60,9 @@ def test_result_files_are_shown_and_drawn_without_torch(shelf: Path, tmp_path: P
     code = f"""
 import sys
 from basinscope.cli import main
+unpaired = ("comparison", "audit", "training", "connection", "slice")
 for words in {shown}:
-    refused = 2 * ("--against" in words and any(kind in words[1] for kind in ("comparison", "audit", "training")))
+    refused = 2 * ("--against" in words and any(kind in words[1] for kind in unpaired))
     assert main(words) == refused, words
     assert "torch" not in sys.modules, words
 """

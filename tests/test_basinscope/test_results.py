@@ -22,7 +22,7 @@ from spectra.plots import spectrum_figure
 from volume.audit import audit_figure
 from volume.figures import study_figure
 
-KINDS = ("spectrum", "volume", "bridge", "audit", "comparison", "training")
+KINDS = ("spectrum", "volume", "bridge", "audit", "comparison", "training", "connection", "slice")
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,8 @@ def results(shelf: Path) -> dict[str, Any]:
         ("bridge", ["bridge of model.pt, sublevel from the prior, 50 parameters", "not complete 2 rungs so far"]),
         ("audit", ["estimators on known cases, 2 repeats", "biased 0"]),
         ("comparison", ["1 measure of 1 checkpoint", "values 1, 0 of them with a caution"]),
+        ("connection", ["connection of model.pt to start.pt, 50 parameters", "straight barrier ", "aligned barrier "]),
+        ("slice", ["slice around model.pt, 50 parameters", "cost 0.", "quadratic to within 10 % up to "]),
     ],
 )
 def test_a_result_says_in_a_few_words_what_it_is(results: dict[str, Any], kind: str, words: list[str]) -> None:

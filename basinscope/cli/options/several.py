@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from basinscope.choices import one_of, read_bytes
+from basinscope.tasks import OPTIONS_HELP
 from basinscope.tasks.own import DATA_FORMS, LOSS_FORMS, MODEL_FORMS
 from spectra.errors import UserError
 from spectra.words import DTYPES, TABLES
@@ -58,6 +59,15 @@ DataOption = Annotated[
 LossOption = Annotated[
     str | None, typer.Option(help=f"What it was trained on: {LOSS_FORMS}.", show_default=False, rich_help_panel=OWN)
 ]
+TaskOption = Annotated[
+    str | None,
+    typer.Option(
+        help="How to make a landscape of a checkpoint: a built-in name (digits, causal-lm), package.module:function or "
+        f"path/to/file.py:function. {OPTIONS_HELP}",
+        show_default="the checkpoint's own",
+    ),
+]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue the output.", rich_help_panel=RESULT)]
 OutputOption = Annotated[Path | None, typer.Option(help="HDF5 file to write.", rich_help_panel=RESULT)]
 PlotOption = Annotated[Path | None, typer.Option(help="Figure to write: .png, .pdf or .svg.", rich_help_panel=RESULT)]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.", rich_help_panel=RESULT)]
@@ -107,7 +117,7 @@ def reading_of(key: str | None, strip_prefix: str | None, trust_pickle: bool) ->
     return ReadingOptions(key=key, strip_prefix=strip_prefix, trust_pickle=trust_pickle)
 
 
-def machine_of(dtype: str | None, device: str | None, memory: str, threads: int | None) -> Machine:
+def machine_of(dtype: str | None, device: str | None, memory: str = "4GiB", threads: int | None = None) -> Machine:
     """The machine that the options of these names ask for; its device is used only when a landscape is put on it."""
     number = read_bytes("--memory", memory, least=LEAST_MEMORY)
     from basinscope.runs import Machine

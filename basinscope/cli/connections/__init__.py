@@ -1,0 +1,5 @@
+"""Commands that lead from one checkpoint to others: ``basinscope connect`` and ``basinscope slice``."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
