@@ -396,7 +396,7 @@ def audit(
         loss: with a model: a loss of torch, a function of yours, ``cross-entropy``, ``mse`` or ``bce``.
         machine: dtype, device, memory and threads.
         reading: which weights of the file, under which names, and whether its pickled code may run.
-        output: HDF5 file that keeps each finished row; None keeps nothing.
+        output: HDF5 file that keeps finished rows; None keeps nothing.
         overwrite: whether an existing output may be replaced.
         resume: whether to keep the rows that the output has.
         progress: True shows progress and False none; None shows it in a notebook alone. Or what is called with the
