@@ -157,7 +157,7 @@ def volume(
             of a classifier.
         machine: dtype, device, memory and threads.
         reading: which weights of the file, under which names, and whether its pickled code may run.
-        output: HDF5 file that keeps each finished block of directions; None keeps nothing.
+        output: HDF5 file that keeps finished blocks of directions; None keeps nothing.
         overwrite: whether an existing output may be replaced.
         resume: whether to go on with the output if it exists.
         progress: True shows progress and False none; None shows it in a notebook alone. Or what is called with the

@@ -29,8 +29,6 @@ from basinscope.terminal import written
 from basinscope.views import print_result, volume_differences
 from spectra.checkpoint import read_checkpoint
 from spectra.errors import UserError
-from spectra.plots import save_figure
-from volume.figures import study_figure
 from volume.store import is_volume_file, read_study
 from volume.study import VolumeStudy
 
@@ -54,6 +52,9 @@ def _report_volume(request: VolumeRequest, form: str, against: Sequence[Path]) -
     files = {} if request.output is None else {"volume": str(request.output)}
     try:
         if request.plot is not None:
+            from spectra.plots import save_figure
+            from volume.figures import study_figure
+
             if writes_files():
                 save_figure(study_figure(study), request.plot)
             files["figure"] = str(request.plot)
@@ -102,6 +103,8 @@ def _report_trajectory(request: VolumeRequest, place: Path, form: str) -> None:
     files = {} if request.output is None else {"volumes": str(request.output)}
     try:
         if request.plot is not None and any(point.study for point in points):
+            from spectra.plots import save_figure
+
             if writes_files():
                 save_figure(trajectory_figure(points), request.plot)
             files["figure"] = str(request.plot)
