@@ -18,11 +18,12 @@ from basinscope.runs.session import RunRequest, Session, basin_cost, ends_early
 from basinscope.tasks import data_folder, task_files
 from spectra.checkpoint import UNCHECKED, AdamMoments, Checkpoint, DamagedStateError, ReadingOptions, adam_moments
 from spectra.errors import UserError, require_counts
-from spectra.files import Paced, counted
+from spectra.files import counted
 from spectra.landscape import Landscape
 from spectra.plan import make_operator
 from spectra.spectrum import SpectrumSettings
 from spectra.store import read_spectrum
+from spectra.timing import Paced
 from volume.audit import (
     BY_NAME,
     NAMES,

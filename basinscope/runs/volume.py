@@ -21,9 +21,10 @@ from basinscope.runs.volume_resumption import check_landscape, check_settings
 from spectra.checkpoint import AdamMoments, Checkpoint, adam_moments
 from spectra.costs import CrossEntropy
 from spectra.errors import UserError, out_of_memory
-from spectra.files import Paced, Provenance, counted
+from spectra.files import Provenance, counted
 from spectra.landscape import Landscape
 from spectra.ranks import Ranks
+from spectra.timing import Paced
 from volume.curvature_density import curvature_name
 from volume.descent import Descent, descent
 from volume.estimator import VolumeEstimator, refuse_without_volume

@@ -14,7 +14,6 @@ from .opaque import Opaque as Opaque
 from .opaque import PickledCodeError as PickledCodeError
 from .opaque import instance as instance
 from .opaque import refused_call as refused_call
-from .paced import Paced as Paced
 from .plain_json import parse_object as parse_object
 from .plain_values import plain_entries as plain_entries
 from .provenance import PROVENANCE as PROVENANCE

@@ -44,6 +44,7 @@ from spectra.model import (
 )
 from spectra.nested import cast, tensors_in
 from spectra.ranks import ALONE, Ranks, whole_model
+from spectra.timing import CHECKS, phase
 
 _NAMED = 4
 PADDINGS = ("refuse", "constant", "variable")
@@ -154,6 +155,7 @@ class Landscape(AverageCost):
     def _note(self, *sentences: str) -> None:
         self._found = tuple(dict.fromkeys((*self._found, *sentences)))
 
+    @phase(CHECKS)
     def _prepare(self) -> None:
         if not self.ranks.alone:
             self.ranks.require_same("data", self.batches.sha256)
@@ -283,6 +285,7 @@ class Landscape(AverageCost):
             more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
             self._note(f"the cost does not depend on {', '.join(names[:_NAMED])}{more}")
 
+    @phase(CHECKS)
     def check_gradient(self) -> None:
         """Holds the gradient against finite differences of the cost, the first time that it is asked to.
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from spectra.files import Paced
+from spectra.timing import Paced
 
 
 class Clock:
