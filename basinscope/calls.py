@@ -148,7 +148,7 @@ def volume(
             of a classifier.
         machine: dtype, device, memory and threads.
         reading: which weights of the file, under which names, and whether its pickled code may run.
-        output: HDF5 file that keeps each finished block of directions; None keeps nothing.
+        output: HDF5 file that keeps finished blocks of directions; None keeps nothing.
         overwrite: whether an existing output may be replaced.
         resume: whether to go on with the output if it exists.
         progress: True shows progress and False none; None shows it in a notebook alone. Or what is called with the
@@ -387,7 +387,7 @@ def audit(
         loss: with a model: a loss of torch, a function of yours, ``cross-entropy``, ``mse`` or ``bce``.
         machine: dtype, device, memory and threads.
         reading: which weights of the file, under which names, and whether its pickled code may run.
-        output: HDF5 file that keeps each finished row; None keeps nothing.
+        output: HDF5 file that keeps finished rows; None keeps nothing.
         overwrite: whether an existing output may be replaced.
         resume: whether to keep the rows that the output has.
         progress: True shows progress and False none; None shows it in a notebook alone. Or what is called with the

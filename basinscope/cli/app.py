@@ -21,6 +21,8 @@ from basinscope.cli.task import task
 from basinscope.cli.volume import volume
 from basinscope.failures import exit_code_of
 from basinscope.ranks import run_on_ranks, started_on_ranks
+from basinscope.terminal import say
+from spectra.timing import Stopwatch
 
 app = typer.Typer(
     name="basinscope",
@@ -61,4 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int | None = run(args=words, prog_name="basinscope", standalone_mode=False)
         return code
 
-    return run_on_ranks(command, words) if started_on_ranks() else exit_code_of(command, words=words)
+    def timed() -> int | None:
+        with Stopwatch() as watch:
+            code = command()
+        for line in watch.lines():
+            say(line, style="dim")
+        return code
+
+    todo = timed if "--timings" in words else command
+    return run_on_ranks(todo, words) if started_on_ranks() else exit_code_of(todo, words=words)

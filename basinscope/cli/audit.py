@@ -24,6 +24,7 @@ from basinscope.cli.options import (
     StripPrefixOption,
     TableOption,
     ThreadsOption,
+    TimingsOption,
     TrustPickleOption,
     command_line,
     form_of,
@@ -33,6 +34,7 @@ from basinscope.cli.options import (
 from basinscope.outputs import reserved
 from basinscope.tasks.own import chosen_task
 from spectra.errors import UserError
+from spectra.timing import FIGURES, phase
 
 if TYPE_CHECKING:
     from basinscope.runs import AuditRequest
@@ -108,6 +110,7 @@ def audit(
     ] = False,
     table: TableOption = None,
     as_json: JsonOption = False,
+    timings: TimingsOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Audit estimators: bias, spread, coverage and cost over repeats, against the truth where it is known.
@@ -116,7 +119,7 @@ def audit(
     says: each estimator is held against the truth of the set that it claims, the sublevel set or the star domain, and
     without one the estimators are only held against each other.
     """  # noqa: DOC501  # the help has no place for it
-    del debug  # read by main
+    del debug, timings  # read by main
     if known == (checkpoint is not None):
         raise UserError("audit needs a checkpoint or --known, and not both")
     form = form_of(table, as_json)
@@ -164,10 +167,11 @@ def _run(request: AuditRequest, form: str) -> None:
     files = {} if request.output is None else {"audit": str(request.output)}
     try:
         if request.plot is not None:
-            from spectra.plots import save_figure
-            from volume.audit import audit_figure
+            with phase(FIGURES):
+                from spectra.plots import save_figure
+                from volume.audit import audit_figure
 
-            save_figure(audit_figure(report.table), request.plot)
+                save_figure(audit_figure(report.table), request.plot)
             files["figure"] = str(request.plot)
     finally:  # a figure that fails does not cost the numbers
         show_report(report, form, files)

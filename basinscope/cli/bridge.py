@@ -25,6 +25,7 @@ from basinscope.cli.options import (
     StripPrefixOption,
     TableOption,
     ThreadsOption,
+    TimingsOption,
     TrustPickleOption,
     command_line,
     form_of,
@@ -34,6 +35,7 @@ from basinscope.cli.options import (
 from basinscope.tasks.own import chosen_task
 from spectra.errors import UserError
 from spectra.members import stating
+from spectra.timing import FIGURES, phase
 from spectra.words import BASIN_COSTS
 from volume.chains import ORIGINS, window_of
 from volume.priors import prior_forms
@@ -145,6 +147,7 @@ def bridge(
     ] = False,
     table: TableOption = None,
     as_json: JsonOption = False,
+    timings: TimingsOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Measure the volume of the basin around a checkpoint by a bridge: slow, and with an error bar that covers it.
@@ -152,7 +155,7 @@ def bridge(
     Chains lead from an ensemble that is known exactly to the real cost. Log-volumes are logarithms of a probability
     under the prior, in nats; one ladder gives the whole curve of log V against the cutoff.
     """  # noqa: DOC501  # the help has no place for it
-    del debug  # read by main
+    del debug, timings  # read by main
     origin = origin or ("quadratic" if target == "star" else "prior")
     _check_words(target, origin, prior, cost)
     form = form_of(table, as_json)
@@ -253,12 +256,13 @@ def _run(request: BridgeRequest, form: str) -> None:
     files = {"bridge": str(request.output)}
     try:
         if request.plot is not None and result.complete:
-            from basinscope.ranks import writes_files
-            from basinscope.views import figure_of
-            from spectra.plots import save_figure
+            with phase(FIGURES):
+                from basinscope.ranks import writes_files
+                from basinscope.views import figure_of
+                from spectra.plots import save_figure
 
-            if writes_files():
-                save_figure(figure_of(result, source), request.plot)
+                if writes_files():
+                    save_figure(figure_of(result, source), request.plot)
             files["figure"] = str(request.plot)
     finally:  # a figure that fails does not cost the numbers
         show_bridge(result, source, form, files)

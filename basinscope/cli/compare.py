@@ -29,6 +29,7 @@ from basinscope.cli.options import (
     StripPrefixOption,
     TableOption,
     ThreadsOption,
+    TimingsOption,
     TrustPickleOption,
     command_line,
     form_of,
@@ -41,6 +42,7 @@ from basinscope.tasks.own import chosen_task, task_on
 from basinscope.terminal import emit, show
 from comparisons.words import FAMILIES, FEWEST
 from spectra.errors import UserError
+from spectra.timing import FIGURES, phase
 
 if TYPE_CHECKING:
     from basinscope.runs import CompareRequest
@@ -180,13 +182,14 @@ def compare(
         ),
     ] = True,
     as_json: JsonOption = False,
+    timings: TimingsOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Compare flatness measures of checkpoints: each with its error, its cost and what it is invariant to.
 
     A measure or a checkpoint that fails is reported, and the rest go on.
     """  # noqa: DOC501  # the help has no place for it
-    del debug  # read by main
+    del debug, timings  # read by main
     form = form_of(table, as_json)
     if measures == "list":
         list_measures(table, as_json)
@@ -355,6 +358,7 @@ def _run(request: CompareRequest, shown: _Shown) -> None:
         show_findings(found, files, shown.form)
 
 
+@phase(FIGURES)
 def _drawn(request: CompareRequest, shown: _Shown, found: Findings) -> dict[str, str]:
     """Figures written, by kind."""
     from basinscope.ranks import writes_files

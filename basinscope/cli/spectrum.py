@@ -26,6 +26,7 @@ from basinscope.cli.options import (
     StripPrefixOption,
     TableOption,
     ThreadsOption,
+    TimingsOption,
     TrustPickleOption,
     command_line,
     form_of,
@@ -35,6 +36,7 @@ from basinscope.cli.options import (
 from basinscope.tasks import CHECKPOINT_HELP, OPTIONS_HELP
 from basinscope.tasks.own import chosen_task
 from spectra.errors import UserError
+from spectra.timing import FIGURES, phase
 from spectra.words import COSTS, ENGINES, NEGATIVE_RULES, OPERATORS, REORTHOGONALISATIONS
 
 if TYPE_CHECKING:
@@ -138,13 +140,14 @@ def spectrum(
     ] = False,
     table: TableOption = None,
     as_json: JsonOption = False,
+    timings: TimingsOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Compute the eigenvalue spectrum of a checkpoint's Hessian or Fisher matrix.
 
     Everything is checked before anything is computed; each finished block of probes is kept in the output.
     """  # noqa: DOC501  # the help has no place for it
-    del debug  # read by main
+    del debug, timings  # read by main
     _check_words(operator, engine, negative, reorthogonalise, cost)
     if engine == "pyhessian":
         _only_ours(
@@ -224,11 +227,12 @@ def _run(request: Request, shifts: list[float], rule: str, form: str) -> None:
     files = {} if request.output is None else {"spectrum": str(request.output)}
     try:
         if request.plot is not None:
-            from basinscope.ranks import writes_files
-            from spectra.plots import save_figure, spectrum_figure
+            with phase(FIGURES):
+                from basinscope.ranks import writes_files
+                from spectra.plots import save_figure, spectrum_figure
 
-            if writes_files():
-                save_figure(spectrum_figure(stored), request.plot)
+                if writes_files():
+                    save_figure(spectrum_figure(stored), request.plot)
             files["figure"] = str(request.plot)
     finally:  # a figure that fails does not cost the numbers
         show_summary(stored, shifts, rule, form, files, said)

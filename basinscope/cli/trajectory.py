@@ -8,12 +8,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from rich.console import Group, RenderableType
 
 from basinscope.failures import sentence
@@ -24,13 +21,15 @@ from spectra.checkpoint import is_model_folder
 from spectra.errors import UserError, out_of_memory
 from spectra.files import counted
 from spectra.interval import RULE, bars, interval_label
-from spectra.plots import BLUE, GREEN, ORANGE, SKY, VERMILLION
 from volume.study import VolumeStudy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 ENDINGS = (".pt", ".pth", ".ckpt", ".safetensors")
 # What names put before the number of a step.
 STEP_WORD = re.compile(r"(^|[_.-]+)(step|checkpoint|epoch|iter)$")
-_COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, SKY)
 LEVEL_WORDS = interval_label("probes or directions")
 _MARKERS = ("o", "s", "D", "^", "v")
 
@@ -203,6 +202,10 @@ def trajectory_json(points: Sequence[TrajectoryPoint], files: dict[str, str]) ->
 
 def trajectory_figure(points: Sequence[TrajectoryPoint]) -> Figure:
     """The figure of a trajectory."""
+    # Where nothing is drawn, nobody waits for these.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     done = [point for point in points if point.study is not None]
     methods = methods_of(points)
     if not methods:
@@ -225,6 +228,9 @@ def trajectory_figure(points: Sequence[TrajectoryPoint]) -> Figure:
 
 
 def _panel(axes: Axes, points: Sequence[TrajectoryPoint], method: str) -> None:
+    from spectra.plots import BLUE, GREEN, ORANGE, SKY, VERMILLION
+
+    colours = (BLUE, VERMILLION, GREEN, ORANGE, SKY)
     runs = list(dict.fromkeys(point.run for point in points))
     bound, hollow, missing = False, False, []
     for number, run in enumerate(runs):
@@ -242,7 +248,7 @@ def _panel(axes: Axes, points: Sequence[TrajectoryPoint], method: str) -> None:
         if rows:
             steps, values, low, high, trusted = np.array(sorted(rows)).T
             reach, known = bars(values, zip(low, high, strict=True))
-            colour, marker = _COLOURS[number % 5], _MARKERS[number // 5 % 5]
+            colour, marker = colours[number % 5], _MARKERS[number // 5 % 5]
             axes.errorbar(steps, values, reach, color=colour, marker=marker, ms=4, capsize=2, label=run)
             open_ones = (trusted == 0.0) | ~known
             hollow |= bool(open_ones.any())

@@ -27,6 +27,7 @@ from basinscope.cli.options import (
     StripPrefixOption,
     TableOption,
     ThreadsOption,
+    TimingsOption,
     TrustPickleOption,
     command_line,
     form_of,
@@ -189,13 +190,14 @@ def volume(
     ] = False,
     table: TableOption = None,
     as_json: JsonOption = False,
+    timings: TimingsOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Estimate the volume of the basin around a checkpoint: the points that cost less than the cutoff.
 
     Log-volumes are in nats; under a prior they are the logarithm of a probability.
     """  # noqa: DOC501  # the help has no place for it
-    del debug  # read by main
+    del debug, timings  # read by main
     _check_words(prior, negative, operator, preconditioner, cost)
     _check_identity(preconditioner, eps, exponent)
     form = form_of(table, as_json)

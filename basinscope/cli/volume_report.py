@@ -29,8 +29,7 @@ from basinscope.terminal import written
 from basinscope.views import print_result, volume_differences
 from spectra.checkpoint import read_checkpoint
 from spectra.errors import UserError
-from spectra.plots import save_figure
-from volume.figures import study_figure
+from spectra.timing import FIGURES, phase
 from volume.store import is_volume_file, read_study
 from volume.study import VolumeStudy
 
@@ -54,8 +53,12 @@ def _report_volume(request: VolumeRequest, form: str, against: Sequence[Path]) -
     files = {} if request.output is None else {"volume": str(request.output)}
     try:
         if request.plot is not None:
-            if writes_files():
-                save_figure(study_figure(study), request.plot)
+            with phase(FIGURES):
+                from spectra.plots import save_figure
+                from volume.figures import study_figure
+
+                if writes_files():
+                    save_figure(study_figure(study), request.plot)
             files["figure"] = str(request.plot)
     finally:  # a figure that fails does not cost the numbers
         show_study(study, form, files, others)
@@ -102,8 +105,11 @@ def _report_trajectory(request: VolumeRequest, place: Path, form: str) -> None:
     files = {} if request.output is None else {"volumes": str(request.output)}
     try:
         if request.plot is not None and any(point.study for point in points):
-            if writes_files():
-                save_figure(trajectory_figure(points), request.plot)
+            with phase(FIGURES):
+                from spectra.plots import save_figure
+
+                if writes_files():
+                    save_figure(trajectory_figure(points), request.plot)
             files["figure"] = str(request.plot)
     finally:  # a figure that fails does not cost the numbers
         _show_trajectory(points, files, form)

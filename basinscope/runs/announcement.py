@@ -31,6 +31,7 @@ from spectra.plan import (
 )
 from spectra.ranks import ALONE, Ranks
 from spectra.spectrum import Spectrum, SpectrumSettings
+from spectra.timing import FORECAST, phase
 
 # Less than this is nobody's worry, and is not announced.
 WORTH_SAYING = 256e6
@@ -44,6 +45,7 @@ TIMED_ROWS = 8
 LOOK_FROM = 10.0
 
 
+@phase(FORECAST)
 def seconds_of(step: Callable[[], object], device: torch.device | str = "cpu", ranks: Ranks = ALONE) -> float:
     """Seconds that a step takes here, after one that warms up; of a short step the shortest of three.
 

@@ -23,6 +23,7 @@ from spectra.landscape import Landscape
 from spectra.plan import make_operator
 from spectra.spectrum import SpectrumSettings
 from spectra.store import read_spectrum
+from spectra.timing import Paced
 from volume.audit import (
     BY_NAME,
     NAMES,
@@ -132,7 +133,7 @@ class AuditRequest(RunRequest):
 
 
 def run_audit(request: AuditRequest, progress: Report, announce: Callable[[str], None] | None = None) -> AuditReport:
-    """Run an audit, keeping each finished row in the output.
+    """Run an audit, keeping finished rows in the output.
 
     Args:
         request: what was asked for.
@@ -165,23 +166,21 @@ def run_audit(request: AuditRequest, progress: Report, announce: Callable[[str],
         left = [(case, name) for case in cases for name in names if (case.name, name) not in known]
         announce(_work(request, left))
 
-    kept = 0
-
-    def keep(table: AuditTable) -> None:
-        nonlocal kept
+    def write(grown: AuditReport) -> None:
         if request.output is not None:
-            write_report(request.output, replace(report, table=table))
-            kept = len(table.rows)
+            write_report(request.output, grown)
+
+    kept = Paced(write)
 
     def state() -> str:
         if request.output is None:
             return "interrupted; nothing is saved: with --output an audit can be continued"
-        if not kept:
+        if kept.written is None:
             return f"interrupted before the first row was done; nothing new is saved in {request.output}"
-        return f"interrupted: {kept} rows are saved in {request.output}; go on with the same command and --resume"
+        rows = len(kept.written.table.rows)
+        return f"interrupted: {rows} rows are saved in {request.output}; go on with the same command and --resume"
 
-    facts: tuple[Fact, ...] = ()
-    with ends_early(state):
+    with ends_early(state), kept:
         table = audit(
             cases,
             {name: every[name] for name in names},
@@ -189,14 +188,14 @@ def run_audit(request: AuditRequest, progress: Report, announce: Callable[[str],
             seed=request.seed,
             earlier=None if earlier is None else earlier.table,
             progress=progress,
-            on_row=keep,
+            on_row=lambda grown: kept.keep(replace(report, table=grown)),
         )
+        facts: tuple[Fact, ...] = ()
         if request.facts:
             facts = sampler_facts(request.seed, lambda done, total: progress(done, total, "facts of the sampler"))
-    report = replace(report, table=table, facts=facts)
-    if request.output is not None:
-        write_report(request.output, report)
-    return report
+        finished = replace(report, table=table, facts=facts)
+        kept.keep(finished)
+    return finished
 
 
 def _work(request: AuditRequest, rows: list[tuple[AuditCase, str]]) -> str:

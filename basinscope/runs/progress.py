@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from spectra.timing import COMPUTING, phase
+
 Report = Callable[[int, int, str], None]
 # Seconds between lines where no bar can be drawn: in the log of a batch job.
 LINE_EVERY = 60.0
@@ -99,7 +101,7 @@ def notebook_report() -> Iterator[Report]:
 
 @contextmanager
 def progress_report(unit: str = "") -> Iterator[Report]:
-    """Show progress while the context lasts.
+    """Show progress while the context lasts, which is when a run computes.
 
     Args:
         unit: what all the work is counted in, such as products; without one each part has a bar of its own, counted in
@@ -108,6 +110,12 @@ def progress_report(unit: str = "") -> Iterator[Report]:
     Yields:
         What to call with the work done, all of the work and a few words on what is being done.
     """
+    with phase(COMPUTING), _drawn(unit) as report:
+        yield report
+
+
+@contextmanager
+def _drawn(unit: str) -> Iterator[Report]:
     if in_notebook():
         with notebook_report() as drawn:
             yield drawn

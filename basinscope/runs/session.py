@@ -23,6 +23,7 @@ from spectra.files import Provenance
 from spectra.landscape import Landscape
 from spectra.ranks import LostRankError, Ranks
 from spectra.spectrum import SpectrumSettings
+from spectra.timing import READING, phase
 from spectra.words import BASIN_COSTS, DTYPES, dtype_title
 
 # Below this many parameters a product is too short to share between threads: 614 products of a network of
@@ -163,7 +164,8 @@ class Session:
                 raise UserTypeError("a landscape is read from no file: leave the reading out, or give a checkpoint")
             self._landscape, self.checkpoint, self.task = source, _checkpoint_of(source, title), ""
         else:
-            self.checkpoint = read_checkpoint(source, reading)
+            with phase(READING):
+                self.checkpoint = read_checkpoint(source, reading)
             self.task = task_name(task, self.checkpoint)
         machine.set_threads()
 
@@ -181,7 +183,8 @@ class Session:
             raise UserTypeError(
                 f"a landscape has no task to make another of {checkpoint.path.name}: give a checkpoint and its task"
             )
-        made = self._landscape or make_landscape(name, checkpoint or self.checkpoint)
+        with phase(READING):
+            made = self._landscape or make_landscape(name, checkpoint or self.checkpoint)
         return placed(made, self.machine.dtype, self.machine.device, name or "your landscape")
 
     def shared(self, landscape: Landscape) -> Landscape:

@@ -1,4 +1,4 @@
-"""One run of ``basinscope volume``: read, check, estimate, and keep what is done after each block."""
+"""One run of ``basinscope volume``: read, check, estimate, and keep what is done as it grows."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from spectra.errors import UserError, out_of_memory
 from spectra.files import Provenance, counted
 from spectra.landscape import Landscape
 from spectra.ranks import Ranks
+from spectra.timing import Paced
 from volume.curvature_density import curvature_name
 from volume.descent import Descent, descent
 from volume.estimator import VolumeEstimator, refuse_without_volume
@@ -52,7 +53,7 @@ class VolumeRequest(CheckpointRequest):
 
 
 def run_volume(request: VolumeRequest, progress: Report, announce: Callable[[str], None] | None = None) -> VolumeStudy:
-    """Run a study, or continue a stored one, keeping each finished block in the output.
+    """Run a study, or continue a stored one, keeping finished blocks in the output.
 
     Args:
         request: what was asked for.
@@ -103,14 +104,14 @@ def run_volume(request: VolumeRequest, progress: Report, announce: Callable[[str
 
 
 class _Work:
-    """Runs the methods in turn, and writes the store after each block of directions."""
+    """Runs the methods in turn, and writes the store as blocks of directions are done."""
 
     def __init__(self, request: VolumeRequest, study: VolumeStudy, estimator: VolumeEstimator) -> None:
         self.request, self.study, self.estimator = request, study, estimator
-        self.kept = 0
+        self.kept = Paced(self._put)
 
     def run(self) -> VolumeStudy:
-        with ends_early(self.state):
+        with ends_early(self.state), self.kept:
             for method in self.study.settings.methods:
                 self.method(method)
             refuse_without_volume(self.study.results)
@@ -174,18 +175,19 @@ class _Work:
         return self.study.sweep
 
     def write(self, **changed: Any) -> None:
-        """Change the study, and its file."""
+        """Change the study, and its file when it is time."""
         self.study = replace(self.study, strategy=self.estimator.strategy, **changed)
-        if self.request.output is not None:
-            if writes_files():
-                write_study(self.request.output, self.study)
-            self.kept += 1
+        self.kept.keep(self.study)
+
+    def _put(self, study: VolumeStudy) -> None:
+        if self.request.output is not None and writes_files():
+            write_study(self.request.output, study)
 
     def state(self) -> str:
         output = self.request.output
         if output is None:
             return "interrupted; nothing is saved: with --output a run can be continued"
-        if not self.kept:
+        if self.kept.written is None:
             return f"interrupted before the first block of directions was done; nothing new is saved in {output}"
         return f"interrupted: what was done is saved in {output}; go on with the same command and --resume"
 

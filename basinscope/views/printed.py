@@ -12,8 +12,10 @@ from rich.padding import Padding
 from basinscope.terminal import emit, emit_text, say, show, visible
 from basinscope.views.sheet import Sheet
 from comparisons.typeset import comma_separated, latex, markdown
+from spectra.timing import TABLE, phase
 
 
+@phase(TABLE)
 def print_result(
     form: str,
     *,

@@ -16,6 +16,7 @@ from spectra.errors import UserError
 from spectra.files.atomic import replace_file
 from spectra.files.regular import about, open_regular
 from spectra.files.safe_hdf5 import HDF5_ERRORS, SIGNATURE, TRAILER, plain_hdf5
+from spectra.timing import WRITING, phase
 
 T = TypeVar("T")
 # The HDF5 1.8 file format: unlike the oldest one it takes attributes beyond 64 KB (parameter names of large
@@ -52,6 +53,7 @@ class ResultFile(Generic[T]):
     fill: Callable[[h5py.File, T], None]
     build: Callable[[h5py.File], T]
 
+    @phase(WRITING)
     def write(self, path: str | Path, result: T) -> None:
         """Write a result to an HDF5 file, replacing what is there in one step; arrays go in bit for bit.
 

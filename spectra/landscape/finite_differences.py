@@ -19,6 +19,7 @@ from spectra.errors import UserError
 from spectra.landscape.average_cost import AverageCost
 from spectra.landscape.hidden_parameters import DerivativeError, graph_nodes, refuse_hidden
 from spectra.model import Batch, Witness, generator
+from spectra.timing import CHECKS, phase
 from spectra.words import dtype_title
 
 Cost = TypeVar("Cost", bound=AverageCost)
@@ -46,6 +47,7 @@ COARSE = 1e-3
 _SMALL = 1e-4
 
 
+@phase(CHECKS)
 def check_curvature(cost: Cost, name: str, theta: Tensor, differentiated: Differentiated[Cost]) -> tuple[str, ...]:
     """Compares what a curvature differentiates with central differences on a few rows.
 

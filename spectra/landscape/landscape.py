@@ -44,6 +44,7 @@ from spectra.model import (
 )
 from spectra.nested import cast, tensors_in
 from spectra.ranks import ALONE, Ranks, whole_model
+from spectra.timing import CHECKS, phase
 
 _NAMED = 4
 PADDINGS = ("refuse", "constant", "variable")
@@ -154,6 +155,7 @@ class Landscape(AverageCost):
     def _note(self, *sentences: str) -> None:
         self._found = tuple(dict.fromkeys((*self._found, *sentences)))
 
+    @phase(CHECKS)
     def _prepare(self) -> None:
         if not self.ranks.alone:
             self.ranks.require_same("data", self.batches.sha256)
@@ -171,6 +173,7 @@ class Landscape(AverageCost):
         self._keep_anchors(tensors, self._anchor_storage)
         self._sum_at_anchor(tensors)
         self._note(*hold_padding(self, witness, tensors, self._padding))
+        self._shown = self._found
 
     def _read_first_batch(self, tensors: dict[str, Tensor], first: Batch) -> None:
         """What the first batch decides of the cost: the axis of classes, whether labels are shifted."""
@@ -282,6 +285,7 @@ class Landscape(AverageCost):
             more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
             self._note(f"the cost does not depend on {', '.join(names[:_NAMED])}{more}")
 
+    @phase(CHECKS)
     def check_gradient(self) -> None:
         """Holds the gradient against finite differences of the cost, the first time that it is asked to.
 
@@ -307,6 +311,9 @@ class Landscape(AverageCost):
     def restricted(self, patterns: Patterns) -> Landscape:
         """The same landscape with only those of its parameters that match as variables.
 
+        Data, model and cost at the anchor are the same, so nothing is evaluated: they are not examined again. A model
+        of several dtypes is, for its data follows the variables' dtype; so is one with padding that is held constant.
+
         Args:
             patterns: see ``select_parameters``.
 
@@ -322,7 +329,14 @@ class Landscape(AverageCost):
             raise UserError(f"no parameter of the landscape matches {patterns!r}; it has {offer}")
         tensors = self.parameters.unflatten(self.theta)
         theta = torch.cat([tensors[name].reshape(-1).to(self.dtype) for name in names])
-        return self._again(parameters=names, theta=theta, background=self.evaluation.background | tensors)
+        if self.evaluation.mixed or self.evaluation.holds_rows:
+            return self._again(parameters=names, theta=theta, background=self.evaluation.background | tensors)
+        found = copy.copy(self)
+        found.evaluation, found.parameters = self.evaluation.beside(tensors), self.parameters.only(names)
+        found.theta, found._whole, found._found = theta, None, self._shown
+        found.anchor_cost += found._penalty(theta) - self._penalty(self.theta)
+        found._begin()
+        return found
 
     def at(self, theta: Tensor | None = None) -> Landscape:
         """The same cost around another anchor; the data and the model, examined once, are not examined again.

@@ -117,6 +117,17 @@ class Evaluation:
         """Holds a row of each of these parameters constant, at the values that it has in ``tensors``."""
         self._constant = {name: (row, tensors[name][row].detach().clone()) for name, row in rows.items()}
 
+    @property
+    def holds_rows(self) -> bool:
+        """Whether ``hold`` holds any."""
+        return bool(self._constant)
+
+    def beside(self, tensors: Mapping[str, Tensor]) -> Evaluation:
+        """The same model with other values of these parameters in the background."""
+        found = copy.copy(self)
+        found.background = self.background | dict(tensors)
+        return found
+
     def in_dtype(self, dtype: torch.dtype) -> Evaluation:
         """The same model computing in another dtype: its parameters and buffers are replaced, nothing is copied."""
         found = copy.copy(self)

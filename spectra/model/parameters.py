@@ -29,6 +29,13 @@ class ParameterLayout:
     shapes: tuple[torch.Size, ...]
     dtypes: tuple[torch.dtype, ...]
 
+    def only(self, names: Sequence[str]) -> ParameterLayout:
+        """The layout of these of its parameters, in the order given."""
+        places = [self.names.index(name) for name in names]
+        return ParameterLayout(
+            tuple(names), tuple(self.shapes[place] for place in places), tuple(self.dtypes[place] for place in places)
+        )
+
     @property
     def sizes(self) -> list[int]:
         """Number of elements of each parameter."""

@@ -19,6 +19,7 @@ from spectra.operators.graph_memory import GraphMemory
 from spectra.operators.linear import Restricted, SymmetricOperator
 from spectra.operators.recording import record
 from spectra.operators.verification import difference, timed, tolerance
+from spectra.timing import TRIALS, phase
 
 Product = Callable[[Tensor], Tensor]
 Linearised = tuple[Tensor, Callable[[Tensor], Tensor]]
@@ -161,6 +162,7 @@ class Curvature(SymmetricOperator):
             total[part] += product(vectors[part])
         return total
 
+    @phase(TRIALS)
     def _prepare(self, vectors: Tensor) -> None:
         first = next(self.landscape.share())
         held = self.graph_memory

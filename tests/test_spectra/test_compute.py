@@ -115,6 +115,26 @@ def test_layers(landscape: Landscape) -> None:
     assert total == pytest.approx(exact.density.trace().value, rel=1e-10)
 
 
+def test_layers_are_not_examined_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve layers: no landscape is built anew, and a layer costs what the first product of any curvature costs."""
+    torch.manual_seed(0)
+    parts = [part for _ in range(11) for part in (torch.nn.Linear(6, 6), torch.nn.Tanh())]
+    model = torch.nn.Sequential(*parts, torch.nn.Linear(6, 3)).double()
+    landscape = Landscape(model, cross_entropy, (torch.randn(40, 6).double(), torch.randint(0, 3, (40,))))
+    built: list[Landscape] = []
+    prepare = Landscape._prepare
+    monkeypatch.setattr(Landscape, "_prepare", lambda self: (built.append(self), prepare(self))[1])
+    calls = [0]
+    model.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
+    compute_spectrum(landscape, replace(SMALL, probes=2, steps=2))
+    whole, calls[0] = calls[0], 0
+    spectrum = compute_spectrum(landscape, replace(SMALL, probes=2, steps=2, per_layer=True))
+    assert len(spectrum.layers) == 12
+    assert not built
+    # Its graph and what it takes, and on a few rows a gradient's differences beside the product.
+    assert calls[0] - whole <= 8 * 12
+
+
 def test_resuming_other_data_is_refused(landscape: Landscape) -> None:
     other = Landscape(landscape.model, cross_entropy, (torch.randn(40, 6).double(), torch.randint(0, 4, (40,))))
     spectrum = compute_spectrum(landscape, SMALL)

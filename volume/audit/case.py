@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any, TypeVar
 
 from spectra.checkpoint import AdamMoments
 from spectra.errors import UserError
@@ -18,6 +19,7 @@ from volume.priors import GaussianPrior, Lebesgue, Prior
 from volume.quadratic import AnchorMeasure, anchor_measure
 from volume.rays import CostSurface
 
+T = TypeVar("T")
 PAIRS = 40
 ANCHOR_STEPS = 128
 _PAIR_PRODUCTS = 400
@@ -55,6 +57,22 @@ class AuditCase:
     most_directions: int = 10**9
     memory: int = SpectrumSettings.memory
     star: Truth | None = None
+    _made: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What was made of this case under a key before, else what is made now: of one seed several estimators read it.
+
+        Args:
+            key: tells it from all else that is made of this case.
+            make: makes it; what it raises is raised, and it is called again the next time.
+
+        Returns:
+            The same object each time.
+        """
+        if key not in self._made:
+            self._made[key] = make()
+        found: T = self._made[key]
+        return found
 
     def known(self, quantity: str, claims: str) -> tuple[Truth | None, Truth | None]:
         """The truth of a quantity and of the set that is claimed; without it, that of the other set, which bounds it.

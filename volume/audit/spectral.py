@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 from torch import Tensor
 
@@ -71,6 +72,22 @@ def pyhessian_density_of(probes: int, steps: int) -> Density:
     return density
 
 
+def _found(case: AuditCase, density: Density, operator: SymmetricOperator, seed: int) -> tuple[SpectralDensity, int]:
+    """The density of a seed, computed for the first estimator that asks for it, and what it takes alone."""
+    return case.once((density, operator, seed), lambda: density(case, operator, seed))
+
+
+def _mass(case: AuditCase, density: Density, seed: int) -> tuple[QuadraticMass, int]:
+    """The quadratic mass by that density, computed once too, and the products that it takes alone."""
+    operator, measure, s, _ = case.in_prior_units
+    found, products = _found(case, density, operator, seed)
+
+    def made() -> QuadraticMass:
+        return quadratic_mass(found, measure, case.cutoff, standard_deviation=s, negative="clip")[0]
+
+    return case.once((found, QuadraticMass), made), products + ANCHOR_STEPS
+
+
 def determinant_volume(density: Density, k: float) -> Estimator:
     """The ellipsoid's volume (no prior), or the primer's shifted one times the prior's density at the anchor.
 
@@ -82,15 +99,15 @@ def determinant_volume(density: Density, k: float) -> Estimator:
         if k == 0.0:
             if case.prior.proper:
                 raise NotApplicable("it is a Lebesgue volume")
-            found, products = density(case, operator, seed)
+            found, products = _found(case, density, operator, seed)
             return _determinant_reading(ellipsoid_volume(found, case.cutoff, negative="abs").log_volume, products)
         gaussian(case)
-        inner, measure, s, log_scale = case.in_prior_units
-        found, products = density(case, inner, seed)
+        inner, _, s, log_scale = case.in_prior_units
+        found, products = _found(case, density, inner, seed)
         chosen = k
         if k == DERIVED:
-            chosen = quadratic_mass(found, measure, case.cutoff, standard_deviation=s, negative="clip")[0].derived_k
-            products += ANCHOR_STEPS
+            own, products = _mass(case, density, seed)
+            chosen = own.derived_k
             if not math.isfinite(chosen):
                 raise NotApplicable("the cutoff is above the mean cost under the prior: no k is derived")
         volume = shifted_determinant(
@@ -107,10 +124,8 @@ def mass(density: Density) -> Estimator:
     def run(case: AuditCase, seed: int) -> AuditReading:
         curvature_of(case)
         gaussian(case)
-        operator, measure, s, _ = case.in_prior_units
-        found, products = density(case, operator, seed)
-        result: QuadraticMass = quadratic_mass(found, measure, case.cutoff, standard_deviation=s, negative="clip")[0]
-        return _determinant_reading(result.log_mass, products + ANCHOR_STEPS)
+        found, products = _mass(case, density, seed)
+        return _determinant_reading(found.log_mass, products)
 
     return run
 
@@ -122,7 +137,7 @@ def log_determinant(density: Density) -> Estimator:
         operator = curvature_of(case)
         if not case.shift > 0.0:
             raise NotApplicable("the case has no shift")
-        found, products = density(case, operator, seed)
+        found, products = _found(case, density, operator, seed)
         return _determinant_reading(found.logdet(case.shift, negative="clip"), products, DETERMINANT)
 
     return run
@@ -179,10 +194,13 @@ def without_bar(estimator: Estimator) -> Estimator:
     return run
 
 
+# One function for each effort: by it the estimators of a case find what another of them has computed.
+@cache
 def _ours(effort: Effort) -> Density:
     return own_density(effort.probes, effort.steps)
 
 
+@cache
 def _theirs(effort: Effort) -> Density:
     return pyhessian_density_of(effort.probes, effort.steps)
 

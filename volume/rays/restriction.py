@@ -132,22 +132,20 @@ def restricted_prior(
     """
     if estimate.size != landscape.size:
         raise UserError(f"the estimate must be of the landscape's size {landscape.size}, got {estimate.size}")
-    chosen, blocks = preconditioner or Identity(), []
-    block = at_once(landscape.size, _BLOCK)
+    chosen, size = preconditioner or Identity(), landscape.size
+    offsets, rays, alongs = [], [], []
+    block = at_once(size, _BLOCK)
     for first in range(0, len(estimate.log_terms), block):
-        part = slice(first, first + block)
-        rows, log_norms = _directions(landscape, chosen, seed, first, len(estimate.log_terms[part]))
-        offset = log_sphere_surface(landscape.size) - landscape.size * log_norms
-        ray = prior.ray(landscape.theta, rows)
-        reach = ray.reach(landscape.size)
-        solved = _solve(estimate.log_terms[part] - offset, landscape.size, ray, reach)
-        radius = np.where(estimate.unbounded[part], ray.extent, solved)
-        terms = offset + ray.log_integral(radius, landscape.size)
-        along = GaussianPrior(1.0).ray(landscape.theta, rows).linear
-        blocks.append((radius, terms, along, ray))
-    *arrays, densities = zip(*blocks, strict=True)
-    radius, terms, along = map(np.concatenate, arrays)
-    density = type(densities[0]).joined(densities)
+        count = len(estimate.log_terms[first : first + block])
+        rows, log_norms = _directions(landscape, chosen, seed, first, count)
+        offsets.append(log_sphere_surface(size) - size * log_norms)
+        rays.append(prior.ray(landscape.theta, rows))
+        alongs.append(GaussianPrior(1.0).ray(landscape.theta, rows).linear)
+    # Of a direction only numbers are left, so the radii of all are found together.
+    offset, along, density = np.concatenate(offsets), np.concatenate(alongs), type(rays[0]).joined(rays)
+    solved = _solve(estimate.log_terms - offset, size, density, density.reach(size))
+    radius = np.where(estimate.unbounded, density.extent, solved)
+    terms = offset + density.log_integral(radius, size)
     return RestrictedPrior(landscape, chosen, seed, radius, terms, density, along)
 
 

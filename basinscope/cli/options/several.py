@@ -81,6 +81,9 @@ TableOption = Annotated[
         rich_help_panel=RESULT,
     ),
 ]
+TimingsOption = Annotated[
+    bool, typer.Option("--timings", help="Say on stderr where the time went.", rich_help_panel=MACHINE)
+]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 

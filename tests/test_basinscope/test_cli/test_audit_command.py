@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,21 @@ from volume.priors import GaussianPrior
 TINY = Path(__file__).parents[1] / "tiny_task.py"
 FEW = ("--repeats", "2", "--directions", "8", "--probes", "2", "--steps", "8", "--no-facts")
 KNOWN = ("audit", "--known", "--cases", "ball-2", "--cases", "l4", "--estimators", "star-domain/identity", *FEW)
+
+
+def test_timings_sum_to_the_whole_and_leave_stdout_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*KNOWN, "--json"]) == 0
+    plain = capsys.readouterr()
+    assert main([*KNOWN, "--json", "--timings"]) == 0
+    found = capsys.readouterr()
+    assert json.loads(found.out)["rows"] == json.loads(plain.out)["rows"]
+    assert "start and imports" not in plain.err
+    lines = filter(None, (re.match(r"([a-z ]+?) +([0-9.]+) s ", line) for line in found.err.splitlines()))
+    seconds = {line[1]: float(line[2]) for line in lines}
+    assert {"time", "start and imports", "products and sampling", "tables"} <= seconds.keys()
+    total = seconds.pop("time")
+    # Each is rounded to a hundredth.
+    assert sum(seconds.values()) == pytest.approx(total, abs=0.005 * (len(seconds) + 1))
 
 
 def test_known_as_json_and_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:

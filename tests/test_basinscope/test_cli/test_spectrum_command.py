@@ -413,6 +413,16 @@ def test_help_needs_neither_torch_nor_scipy() -> None:
     assert "--operator" in done.stdout
 
 
+def test_what_draws_nothing_waits_for_no_matplotlib() -> None:
+    code = (
+        "import sys; import basinscope.cli.volume_report, basinscope.cli.compare_show; "
+        "from basinscope.runs import run_audit, run_bridge, run_compare, run_spectrum; "
+        "print('torch' in sys.modules, 'matplotlib' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
+
+
 def ended_after_deflation(spectrum: Run, monkeypatch: pytest.MonkeyPatch, *options: str | Path) -> None:
     """A run that is interrupted when the deflation is done."""
 

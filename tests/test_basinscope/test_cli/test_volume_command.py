@@ -21,6 +21,7 @@ from basinscope.cli import main
 from basinscope.cli import volume as volume_command
 from basinscope.runs import volume as volume_run
 from volume import study
+from volume.method_result import MethodResult
 from volume.plots import volume_figure
 from volume.rays import log_ellipsoid
 from volume.store import is_volume_file, read_study
@@ -392,22 +393,25 @@ def test_an_interruption_keeps_the_finished_blocks(
     path, whole = tmp_path / "volume.h5", tmp_path / "whole.h5"
     # No curvature in the directions: how its products are computed is chosen by timing, anew in each run.
     options = ("--directions", "300", "--preconditioner", "identity", "--eps", "search")
-    write, count = volume_run.write_study, 0
+    keep, write = volume_run._Work.keep, volume_run.write_study
 
-    def interrupted(*arguments: Any) -> None:
-        nonlocal count
-        count += 1
-        if count == 3:
+    def interrupted(work: Any, result: MethodResult) -> None:
+        keep(work, result)
+        if result.sampled is not None and len(result.sampled.log_terms) == 128:
             raise KeyboardInterrupt
+
+    def slow(*arguments: Any) -> None:
+        time.sleep(0.1)  # so that nothing is written again before the interruption
         write(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(volume_run, "write_study", interrupted)
+        patch.setattr(volume_run._Work, "keep", interrupted)
+        patch.setattr(volume_run, "write_study", slow)
         assert tiny(*options, "--output", path) == 130
     assert "--resume" in capsys.readouterr().err
     partial = read_study(path).results["star-domain"].sampled
     assert partial is not None
-    assert len(partial.log_terms) == 64
+    assert len(partial.log_terms) == 128
     assert not read_study(path).complete
     with monkeypatch.context() as patch:
         # Another number of ranks would find another noise: the first one is kept.
@@ -568,7 +572,7 @@ def test_a_direction_without_end_is_infinite_under_lebesgue(tmp_path: Path, caps
 
 
 @pytest.mark.slow
-def test_a_kill_at_any_moment_loses_at_most_a_block(tmp_path: Path) -> None:
+def test_a_kill_at_any_moment_changes_no_number(tmp_path: Path) -> None:
     path, whole = tmp_path / "killed.h5", tmp_path / "whole.h5"
     words = ["volume", str(DIGITS), "--method", "star-domain", "--eps", "0.1", "--directions", "2000"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -430,3 +430,59 @@ def test_at_another_anchor_it_is_a_landscape_made_there() -> None:
     assert divergence.costs(made.theta[None]).item() > 1e-6
     with pytest.raises(UserError, match=r"parameter 0\.weight is not finite"):
         first.at(first.theta * torch.nan)
+
+
+class TestRestricted:
+    @pytest.mark.parametrize("cost", [cross_entropy, kl_from_anchor], ids=["cross-entropy", "kl"])
+    @pytest.mark.parametrize("l2", [0.0, 0.3])
+    def test_is_what_is_made_anew_and_evaluates_nothing(self, cost: Any, l2: float) -> None:
+        model, calls = network(), [0]
+        model.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
+        moved = Landscape(model, cost, UNEVEN, l2=l2).at(torch.linspace(-1.0, 1.0, 43, dtype=torch.float64))
+        before = calls[0]
+        part = moved.restricted("2.*")
+        assert calls[0] == before
+        anew = moved._again(
+            parameters=part.parameters.names,
+            theta=part.theta,
+            background=moved.evaluation.background | moved.parameters.unflatten(moved.theta),
+        )
+        assert calls[0] > before
+        assert part.parameters == anew.parameters
+        assert (part.total_weight, part.samples, part.notes) == (anew.total_weight, anew.samples, anew.notes)
+        assert part.anchor_cost == pytest.approx(anew.anchor_cost, rel=1e-14, abs=1e-15)
+        thetas = part.theta + 0.1 * torch.randn(3, part.size, generator=torch.Generator().manual_seed(2)).double()
+        assert torch.allclose(part.costs(thetas), anew.costs(thetas), rtol=1e-13, atol=1e-15)
+        assert torch.allclose(part.gradient(thetas[0]), anew.gradient(thetas[0]), rtol=1e-13, atol=1e-15)
+        # And of a part a part.
+        again = part.restricted("2.bias")
+        moved_bias = part.theta + torch.tensor([0.0] * 15 + [1.0] * 3).double()
+        penalties = again.anchor_cost - part.anchor_cost
+        assert again.cost(again.theta + 1.0) == pytest.approx(part.cost(moved_bias) + penalties, rel=1e-13)
+
+    def test_notes_of_the_whole_s_gradient_are_not_those_of_a_part(self) -> None:
+        class Unused(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.used, self.idle = nn.Linear(4, 3).double(), nn.Linear(4, 3).double()
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.used(x)
+
+        landscape = Landscape(Unused(), cross_entropy, (INPUTS, TARGETS))
+        landscape.gradient()
+        assert any("does not depend on idle" in note for note in landscape.notes)
+        assert not any("does not depend on" in note for note in landscape.restricted("used").notes)
+
+    def test_data_of_a_model_of_several_dtypes_follows_the_variables(self) -> None:
+        class Mixed(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.first, self.last = nn.Linear(4, 5).double(), nn.Linear(5, 3)
+
+            def forward(self, x: Tensor) -> Tensor:
+                return self.last(torch.tanh(self.first(x.double())).float())
+
+        part = Landscape(Mixed(), cross_entropy, (INPUTS, TARGETS)).restricted("last")
+        assert part.dtype == torch.float32
+        assert part.gradient().isfinite().all()

@@ -42,6 +42,7 @@ from volume.audit.cases import ball_case, ellipsoid_case, power_case, thin_star_
 from volume.audit.convolution import log_product_wells
 from volume.audit.facts import HOLDS
 from volume.audit.reading import DETERMINANT
+from volume.audit.spectral import CountingOperator
 from volume.audit.statistics import directions_needed, error_by_directions
 
 BALL = ball_case(2)
@@ -293,6 +294,28 @@ def test_costs_are_counted(table: AuditTable) -> None:
     assert diagonal.evaluations > plain.evaluations + 8 * 32 * 3
     assert diagonal.gradients == 2.0 * 40
     assert table.row("ellipsoid", "trace/hutchinson").gradients == 2.0 * 12
+
+
+def test_estimators_of_one_seed_share_a_spectrum_and_each_counts_its_whole_cost() -> None:
+    names = ("shifted-determinant", "shifted-determinant/derived", "quadratic-mass")
+    rows = {name: estimators(probes=4, steps=8)[name] for name in names}
+
+    def counted_case() -> tuple[AuditCase, CountingOperator]:
+        case = degenerate_case()
+        operator = CountingOperator(case.curvature)
+        return dataclasses.replace(case, operator=operator), operator
+
+    together, operator = counted_case()
+    found = audit([together], rows, repeats=2)
+    alone, products = [], []
+    for name in names:
+        case, one = counted_case()
+        alone.append(audit([case], {name: rows[name]}, repeats=2).rows[0])
+        products.append(one.products)
+    # The anchor's run and the densities of two seeds, once for all three.
+    assert operator.products == max(products) > 0
+    assert [row.record() for row in found.rows] == [row.record() for row in alone]
+    assert alone[0].readings[0].value != alone[0].readings[1].value
 
 
 def test_stored_and_read_is_the_same(table: AuditTable, tmp_path) -> None:

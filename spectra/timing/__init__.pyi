@@ -1,0 +1,12 @@
+from .paced import Paced as Paced
+from .phases import CHECKS as CHECKS
+from .phases import COMPUTING as COMPUTING
+from .phases import FIGURES as FIGURES
+from .phases import FORECAST as FORECAST
+from .phases import READING as READING
+from .phases import START as START
+from .phases import TABLE as TABLE
+from .phases import TRIALS as TRIALS
+from .phases import WRITING as WRITING
+from .phases import Stopwatch as Stopwatch
+from .phases import phase as phase
