@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from basinscope.choices import nearest
+from basinscope.arguments import Source, changed, listed, path_of, shown, source_of, threads_kept
+from basinscope.calibration import LlcRequest, reserved_for_llc, run_llc
 from basinscope.outputs import TASK, reserved
 from basinscope.runs import (
     AuditRequest,
@@ -20,8 +18,6 @@ from basinscope.runs import (
     Report,
     Request,
     VolumeRequest,
-    in_notebook,
-    progress_report,
     reserved_for,
     run_audit,
     run_bridge,
@@ -31,25 +27,23 @@ from basinscope.runs import (
 )
 from basinscope.tasks import GivenTask, task_files
 from basinscope.tasks.own import chosen_task, task_on
+from comparisons.calibration import SweepSettings, write_settings
 from comparisons.evidence import EvidenceSettings
 from comparisons.measures import chosen_options, measures_named
-from spectra.checkpoint import ReadingOptions, located
-from spectra.errors import UserError, UserTypeError
+from spectra.checkpoint import ReadingOptions
+from spectra.errors import UserError
 from spectra.landscape import Landscape
 from spectra.spectrum import SpectrumSettings
 from volume.chains import BridgeSettings
 from volume.study import VolumeSettings
 
 if TYPE_CHECKING:
+    from comparisons.calibration import Calibration
     from comparisons.comparison import Comparison
     from spectra.store import StoredSpectrum
     from volume.audit import AuditReport
     from volume.bridge import BridgeResult
     from volume.study import VolumeStudy
-
-Source = str | Path | Landscape
-Item = TypeVar("Item", bound=Source)
-Settings = TypeVar("Settings", SpectrumSettings, VolumeSettings, BridgeSettings, EvidenceSettings)
 
 
 def spectrum(
@@ -105,21 +99,21 @@ def spectrum(
     >>> found.spectrum.density.deflation.nodes.tolist()
     [1.0, 1.0]
     """
-    asked = _changed(settings or SpectrumSettings(), changes)
+    asked = changed(settings or SpectrumSettings(), changes)
     request = Request(
-        checkpoint=_source(source),
+        checkpoint=source_of(source),
         settings=asked,
         machine=machine or Machine(memory=asked.memory),
         reading=reading or ReadingOptions(),
         task=chosen_task(task, model=model, data=data, loss=loss),
         cost=cost,
-        output=_path(output),
+        output=path_of(output),
         overwrite=overwrite,
         resume=resume,
         quick=quick,
         command="basinscope.spectrum from Python",
     )
-    with _threads_kept(), reserved_for(request), _shown(progress, "products") as report:
+    with threads_kept(), reserved_for(request), shown(progress, "products") as report:
         return run_spectrum(request, report)[0]
 
 
@@ -172,10 +166,10 @@ def volume(
         UserTypeError: if a field of the settings has no such name, or a landscape is given a task.
         OSError: if a file cannot be read or written.
     """
-    asked = _changed(settings or VolumeSettings(), changes)
+    asked = changed(settings or VolumeSettings(), changes)
     validation = task_on(validation_task, model=model, data=validation_data, loss=loss, option="validation_data")
     request = VolumeRequest(
-        checkpoint=_source(source),
+        checkpoint=source_of(source),
         settings=asked,
         # Directions that are stored keep theirs where none is asked for.
         preconditioner=None if asked.preconditioner == VolumeSettings.preconditioner else asked.preconditioner,
@@ -184,13 +178,13 @@ def volume(
         reading=reading or ReadingOptions(),
         task=chosen_task(task, model=model, data=data, loss=loss),
         cost=cost,
-        output=_path(output),
+        output=path_of(output),
         overwrite=overwrite,
         resume=resume,
         command="basinscope.volume from Python",
     )
     files = reserved_for(request, inputs=[(TASK, path) for path in task_files(validation)])
-    with _threads_kept(), files, _shown(progress) as report:
+    with threads_kept(), files, shown(progress) as report:
         return run_volume(request, report)
 
 
@@ -241,19 +235,19 @@ def bridge(
         OSError: if a file cannot be read or written.
     """
     request = BridgeRequest(
-        checkpoint=_source(source),
-        settings=_changed(settings or BridgeSettings(), changes),
+        checkpoint=source_of(source),
+        settings=changed(settings or BridgeSettings(), changes),
         prior=prior,
         machine=machine or Machine(),
         reading=reading or ReadingOptions(),
         task=chosen_task(task, model=model, data=data, loss=loss),
         cost=cost,
-        output=_path(output),
+        output=path_of(output),
         overwrite=overwrite,
         resume=resume,
         command="basinscope.bridge from Python",
     )
-    with _threads_kept(), reserved_for(request), _shown(progress) as report:
+    with threads_kept(), reserved_for(request), shown(progress) as report:
         result, made = run_bridge(request, report)
     return replace(result, source=made)
 
@@ -313,7 +307,7 @@ def compare(
         UserTypeError: if a field of the settings has no such name, or a landscape is given a task.
         OSError: if a file cannot be read or written.
     """
-    checkpoints = tuple(dict.fromkeys(map(_source, _listed(sources))))
+    checkpoints = tuple(dict.fromkeys(map(source_of, listed(sources))))
     if not checkpoints:
         raise UserError("compare needs at least one checkpoint or landscape, got none")
     asked = chosen_task(task, model=model, data=data, loss=loss)
@@ -321,28 +315,92 @@ def compare(
     objects = any(isinstance(one, Landscape | GivenTask) for one in (*checkpoints, asked, held_out))
     if jobs < 1 or (jobs > 1 and objects):
         raise UserError(f"jobs must be at least 1, and 1 where objects are given and no files and names; got {jobs}")
-    named = measures_named(_listed(measures))
+    named = measures_named(listed(measures))
     plain = settings if isinstance(settings, EvidenceSettings) else EvidenceSettings(options=settings or {})  # type: ignore[arg-type]
-    changed = _changed(plain, changes)
+    altered = changed(plain, changes)
     request = CompareRequest(
         checkpoints=checkpoints,
         measures=tuple(one.name for one in named),
-        settings=replace(changed, options=chosen_options(changed.options, named)),
+        settings=replace(altered, options=chosen_options(altered.options, named)),
         held_out_task=held_out,
-        initial=_path(initial),
-        reuse=tuple(map(Path, _listed(reuse))),
+        initial=path_of(initial),
+        reuse=tuple(map(Path, listed(reuse))),
         jobs=jobs,
         machine=machine or Machine(),
         reading=reading or ReadingOptions(),
         task=asked,
-        output=_path(output),
+        output=path_of(output),
         overwrite=overwrite,
         resume=resume,
         command="basinscope.compare from Python",
     )
     files = reserved(results={"output": request.output}, inputs=request.inputs, overwrite=overwrite, resume=resume)
-    with _threads_kept(), files, _shown(progress) as report:
+    with threads_kept(), files, shown(progress) as report:
         return run_compare(request, report)
+
+
+def llc(
+    source: Source,
+    settings: SweepSettings | None = None,
+    *,
+    task: str | None = None,
+    model: Any = None,
+    data: Any = None,
+    loss: Any = None,
+    machine: Machine | None = None,
+    reading: ReadingOptions | None = None,
+    output: str | Path | None = None,
+    settings_output: str | Path | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    progress: Report | bool | None = None,
+    **changes: Any,
+) -> Calibration:
+    """The local learning coefficient over a grid of settings, and its plateau, as ``basinscope llc`` calibrates it.
+
+    Args:
+        source: path of a checkpoint (or its name in the Hugging Face cache), or a landscape of your own.
+        settings: the grid, calls, chains, steps and the rest of what decides the numbers.
+        task: name of the task that makes a landscape of the checkpoint; None for the checkpoint's own.
+        model: in place of a task: a module, what makes one, or where that is, ``package.module:factory``.
+        data: with a model: arrays (inputs, targets), a data set, a loader, or the name of a file or a function.
+        loss: with a model: a loss of torch, a function of yours, ``cross-entropy``, ``mse`` or ``bce``.
+        machine: dtype, device, memory and threads.
+        reading: which weights of the file, under which names, and whether its pickled code may run.
+        output: HDF5 file that keeps the spectrum, finished cells, and chains that are underway; None keeps nothing.
+        settings_output: TOML file for the settings that are chosen, which ``basinscope compare --settings`` reads.
+        overwrite: whether existing files may be replaced.
+        resume: whether to go on with the output if it exists.
+        progress: True shows progress and False none; None shows it in a notebook alone. Or what is called with the
+            work done, all work and what is being done.
+        **changes: fields of the settings by name, such as ``steps=500``.
+
+    Returns:
+        The calibration: ``verdict.cell.estimate`` is the coefficient, if there is a plateau.
+
+    Raises:
+        UserError: if what was asked for is not possible, in a sentence; if settings are to be written and there is no
+            plateau.
+        UserTypeError: if a field of the settings has no such name, or a landscape is given a task.
+        OSError: if a file cannot be read or written.
+    """
+    request = LlcRequest(
+        checkpoint=source_of(source),
+        settings=changed(settings or SweepSettings(), changes),
+        machine=machine or Machine(),
+        reading=reading or ReadingOptions(),
+        task=chosen_task(task, model=model, data=data, loss=loss),
+        output=path_of(output),
+        settings_output=path_of(settings_output),
+        overwrite=overwrite,
+        resume=resume,
+        command="basinscope.llc from Python",
+    )
+    with threads_kept(), reserved_for_llc(request), shown(progress) as report:
+        found = run_llc(request, report)
+        if request.settings_output is not None:
+            write_settings(request.settings_output, found)
+        return found
 
 
 def audit(
@@ -411,78 +469,25 @@ def audit(
         OSError: if a file cannot be read or written.
     """
     request = AuditRequest(
-        checkpoint=None if source is None else _source(source),
+        checkpoint=None if source is None else source_of(source),
         effort={"directions": directions, "probes": probes, "steps": steps, "products": products},
         facts=facts and source is None,
-        estimators=tuple(_listed(estimators)),
-        cases=tuple(_listed(cases)),
+        estimators=tuple(listed(estimators)),
+        cases=tuple(listed(cases)),
         repeats=repeats,
         seed=seed,
         cost=cost,
         cutoff=cutoff,
         prior=prior,
-        truth=tuple(_listed(truth or ())),
+        truth=tuple(listed(truth or ())),
         machine=machine or Machine(),
         reading=reading or ReadingOptions(),
         task=chosen_task(task, model=model, data=data, loss=loss),
-        output=_path(output),
+        output=path_of(output),
         overwrite=overwrite,
         resume=resume,
         command="basinscope.audit from Python",
     )
     files = reserved(results={"output": request.output}, inputs=request.inputs, overwrite=overwrite, resume=resume)
-    with _threads_kept(), files, _shown(progress) as report:
+    with threads_kept(), files, shown(progress) as report:
         return run_audit(request, report)
-
-
-def _source(source: Source) -> Path | Landscape:
-    if isinstance(source, Landscape):
-        return source
-    if not isinstance(source, str | Path):
-        raise UserTypeError(f"a source must be the path of a checkpoint or a Landscape, got {type(source).__name__}")
-    return located(Path(source))
-
-
-def _path(path: str | Path | None) -> Path | None:
-    return None if path is None else Path(path)
-
-
-def _changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
-    """The settings with some fields changed; a name that is no field is refused with the nearest that is."""
-    names = [field.name for field in fields(settings)]
-    for name in changes:
-        if name not in names:
-            kind = type(settings).__name__
-            raise UserTypeError(f"{name} is no field of {kind}: {', '.join(names)}{nearest(name, names)}")
-    return replace(settings, **changes)
-
-
-def _listed(value: Item | Sequence[Item]) -> list[Item]:
-    """What was given alone, or in a row."""
-    return [value] if isinstance(value, str | Path | Landscape) else list(value)
-
-
-@contextmanager
-def _threads_kept() -> Iterator[None]:
-    """A run sets torch's threads; a program that calls it has its own again afterwards."""
-    threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-@contextmanager
-def _shown(progress: Report | bool | None, unit: str = "") -> Iterator[Report]:
-    """What is told of progress: by the caller's function, by a bar, or nothing."""
-    if callable(progress):
-        yield progress
-    elif progress or (progress is None and in_notebook()):
-        with progress_report(unit) as report:
-            yield report
-    else:
-        yield _silent
-
-
-def _silent(done: int, total: int, what: str) -> None:
-    pass

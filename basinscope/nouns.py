@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from basinscope.runs import Machine
+from comparisons.calibration import Calibration, SweepSettings
 from comparisons.comparison import Comparison
 from comparisons.evidence import EvidenceSettings
 from comparisons.flatness import Measure
@@ -30,6 +31,7 @@ __all__ = [
     "AuditReport",
     "BridgeResult",
     "BridgeSettings",
+    "Calibration",
     "Checkpoint",
     "Comparison",
     "Estimate",
@@ -47,6 +49,7 @@ __all__ = [
     "SpectralDensity",
     "Spectrum",
     "SpectrumSettings",
+    "SweepSettings",
     "StoredSpectrum",
     "UniformPrior",
     "UserError",

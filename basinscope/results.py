@@ -7,13 +7,26 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from basinscope.training import TrainingCurves
+    from comparisons.calibration import Calibration
     from comparisons.comparison import Comparison
     from spectra.store import StoredSpectrum
     from volume.audit import AuditReport
     from volume.bridge import BridgeResult, SandwichResult
     from volume.study import VolumeStudy
 
-    Result = StoredSpectrum | VolumeStudy | BridgeResult | SandwichResult | AuditReport | Comparison | TrainingCurves
+    Result = (
+        StoredSpectrum
+        | VolumeStudy
+        | BridgeResult
+        | SandwichResult
+        | AuditReport
+        | Comparison
+        | TrainingCurves
+        | Calibration
+    )
+
+
+_KINDS = ("comparison", "audit", "volume", "bridge", "sandwich", "training", "calibration")
 
 
 def kind_of(path: str | Path) -> str:
@@ -23,8 +36,8 @@ def kind_of(path: str | Path) -> str:
         path: a file that basinscope wrote.
 
     Returns:
-        ``volume``, ``bridge``, ``sandwich``, ``audit``, ``comparison`` or ``training``; ``spectrum`` for any other
-        file, which reading it checks.
+        ``volume``, ``bridge``, ``sandwich``, ``audit``, ``comparison``, ``training`` or ``calibration``; ``spectrum``
+        for any other file, which reading it checks.
 
     Raises:
         UserError: if the file is no regular one, or damaged.
@@ -33,7 +46,7 @@ def kind_of(path: str | Path) -> str:
     from spectra.files import format_of
 
     kind = format_of(path).removeprefix("basinscope ")
-    return kind if kind in ("comparison", "audit", "volume", "bridge", "sandwich", "training") else "spectrum"
+    return kind if kind in _KINDS else "spectrum"
 
 
 def load(path: str | Path) -> Result:
@@ -43,7 +56,8 @@ def load(path: str | Path) -> Result:
         path: a file that a command wrote with ``--output``, or a tracker of a training run.
 
     Returns:
-        A StoredSpectrum, VolumeStudy, BridgeResult, SandwichResult, AuditReport, Comparison or TrainingCurves.
+        A StoredSpectrum, VolumeStudy, BridgeResult, SandwichResult, AuditReport, Comparison, TrainingCurves or
+        Calibration.
 
     Raises:
         UserError: if the file is foreign, newer, truncated or damaged.
@@ -54,6 +68,10 @@ def load(path: str | Path) -> Result:
         from comparisons.store import read_comparison
 
         return read_comparison(path)
+    if kind == "calibration":
+        from comparisons.calibration import read_calibration
+
+        return read_calibration(path)
     if kind == "training":
         from basinscope.training import read_curves
 

@@ -13,6 +13,7 @@ from basinscope.cli.audit import audit
 from basinscope.cli.bridge import bridge
 from basinscope.cli.compare import compare
 from basinscope.cli.demo import demo
+from basinscope.cli.llc import llc
 from basinscope.cli.plot import plot
 from basinscope.cli.show import show
 from basinscope.cli.spectrum import spectrum
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, spectrum, volume, bridge, compare, audit, show, plot, task):
+for command in (demo, spectrum, volume, bridge, compare, llc, audit, show, plot, task):
     app.command()(command)
 
 

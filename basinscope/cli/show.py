@@ -60,6 +60,7 @@ def show(
         "bridge": _show_bridge,
         "sandwich": _show_sandwich,
         "training": _show_training,
+        "calibration": _show_calibration,
     }
     kind = kind_of(file)
     if kind in others:
@@ -212,3 +213,12 @@ def _show_training(file: Path, against: Path | None, form: str) -> None:
         rows=curves.records,
         found=lambda: curves_json(curves),
     )
+
+
+def _show_calibration(file: Path, against: Path | None, form: str) -> None:
+    if against is not None:
+        raise UserError(f"--against compares two spectra, and {file} holds a calibration")
+    from basinscope.cli.llc import show_calibration
+    from comparisons.calibration import read_calibration
+
+    show_calibration(read_calibration(file), form, {})

@@ -1,4 +1,6 @@
 from .announcement import announce as announce
+from .announcement import forecast as forecast
+from .announcement import seconds_of as seconds_of
 from .audit import AuditRequest as AuditRequest
 from .audit import run_audit as run_audit
 from .bridge import BridgeRequest as BridgeRequest
@@ -9,10 +11,16 @@ from .compare import run_invariance as run_invariance
 from .progress import Report as Report
 from .progress import in_notebook as in_notebook
 from .progress import progress_report as progress_report
+from .resumption import SAME_COST as SAME_COST
+from .resumption import check_source as check_source
+from .resumption import refuse_differences as refuse_differences
 from .sandwich import SandwichRequest as SandwichRequest
 from .sandwich import run_sandwich as run_sandwich
+from .session import CheckpointRequest as CheckpointRequest
 from .session import Machine as Machine
 from .session import Session as Session
+from .session import continued as continued
+from .session import ends_early as ends_early
 from .session import reserved_for as reserved_for
 from .spectrum import Request as Request
 from .spectrum import run_spectrum as run_spectrum
