@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +21,8 @@ LARGEST_FALL = 0.1
 _SLOW_SHARE = 0.02
 # Ratio of the last localisation to the first, and of neighbouring temperatures, where none are given.
 _REACH, _COOLER = 16.0, 2.0
-# Localisations among which the least one that will do is looked for, in decades, and how finely.
-_DECADES, _PER_DECADE = (-6, 12), 8
+# The largest localisation that is tried, and the ratio from one to the next.
+_LARGEST, _RATIO = 1e12, 10.0**0.125
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +94,7 @@ def localisations(settings: SweepSettings, warm: Array, outlook: Outlook, *, of_
         return np.array(settings.localisations)
     low = max(_least_for_burn_in(settings, nb, outlook) for nb in warm)
     if not of_a_minimum:
-        low = max(low, *(least_localisation(outlook, nb) for nb in warm))
+        low = least_localisation(outlook, warm, low)
     if math.isinf(low):
         return np.full(USUAL_VALUES, math.inf)
     return np.array([_rounded(one) for one in np.geomspace(low, _REACH * low, USUAL_VALUES)])
@@ -110,17 +110,20 @@ def axes_of(settings: SweepSettings, warm: Array, pull: Array, outlook: Outlook)
     return Axes(warm, pull, np.array(steps), shares)
 
 
-def least_localisation(outlook: Outlook, inverse_temperature: float) -> float:
-    """The least g at which the quadratic is bound and the slope takes no more than a tenth of the value; else inf."""
-    decades = np.linspace(*_DECADES, (_DECADES[1] - _DECADES[0]) * _PER_DECADE + 1)
-    found = math.inf
-    # From above, for the value and the fall are smooth there: below the first g that will not do none will.
-    for pull in 10.0 ** decades[::-1]:
-        here = outlook.at(inverse_temperature, float(pull))
-        if not (here.lowered <= LARGEST_FALL):
-            break
-        found = float(pull)
-    return found
+def least_localisation(outlook: Outlook, temperatures: Iterable[float], at_least: float) -> float:
+    """The least g at which the quadratic is bound and the slope takes no more than a tenth of any value; else inf.
+
+    Args:
+        outlook: what the spectrum says.
+        temperatures: inverse temperatures at which that has to hold.
+        at_least: where the search begins.
+    """
+    warm, pull = [float(nb) for nb in temperatures], at_least
+    while pull < _LARGEST:
+        if all(outlook.at(nb, pull).lowered <= LARGEST_FALL for nb in warm):
+            return pull
+        pull *= _RATIO
+    return math.inf
 
 
 def _least_for_burn_in(settings: SweepSettings, inverse_temperature: float, outlook: Outlook) -> float:

@@ -15,6 +15,8 @@ from spectra.landscape import Landscape
 from spectra.model import generator
 
 Array = NDArray[np.float64]
+# Steps that draw from the same streams of random numbers, one after the other: making a stream costs some draws.
+STREAM_STEPS = 16
 Advance = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 
 
@@ -38,7 +40,7 @@ class Members:
     """The chains that each cell has, and what decides their random numbers.
 
     Member m draws the same rows and the same noise in all cells: what differs between cells is what their settings do.
-    All draws are numbered by member and step, so that a chain can be gone on with from its place alone.
+    Draws are numbered by member and by blocks of steps, so that a chain can be gone on with from its place alone.
 
     Attributes:
         count: number of chains of a cell.
@@ -85,15 +87,20 @@ class Ensemble:
         self.moved = torch.zeros(len(cells), members.count, landscape.size).to(landscape.theta)
         self.alive = torch.ones(len(cells), members.count, dtype=torch.bool, device=table.device)
         self.step = 0
+        self._streams: dict[str, tuple[int, list[torch.Generator]]] = {}
 
     def go_on_from(self, moved: Array, alive: NDArray[np.bool_], step: int) -> None:
         """Takes up chains that were left at a step."""
         self.moved.copy_(torch.from_numpy(np.ascontiguousarray(moved)))
         self.alive.copy_(torch.from_numpy(np.ascontiguousarray(alive)))
         self.step = step
+        for _ in range(step % STREAM_STEPS):
+            self._rows()
+            self._noise()
         # The shared passes are recorded after some of them: from here on as in a run that was not left.
+        index = torch.arange(self._batches.size).expand(self.moved.shape[:2].numel(), -1)
         for _ in range(_PASSES_BEFORE_RECORDING):
-            self._batches.slopes(self._flat(self._anchor + self.moved), self._rows(step))
+            self._batches.slopes(self._flat(self._anchor + self.moved), index)
 
     def advance(self, count: int) -> tuple[Array, list[Array]]:
         """Takes steps.
@@ -107,7 +114,7 @@ class Ensemble:
         """
         shape, rises, acceptances = self.moved.shape, [], []
         for _ in range(count):
-            found, slopes = self._batches.slopes(self._flat(self._anchor + self.moved), self._rows(self.step))
+            found, slopes = self._batches.slopes(self._flat(self._anchor + self.moved), self._rows())
             found = found.view(shape[:2])
             self._drop(found)
             rises.append(found.masked_fill(~self.alive, torch.nan))
@@ -115,24 +122,31 @@ class Ensemble:
                 slopes = slopes.clone()
                 acceptances.append(self._acceptance())
             pull = slopes.view(shape).mul_(self._nb).addcmul_(self.moved, self._pull)
-            ADVANCE[self._members.sampler](self.moved, pull, self._noise("noise", self.step), self._e)
+            ADVANCE[self._members.sampler](self.moved, pull, self._noise(), self._e)
             self.step += 1
         return torch.stack(rises, 2).float().cpu().numpy(), [one.cpu().numpy() for one in acceptances]
 
-    def _rows(self, step: int) -> Tensor:
-        """Rows of each member's minibatch at a step, the same in all cells: (cells * members, size)."""
-        if self._batches.size == self._batches.rows:
-            streams = [torch.Generator()] * self._members.count
-        else:
-            streams = [generator(self._members.seed, f"llc-rows-{m}", step) for m in range(self._members.count)]
-        return self._batches.draw(streams).repeat(len(self.moved), 1)
+    def _of_members(self, kind: str, device: torch.device | str = "cpu") -> list[torch.Generator]:
+        """The members' random numbers of a kind at the present step; each step of a block draws once from them."""
+        block = self.step // STREAM_STEPS
+        if self._streams.get(kind, (-1, []))[0] != block:
+            names = [f"llc-{kind}-{member}" for member in range(self._members.count)]
+            made = [generator(self._members.seed, name, block, device=device) for name in names]
+            self._streams[kind] = block, made
+        return self._streams[kind][1]
 
-    def _noise(self, kind: str, step: int) -> Tensor:
-        """Noise of each member at a step (members, n), drawn on the device."""
+    def _rows(self) -> Tensor:
+        """Rows of each member's minibatch at the present step, the same in all cells: (cells * members, size)."""
+        return self._batches.draw(self._of_members("rows")).repeat(len(self.moved), 1)
+
+    def _noise(self) -> Tensor:
+        """Noise of each member at the present step (members, n), drawn on the device."""
+        return self._drawn(self._of_members("noise", self._anchor.device))
+
+    def _drawn(self, streams: list[torch.Generator]) -> Tensor:
         device, dtype = self._anchor.device, self._anchor.dtype
-        noise = torch.empty(self._members.count, len(self._anchor), dtype=dtype, device=device)
-        for m, part in enumerate(noise):
-            random = generator(self._members.seed, f"llc-{kind}-{m}", step, device=device)
+        noise = torch.empty(len(streams), len(self._anchor), dtype=dtype, device=device)
+        for random, part in zip(streams, noise, strict=True):
             torch.randn(part.shape, generator=random, out=part, dtype=dtype, device=device)
         return noise
 
@@ -144,7 +158,9 @@ class Ensemble:
 
     def _acceptance(self) -> Tensor:
         """Probability of accepting one full-gradient proposal from each chain's place, which is not changed."""
-        noise = self._noise("check", self.step)
+        names = [f"llc-check-{member}" for member in range(self._members.count)]
+        device = self._anchor.device
+        noise = self._drawn([generator(self._members.seed, name, self.step, device=device) for name in names])
         energy, slope = self._energy(self.moved)
         proposal = torch.addcmul(self.moved, slope, self._e, value=-0.5).addcmul_(
             noise.expand_as(self.moved), self._e.sqrt()

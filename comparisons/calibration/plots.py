@@ -29,6 +29,8 @@ WIDTH, HEIGHT = 3.6, 2.5
 _FINE = 80
 # Values a panel names by text: of more the colour has to do.
 _MOST_NAMED = 8
+# Rows of cells that have room for more than a line each.
+_MOST_LINED = 4
 
 
 def calibration_figure(found: Calibration) -> Figure:
@@ -117,7 +119,7 @@ def _ratio(cell: Cell) -> float:
 
 def _estimated(cell: Cell) -> str:
     value, half = cell.estimate.value, cell.estimate.half_width()
-    return f"{_figures(value)} ± {half:.2g}\n({_figures(cell.outlook.value)})" if math.isfinite(value) else "failed"
+    return f"{_figures(value)}\n± {half:.2g}\n({_figures(cell.outlook.value)})" if math.isfinite(value) else "failed"
 
 
 def _rhat(cell: Cell) -> str:
@@ -192,6 +194,7 @@ def _mark(
         panel.add_patch(Rectangle(corner, *size, fill=False, **style))  # type: ignore[arg-type]
     if table.shape[1] > _MOST_NAMED or table.shape[0] > _MOST_NAMED:
         return
+    text = text if table.shape[0] <= _MOST_LINED else text.partition("\n")[0]
     shade = drawn.cmap(drawn.norm(table[up, across])) if math.isfinite(table[up, across]) else (1.0, 1.0, 1.0, 1.0)
     bright = 0.3 * shade[0] + 0.59 * shade[1] + 0.11 * shade[2] > 0.5
     middle = math.sqrt(wide[across] * wide[across + 1]), math.sqrt(high[up] * high[up + 1])
