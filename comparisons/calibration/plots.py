@@ -46,7 +46,7 @@ def calibration_figure(found: Calibration) -> Figure:
         The figure.
 
     Raises:
-        UserError: if no cell has a finite estimate.
+        UserError: if no cell has an estimate.
     """
     temperatures = found.axes.inverse_temperatures
     panels = _quantities(found)
@@ -79,7 +79,7 @@ def draw_calibration(panel: Panel, found: Calibration, *, temperature: int | Non
         temperature: its number; None for that of the chosen cell, else the middle one.
 
     Raises:
-        UserError: if the number is out of range, or no cell has a finite estimate.
+        UserError: if the number is out of range, or no cell has an estimate.
     """
     count = len(found.axes.inverse_temperatures)
     cell = found.verdict.cell
@@ -99,12 +99,12 @@ Quantity = tuple[str, Callable[[Cell], float], Callable[[Cell], str], Normalize,
 
 def _quantities(found: Calibration) -> list[Quantity]:
     """What the rows of panels show: name, number, text, scale and colours."""
-    sound = [cell.estimate.value for cell in found.cells if cell.sound and cell.estimate.value > 0.0]
-    values = sound or [cell.estimate.value for cell in found.cells if cell.estimate.value > 0.0]
-    if not values:
-        raise UserError("no cell has a positive estimate: nothing to draw")
+    finite = [cell for cell in found.cells if math.isfinite(cell.estimate.value)]
+    if not finite:
+        raise UserError("no cell has an estimate: all chains ran away, so there is nothing to draw")
+    values = [cell.estimate.value for cell in finite if cell.sound] or [cell.estimate.value for cell in finite]
     low, high = min(values), max(values)
-    norm = LogNorm(low, max(high, 1.02 * low))
+    norm = LogNorm(low, max(high, 1.02 * low)) if low > 0.0 else Normalize(low, max(high, low + 1e-12))
     return [
         ("local learning coefficient", lambda cell: cell.estimate.value, _estimated, norm, "viridis"),
         ("sampled / predicted", _ratio, lambda cell: _figures(_ratio(cell)), TwoSlopeNorm(1.0, 0.5, 2.0), "PuOr"),
