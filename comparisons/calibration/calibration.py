@@ -49,7 +49,7 @@ class Calibration(Result):
         settings: what decides the numbers.
         provenance: checkpoint, task and cost.
         spectrum: the Hessian's, under the task's own cost.
-        slope: gradient of the sampled cost as a measure on that Hessian's eigenvalues.
+        slope: gradient of the sampled cost as a measure on the eigenvalues of its own Hessian.
         ground: the cost that is sampled.
         task_penalty: l2 of the task's own cost.
         axes: the grid.

@@ -51,5 +51,5 @@ class Ground:
         taken = "more than the value" if not self.lowered < 1.0 else f"up to {self.lowered:.0%} of a value"
         return (
             f"the checkpoint is no minimum of the cost{with_it}: its slope ({self.gradient:.3g} {unit}/parameter) "
-            f"takes {taken} away; a stronger localisation holds it"
+            f"takes {taken} away; a stronger localisation holds it, and where that does not suffice warmer chains"
         )

@@ -32,6 +32,8 @@ Progress = Callable[[int, int, str], None]
 _VECTORS = 6
 # Graphs of a minibatch for one chain, against what is saved of it for the backward pass.
 _GRAPHS = 3
+# Inverse temperature times samples below which chains say nothing of the data.
+_WARMEST = 1.0
 # Seconds between two savings of chains that are underway, and bytes of them from which only whole blocks are saved.
 SAVE_EVERY, MOST_SAVED = 15.0, 2**30
 # Seconds that a report of progress is apart from the next at the least.
@@ -142,6 +144,10 @@ def prepare(
     ground, outlook = find_ground(landscape, spectrum.density, settings, measured, metadata=metadata or {})
     warm = temperatures(settings, landscape.samples)
     pull = localisations(settings, warm, outlook)
+    # As the localisation grows, the slope's share tends to 2 nb |b|^2 / tr H: only warmer chains bring that down.
+    while not settings.inverse_temperatures and not np.isfinite(pull).all() and warm[-1] > _WARMEST:
+        warm = warm / 2.0
+        pull = localisations(settings, warm, outlook)
     if not np.isfinite(pull).all():
         raise UserError(
             f"no localisation makes this checkpoint a minimum at the inverse temperatures up to {warm[-1]:.4g}: its "
@@ -149,14 +155,13 @@ def prepare(
             "its training, or --localisation to run it all the same"
         )
     axes = axes_of(settings, warm, pull, outlook)
-    more = ground.penalty - landscape.l2
     work = sweep_work(landscape, settings, operator, memory)
     shape = (work.cells, settings.members)
     return Calibration(
         settings=settings,
         provenance=provenance,
         spectrum=spectrum,
-        slope=Slope(outlook.slope.nodes - more, outlook.slope.masses),
+        slope=outlook.slope,
         ground=ground,
         task_penalty=landscape.l2,
         axes=axes,

@@ -72,6 +72,8 @@ def shelf(tmp_path_factory: pytest.TempPathFactory, tiny: ModuleType) -> Path:
     assert run(*bridge, "--budget", "1", "--output", folder / "bridge.h5") == 0
     compare = ("compare", model, *task, "--measures", "parameter-norm")
     assert run(*compare, "--output", folder / "comparison.h5", "--report", folder / "page.html") == 0
+    llc = ("llc", model, *task, "--localisation", "100,400", "--inverse-temperature", "1", "--steps", "8")
+    assert run(*llc, "--calls", "2", "--chains", "1", "--output", folder / "calibration.h5") == 0
     rows = tiny.rows()
     with Tracker(tiny.network(), cross_entropy, rows, output=folder / "training.h5", every=1, probes=2) as tracker:
         tracker.step(0, optimizer=0.1)

@@ -20,6 +20,7 @@ KINDS = {
     "audit": "AuditReport",
     "comparison": "Comparison",
     "training": "TrainingCurves",
+    "calibration": "Calibration",
 }
 
 
@@ -59,7 +60,8 @@ def test_result_files_are_shown_and_drawn_without_torch(shelf: Path, tmp_path: P
 import sys
 from basinscope.cli import main
 for words in {shown}:
-    refused = 2 * ("--against" in words and any(kind in words[1] for kind in ("comparison", "audit", "training")))
+    alone = ("comparison", "audit", "training", "calibration")
+    refused = 2 * ("--against" in words and any(kind in words[1] for kind in alone))
     assert main(words) == refused, words
     assert "torch" not in sys.modules, words
 """

@@ -221,21 +221,33 @@ def test_the_penalty_of_the_training_is_found(trained, metadata: dict, source: s
     assert np.allclose(run_chains(landscape, found).rises, run_chains(penalised, direct).rises, atol=1e-4)
 
 
+def test_a_penalty_that_is_named_is_that_of_a_landscape_that_has_it(trained) -> None:
+    """A third of the penalty of the training: curvature and slope both change, and both are predicted."""
+    model, rows = trained(0.05)
+    named = prepare(Landscape(model, cross_entropy, rows), SweepSettings(**OPTIONS, penalty="0.02"), ORIGIN)
+    direct = prepare(Landscape(model, cross_entropy, rows, l2=0.02), SweepSettings(**OPTIONS, penalty="none"), ORIGIN)
+    one, two = named.outlook.at(200.0, 1.0), direct.outlook.at(200.0, 1.0)
+    assert named.ground.source == "given"
+    assert one.fall < -0.2
+    assert (one.fall, one.value, one.burn_in) == pytest.approx((two.fall, two.value, two.burn_in), rel=1e-6)
+
+
 def test_without_a_penalty_that_cures_it_the_localisation_is_raised(trained) -> None:
     model, rows = trained(0.0)
     with torch.no_grad():
         model.weight.add_(0.3 * torch.randn(model.weight.shape, generator=torch.Generator().manual_seed(2)))
     landscape = Landscape(model, cross_entropy, rows)
     free = {name: value for name, value in OPTIONS.items() if name != "localisations"}
-    try:
-        found = prepare(landscape, SweepSettings(**{**free, "inverse_temperatures": (0.5,)}), ORIGIN)
-    except UserError as error:
-        pytest.fail(str(error))
-    assert found.ground.source == "task"
-    for place in found.axes.places:
-        assert found.outlook.at(*found.axes.at(place)).lowered <= LARGEST_FALL
     with pytest.raises(UserError, match="no localisation makes this checkpoint a minimum"):
         prepare(landscape, SweepSettings(**{**free, "inverse_temperatures": (1e4,)}), ORIGIN)
+    # Where the temperature is not given, it gives way too.
+    found = prepare(landscape, SweepSettings(**{**free, "inverse_temperatures": ()}), ORIGIN)
+    assert found.ground.source == "task"
+    assert "no minimum of the cost" in found.ground.sentence("nat")
+    assert found.axes.inverse_temperatures[-1] < 2.0 * 60.0 / math.log(60.0)
+    for place in found.axes.places:
+        if place[1] == 0:
+            assert found.outlook.at(*found.axes.at(place)).lowered <= LARGEST_FALL
 
 
 # Stored and written
