@@ -137,7 +137,9 @@ class Ensemble:
 
     def _rows(self) -> Tensor:
         """Rows of each member's minibatch at the present step, the same in all cells: (cells * members, size)."""
-        return self._batches.draw(self._of_members("rows")).repeat(len(self.moved), 1)
+        whole = self._batches.size == self._batches.rows
+        streams = [torch.Generator()] * self._members.count if whole else self._of_members("rows")
+        return self._batches.draw(streams).repeat(len(self.moved), 1)
 
     def _noise(self) -> Tensor:
         """Noise of each member at the present step (members, n), drawn on the device."""

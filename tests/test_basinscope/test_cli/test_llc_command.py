@@ -14,7 +14,7 @@ from basinscope.cli import main
 from comparisons.calibration import read_calibration
 
 TASK_FILE = Path(__file__).parents[1] / "tiny_task.py"
-QUICK = ("--steps", "40", "--calls", "2", "--chains", "1", "--inverse-temperature", "10", "--localisation", "20,40")
+QUICK = ("--steps", "20", "--calls", "2", "--chains", "1", "--inverse-temperature", "10", "--localisation", "20,40")
 Run = Callable[..., int]
 
 
@@ -29,25 +29,31 @@ def llc(checkpoint: Path) -> Run:
 def test_what_it_will_cost_is_said_first_and_the_numbers_go_on_stdout(
     llc: Run, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    assert llc("--json", "--output", tmp_path / "llc.h5", "--plot", tmp_path / "llc.png") == 0
+    assert (
+        llc(
+            "--json",
+            "--output",
+            tmp_path / "llc.h5",
+        )
+        == 0
+    )
     out, err = capsys.readouterr()
     lines = err.splitlines()
-    # 10 cells of 2 chains, 40 steps on all 40 rows, and two checks of two gradients.
-    assert lines[0].startswith("cost: 880 gradients, about ")
-    assert "10 cells of 2 calls, 1 chain each, 40 steps on 40 of 40 rows" in lines[0]
+    # 10 cells of 2 chains, 20 steps on all 40 rows, and two checks of two gradients.
+    assert lines[0].startswith("cost: 480 gradients, about ")
+    assert "10 cells of 2 calls, 1 chain each, 20 steps on 40 of 40 rows" in lines[0]
     assert lines[1].startswith("memory: 20 chains at a time")
     assert any("minimum of" in line for line in lines)
     assert any(line.startswith("grid: ") and "by the spectrum" in line for line in lines)
     found = json.loads(out)
     assert len(found["cells"]) == 10
-    assert found["gradients"] == pytest.approx(880.0)
+    assert found["gradients"] == pytest.approx(480.0)
     assert found["refused"] is not None
     assert found["headline"].startswith("no value: no plateau, for ")
     one = found["cells"][0]
     assert {"coefficient", "predicted", "step_limit", "burn_in_needed", "rhat", "acceptance", "failed_share"} <= set(
         one
     )
-    assert (tmp_path / "llc.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_stored_calibration_is_shown_drawn_and_loaded(
@@ -61,6 +67,7 @@ def test_a_stored_calibration_is_shown_drawn_and_loaded(
     assert main(["show", str(file), "--table", "csv"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 11
     assert main(["plot", str(file)]) == 0
+    assert (tmp_path / "llc.png").read_bytes().startswith(b"\x89PNG")
     loaded = basinscope.load(file)
     assert type(loaded).__name__ == "Calibration"
     assert len(loaded.to_dataframe()) == 10
@@ -143,7 +150,7 @@ def test_mistakes_are_told_in_a_sentence(
 def test_python_does_the_same(tiny: ModuleType, checkpoint: Path) -> None:
     model = tiny.network()
     model.load_state_dict(torch.load(checkpoint, weights_only=True)["model"])
-    options = {"steps": 40, "calls": 2, "chains": 1, "inverse_temperatures": (10.0,), "localisations": (20.0, 40.0)}
+    options = {"steps": 20, "calls": 2, "chains": 1, "inverse_temperatures": (10.0,), "localisations": (20.0, 40.0)}
     found = basinscope.llc(checkpoint, task=f"{TASK_FILE}:tiny", **options)
     own = basinscope.llc(basinscope.Landscape(model, basinscope.cross_entropy, tiny.rows()), **options)
     assert np.allclose(found.rises, own.rises, rtol=1e-5, atol=1e-7)

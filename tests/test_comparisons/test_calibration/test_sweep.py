@@ -38,7 +38,7 @@ def test_each_cell_of_a_grid_on_a_quadratic_has_its_exact_value(quadratic, calib
         step_sizes=(4e-3, 8e-3),
         calls=16,
         chains=2,
-        steps=500,
+        steps=450,
     )
     assert found.complete
     assert len(found.cells) == 2 * 2 * 2
@@ -62,7 +62,7 @@ def test_a_slope_lowers_the_value_as_predicted(quadratic, calibrated) -> None:
         step_sizes=(4e-3, 6e-3),
         calls=16,
         chains=2,
-        steps=1200,
+        steps=600,
     )
     weak, strong = found.cells[1], found.cells[3]
     for cell in (weak, strong):
@@ -125,6 +125,7 @@ def test_the_reported_error_covers_the_truth_in_95_of_100_calls(quadratic, calib
     assert 176 <= covered <= 199
 
 
+@pytest.mark.slow
 def test_cells_are_those_of_chains_alone_in_distribution(quadratic, calibrated) -> None:
     """The other sampler of this package, at one of the settings: the same value within both errors."""
     landscape = quadratic(VALUES)
@@ -163,7 +164,7 @@ def test_a_failed_chain_is_left_out_and_counted(quadratic, calibrated) -> None:
         step_sizes=(1e-3, 0.2),
         calls=2,
         chains=2,
-        steps=400,
+        steps=60,
     )
     sound, failed = found.cells
     assert failed.failed_share == 1.0
