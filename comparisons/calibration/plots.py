@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from spectra.plots import ORANGE, VERMILLION
 Array = NDArray[np.float64]
 WIDTH, HEIGHT = 3.6, 2.5
 # Points of the prediction along each axis.
-_FINE = 80
+_FINE = 60
 # Values a panel names by text: of more the colour has to do.
 _MOST_NAMED = 8
 # Rows of cells that have room for more than a line each.
@@ -54,10 +55,13 @@ def calibration_figure(found: Calibration) -> Figure:
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(_title(found, round(14 * size[0])), fontsize=10)
+    lines = [_prediction(found, column) for column in range(len(temperatures))]
     grid = figure.subplots(len(panels), len(temperatures), squeeze=False, sharex=len(found.axes.shares) != 0)
     for line, (name, value, text, norm, colours) in enumerate(panels):
         for column in range(len(temperatures)):
-            drawn = _panel(grid[line, column], found, column, value, text, norm, colours, contours=line == 0)
+            panel = grid[line, column]
+            drawn = _panel(panel, found, column, value, text, norm, colours)
+            _predicted(panel, lines[column], contours=line == 0)
             if line == 0:
                 grid[line, column].set_title(f"samples × inverse temperature {temperatures[column]:.4g}", fontsize=9)
             if line == len(panels) - 1:
@@ -88,7 +92,8 @@ def draw_calibration(panel: Panel, found: Calibration, *, temperature: int | Non
     if not 0 <= column < count:
         raise UserError(f"temperature must lie between 0 and {count - 1}, got {temperature}")
     _, value, text, norm, colours = _quantities(found)[0]
-    _panel(panel, found, column, value, text, norm, colours, contours=True)
+    _panel(panel, found, column, value, text, norm, colours)
+    _predicted(panel, _prediction(found, column), contours=True)
     panel.set_title(f"samples × inverse temperature {found.axes.inverse_temperatures[column]:.4g}", fontsize=9)
     panel.set_xlabel(_step_label(found))
     panel.set_ylabel("localisation (1 / parameter²)")
@@ -143,10 +148,8 @@ def _panel(
     text: Callable[[Cell], str],
     norm: Normalize,
     colours: str,
-    *,
-    contours: bool,
 ) -> Any:
-    """One heat map with the spectrum's boundaries over it."""
+    """One heat map."""
     across, up = _across(found, column), found.axes.localisations
     cells = [cell for cell in found.cells if cell.place[0] == column]
     table = np.full((len(up), len(across)), np.nan)
@@ -158,7 +161,6 @@ def _panel(
     drawn = panel.pcolormesh(wide, high, np.ma.masked_invalid(table), norm=norm, cmap=colours)
     for cell in cells:
         _mark(panel, found, cell, text(cell), table, drawn, wide, high)
-    _predicted(panel, found, column, wide, high, contours=contours)
     _ticks(panel, across, up)
     panel.set_xlim(wide[0], wide[-1])
     panel.set_ylim(high[0], high[-1])
@@ -201,26 +203,47 @@ def _mark(
     panel.text(*middle, text, ha="center", va="center", fontsize=6.5, color="black" if bright else "white", zorder=6)
 
 
-def _predicted(panel: Panel, found: Calibration, column: int, wide: Array, high: Array, *, contours: bool) -> None:
-    """The spectrum's lines: step limit, bias and burn-in; over the estimates the predicted values too."""
+@dataclass(frozen=True, eq=False)
+class _Prediction:
+    """What the spectrum says on a mesh of step sizes and localisations.
+
+    Attributes:
+        across: (k, k) along the axis of step sizes.
+        up: (k, k) localisations.
+        values: (k, k) values; nan past the limit.
+        lines: fields (k, k), each with the level that is drawn, its style and its colour.
+    """
+
+    across: Array
+    up: Array
+    values: Array
+    lines: tuple[tuple[Array, float, str, str], ...]
+
+
+def _prediction(found: Calibration, column: int) -> _Prediction:
+    """Of one temperature, over its panel."""
     nb, outlook = float(found.axes.inverse_temperatures[column]), found.outlook
-    across, pull = np.meshgrid(np.geomspace(wide[0], wide[-1], _FINE), np.geomspace(high[0], high[-1], _FINE))
-    limits = outlook.limits(nb, pull)
+    wide, high = _edges(_across(found, column)), _edges(found.axes.localisations)
+    across, up = np.meshgrid(np.geomspace(wide[0], wide[-1], _FINE), np.geomspace(high[0], high[-1], _FINE))
+    limits = outlook.limits(nb, up)
     steps = across * limits if len(found.axes.shares) else across
-    values, biases = outlook.values(nb, pull, steps)
-    with np.errstate(divide="ignore"):
-        logs = np.log(outlook.burn_ins(nb, pull, steps) / found.settings.longest_burn_in)
-    lines = [(steps / limits, 1.0, "-", VERMILLION), (biases, LARGEST_BIAS, "--", ORANGE), (logs, 0.0, ":", "black")]
-    for field, level, style, colour in lines:
-        field = np.ma.masked_invalid(field)
-        if field.count() and field.min() < level < field.max():
-            panel.contour(across, pull, field, levels=[level], colors=[colour], linestyles=[style], linewidths=1.8)
-    if not contours:
-        return
-    shown = np.ma.masked_invalid(np.where(values > 0.0, values, np.nan))
-    if shown.count() and shown.max() > 1.01 * shown.min():
+    values, biases = outlook.values(nb, up, steps)
+    logs = np.log(outlook.burn_ins(nb, up, steps) / found.settings.longest_burn_in)
+    lines = ((steps / limits, 1.0, "-", VERMILLION), (biases, LARGEST_BIAS, "--", ORANGE), (logs, 0.0, ":", "black"))
+    return _Prediction(across, up, values, lines)
+
+
+def _predicted(panel: Panel, ahead: _Prediction, *, contours: bool) -> None:
+    """The spectrum's lines: step limit, bias and burn-in; over the estimates the predicted values too."""
+    for field, level, style, colour in ahead.lines:
+        known = np.ma.masked_invalid(field)
+        if known.count() and known.min() < level < known.max():
+            drawn: dict[str, Any] = {"levels": [level], "colors": [colour], "linestyles": [style], "linewidths": 1.8}
+            panel.contour(ahead.across, ahead.up, known, **drawn)
+    shown = np.ma.masked_invalid(np.where(ahead.values > 0.0, ahead.values, np.nan))
+    if contours and shown.count() and shown.max() > 1.01 * shown.min():
         levels = np.geomspace(shown.min(), shown.max(), 8)[1:-1]
-        panel.contour(across, pull, shown, levels=levels, colors="white", linewidths=0.7, alpha=0.7)
+        panel.contour(ahead.across, ahead.up, shown, levels=levels, colors="white", linewidths=0.7, alpha=0.7)
 
 
 def _ticks(panel: Panel, across: Array, up: Array) -> None:
