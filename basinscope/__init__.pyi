@@ -1,7 +1,7 @@
+from .calibration import llc as llc
 from .calls import audit as audit
 from .calls import bridge as bridge
 from .calls import compare as compare
-from .calls import llc as llc
 from .calls import spectrum as spectrum
 from .calls import volume as volume
 from .nouns import REGISTRY as REGISTRY

@@ -7,8 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from basinscope.arguments import Source, changed, listed, path_of, shown, source_of, threads_kept
-from basinscope.calibration import LlcRequest, reserved_for_llc, run_llc
+from basinscope.given import Source, listed, path_of, shown, source_of, threads_kept, with_changes
 from basinscope.outputs import TASK, reserved
 from basinscope.runs import (
     AuditRequest,
@@ -27,7 +26,6 @@ from basinscope.runs import (
 )
 from basinscope.tasks import GivenTask, task_files
 from basinscope.tasks.own import chosen_task, task_on
-from comparisons.calibration import SweepSettings, write_settings
 from comparisons.evidence import EvidenceSettings
 from comparisons.measures import chosen_options, measures_named
 from spectra.checkpoint import ReadingOptions
@@ -38,7 +36,6 @@ from volume.chains import BridgeSettings
 from volume.study import VolumeSettings
 
 if TYPE_CHECKING:
-    from comparisons.calibration import Calibration
     from comparisons.comparison import Comparison
     from spectra.store import StoredSpectrum
     from volume.audit import AuditReport
@@ -99,7 +96,7 @@ def spectrum(
     >>> found.spectrum.density.deflation.nodes.tolist()
     [1.0, 1.0]
     """
-    asked = changed(settings or SpectrumSettings(), changes)
+    asked = with_changes(settings or SpectrumSettings(), changes)
     request = Request(
         checkpoint=source_of(source),
         settings=asked,
@@ -166,7 +163,7 @@ def volume(
         UserTypeError: if a field of the settings has no such name, or a landscape is given a task.
         OSError: if a file cannot be read or written.
     """
-    asked = changed(settings or VolumeSettings(), changes)
+    asked = with_changes(settings or VolumeSettings(), changes)
     validation = task_on(validation_task, model=model, data=validation_data, loss=loss, option="validation_data")
     request = VolumeRequest(
         checkpoint=source_of(source),
@@ -236,7 +233,7 @@ def bridge(
     """
     request = BridgeRequest(
         checkpoint=source_of(source),
-        settings=changed(settings or BridgeSettings(), changes),
+        settings=with_changes(settings or BridgeSettings(), changes),
         prior=prior,
         machine=machine or Machine(),
         reading=reading or ReadingOptions(),
@@ -317,11 +314,11 @@ def compare(
         raise UserError(f"jobs must be at least 1, and 1 where objects are given and no files and names; got {jobs}")
     named = measures_named(listed(measures))
     plain = settings if isinstance(settings, EvidenceSettings) else EvidenceSettings(options=settings or {})  # type: ignore[arg-type]
-    altered = changed(plain, changes)
+    changed = with_changes(plain, changes)
     request = CompareRequest(
         checkpoints=checkpoints,
         measures=tuple(one.name for one in named),
-        settings=replace(altered, options=chosen_options(altered.options, named)),
+        settings=replace(changed, options=chosen_options(changed.options, named)),
         held_out_task=held_out,
         initial=path_of(initial),
         reuse=tuple(map(Path, listed(reuse))),
@@ -337,70 +334,6 @@ def compare(
     files = reserved(results={"output": request.output}, inputs=request.inputs, overwrite=overwrite, resume=resume)
     with threads_kept(), files, shown(progress) as report:
         return run_compare(request, report)
-
-
-def llc(
-    source: Source,
-    settings: SweepSettings | None = None,
-    *,
-    task: str | None = None,
-    model: Any = None,
-    data: Any = None,
-    loss: Any = None,
-    machine: Machine | None = None,
-    reading: ReadingOptions | None = None,
-    output: str | Path | None = None,
-    settings_output: str | Path | None = None,
-    overwrite: bool = False,
-    resume: bool = False,
-    progress: Report | bool | None = None,
-    **changes: Any,
-) -> Calibration:
-    """The local learning coefficient over a grid of settings, and its plateau, as ``basinscope llc`` calibrates it.
-
-    Args:
-        source: path of a checkpoint (or its name in the Hugging Face cache), or a landscape of your own.
-        settings: the grid, calls, chains, steps and the rest of what decides the numbers.
-        task: name of the task that makes a landscape of the checkpoint; None for the checkpoint's own.
-        model: in place of a task: a module, what makes one, or where that is, ``package.module:factory``.
-        data: with a model: arrays (inputs, targets), a data set, a loader, or the name of a file or a function.
-        loss: with a model: a loss of torch, a function of yours, ``cross-entropy``, ``mse`` or ``bce``.
-        machine: dtype, device, memory and threads.
-        reading: which weights of the file, under which names, and whether its pickled code may run.
-        output: HDF5 file that keeps the spectrum, finished cells, and chains that are underway; None keeps nothing.
-        settings_output: TOML file for the settings that are chosen, which ``basinscope compare --settings`` reads.
-        overwrite: whether existing files may be replaced.
-        resume: whether to go on with the output if it exists.
-        progress: True shows progress and False none; None shows it in a notebook alone. Or what is called with the
-            work done, all work and what is being done.
-        **changes: fields of the settings by name, such as ``steps=500``.
-
-    Returns:
-        The calibration: ``verdict.cell.estimate`` is the coefficient, if there is a plateau.
-
-    Raises:
-        UserError: if what was asked for is not possible, in a sentence; if settings are to be written and there is no
-            plateau.
-        UserTypeError: if a field of the settings has no such name, or a landscape is given a task.
-        OSError: if a file cannot be read or written.
-    """
-    request = LlcRequest(
-        checkpoint=source_of(source),
-        settings=changed(settings or SweepSettings(), changes),
-        machine=machine or Machine(),
-        reading=reading or ReadingOptions(),
-        task=chosen_task(task, model=model, data=data, loss=loss),
-        output=path_of(output),
-        settings_output=path_of(settings_output),
-        overwrite=overwrite,
-        resume=resume,
-        command="basinscope.llc from Python",
-    )
-    with threads_kept(), reserved_for_llc(request), shown(progress) as report:
-        found = run_llc(request, report)
-        if request.settings_output is not None:
-            write_settings(request.settings_output, found)
-        return found
 
 
 def audit(

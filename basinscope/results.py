@@ -25,8 +25,7 @@ if TYPE_CHECKING:
         | Calibration
     )
 
-
-_KINDS = ("comparison", "audit", "volume", "bridge", "sandwich", "training", "calibration")
+KINDS = ("comparison", "audit", "volume", "bridge", "sandwich", "training", "calibration")
 
 
 def kind_of(path: str | Path) -> str:
@@ -36,8 +35,7 @@ def kind_of(path: str | Path) -> str:
         path: a file that basinscope wrote.
 
     Returns:
-        ``volume``, ``bridge``, ``sandwich``, ``audit``, ``comparison``, ``training`` or ``calibration``; ``spectrum``
-        for any other file, which reading it checks.
+        One of ``KINDS``; ``spectrum`` for any other file, which reading it checks.
 
     Raises:
         UserError: if the file is no regular one, or damaged.
@@ -46,7 +44,7 @@ def kind_of(path: str | Path) -> str:
     from spectra.files import format_of
 
     kind = format_of(path).removeprefix("basinscope ")
-    return kind if kind in _KINDS else "spectrum"
+    return kind if kind in KINDS else "spectrum"
 
 
 def load(path: str | Path) -> Result:

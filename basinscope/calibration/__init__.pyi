@@ -1,3 +1,4 @@
+from .call import llc as llc
 from .run import LlcRequest as LlcRequest
 from .run import reserved_for_llc as reserved_for_llc
 from .run import run_llc as run_llc

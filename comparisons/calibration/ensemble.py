@@ -98,7 +98,7 @@ class Ensemble:
             self._rows()
             self._noise()
         # The shared passes are recorded after some of them: from here on as in a run that was not left.
-        index = torch.arange(self._batches.size).expand(self.moved.shape[:2].numel(), -1)
+        index = torch.arange(self._batches.size, device=self._anchor.device).expand(self.moved.shape[:2].numel(), -1)
         for _ in range(_PASSES_BEFORE_RECORDING):
             self._batches.slopes(self._flat(self._anchor + self.moved), index)
 

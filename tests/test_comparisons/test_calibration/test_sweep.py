@@ -129,7 +129,16 @@ def test_the_reported_error_covers_the_truth_in_95_of_100_calls(quadratic, calib
 def test_cells_are_those_of_chains_alone_in_distribution(quadratic, calibrated) -> None:
     """The other sampler of this package, at one of the settings: the same value within both errors."""
     landscape = quadratic(VALUES)
-    settings = ChainSettings(20.0, 10.0, 4e-3, chains=32, draws=400, burn_in=210, batch_size=None, checks=4)
+    settings = ChainSettings(
+        inverse_temperature=20.0,
+        localisation=10.0,
+        step_size=4e-3,
+        chains=32,
+        draws=400,
+        burn_in=210,
+        batch_size=None,
+        checks=4,
+    )
     alone = sample_chains(landscape, settings)
     found = calibrated(
         landscape,

@@ -1,4 +1,4 @@
-"""What the calls of Python take, turned into what the runs take."""
+"""What calls from Python are given, made into what runs take: sources, settings, and who is told of progress."""
 
 from __future__ import annotations
 
@@ -6,28 +6,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from basinscope.choices import nearest
 from basinscope.runs import Report, in_notebook, progress_report
-from comparisons.calibration import SweepSettings
-from comparisons.evidence import EvidenceSettings
 from spectra.checkpoint import located
 from spectra.errors import UserTypeError
 from spectra.landscape import Landscape
-from spectra.spectrum import SpectrumSettings
-from volume.chains import BridgeSettings
-from volume.study import VolumeSettings
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Source = str | Path | Landscape
 Item = TypeVar("Item", bound=Source)
-Settings = TypeVar("Settings", SpectrumSettings, VolumeSettings, BridgeSettings, EvidenceSettings, SweepSettings)
+Settings = TypeVar("Settings", bound="DataclassInstance")
 
 
 def source_of(source: Source) -> Path | Landscape:
-    """A landscape as it is, or the file that a checkpoint's name stands for."""
+    """The path of a checkpoint, found in the Hugging Face cache where it is a name there, or the landscape."""
     if isinstance(source, Landscape):
         return source
     if not isinstance(source, str | Path):
@@ -36,11 +34,11 @@ def source_of(source: Source) -> Path | Landscape:
 
 
 def path_of(path: str | Path | None) -> Path | None:
-    """A file's path, or None."""
+    """The path that a text says; None where there is none."""
     return None if path is None else Path(path)
 
 
-def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
+def with_changes(settings: Settings, changes: Mapping[str, Any]) -> Settings:
     """The settings with some fields changed; a name that is no field is refused with the nearest that is."""
     names = [field.name for field in fields(settings)]
     for name in changes:
