@@ -1,3 +1,4 @@
+from .calibration import llc as llc
 from .calls import audit as audit
 from .calls import bridge as bridge
 from .calls import compare as compare
@@ -9,6 +10,7 @@ from .nouns import REGISTRY as REGISTRY
 from .nouns import AuditReport as AuditReport
 from .nouns import BridgeResult as BridgeResult
 from .nouns import BridgeSettings as BridgeSettings
+from .nouns import Calibration as Calibration
 from .nouns import Checkpoint as Checkpoint
 from .nouns import Comparison as Comparison
 from .nouns import Connection as Connection
@@ -28,6 +30,7 @@ from .nouns import SpectralDensity as SpectralDensity
 from .nouns import Spectrum as Spectrum
 from .nouns import SpectrumSettings as SpectrumSettings
 from .nouns import StoredSpectrum as StoredSpectrum
+from .nouns import SweepSettings as SweepSettings
 from .nouns import UniformPrior as UniformPrior
 from .nouns import UserError as UserError
 from .nouns import VolumeEstimate as VolumeEstimate

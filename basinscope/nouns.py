@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from basinscope.runs import Machine
+from comparisons.calibration import Calibration, SweepSettings
 from comparisons.comparison import Comparison
 from comparisons.connections import Connection, CostSlice
 from comparisons.evidence import EvidenceSettings
@@ -31,6 +32,7 @@ __all__ = [
     "AuditReport",
     "BridgeResult",
     "BridgeSettings",
+    "Calibration",
     "Checkpoint",
     "Comparison",
     "Connection",
@@ -50,6 +52,7 @@ __all__ = [
     "SpectralDensity",
     "Spectrum",
     "SpectrumSettings",
+    "SweepSettings",
     "StoredSpectrum",
     "UniformPrior",
     "UserError",

@@ -13,10 +13,14 @@ from spectra.files import check_regular, open_regular, writing_rights
 
 PLOT_FORMATS = (".png", ".pdf", ".svg")
 PAGE_FORMATS = (".html", ".htm")
+SETTINGS_FORMATS = (".toml",)
 _FIGURES = (b"\x89PNG\r\n\x1a\n", b"%PDF-")
 # Bytes at the beginning of a file, by which it is known, and of an old result that are searched for its name.
 _HEAD, _MOST = 2**14, 2**26
-_KINDS = ("spectrum", "volume", "bridge", "sandwich", "audit", "comparison", "training", "connection", "slice")
+_KINDS = (
+    *("spectrum", "volume", "bridge", "sandwich", "audit", "comparison", "training"),
+    *("connection", "slice", "calibration"),
+)
 Named = Iterable[tuple[str, Path | None]]
 
 
@@ -26,6 +30,7 @@ def reserved(
     results: Mapping[str, Path | None],
     figures: Mapping[str, Path | None] | None = None,
     pages: Mapping[str, Path | None] | None = None,
+    settings: Mapping[str, Path | None] | None = None,
     inputs: Named = (),
     overwrite: bool = False,
     resume: bool = False,
@@ -43,10 +48,11 @@ def reserved(
         raise UserError("--resume needs --output, the file to continue")
     if resume and overwrite:
         raise UserError("--resume and --overwrite exclude each other: give one of them")
-    figures, pages = figures or {}, pages or {}
+    figures, pages, settings = figures or {}, pages or {}, settings or {}
     _check_endings(figures, PLOT_FORMATS, "a plot")
     _check_endings(pages, PAGE_FORMATS, "a report")
-    named = [*results.items(), *figures.items(), *pages.items()]
+    _check_endings(settings, SETTINGS_FORMATS, "a file of settings")
+    named = [*results.items(), *figures.items(), *pages.items(), *settings.items()]
     outputs = [(option, path) for option, path in named if path is not None]
     sources = [(option, path) for option, path in inputs if path is not None]
     for _, path in sources:
@@ -63,6 +69,7 @@ def reserved(
             _check_free(results, overwrite, "a result file of basinscope", _is_result, " or --resume to continue it")
         _check_free(figures, overwrite or resume, "a figure (PNG, PDF or SVG)", _is_figure)
         _check_free(pages, overwrite, "a report of basinscope", _is_page)
+        _check_free(settings, overwrite or resume, "a file of settings by basinscope", _is_settings)
         yield
 
 
@@ -167,3 +174,7 @@ def _is_figure(path: Path) -> bool:
 def _is_page(path: Path) -> bool:
     head = _head(path)
     return head.startswith(b"<!DOCTYPE html>") and b"basinscope" in head
+
+
+def _is_settings(path: Path) -> bool:
+    return _head(path).startswith(b"# Settings") and b"by basinscope" in _head(path)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from basinscope.training import TrainingCurves
+    from comparisons.calibration import Calibration
     from comparisons.comparison import Comparison
     from comparisons.connections import Connection, CostSlice
     from spectra.store import StoredSpectrum
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
         | Connection
         | CostSlice
         | TrainingCurves
+        | Calibration
     )
 
-KINDS = ("comparison", "audit", "volume", "bridge", "sandwich", "training", "connection", "slice")
+KINDS = ("comparison", "audit", "volume", "bridge", "sandwich", "training", "connection", "slice", "calibration")
 
 
 def kind_of(path: str | Path) -> str:
@@ -55,8 +57,8 @@ def load(path: str | Path) -> Result:
         path: a file that a command wrote with ``--output``, or a tracker of a training run.
 
     Returns:
-        A StoredSpectrum, VolumeStudy, BridgeResult, SandwichResult, AuditReport, Comparison, Connection, CostSlice or
-        TrainingCurves.
+        A StoredSpectrum, VolumeStudy, BridgeResult, SandwichResult, AuditReport, Comparison, Connection, CostSlice,
+        Calibration or TrainingCurves.
 
     Raises:
         UserError: if the file is foreign, newer, truncated or damaged.
@@ -75,6 +77,10 @@ def load(path: str | Path) -> Result:
         from comparisons.connections import read_slice
 
         return read_slice(path)
+    if kind == "calibration":
+        from comparisons.calibration import read_calibration
+
+        return read_calibration(path)
     if kind == "training":
         from basinscope.training import read_curves
 

@@ -20,8 +20,8 @@ from paraboloid_break import DIRECTIONS, ParaboloidBreak, paraboloid_break
 from volume_poisoned import METHODS, studies, table, values
 from volume_runs import FIGURES, TRAINED, study_of
 
-from basinscope.cli.trajectory import TrajectoryPoint, trajectory_figure
 from basinscope.tasks import data_folder, make_landscape
+from basinscope.trajectory import TrajectoryPoint, trajectory_figure
 from spectra.checkpoint import read_checkpoint
 from spectra.costs import kl_from_anchor
 from spectra.plots import BLUE, GREEN, GREY, ORANGE, SKY, VERMILLION

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from spectra.errors import UserError
-from spectra.landscape import Landscape
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from spectra.landscape import Landscape
 
 Array = NDArray[np.float64]
 # Above this share the slope at the checkpoint, and not its curvature, makes a worst case.

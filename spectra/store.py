@@ -103,7 +103,8 @@ def _spectrum(unit: str) -> Record[Spectrum]:
     return Record(Spectrum, parts)
 
 
-def _fill(file: h5py.File, stored: StoredSpectrum) -> None:
+def fill_spectrum(file: h5py.Group, stored: StoredSpectrum) -> None:
+    """Put a spectrum into an empty group: of a file of its own, or of a result that stands on it."""
     spectrum, name = stored.spectrum, stored.provenance.name
     file.attrs["title"] = f"{operator_title(spectrum.settings.operator, first=True)} spectrum of {name}"
     file.attrs["seed"] = spectrum.settings.seed
@@ -119,7 +120,8 @@ def _fill(file: h5py.File, stored: StoredSpectrum) -> None:
         _density(unit).write(group, density)
 
 
-def _build(file: h5py.File) -> StoredSpectrum:
+def build_spectrum(file: h5py.Group) -> StoredSpectrum:
+    """The spectrum that a group holds."""
     provenance = PROVENANCE.read(file)
     epsilon = float(np.finfo(provenance.dtype).eps) if provenance.dtype in ("float32", "float64") else 0.0
     groups = {str(group.attrs["name"]): group for group in file["layers"].values()}
@@ -134,7 +136,7 @@ def _build(file: h5py.File) -> StoredSpectrum:
     return StoredSpectrum(spectrum, provenance)
 
 
-_FILE = ResultFile(FORMAT, 1, _fill, _build)
+_FILE = ResultFile(FORMAT, 1, fill_spectrum, build_spectrum)
 read_spectrum = _FILE.read
 
 

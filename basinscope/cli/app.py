@@ -14,6 +14,7 @@ from basinscope.cli.bridge import bridge
 from basinscope.cli.compare import compare
 from basinscope.cli.connections import connect, slice
 from basinscope.cli.demo import demo
+from basinscope.cli.llc import llc
 from basinscope.cli.plot import plot
 from basinscope.cli.show import show
 from basinscope.cli.spectrum import spectrum
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, spectrum, volume, bridge, compare, audit, connect, slice, show, plot, task):
+for command in (demo, spectrum, volume, bridge, compare, llc, audit, connect, slice, show, plot, task):
     app.command()(command)
 
 

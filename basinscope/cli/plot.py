@@ -28,7 +28,7 @@ def plot(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing figure.")] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Draw the spectrum, volume, bridge, audit, comparison, connection, slice or training run of a result file."""
+    """Draw the spectrum, volume, bridge, audit, comparison, connection, slice, calibration or training of a file."""
     del debug  # read by main
     one_of("--scale", scale, SCALES)
     target = file.with_suffix(".png") if output is None else output
@@ -73,6 +73,10 @@ def _figure(file: Path, scale: str) -> Figure:
         from basinscope.views import figure_of
 
         return figure_of(*read_bridge(file))
+    if kind == "calibration":
+        from comparisons.calibration import calibration_figure, read_calibration
+
+        return calibration_figure(read_calibration(file))
     if kind == "sandwich":
         raise UserError(f"{file} holds bounds from both sides, of which there is no figure: use basinscope show")
     return spectrum_figure(read_spectrum(file), scale=scale)

@@ -62,6 +62,7 @@ def show(
         "training": _show_training,
         "connection": _show_connection,
         "slice": _show_slice,
+        "calibration": _show_calibration,
     }
     kind = kind_of(file)
     if kind in others:
@@ -232,3 +233,12 @@ def _show_training(file: Path, against: Path | None, form: str) -> None:
         rows=curves.records,
         found=lambda: curves_json(curves),
     )
+
+
+def _show_calibration(file: Path, against: Path | None, form: str) -> None:
+    if against is not None:
+        raise UserError(f"--against compares two spectra, and {file} holds a calibration")
+    from basinscope.cli.llc import show_calibration
+    from comparisons.calibration import read_calibration
+
+    show_calibration(read_calibration(file), form, {})

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 from rich.console import Group
 
 from basinscope.cli.show import show_study
-from basinscope.cli.trajectory import (
+from basinscope.failures import sentence
+from basinscope.outputs import TASK
+from basinscope.ranks import writes_files
+from basinscope.runs import Report, VolumeRequest, announce, progress_report, reserved_for, run_volume
+from basinscope.tasks import task_files
+from basinscope.terminal import written
+from basinscope.trajectory import (
     TrajectoryPoint,
     run_trajectory,
     trajectory_figure,
@@ -20,12 +26,6 @@ from basinscope.cli.trajectory import (
     trajectory_rows,
     trajectory_table,
 )
-from basinscope.failures import sentence
-from basinscope.outputs import TASK
-from basinscope.ranks import writes_files
-from basinscope.runs import Report, VolumeRequest, announce, progress_report, reserved_for, run_volume
-from basinscope.tasks import task_files
-from basinscope.terminal import written
 from basinscope.views import print_result, volume_differences
 from spectra.checkpoint import read_checkpoint
 from spectra.errors import UserError

@@ -12,6 +12,8 @@ from .placement import guarded as guarded
 from .progress import Report as Report
 from .progress import in_notebook as in_notebook
 from .progress import progress_report as progress_report
+from .resumption import SAME_COST as SAME_COST
+from .resumption import check_source as check_source
 from .resumption import refuse_differences as refuse_differences
 from .sandwich import SandwichRequest as SandwichRequest
 from .sandwich import run_sandwich as run_sandwich

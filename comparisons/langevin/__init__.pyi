@@ -3,7 +3,12 @@ from .local_coefficient import LocalLearningCoefficient as LocalLearningCoeffici
 from .local_coefficient import local_learning_coefficient as local_learning_coefficient
 from .local_coefficient import two_temperature_coefficient as two_temperature_coefficient
 from .local_coefficient import widely_applicable_criterion as widely_applicable_criterion
+from .minibatches import Minibatches as Minibatches
+from .prediction import RELAXATIONS as RELAXATIONS
+from .prediction import ChainPrediction as ChainPrediction
 from .prediction import half_effective_dimension as half_effective_dimension
+from .prediction import predict_chains as predict_chains
+from .sgld import LARGEST_RISE as LARGEST_RISE
 from .sgld import ChainSettings as ChainSettings
 from .sgld import row_count as row_count
 from .sgld import sample_chains as sample_chains

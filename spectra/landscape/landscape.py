@@ -369,6 +369,10 @@ class Landscape(AverageCost):
             cost = divergence_like(self.likelihood, cost)
         return self._again(cost=cost, joinable=None)
 
+    def with_penalty(self, l2: float) -> Landscape:
+        """The same model, data, anchor and cost with the penalty ``l2 / 2 |theta|^2`` in place of its own."""
+        return self._again(l2=l2)
+
     def with_targets(self, targets: Sequence[Any], theta: Tensor) -> Landscape:
         """The same model, inputs and cost with other targets, one for each batch of ``taken``, around theta (n,)."""
         pairs = zip(self.taken(), targets, strict=True)

@@ -75,6 +75,8 @@ def shelf(tmp_path_factory: pytest.TempPathFactory, tiny: ModuleType) -> Path:
     connect = ("connect", model, folder / "start.pt", *task, "--points", "5", "--tolerance", "0.1")
     assert run(*connect, "--output", folder / "connection.h5") == 0
     assert run("slice", model, *task, "--points", "3", "--output", folder / "slice.h5") == 0
+    llc = ("llc", model, *task, "--localisation", "100,400", "--inverse-temperature", "1", "--steps", "8")
+    assert run(*llc, "--calls", "2", "--chains", "1", "--output", folder / "calibration.h5") == 0
     rows = tiny.rows()
     with Tracker(tiny.network(), cross_entropy, rows, output=folder / "training.h5", every=1, probes=2) as tracker:
         tracker.step(0, optimizer=0.1)

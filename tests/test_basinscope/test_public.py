@@ -22,6 +22,7 @@ KINDS = {
     "training": "TrainingCurves",
     "connection": "Connection",
     "slice": "CostSlice",
+    "calibration": "Calibration",
 }
 
 
@@ -60,7 +61,7 @@ def test_result_files_are_shown_and_drawn_without_torch(shelf: Path, tmp_path: P
     code = f"""
 import sys
 from basinscope.cli import main
-unpaired = ("comparison", "audit", "training", "connection", "slice")
+unpaired = ("comparison", "audit", "training", "connection", "slice", "calibration")
 for words in {shown}:
     refused = 2 * ("--against" in words and any(kind in words[1] for kind in unpaired))
     assert main(words) == refused, words

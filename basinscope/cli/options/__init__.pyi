@@ -20,6 +20,7 @@ from .several import StripPrefixOption as StripPrefixOption
 from .several import TableOption as TableOption
 from .several import TaskOption as TaskOption
 from .several import ThreadsOption as ThreadsOption
+from .several import TimingsOption as TimingsOption
 from .several import TrustPickleOption as TrustPickleOption
 from .several import command_line as command_line
 from .several import form_of as form_of

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from basinscope.cli import main
-from basinscope.cli.trajectory import trajectory_files
+from basinscope.trajectory import trajectory_files
 from basinscope.views import volume_differences
 from spectra.estimate import Estimate
 from spectra.files import Provenance

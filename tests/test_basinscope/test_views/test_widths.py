@@ -11,8 +11,8 @@ from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 
-from basinscope.cli.trajectory import TrajectoryPoint, trajectory_table
 from basinscope.terminal import show
+from basinscope.trajectory import TrajectoryPoint, trajectory_table
 from basinscope.views import (
     OtherBridge,
     bridge_table,

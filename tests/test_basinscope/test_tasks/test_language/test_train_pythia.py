@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from basinscope.cli import main
-from basinscope.cli.trajectory import trajectory_files
 from basinscope.tasks import make_landscape, task_name
+from basinscope.trajectory import trajectory_files
 from spectra.checkpoint import adam_moments, read_checkpoint
 
 pytest.importorskip("sklearn")

@@ -1,0 +1,292 @@
+"""A calibration from the landscape to its last step: the spectrum first, what it says, then the chains."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from comparisons.calibration.axes import axes_of, localisations, temperatures
+from comparisons.calibration.calibration import Calibration, Underway
+from comparisons.calibration.ensemble import Ensemble, Members
+from comparisons.calibration.outlook import Slope
+from comparisons.calibration.settings import SweepSettings
+from comparisons.calibration.stationarity import find_ground
+from comparisons.langevin import row_count
+from spectra.compute import compute_spectrum
+from spectra.errors import UserError
+from spectra.files import Provenance
+from spectra.landscape import Landscape
+from spectra.operators import Curvature, SymmetricOperator
+from spectra.plan import make_operator, plan_route
+from spectra.spectrum import SpectrumSettings
+from volume.quadratic import anchor_measure
+
+Progress = Callable[[int, int, str], None]
+# Vectors that a chain takes while it steps: displacement, place, leaf, gradient, and what the sum of two takes.
+_VECTORS = 6
+# Graphs of a minibatch for one chain, against what is saved of it for the backward pass.
+_GRAPHS = 3
+# Inverse temperature times samples below which chains say nothing of the data.
+_WARMEST = 1.0
+# Seconds between two savings of chains that are underway, and bytes of them from which only whole blocks are saved.
+SAVE_EVERY, MOST_SAVED = 15.0, 2**30
+# Seconds that a report of progress is apart from the next at the least.
+_REPORT_EVERY = 0.5
+
+
+@dataclass(frozen=True)
+class SweepWork:
+    """What a calibration takes, known before it starts.
+
+    Attributes:
+        cells: number of cells.
+        chain_gradients: gradients over all data of the chains, minibatches counted as their share.
+        check_gradients: those of the acceptance checks.
+        products: products with the Hessian.
+        rows: rows of the data.
+        batch_size: rows of a minibatch.
+        at_once: cells whose chains are run together.
+        chain_bytes: what a chain takes in memory.
+    """
+
+    cells: int
+    chain_gradients: float
+    check_gradients: float
+    products: int
+    rows: int
+    batch_size: int
+    at_once: int
+    chain_bytes: float
+
+    @property
+    def gradients(self) -> float:
+        """Of all chains."""
+        return self.chain_gradients + self.check_gradients
+
+
+def sweep_work(
+    landscape: Landscape, settings: SweepSettings, operator: SymmetricOperator, memory: int = SpectrumSettings.memory
+) -> SweepWork:
+    """What a calibration takes; costs a forward pass at most.
+
+    Args:
+        landscape: the task's cost, on data kept in memory.
+        settings: settings of the sweep.
+        operator: its Hessian, as ``sweep_operator`` makes it.
+        memory: bytes that the chains may take; those of one cell are run together whatever they take.
+    """
+    rows = row_count(landscape)
+    size = rows if settings.batch_size is None else min(settings.batch_size, rows)
+    cells = math.prod(settings.shape)
+    chains = cells * settings.members
+    checks = min(settings.checks, settings.steps)
+    products = plan_route(operator, _spectrum_settings(settings)).products + 2 * settings.lanczos_steps
+    each = _chain_bytes(operator, size, rows)
+    at_once = int(max(1, min(cells, memory / (settings.members * each))))
+    steps = chains * settings.steps * size / rows
+    return SweepWork(cells, steps, 2.0 * chains * checks, products, rows, size, at_once, each)
+
+
+def sweep_operator(landscape: Landscape, settings: SweepSettings, memory: int) -> SymmetricOperator:
+    """The Hessian of the task's cost."""
+    return make_operator(landscape, replace(_spectrum_settings(settings), memory=memory))
+
+
+def _spectrum_settings(settings: SweepSettings) -> SpectrumSettings:
+    return SpectrumSettings(probes=settings.probes, steps=settings.lanczos_steps, seed=settings.seed)
+
+
+def prepare(
+    landscape: Landscape,
+    settings: SweepSettings,
+    provenance: Provenance,
+    *,
+    operator: SymmetricOperator | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    memory: int = SpectrumSettings.memory,
+    progress: Progress | None = None,
+) -> Calibration:
+    """What is known before any chain is run: the spectrum, which cost to sample, and the grid.
+
+    Args:
+        landscape: the task's cost, on data kept in memory, in one process.
+        settings: settings of the sweep.
+        provenance: where the result comes from.
+        operator: the Hessian; made if not given.
+        metadata: of the checkpoint, which may say the penalty that it was trained with.
+        memory: bytes that the chains may take.
+        progress: called with products done, all of them, and what is being done.
+
+    Returns:
+        A calibration without any chain.
+
+    Raises:
+        UserError: if no localisation binds the chains, or the data is not kept in memory.
+    """
+    if not landscape.ranks.alone:
+        raise UserError("a calibration runs in one process")
+    operator = operator or sweep_operator(landscape, settings, memory)
+    spectrum = compute_spectrum(
+        landscape, replace(_spectrum_settings(settings), memory=memory), operator=operator, progress=progress
+    )
+    steps = min(settings.lanczos_steps, landscape.size)
+
+    def measured(slope: Tensor) -> Slope:
+        found = anchor_measure(operator, slope.to(operator.dtype), steps, memory=memory)
+        return Slope(found.nodes, found.masses)
+
+    ground, outlook = find_ground(landscape, spectrum.density, settings, measured, metadata=metadata or {})
+    warm = temperatures(settings, landscape.samples)
+    pull = localisations(settings, warm, outlook)
+    # As the localisation grows, the slope's share tends to 2 nb |b|^2 / tr H: only warmer chains bring that down.
+    while not settings.inverse_temperatures and not np.isfinite(pull).all() and warm[-1] > _WARMEST:
+        warm = warm / 2.0
+        pull = localisations(settings, warm, outlook)
+    if not np.isfinite(pull).all():
+        raise UserError(
+            f"no localisation makes this checkpoint a minimum at the inverse temperatures up to {warm[-1]:.4g}: its "
+            "slope takes more than a tenth of every value; give a smaller --inverse-temperature, --penalty, the l2 of "
+            "its training, or --localisation to run it all the same"
+        )
+    axes = axes_of(settings, warm, pull, outlook)
+    work = sweep_work(landscape, settings, operator, memory)
+    shape = (work.cells, settings.members)
+    return Calibration(
+        settings=settings,
+        provenance=provenance,
+        spectrum=spectrum,
+        slope=outlook.slope,
+        ground=ground,
+        task_penalty=landscape.l2,
+        axes=axes,
+        rows=work.rows,
+        at_once=work.at_once,
+        rises=np.full((*shape, settings.steps), np.nan, dtype=np.float32),
+        acceptance=np.full((*shape, len(_members(settings).checked)), np.nan),
+    )
+
+
+def _chain_bytes(operator: SymmetricOperator, size: int, rows: int) -> float:
+    """What a chain takes: its vectors, and the graph of its minibatch."""
+    vectors = _VECTORS * operator.size * operator.dtype.itemsize
+    if not isinstance(operator, Curvature):
+        return float(vectors)
+    graph = operator.graph_memory
+    return vectors + _GRAPHS * graph.saved * size / max(rows / graph.batches, 1.0)
+
+
+def _members(settings: SweepSettings) -> Members:
+    return Members(settings.members, settings.steps, settings.seed, settings.sampler, settings.checks)
+
+
+def run_chains(
+    landscape: Landscape,
+    found: Calibration,
+    *,
+    on_save: Callable[[Calibration], None] | None = None,
+    progress: Progress | None = None,
+) -> Calibration:
+    """Runs the chains of a calibration, or those that are left of it, to the same numbers however often it is left.
+
+    Args:
+        landscape: the task's cost, the same that the calibration was prepared on.
+        found: the calibration so far.
+        on_save: called with what is done after each block of cells, and now and then within one.
+        progress: called with gradients done, all of them, and what is being done.
+
+    Returns:
+        The complete calibration.
+    """
+    return _Chains(landscape, found, on_save, progress).run()
+
+
+class _Chains:
+    """The chains of a calibration on their way."""
+
+    def __init__(
+        self,
+        landscape: Landscape,
+        found: Calibration,
+        on_save: Callable[[Calibration], None] | None,
+        progress: Progress | None,
+    ) -> None:
+        same = found.ground.penalty == landscape.l2
+        self.landscape = landscape if same else landscape.with_penalty(found.ground.penalty)
+        self.found, self.on_save, self.progress = found, on_save, progress
+        settings = found.settings
+        self.members = _members(settings)
+        full = settings.batch_size is None or settings.batch_size >= found.rows
+        self.size = None if full else settings.batch_size
+        self.share = (self.size or found.rows) / found.rows
+        self.cells = [found.axes.at(place) for place in found.axes.places]
+        self.rises, self.acceptance = found.rises.copy(), found.acceptance.copy()
+        self.total = len(self.cells) * self._gradients(self.members.steps)
+        self.begun = self.saved = self.told = time.monotonic()
+
+    def _gradients(self, steps: int) -> float:
+        """Of one cell, with the checks that lie before a step."""
+        checks = sum(step < steps for step in self.members.checked)
+        return self.members.count * (steps * self.share + 2.0 * checks)
+
+    def run(self) -> Calibration:
+        found = self.found
+        while found.done < len(self.cells):
+            last = min(found.done + found.at_once, len(self.cells))
+            ensemble = Ensemble(self.landscape, self.members, self.cells[found.done : last], self.size)
+            if found.underway is not None:
+                ensemble.go_on_from(found.underway.moved, found.underway.alive, found.underway.step)
+            self._block(found, ensemble, last)
+            found = self._state(found, last, None)
+            self._save(found)
+        return found
+
+    def _block(self, found: Calibration, ensemble: Ensemble, last: int) -> None:
+        """Steps to the end of a block, in parts long enough to be worth a report; the numbers do not depend on them."""
+        first, checked, count = found.done, self.members.checked, 1
+        small = ensemble.moved.numel() * ensemble.moved.element_size() <= MOST_SAVED
+        while ensemble.step < self.members.steps:
+            start = ensemble.step
+            count = min(count, self.members.steps - start)
+            rises, acceptances = ensemble.advance(count)
+            self.rises[first:last, :, start : start + count] = rises
+            for number, one in zip(
+                [n for n, at in enumerate(checked) if start <= at < start + count], acceptances, strict=True
+            ):
+                self.acceptance[first:last, :, number] = one
+            now = time.monotonic()
+            if now - self.told < _REPORT_EVERY:
+                count *= 2
+            elif count > 1 and now - self.told > 4.0 * _REPORT_EVERY:
+                count //= 2
+            self.told = now
+            if self.progress is not None:
+                done = first * self._gradients(self.members.steps) + (last - first) * self._gradients(ensemble.step)
+                self.progress(
+                    round(done), round(self.total), f"chains of cells {first + 1} to {last} of {len(self.cells)}"
+                )
+            if small and now - self.saved > SAVE_EVERY and ensemble.step < self.members.steps:
+                moved, alive = ensemble.moved.cpu().numpy(), ensemble.alive.cpu().numpy()
+                self._save(self._state(found, first, Underway(first, ensemble.step, moved, alive)))
+
+    def _state(self, found: Calibration, done: int, underway: Underway | None) -> Calibration:
+        gradients = done * self._gradients(self.members.steps)
+        return replace(
+            found,
+            rises=self.rises,
+            acceptance=self.acceptance,
+            done=done,
+            gradients=gradients,
+            seconds=self.found.seconds + time.monotonic() - self.begun,
+            underway=underway,
+        )
+
+    def _save(self, state: Calibration) -> None:
+        if self.on_save is not None:
+            self.on_save(state)
+        self.saved = time.monotonic()
