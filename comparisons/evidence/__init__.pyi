@@ -11,6 +11,10 @@ from .extent import extent_of as extent_of
 from .gradients import gradient as gradient
 from .gradients import margins as margins
 from .gradients import sample_gradients as sample_gradients
+from .gradients import signed_gradients as signed_gradients
+from .optimizer import StoredOptimizer as StoredOptimizer
+from .optimizer import adam_preconditioner as adam_preconditioner
+from .optimizer import stored_optimizer as stored_optimizer
 from .rows import all_rows as all_rows
 from .rows import split as split
 from .settings import EvidenceSettings as EvidenceSettings
@@ -21,3 +25,4 @@ from .spectra import hessian_density as hessian_density
 from .spectra import hessian_spectrum as hessian_spectrum
 from .spectra import layer_traces as layer_traces
 from .spectra import prior_width as prior_width
+from .spectra import spectrum_settings as spectrum_settings
