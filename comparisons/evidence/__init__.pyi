@@ -21,6 +21,7 @@ from .settings import EvidenceSettings as EvidenceSettings
 from .spectra import basin_mass as basin_mass
 from .spectra import gauss_newton_density as gauss_newton_density
 from .spectra import gauss_newton_operator as gauss_newton_operator
+from .spectra import gauss_newton_spectrum as gauss_newton_spectrum
 from .spectra import hessian_density as hessian_density
 from .spectra import hessian_spectrum as hessian_spectrum
 from .spectra import layer_traces as layer_traces
