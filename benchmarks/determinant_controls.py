@@ -2,7 +2,7 @@
 
     python benchmarks/determinant_controls.py data/digits_mlp/clean_seed0_step00640.pt --seeds 16
 
-All estimates of a row spend 400 products with the Gauss-Newton matrix, which is held dense so that the seeds are cheap; the
+All estimates spend 400 products with the Gauss-Newton matrix, which is held dense so that the seeds are cheap; the
 Kronecker factors take 20 gradients beside them.
 """
 
@@ -28,21 +28,25 @@ PRODUCTS, STEPS = 400, 25
 SHARES = (1e-1, 1e-2, 1e-3, 1e-4)
 
 
-def estimates(operator: MatrixOperator, factored: KroneckerFactored, shift: float, seed: int, steps: int) -> dict:
-    """Each estimate of ``log det(I + G / shift)`` by its name."""
-    usual = SpectrumSettings(operator="gauss-newton", steps=steps, seed=seed, block=8)
-    plain = replace(usual, steps=50, probes=PRODUCTS // 50, deflate=0)
-    found = {"plain": density_of(operator, plain)[0].logdet(shift, relative=True).value}
+def estimates(operator: MatrixOperator, factored: KroneckerFactored, shifts: list[float], seed: int) -> list[dict]:
+    """Each estimate of ``log det(I + G / c)`` by its name, for each shift c."""
+    usual = SpectrumSettings(operator="gauss-newton", steps=STEPS, seed=seed, block=8)
+    plain, *_ = density_of(operator, replace(usual, steps=2 * STEPS, deflate=0))
     density, probes, space = density_of(operator, usual)
-    sampled = density.logdet(shift, relative=True)
     trace = factored.integrate(lambda x: x)
-    controls = kronecker_controls(factored, probes, lambda x: (x / shift).log1p(), space)
-    found |= {
-        "deflated": sampled.value,
-        "deflated, kronecker": controlled(sampled, controls).value,
-        "deflated, trace": controlled(sampled, trace_controls(density, trace)).value,
-        "kronecker alone": factored.integrate(lambda x: (x / shift).log1p()),
-    }
+    found = []
+    for shift in shifts:
+        sampled = density.logdet(shift, relative=True)
+        controls = kronecker_controls(factored, probes, lambda x, c=shift: (x / c).log1p(), space)
+        found.append(
+            {
+                "plain": plain.logdet(shift, relative=True).value,
+                "deflated": sampled.value,
+                "deflated, kronecker": controlled(sampled, controls).value,
+                "deflated, trace": controlled(sampled, trace_controls(density, trace)).value,
+                "kronecker alone": factored.integrate(lambda x, c=shift: (x / c).log1p()),
+            }
+        )
     return found
 
 
@@ -65,19 +69,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--seeds", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=STEPS)
     given = parser.parse_args()
     landscape = digits(read_checkpoint(given.checkpoint))
     dense = GaussNewton(landscape).to_dense()
     values = np.maximum(torch.linalg.eigvalsh(dense.double()).numpy(), 0.0)
     operator, factored = MatrixOperator(dense, name="gauss-newton"), KroneckerFactored(landscape)
-    for share in SHARES:
-        shift = share * float(values.max())
+    shifts = [share * float(values.max()) for share in SHARES]
+    seeds = [estimates(operator, factored, shifts, seed) for seed in range(given.seeds)]
+    for place, (share, shift) in enumerate(zip(SHARES, shifts, strict=True)):
         exact = float(np.log1p(values / shift).sum())
-        rows = [estimates(operator, factored, shift, seed, given.steps) for seed in range(given.seeds)]
         print(f"c = {share:g} of the largest eigenvalue: {exact:.2f} nats")
-        for name in rows[0]:
-            errors = np.array([row[name] for row in rows]) - exact
+        for name in seeds[0][place]:
+            errors = np.array([seed[place][name] for seed in seeds]) - exact
             print(f"  {name:22s} rms error {np.sqrt((errors**2).mean()):8.3g}")
 
 

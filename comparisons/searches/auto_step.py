@@ -199,10 +199,11 @@ def checkpoints(steps: int) -> frozenset[int]:
     """Numbers of the steps after which Auto-PGD looks back.
 
     >>> sorted(checkpoints(20))
-    [5, 9, 12, 14, 16, 17, 18, 19, 20]
+    [5, 9, 12, 14, 16, 18, 19, 20]
     """
-    found, before, at = set(), 0.0, 0.22
-    while at <= 1.0:
-        found.add(math.ceil(at * steps))
-        before, at = at, at + max(at - before - 0.03, 0.06)
+    # In hundredths, as 0.7 times 20 would not be 14.
+    found, before, at = set(), 0, 22
+    while at <= 100:
+        found.add(math.ceil(at * steps / 100))
+        before, at = at, at + max(at - before - 3, 6)
     return frozenset(found)
