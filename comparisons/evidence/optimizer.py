@@ -107,7 +107,12 @@ def _of_group(group: Mapping[str, Any]) -> StoredOptimizer:
     if "betas" in group:
         if group.get("amsgrad"):
             raise UserError("the checkpoint's Adam is AMSGrad, whose preconditioner is another: it is not measured")
-        first, second = (_value("betas", beta) for beta in group["betas"])
+        betas = group["betas"]
+        if not isinstance(betas, list | tuple) or len(betas) != 2:
+            raise UserError("the checkpoint's optimizer state has no two numbers for its betas")
+        first, second = (_value("betas", beta) for beta in betas)
+        if max(first, second) >= 1.0:
+            raise UserError(f"the betas of the checkpoint's Adam must be below 1, got {first:g} and {second:g}")
         return StoredOptimizer(rate, decay, first, second=second, epsilon=_number(group, "eps"))
     if group.keys() >= _SGD:
         momentum = _number(group, "momentum")

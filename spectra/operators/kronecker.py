@@ -14,11 +14,14 @@ from spectra.errors import UserError
 from spectra.landscape import Landscape
 from spectra.model import Batch, generator
 from spectra.nested import mapped
+from spectra.operators.fisher import uniforms
 from spectra.operators.gauss_newton import GaussNewton
 from spectra.operators.linear import SymmetricOperator
 
-# A pass for each output of the model is exact; where there are more, so many sums of them with random signs are taken.
+# A pass for each output of the model is exact; where there are more, targets are drawn so often from the model.
 MOST_OUTPUTS, DRAWS = 32, 8
+# A layer with more inputs or outputs is left out: its factors would not be decomposed in reasonable time and memory.
+MOST_SIDE = 8192
 # Numbers that the rotated gradients of a chunk of rows may take.
 _CHUNK = 2**24
 TensorFunction = Callable[[Tensor], Tensor]
@@ -77,9 +80,10 @@ class KroneckerFactored(SymmetricOperator):
 
     u are the eigenvectors of ``B = E d d^T``, d the gradient of the layer's outputs, and v those of ``A = E a a^T``, a
     its inputs with a one for the bias. KFAC has ``l_pq = beta_p alpha_q``, the product of their eigenvalues. EKFAC has
-    the diagonal of the Gauss-Newton matrix in that basis, ``l_pq = E (u_p^T D v_q)^2``, D the gradient of a sample. All
-    other parameters have the mean of the diagonal over each tensor. Gradients are those of the outputs' Hessian's
-    square root, so that up to 32 outputs everything is exact but the factorisation itself.
+    the diagonal of the Gauss-Newton matrix in that basis, ``l_pq = E (u_p^T D v_q)^2``, D the gradient of a sample.
+    Other parameters, and those of layers with more than 8,192 inputs or outputs, have the mean of the diagonal over
+    each tensor. Gradients are those of the outputs' Hessian's square root, so that up to 32 outputs everything is exact
+    but the factorisation itself; of more outputs eight targets are drawn for each sample.
 
     Attributes:
         landscape: the cost; a likelihood.
@@ -128,6 +132,8 @@ class KroneckerFactored(SymmetricOperator):
             if not _plain(module) or weight not in starts or (biased and bias not in starts):
                 continue
             rows = shapes[weight][0]
+            if max(rows, shapes[weight].numel() // rows + biased) > MOST_SIDE:
+                continue
             places = torch.arange(starts[weight], starts[weight] + shapes[weight].numel()).reshape(rows, -1)
             if biased:
                 places = torch.cat([places, torch.arange(starts[bias], starts[bias] + rows)[:, None]], 1)
@@ -169,6 +175,8 @@ class KroneckerFactored(SymmetricOperator):
 
     def _add_squares(self, calls: Calls, slopes: dict[str, list[Tensor]], share: float) -> None:
         for name, block in self._blocks.items():
+            if not calls[name]:
+                continue
             # A layer that is called several times adds to the gradient of one matrix.
             inputs = torch.cat([block.inputs(given) for given, _ in calls[name]], 1)
             a = inputs @ block.right.to(inputs)
@@ -186,7 +194,11 @@ class KroneckerFactored(SymmetricOperator):
         calls: Calls = {name: [] for name in self._blocks}
 
         def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-            return lambda _, given, made: calls[name].append((given[0].detach(), made))
+            def add_call(_: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
+                if made.requires_grad:
+                    calls[name].append((given[0].detach(), made))
+
+            return add_call
 
         handles = [block.module.register_forward_hook(keep(name)) for name, block in self._blocks.items()]
         try:
@@ -226,18 +238,20 @@ class KroneckerFactored(SymmetricOperator):
         """
         likelihood = self.landscape.likelihood
         assert likelihood is not None
-        weights = self._gauss_newton.output_weights(outputs, batch).unsqueeze(-1)
-        factor: Tensor = likelihood.hessian_factor(likelihood.rows(outputs, batch.targets), batch.targets)
-        factor = factor * weights.sqrt()
+        rows = likelihood.rows(outputs, batch.targets)
+        roots = self._gauss_newton.output_weights(outputs, batch).sqrt()
         source = generator(self.seed, "kronecker", batch.number)
 
-        def signs(*shape: int) -> Tensor:
-            return (2.0 * torch.randint(0, 2, shape, generator=source) - 1.0).to(factor)
+        def signed(slopes: Tensor) -> Tensor:
+            signs = 2.0 * torch.randint(0, 2, (len(slopes), 1), generator=source) - 1.0
+            return slopes * roots * signs.to(slopes)
 
-        samples, ranks, _ = factor.shape
-        if ranks <= MOST_OUTPUTS:
-            return [factor[:, rank] * signs(samples, 1) for rank in range(ranks)]
-        return [torch.einsum("sr,srk->sk", signs(samples, ranks), factor) for _ in range(DRAWS)]
+        if rows.shape[1] <= MOST_OUTPUTS:
+            factor = likelihood.hessian_factor(rows, batch.targets)
+            return [signed(factor[:, rank]) for rank in range(factor.shape[1])]
+        places = range(batch.first, batch.first + len(rows))
+        drawn = lambda count: uniforms(self.seed, places, (DRAWS, count)).to(rows.device)  # noqa: E731
+        return [signed(scores) for scores in likelihood.sample_scores(rows, drawn, batch.targets)]
 
     def values(self) -> Tensor:
         """(n,) eigenvalues, the penalty's part among them, in no order."""
