@@ -158,8 +158,8 @@ class Evidence:
         """Why there is no evidence of a kind that a measure needs.
 
         Args:
-            need: ``held-out``, ``initial``, ``adam``, one of ``NEEDS``, or a kind of item that can always be computed,
-                such as ``hessian``.
+            need: ``held-out``, ``initial``, ``optimizer``, one of ``NEEDS``, or a kind of item that can always be
+                computed, such as ``hessian``.
 
         Returns:
             A sentence; empty if it is there.
@@ -168,7 +168,7 @@ class Evidence:
             return "there is no held-out data: the task has none"
         if need == "initial" and self.initial is None:
             return "the parameters at initialisation are not known: there is no step-0 checkpoint of the same run"
-        if need == "adam" and (self.checkpoint is None or not self.checkpoint.optimizer):
+        if need == "optimizer" and (self.checkpoint is None or not self.checkpoint.optimizer):
             return "the checkpoint has no optimizer state"
         return NEEDS[need](self.landscape) if need in NEEDS else ""
 

@@ -116,6 +116,56 @@ def sample_gradients(evidence: Evidence, samples: int | None = None) -> SampleGr
     return evidence.item(f"sample-gradients {most}", build)
 
 
+def signed_gradients(evidence: Evidence, count: int) -> Tensor:
+    r"""Random vectors whose covariance is that of the samples' gradients: ``y = sum_i e_i sqrt(w_i / W) (g_i - g)``.
+
+    The signs e_i are independent, so ``E y y^T = S = sum_i w_i (g_i - g) (g_i - g)^T / W`` and ``E y^T M y = tr(M S)``
+    for any matrix M. A sample's signs depend on its place in the data, not on the split into batches.
+
+    Args:
+        evidence: evidence of a checkpoint; a sample's cost must depend on its own outputs alone.
+        count: how many.
+
+    Returns:
+        (count, n) rows, unit of the cost over that of the parameters; the penalty, alike for all samples, is in none.
+    """
+
+    def build(tally: Tally) -> Tensor:
+        import torch
+
+        from spectra.operators import uniforms
+
+        landscape, seed = evidence.landscape, evidence.settings.seed
+        mean = gradient(evidence) - landscape.l2 * landscape.theta
+        parts = landscape.leaves(landscape.theta)
+        leaves, found, sums = (
+            list(parts.values()),
+            torch.zeros(count, landscape.size).to(mean),
+            torch.zeros(count).to(mean).double(),
+        )
+
+        def add(batch: Batch) -> None:
+            costs, weights = landscape.sample_costs(landscape.evaluation.outputs(batch.inputs), batch)
+            places = range(batch.first, batch.first + len(costs))
+            signs = (uniforms(seed, places, (count, 1))[..., 0] - 0.5).sign().to(costs)
+            factors = signs if weights is None else signs * weights.to(costs).sqrt()
+            sums.add_(factors.double().sum(1))
+            for row, factor in enumerate(factors):
+                slopes = torch.autograd.grad(costs @ factor, leaves, retain_graph=True, allow_unused=True)
+                found[row] += landscape.parameters.concatenated(slopes, leaves)
+
+        def add_all() -> None:
+            for batch in landscape.iterate():
+                add(batch)
+
+        landscape.evaluation.inside(parts, add_all)
+        tally.gradients += count
+        rows: Tensor = (found - sums.to(found)[:, None] * mean) / landscape.total_weight**0.5
+        return rows
+
+    return evidence.item(f"signed-gradients {count}", build)
+
+
 def _rows(landscape: Landscape, stride: int) -> Iterator[Batch]:
     """Every ``stride``-th row of the data, as batches of one."""
     place = 0

@@ -6,6 +6,8 @@ from .choices import chosen_options as chosen_options
 from .choices import options_in_file as options_in_file
 from .choices import options_in_words as options_in_words
 from .combination import combined as combined
+from .combination import not_zero as not_zero
+from .combination import ratio as ratio
 from .learning_coefficient import LOCALISATION as LOCALISATION
 from .learning_coefficient import inverse_temperature as inverse_temperature
 from .learning_coefficient import local_coefficient as local_coefficient

@@ -114,7 +114,7 @@ def _computed(evidence: Evidence, method: str, asked: _Asked, tally: Tally) -> M
     landscape = basin_landscape(evidence)
     moments = _moments(evidence, landscape)
     if moments is None and method == "star-domain" and asked.preconditioner is None:
-        reason = evidence.missing("adam") or "its optimizer state has no second moments of these parameters"
+        reason = evidence.missing("optimizer") or "its optimizer state has no second moments of these parameters"
         evidence.notes += (f"star-domain takes the diagonal preconditioner, not Adam's: {reason}",)
     settings = VolumeSettings(
         methods=(method,),

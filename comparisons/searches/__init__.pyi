@@ -1,3 +1,6 @@
+from .auto_step import NormalisedLogits as NormalisedLogits
+from .auto_step import box_worst_case as box_worst_case
+from .auto_step import normalised_worst_case as normalised_worst_case
 from .average import average_case as average_case
 from .entropy import local_entropy as local_entropy
 from .keskar import keskar_sharpness as keskar_sharpness

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -115,6 +116,11 @@ def m_sharpness(
     counted(size=size, steps=steps)
     parts, starts = split(landscape, size), 1 if steps == 1 else 2
     found = [worst_case(part, radius=radius, scaling=scaling, steps=steps, starts=starts, seed=seed) for part in parts]
+    return averaged(landscape, parts, found)
+
+
+def averaged(landscape: Landscape, parts: Sequence[Landscape], found: Sequence[Sharpness]) -> Sharpness:
+    """The mean of what searches found on parts of a landscape's data, each by its weight, and their joint price."""
     weights = np.array([part.total_weight for part in parts])
     rises = np.array([one.value for one in found])
     share = weights / landscape.total_weight

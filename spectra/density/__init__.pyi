@@ -1,6 +1,9 @@
 from .caution import IndefiniteError as IndefiniteError
 from .caution import for_shift as for_shift
 from .caution import negative_rule as negative_rule
+from .control_variate import controlled as controlled
+from .control_variate import kronecker_controls as kronecker_controls
+from .control_variate import trace_controls as trace_controls
 from .dense import dense_bytes as dense_bytes
 from .dense import dense_spectrum as dense_spectrum
 from .density import SpectralDensity as SpectralDensity

@@ -9,6 +9,8 @@ from .graph_memory import RECORDING as RECORDING
 from .graph_memory import TANGENT as TANGENT
 from .graph_memory import GraphMemory as GraphMemory
 from .hessian import Hessian as Hessian
+from .kronecker import KroneckerFactored as KroneckerFactored
+from .kronecker import TensorFunction as TensorFunction
 from .linear import MatrixOperator as MatrixOperator
 from .linear import OfAnother as OfAnother
 from .linear import SymmetricOperator as SymmetricOperator

@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from basinscope.tasks.uci_digits import data_folder, digits
 from comparisons.evidence import Evidence
 from comparisons.measures import measures_of
-from comparisons.measures.sharpness_critical import critical_sharpness
+from comparisons.measures.sharpness.critical import critical_sharpness
+from spectra.checkpoint import read_checkpoint
 from spectra.landscape import Landscape
 
 CHECKED = {"critical-sharpness": ("test_the_gradients_own_curvature_on_a_quadratic",)}
@@ -40,6 +42,14 @@ def test_the_gradients_own_curvature_on_a_quadratic(scale: float, dtype: torch.d
     assert reading.value == pytest.approx(truth, rel=1e-3)
     assert 0.0 < reading.truncation_error < 2e-3 * truth
     assert reading.interval[0] < truth < reading.interval[1]
+
+
+@pytest.mark.parametrize("step", ["00008", "00064", "00256", "00640"])
+def test_a_trained_network_takes_fewer_than_ten_costs(step: str) -> None:
+    """Ten is what the paper's search stays below."""
+    found = critical_sharpness(digits(read_checkpoint(data_folder() / "digits_mlp" / f"clean_seed0_step{step}.pt")))
+    assert found.cost_evaluations < 10
+    assert found.gradient_evaluations == 1
 
 
 def test_the_step_at_which_a_quartic_rises() -> None:

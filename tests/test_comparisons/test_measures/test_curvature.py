@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from comparisons.evidence import Evidence, EvidenceSettings, layer_traces, prior_width
-from comparisons.measures import REGISTRY, combined, curvature, determinants, measures_named, measures_of
+from comparisons.measures import REGISTRY, combined, measures_named, measures_of
+from comparisons.measures.curvature import hessian as curvature
+from comparisons.measures.curvature import spectral_sums as determinants
 from comparisons.words import FAMILIES
 from spectra.errors import UserError
 from spectra.estimate import Estimate

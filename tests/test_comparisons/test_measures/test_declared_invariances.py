@@ -15,10 +15,15 @@ from spectra.landscape import Landscape
 UNRESOLVED = {
     ("pac-bayes", "node-rescaling"): SAME,  # three repeats of ten draws: its interval is as wide as its value
     ("path-norm", "parameter-scale"): UNKNOWN,  # refused where layers are parametrised
+    ("log-determinant-kronecker", "parameter-scale"): UNKNOWN,  # its layers are not found where they are parametrised
+    # Sixteen random vectors know it to an eighth; by the same signs it moves by 2e-4 and 0.2 of itself.
+    ("tic", "layer-rescaling"): SAME,
+    ("tic", "node-rescaling"): SAME,
     ("ellipsoid-slice", "layer-rescaling"): UNKNOWN,  # a few rays carry it along the valley: a bound without an error
     ("ellipsoid-slice", "node-rescaling"): UNKNOWN,
 }
-# The table holds the initialisation fixed by leaving it out.
+# The table holds the initialisation fixed by leaving it out. What the optimizer's state decides is measured in
+# test_optimizer_sharpness.py, where the state changes with the parameters.
 LEFT_OUT = "distance-from-initialisation"
 
 
@@ -63,7 +68,11 @@ def assert_as_declared(table: InvarianceTable) -> None:
 
 
 def of_family(family: str) -> tuple[Measure, ...]:
-    return tuple(measure for measure in REGISTRY if measure.family == family and measure.name != LEFT_OUT)
+    return tuple(
+        measure
+        for measure in REGISTRY
+        if measure.family == family and measure.name != LEFT_OUT and "optimizer" not in measure.needs
+    )
 
 
 @pytest.mark.parametrize(

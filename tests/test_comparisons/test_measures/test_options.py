@@ -10,7 +10,7 @@ import comparisons.searches as searches
 from comparisons.evidence import Evidence, EvidenceSettings, Extent
 from comparisons.examination import examine, expected_work
 from comparisons.measures import DEFAULT, REGISTRY, chosen_options, measures_named, options_in_file, options_in_words
-from comparisons.measures.sharpness import _ROWS
+from comparisons.measures.sharpness.around import _ROWS
 from spectra.costs import mean_squared_error
 from spectra.errors import UserError
 from spectra.files import Provenance

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from comparisons.evidence import Evidence, EvidenceSettings
-from comparisons.measures.sharpness import MEASURES
+from comparisons.measures.sharpness.around import MEASURES
 from spectra.costs import cross_entropy
 from spectra.landscape import Landscape
 from spectra.operators import GaussNewton

@@ -16,7 +16,7 @@ from comparisons.evidence import (
     layer_traces,
 )
 from comparisons.flatness import Measure, Reading, reading_of
-from comparisons.measures.combination import combined, not_zero, ratio
+from comparisons.measures import combined, not_zero, ratio
 from comparisons.options import Option
 from spectra.errors import UserError
 from spectra.estimate import Estimate

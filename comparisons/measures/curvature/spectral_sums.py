@@ -15,7 +15,7 @@ from comparisons.evidence import (
     prior_width,
 )
 from comparisons.flatness import Measure, Reading, reading_of
-from comparisons.measures.combination import combined, not_zero, ratio
+from comparisons.measures import combined, not_zero, ratio
 from comparisons.options import CUTOFF, PRIOR, SHIFT
 from spectra.errors import UserError
 
