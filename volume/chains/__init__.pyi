@@ -16,9 +16,9 @@ from .ladder import between as between
 from .ladder import next_passage as next_passage
 from .levels import LevelMass as LevelMass
 from .levels import level_mass as level_mass
-from .metric import Correction as Correction
 from .multistate import multistate_log_ratio as multistate_log_ratio
 from .rung import Array as Array
+from .rung import Correction as Correction
 from .rung import Passage as Passage
 from .rung import Rung as Rung
 from .rung import RungState as RungState

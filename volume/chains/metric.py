@@ -13,12 +13,14 @@ reduction via geometric representations, 2012.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from volume.chains.rung import Correction
 from volume.quadratic import QuadraticEnsemble, spectral_product
 
 # Draws whose scores it is learned from, and numbers that these may take.
@@ -27,7 +29,6 @@ MOST_SCORES, NUMBERS = 512, 2**24
 MOST_TURNS = 4.0
 # An eigenvalue is kept if it is this many times the edge of the noise's.
 _ABOVE_NOISE = 1.2
-_TENSORS = ("precisions", "vectors", "mean")
 
 
 class Gaussian(Protocol):
@@ -52,37 +53,6 @@ class Gaussian(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Correction:
-    """What chains have seen of an ensemble, in units of the quadratic model's precision there.
-
-    Attributes:
-        precisions: (k,) float64, of the leading directions, at least one.
-        vectors: (k, n) these directions, orthonormal rows.
-        rest: mean precision on their complement, at least one.
-        mean: (n,) mean of the draws.
-    """
-
-    precisions: Tensor
-    vectors: Tensor
-    rest: float
-    mean: Tensor
-
-    def __post_init__(self) -> None:
-        # A file gives arrays.
-        for name in _TENSORS:
-            object.__setattr__(self, name, torch.as_tensor(getattr(self, name)))
-
-    def to(self, device: torch.device | str) -> Correction:
-        """The same on a device."""
-        return replace(self, **{name: getattr(self, name).to(device) for name in _TENSORS})
-
-    def stiffer(self, factor: float) -> Correction:
-        """The same where what the model lacks is that many times as much."""
-        precisions, rest = 1.0 + factor * (self.precisions - 1.0), 1.0 + factor * (self.rest - 1.0)
-        return replace(self, precisions=precisions, rest=rest)
-
-
-@dataclass(frozen=True, eq=False)
 class Metric:
     """``A = B^(1/2) C B^(1/2)`` of the model's precision B and the correction C.
 
@@ -94,10 +64,17 @@ class Metric:
     model: QuadraticEnsemble
     correction: Correction
 
-    @property
+    @cached_property
     def mean(self) -> Tensor:
         """(n,)."""
-        return self.correction.mean
+        return torch.as_tensor(self.correction.mean).to(self.model.mean)
+
+    @cached_property
+    def _leading(self) -> tuple[Tensor, Tensor]:
+        device = self.model.mean.device
+        return torch.as_tensor(self.correction.precisions).to(device), torch.as_tensor(self.correction.vectors).to(
+            device
+        )
 
     @property
     def turns(self) -> float:
@@ -114,14 +91,14 @@ class Metric:
 
     def deviations(self, generator: torch.Generator, count: int) -> Tensor:
         """Draws (count, n) of ``N(0, A^-1)``."""
-        vectors = self.correction.vectors
-        noise = torch.randn(count, vectors.shape[1], generator=generator, dtype=vectors.dtype, device=vectors.device)
+        like = self.model.mean
+        noise = torch.randn(count, len(like), generator=generator, dtype=like.dtype, device=like.device)
         return self.model.power(self._corrected(noise, -0.5), -0.5)
 
     def _corrected(self, rows: Tensor, exponent: float) -> Tensor:
         """``C^e x`` for rows x."""
-        own = self.correction
-        return spectral_product(rows, own.vectors, own.precisions**exponent, own.rest**exponent)
+        precisions, vectors = self._leading
+        return spectral_product(rows, vectors, precisions**exponent, self.correction.rest**exponent)
 
 
 def learned_correction(points: Tensor, scores: Tensor, model: QuadraticEnsemble) -> Correction:
@@ -145,7 +122,9 @@ def learned_correction(points: Tensor, scores: Tensor, model: QuadraticEnsemble)
     vectors = torch.linalg.qr(vectors.double().T)[0].T.to(seen.dtype).contiguous()
     rest = float(values.sum() - precisions.sum()) / max(size - kept, 1)
     # Nowhere softer than the model: then steps are no shorter than around that alone, however few draws there are.
-    return Correction(precisions.clamp(min=1.0), vectors, max(rest, 1.0), points.mean(0))
+    arrays = (part.cpu().numpy() for part in (precisions.clamp(min=1.0), vectors, points.mean(0)))
+    precisions_here, vectors_here, mean = arrays
+    return Correction(precisions_here, vectors_here, max(rest, 1.0), mean)
 
 
 def _above_noise(values: Tensor, size: int) -> tuple[int, Tensor]:

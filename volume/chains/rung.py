@@ -7,8 +7,6 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from volume.chains.metric import Correction
-
 Array = NDArray[np.float64]
 # What a work of no finite value counts as, nats: its weight is zero all the same.
 IMPOSSIBLE = 1e12
@@ -54,6 +52,28 @@ class Passage:
 
 
 @dataclass(frozen=True, eq=False)
+class Correction:
+    """What chains have seen of an ensemble, in units of the quadratic model's precision there.
+
+    Attributes:
+        precisions: (k,) of the leading directions, at least one.
+        vectors: (k, n) these directions, orthonormal rows.
+        rest: mean precision on their complement, at least one.
+        mean: (n,) mean of the draws.
+    """
+
+    precisions: Array
+    vectors: NDArray[np.floating]
+    rest: float
+    mean: NDArray[np.floating]
+
+    def stiffer(self, factor: float) -> Correction:
+        """The same where what the model lacks is that many times as much."""
+        precisions, rest = 1.0 + factor * (self.precisions - 1.0), 1.0 + factor * (self.rest - 1.0)
+        return replace(self, precisions=precisions, rest=rest)
+
+
+@dataclass(frozen=True, eq=False)
 class Rung:
     """Evidence of one rung; all its estimates follow from these numbers, and the points are not kept.
 
@@ -78,7 +98,7 @@ class Rung:
         cost_evaluations: costs evaluated, of one parameter vector each.
         levels: (draws, chains) what decides whether a draw is in the set; no rows where C does, or the rung is neither
             free nor the first.
-        seen: what the next rung's quadratic model is mended by, on the host; None where nothing was learned.
+        seen: what the next rung's quadratic model is mended by; None where nothing was learned.
     """
 
     state: RungState

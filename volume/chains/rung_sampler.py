@@ -24,8 +24,8 @@ from volume.chains.ladder import (
     pending_cutoff,
     shortened,
 )
-from volume.chains.metric import MOST_SCORES, NUMBERS, Correction, Gaussian, Metric, learned_correction
-from volume.chains.rung import Array, Passage, Rung, RungState
+from volume.chains.metric import MOST_SCORES, NUMBERS, Gaussian, Metric, learned_correction
+from volume.chains.rung import Array, Correction, Passage, Rung, RungState
 from volume.chains.settings import BridgeSettings
 from volume.chunks import at_once
 from volume.quadratic import QuadraticEnsemble
@@ -220,7 +220,7 @@ class RungSampler:
         # What the model lacks is curvature of the cost, which counts b times beside g + 1.
         factor = (here.localisation + 1.0) / (there.localisation + 1.0)
         factor *= there.inverse_temperature / here.inverse_temperature if here.inverse_temperature else 1.0
-        return Metric(self._model(there), rung.seen.to(self.carrier.cost.like.device).stiffer(factor))
+        return Metric(self._model(there), rung.seen.stiffer(factor))
 
     def _backward(self, passage: Passage | None, state: RungState, watch: _Watch) -> Array:
         cloud = watch.cloud
@@ -316,9 +316,9 @@ class _Watch:
         return arrays
 
     def seen(self, potential: Potential, model: QuadraticEnsemble) -> Correction:
-        """What the next rung's quadratic model is mended by, on the host."""
+        """What the next rung's quadratic model is mended by."""
         points, forces = map(torch.cat, zip(*self._early_draws, strict=True))
-        return learned_correction(points, potential.slope(forces, points), model).to("cpu")
+        return learned_correction(points, potential.slope(forces, points), model)
 
     @cached_property
     def cloud(self) -> Cloud:

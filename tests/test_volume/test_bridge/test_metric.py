@@ -9,8 +9,8 @@ import torch
 import volume.chains.rung_sampler as rung_sampler
 from spectra.landscape import Landscape
 from volume.bridge import bridge_volume
-from volume.chains import BridgeSettings
-from volume.chains.metric import Correction, Metric, learned_correction
+from volume.chains import BridgeSettings, Correction
+from volume.chains.metric import Metric, learned_correction
 from volume.priors import GaussianPrior
 from volume.quadratic import LeadingCurvature, QuadraticEnsemble
 
@@ -69,13 +69,13 @@ def test_what_the_model_lacks_is_found_where_it_stands_out(count: int) -> None:
 def test_a_metric_is_one_matrix_its_inverse_and_its_deviations() -> None:
     size, vectors = 40, orthonormal(3, 40, 5)
     known = model([30.0, 4.0], size)
-    found = Correction(torch.tensor([50.0, 9.0, 0.2]).double(), vectors, 2.5, torch.zeros(size).double())
+    found = Correction(np.array([50.0, 9.0, 1.5]), vectors.numpy(), 2.5, np.zeros(size))
     metric = Metric(known, found)
     matrix = dense(metric, size)
     root = torch.linalg.matrix_power(torch.eye(size, dtype=torch.float64), 1)
     root[0, 0], root[1, 1] = math.sqrt(303.0 / 3.0), math.sqrt(43.0 / 3.0)
     root *= math.sqrt(3.0)
-    middle = 2.5 * torch.eye(size).double() + vectors.T @ torch.diag(found.precisions - 2.5) @ vectors
+    middle = 2.5 * torch.eye(size).double() + vectors.T @ torch.diag(torch.as_tensor(found.precisions) - 2.5) @ vectors
     assert torch.allclose(matrix, root @ middle @ root, rtol=1e-12)
     assert torch.allclose(metric.inverse(matrix), torch.eye(size, dtype=torch.float64), atol=1e-10)
     sample = metric.deviations(torch.Generator().manual_seed(4), 20_000)
@@ -91,7 +91,7 @@ def test_on_a_colder_rung_what_the_model_lacks_is_as_much_stiffer() -> None:
     direction = torch.eye(size, dtype=torch.float64)[7]
     extra = 5.0  # curvature of the cost along it, which the model has as none
     one = 1.0 + 10.0 * extra / 3.0  # b 10, g + 1 = 3
-    found = Correction(torch.tensor([one]).double(), direction.unsqueeze(0), 1.0, torch.zeros(size).double())
+    found = Correction(np.array([one]), direction.unsqueeze(0).numpy(), 1.0, np.zeros(size))
     moved = Metric(known.at(40.0, 1.0), found.stiffer(40.0 / 10.0 * 3.0 / 2.0))
     assert float(moved.precision(direction.unsqueeze(0))[0] @ direction) == pytest.approx(40.0 * extra + 2.0)
 
