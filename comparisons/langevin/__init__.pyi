@@ -1,10 +1,12 @@
 from .chains import Chains as Chains
+from .information import SampleInformation as SampleInformation
+from .information import sample_information as sample_information
 from .local_coefficient import LocalLearningCoefficient as LocalLearningCoefficient
 from .local_coefficient import local_learning_coefficient as local_learning_coefficient
 from .local_coefficient import two_temperature_coefficient as two_temperature_coefficient
 from .local_coefficient import widely_applicable_criterion as widely_applicable_criterion
+from .minibatches import row_count as row_count
 from .prediction import half_effective_dimension as half_effective_dimension
-from .sgld import ChainSettings as ChainSettings
-from .sgld import row_count as row_count
-from .sgld import sample_chains as sample_chains
+from .settings import ChainSettings as ChainSettings
+from .shared_chains import sample_chains as sample_chains
 from .tempered import tempered_slope as tempered_slope

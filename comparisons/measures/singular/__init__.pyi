@@ -1,0 +1,2 @@
+from .information import fluctuation as fluctuation
+from .information import widely_applicable as widely_applicable
