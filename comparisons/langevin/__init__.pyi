@@ -1,4 +1,5 @@
 from .chains import Chains as Chains
+from .deep_linear import deep_linear_coefficient as deep_linear_coefficient
 from .information import SampleInformation as SampleInformation
 from .information import sample_information as sample_information
 from .local_coefficient import LocalLearningCoefficient as LocalLearningCoefficient
