@@ -167,9 +167,10 @@ def _drifts(chains: Chains) -> bool:
 
 def _completed(settings: ChainSettings, prediction: ChainPrediction) -> ChainSettings:
     step = prediction.step_size if settings.step_size is None else settings.step_size
-    burn_in = settings.burn_in if settings.burn_in is not None else prediction.burn_in
-    if settings.sampler == "rmsprop":
-        burn_in = max(burn_in, AVERAGED * settings.memory)
+    burn_in = settings.burn_in
+    if burn_in is None:
+        least = AVERAGED * settings.memory if settings.sampler == "rmsprop" else 0
+        burn_in = max(prediction.burn_in, least)
     return replace(settings, step_size=step, burn_in=burn_in)
 
 

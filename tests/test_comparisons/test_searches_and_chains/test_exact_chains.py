@@ -252,7 +252,7 @@ def test_accepted_chains_find_each_exact_case(number: int) -> None:
 def test_the_error_covers_what_calls_differ_by() -> None:
     # 400 calls of 8 chains each around a deep linear network whose truth is zero: a singular case.
     case = BENCHMARK.network([2, 2, 2], 0)
-    settings = replace(BENCHMARK.settings_of(case, "mala", 3200, 40), burn_in=150, step_size=0.02)
+    settings = replace(BENCHMARK.settings_of(case, "mala", 3200, 30), burn_in=100, step_size=0.03)
     held, total = BENCHMARK.covered(sample_chains(case.landscape, settings), case.exact)
     assert total == 400
     # Where the intervals hold 95 % of calls, this fails with probability 1e-5.
