@@ -6,6 +6,8 @@ from __future__ import annotations
 MATCHINGS = ("weights", "activations", "none")
 STATISTICS = ("recompute", "interpolate")
 FAMILIES = ("curvature", "sharpness", "norms", "volumes", "learning-coefficient")
+# Of Langevin chains: plain, preconditioned, and with each step accepted or rejected.
+SAMPLERS = ("sgld", "rmsprop", "mala")
 # A rank correlation of fewer checkpoints says nothing.
 FEWEST = 4
 # Radii on each ray of the slope of log V, by Gauss and Legendre: 48 give the four decimals of the known cases.

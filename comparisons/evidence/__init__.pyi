@@ -1,6 +1,7 @@
 from .classification import accuracy as accuracy
 from .classification import accuracy_function as accuracy_function
 from .classification import error_rate as error_rate
+from .classification import has_classes as has_classes
 from .compute_cost import GRADIENTS_PER_EVALUATION as GRADIENTS_PER_EVALUATION
 from .compute_cost import GRADIENTS_PER_PRODUCT as GRADIENTS_PER_PRODUCT
 from .compute_cost import ComputeCost as ComputeCost

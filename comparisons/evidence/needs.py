@@ -15,6 +15,14 @@ def _likelihood(landscape: Landscape) -> str:
     return ""
 
 
+def _own_likelihood(landscape: Landscape) -> str:
+    from spectra.costs import KLFromAnchor
+
+    if landscape.softmax is not None and isinstance(landscape.softmax, KLFromAnchor):
+        return "the cost is a divergence from the checkpoint, not the likelihood of the data's own targets"
+    return _likelihood(landscape)
+
+
 def _classes(landscape: Landscape) -> str:
     from comparisons.evidence.classification import has_classes
 
@@ -44,6 +52,7 @@ def _drawn(landscape: Landscape) -> str:
 # Each says why a landscape lacks it; empty if it does not.
 NEEDS: Mapping[str, Callable[[Landscape], str]] = {
     "likelihood": _likelihood,
+    "own-likelihood": _own_likelihood,
     "classes": _classes,
     "matrix": _matrix,
     "layer": _layer,

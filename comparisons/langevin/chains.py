@@ -25,6 +25,13 @@ class Chains:
         acceptance: (chains, checks) Metropolis acceptance probability of a proposal with the full gradient from the
             chain's state, at steps after the burn-in; nan where a chain had failed.
         gradient_evaluations: gradients over all data that it took, minibatches counted as their share.
+        sampler: one of ``SAMPLERS``.
+        factors: (chains, 2) smallest and largest factor by which the preconditioner multiplies a direction's step, the
+            latter 1; None without one.
+        sample_sums: (chains, 3, samples) sums over draws of each sample's rise r, of r^2 and exp(-r); None where they
+            were not asked for.
+        sample_draws: number of draws in these sums.
+        dimension: number of parameters that moved.
     """
 
     rises: Array
@@ -34,6 +41,11 @@ class Chains:
     localisation: float
     acceptance: Array
     gradient_evaluations: float
+    sampler: str = "sgld"
+    factors: Array | None = None
+    sample_sums: Array | None = None
+    sample_draws: int = 0
+    dimension: int = 0
 
     @cached_property
     def failed(self) -> NDArray[np.bool_]:

@@ -6,10 +6,12 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
+from torch import Tensor
 
 from comparisons.langevin.chains import Chains
 from comparisons.langevin.prediction import SHARE_OF_LIMIT, ChainPrediction, predict_chains
-from comparisons.langevin.sgld import ChainSettings, sample_chains
+from comparisons.langevin.settings import ChainSettings
+from comparisons.langevin.shared_chains import sample_chains
 from spectra.density import SpectralDensity
 from spectra.errors import UserError
 from spectra.estimate import Estimate, independent
@@ -21,6 +23,10 @@ from volume.descent import Descent, descent
 LARGEST_SCALE_REDUCTION = 1.05
 # Below this acceptance the discretisation, and not the distribution, makes the value.
 LEAST_ACCEPTANCE = 0.5
+# The best rate of many directions is 57 % (Roberts and Rosenthal 1998); below this chains stand still most of the time.
+LEAST_ACCEPTED = 0.2
+# The automatic burn-in of a preconditioner is at least that many times what its averages remember.
+AVERAGED = 2
 # Of a two-sided test of drift, over chains.
 DRIFT_LEVEL = 1e-3
 
@@ -49,6 +55,7 @@ def local_learning_coefficient(
     settings: ChainSettings | None = None,
     *,
     density: SpectralDensity | None = None,
+    positions: Tensor | None = None,
 ) -> LocalLearningCoefficient:
     """Samples around the checkpoint and estimates ``lambda = nb (E L - L*)``.
 
@@ -58,6 +65,8 @@ def local_learning_coefficient(
         landscape: the cost; for a network trained with a penalty, with that penalty (l2).
         settings: settings of the run; the step size and burn-in that are not given are set from the spectrum.
         density: spectral density of the Hessian of the mean cost.
+        positions: positions in theta (k,) of the parameters that move, of a refined coefficient; None for all. What the
+            spectrum of all sets suits them too: their own eigenvalues lie between its ends. But it predicts no value.
 
     Returns:
         The estimate.
@@ -69,17 +78,12 @@ def local_learning_coefficient(
         Lau et al., The local learning coefficient, 2024.
     """
     settings = (settings or ChainSettings()).at(landscape)
-    prediction = None
-    if density is not None and settings.localisation > 0.0:
-        assert settings.inverse_temperature is not None
-        prediction = predict_chains(
-            density,
-            inverse_temperature=settings.inverse_temperature,
-            localisation=settings.localisation,
-            step_size=settings.step_size,
-        )
+    prediction = _predicted(settings, density)
+    if prediction is not None:
         settings = _completed(settings, prediction)
-    chains = sample_chains(landscape, settings)
+    chains = sample_chains(landscape, settings, positions=positions)
+    if positions is not None:
+        prediction = None
     slope = descent(landscape)
     estimate = _estimate(chains)
     unit = landscape.likelihood.unit if landscape.likelihood is not None else "cost"
@@ -88,6 +92,23 @@ def local_learning_coefficient(
     stationary = (below.replace("the cutoff", "the mean rise of the chains"),) if below else ()
     cautions = (() if prediction is None else prediction.cautions) + chain_cautions(chains, prediction) + stationary
     return LocalLearningCoefficient(replace(estimate, cautions=cautions), chains, prediction, slope, cautions)
+
+
+def _predicted(settings: ChainSettings, density: SpectralDensity | None) -> ChainPrediction | None:
+    if density is None or settings.localisation == 0.0:
+        return None
+    assert settings.inverse_temperature is not None
+    found = predict_chains(
+        density,
+        inverse_temperature=settings.inverse_temperature,
+        localisation=settings.localisation,
+        step_size=settings.step_size,
+    )
+    # Of preconditioned steps both the limit and the bias are what they can be at most.
+    if settings.sampler == "sgld" or (settings.sampler == "rmsprop" and found.step_size < found.step_limit):
+        return found
+    # Accepted or rejected steps have no bias and no limit, only a rate.
+    return replace(found, value=found.value_without_step, cautions=found.value_without_step.cautions)
 
 
 def chain_cautions(chains: Chains, prediction: ChainPrediction | None = None) -> tuple[str, ...]:
@@ -114,7 +135,12 @@ def chain_cautions(chains: Chains, prediction: ChainPrediction | None = None) ->
         )
     if _drifts(chains):
         found.append("the chains still drift over the steps that were kept: a longer burn_in, or a larger localisation")
-    if chains.mean_acceptance < LEAST_ACCEPTANCE:
+    if chains.sampler == "mala" and chains.mean_acceptance < LEAST_ACCEPTED:
+        found.append(
+            f"only {chains.mean_acceptance:.0%} of steps are accepted, and the chains hardly move: use a step_size of "
+            f"{chains.step_size / 4.0:.2g}"
+        )
+    elif chains.sampler != "mala" and chains.mean_acceptance < LEAST_ACCEPTANCE:
         found.append(
             f"a Metropolis check would accept {chains.mean_acceptance:.0%} of steps: the step_size "
             f"{chains.step_size:.3g} biases what is sampled{limit}; use {_smaller(chains, prediction):.2g}"
@@ -141,7 +167,10 @@ def _drifts(chains: Chains) -> bool:
 
 def _completed(settings: ChainSettings, prediction: ChainPrediction) -> ChainSettings:
     step = prediction.step_size if settings.step_size is None else settings.step_size
-    burn_in = settings.burn_in if settings.burn_in is not None else prediction.burn_in
+    burn_in = settings.burn_in
+    if burn_in is None:
+        least = AVERAGED * settings.memory if settings.sampler == "rmsprop" else 0
+        burn_in = max(prediction.burn_in, least)
     return replace(settings, step_size=step, burn_in=burn_in)
 
 

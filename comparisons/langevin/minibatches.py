@@ -10,9 +10,12 @@ from comparisons.langevin.recording import Slopes, recorded_slopes
 from spectra.errors import FAST_PATH_FAILURES, UserError
 from spectra.landscape import Landscape
 from spectra.model import Batch
+from volume.chunks import squared_lengths
 
 # A recording takes some passes: it is made once that many were asked for.
 RECORD_AFTER = 8
+# Of larger blocks of parameters a pass takes so long that recording it saves nothing, and the recording much memory.
+LARGEST_RECORDED = 2**21
 
 
 class Minibatches:
@@ -43,18 +46,29 @@ class Minibatches:
         self.vmapped: bool | None = None
         self.recorded: bool | None = None
         self._passes = 0
+        self._whole: Minibatches | None = None
         self._replay: Slopes | None = None
         self._recorded_shapes: tuple[torch.Size, torch.Size] | None = None
-        self._all = torch.arange(self.rows)
-        theta = landscape.theta.unsqueeze(0)
-        with torch.no_grad():
-            self._anchor = self._row_costs(theta)
+        self._all = torch.arange(self.rows, device=landscape.device)
+        costs = self.sample_costs(None)
+        if len(costs) % self.rows:
+            raise UserError(f"chains need as many samples in each row, got {len(costs)} samples in {self.rows} rows")
+        self._anchor = (costs * self.sample_weights).reshape(self.rows, -1).sum(1) / landscape.total_weight
 
     def draw(self, streams: list[torch.Generator]) -> Tensor:
         """Positions of one minibatch for each chain (k, size), without replacement."""
         if self.size == self.rows:
             return self._all.expand(len(streams), -1)
-        return torch.stack([torch.randperm(self.rows, generator=random)[: self.size] for random in streams])
+        drawn = [torch.randperm(self.rows, generator=random, device=random.device) for random in streams]
+        return torch.stack([order[: self.size] for order in drawn]).to(self._all.device)
+
+    def slopes_of_all(self, thetas: Tensor) -> tuple[Tensor, Tensor]:
+        """The same as ``slopes``, on all rows."""
+        if self.size == self.rows:
+            return self.slopes(thetas, self._all.expand(len(thetas), -1))
+        if self._whole is None:
+            self._whole = Minibatches(self._landscape, None)
+        return self._whole.slopes_of_all(thetas)
 
     def slopes(self, thetas: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         """Costs (k,) above the anchor's at thetas (k, n) on rows (k, size), with the penalty, and gradients (k, n).
@@ -62,39 +76,45 @@ class Minibatches:
         The anchor's cost on the same rows is subtracted: its mean over draws is the anchor's cost, and most of what a
         draw of rows adds to the cost's variance is common to both.
         """
-        if self.vmapped is None:
+        if self.vmapped is None and len(thetas) > 1:
             # Off the anchor, where a gradient may be nothing but rounding.
             aside = 0.01 * (thetas[:2].abs() + 0.1)
             self.vmapped = self._decide(thetas[:2] + aside, index[:2])
-        costs, slopes = self._shared(thetas, index) if self.vmapped else self._looped(thetas, index)
+        shared = self.vmapped and len(thetas) > 1
+        costs, slopes = self._shared(thetas, index) if shared else self._looped(thetas, index)
         factor, landscape = self.rows / self.size, self._landscape
         whole = self.size == self.rows
-        same = self._anchor.sum() if whole else self._anchor[index.to(self._anchor.device)].sum(1)
+        same = self._anchor.sum() if whole else self._anchor[index].sum(1)
         rises = factor * (costs.double() - same)
         slopes = slopes if whole else slopes.mul_(factor)
         if landscape.l2:
-            squares = thetas.double().square().sum(1) - landscape.theta.double().square().sum()
-            rises, slopes = rises + 0.5 * landscape.l2 * squares, slopes + landscape.l2 * thetas
+            squares = squared_lengths(thetas) - squared_lengths(landscape.theta.unsqueeze(0))
+            rises, slopes = rises + 0.5 * landscape.l2 * squares, slopes.add_(thetas, alpha=landscape.l2)
         return rises, slopes
 
     def _cost(self, theta: Tensor, batch: Batch) -> Tensor:
         landscape = self._landscape
         return landscape.cost_at(landscape.parameters.unflatten(theta), batch)
 
-    def _row_costs(self, theta: Tensor) -> Tensor:
-        """What each row adds to the anchor's cost, (rows,) float64."""
+    def sample_costs(self, theta: Tensor | None) -> Tensor:
+        """Cost of each sample at theta (n,), the anchor if None: float64 (samples,), as many rows at a time as drawn.
+
+        The samples' weights are kept as ``sample_weights``.
+        """
         landscape = self._landscape
-        costs, weights = landscape.samples_at(landscape.parameters.unflatten(theta[0]), self._data)
-        if len(costs) % self.rows:
-            raise UserError(f"chains need as many samples in each row, got {len(costs)} samples in {self.rows} rows")
-        weighted = costs.double() if weights is None else costs.double() * weights.double()
-        return weighted.reshape(self.rows, -1).sum(1) / landscape.total_weight
+        tensors = landscape.parameters.unflatten(landscape.theta if theta is None else theta)
+        with torch.no_grad():
+            parts = [landscape.samples_at(tensors, self._data.cut(rows)) for rows in torch.split(self._all, self.size)]
+        if theta is None:
+            weights = [torch.ones_like(costs) if weights is None else weights for costs, weights in parts]
+            self.sample_weights = torch.cat(weights).double()
+        return torch.cat([costs for costs, _ in parts]).double()
 
     def _shared(self, thetas: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         """One pass for all chains, from the recording once there is one."""
         self._passes += 1
         shapes = (thetas.shape, index.shape)
-        if self._passes > RECORD_AFTER and self.recorded is None:
+        if self._passes > RECORD_AFTER and self.recorded is None and thetas.numel() <= LARGEST_RECORDED:
             self._replay = recorded_slopes(self._vmapped, thetas.detach(), index, self.rows)
             self.recorded, self._recorded_shapes = self._replay is not None, shapes
         if self._replay is not None and shapes == self._recorded_shapes:
@@ -105,7 +125,7 @@ class Minibatches:
         # The forward pass is vmapped, the backward pass is the plain one of the sum: the chains do not mix in it.
         leaf = thetas.detach().requires_grad_()
         whole = self.size == self.rows
-        batch = self._data if whole else self._data.cut(index.to(thetas.device))
+        batch = self._data if whole else self._data.cut(index)
         place = None if whole else 0
         inside = (batch.inputs, batch.targets, batch.weights)
         axes = tuple(None if part is None else place for part in inside)
@@ -120,7 +140,7 @@ class Minibatches:
     def _looped(self, thetas: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         landscape, costs, slopes = self._landscape, [], []
         for theta, rows in zip(thetas, index, strict=True):
-            batch = self._data.cut(rows.to(thetas.device))
+            batch = self._data.cut(rows)
             leaves = landscape.leaves(theta)
             parts = list(leaves.values())
 
@@ -143,3 +163,8 @@ class Minibatches:
         tolerance = 1e3 * torch.finfo(thetas.dtype).eps
         close = float((found.double() - costs).abs().max()) <= tolerance * float(costs.abs().max())
         return close and float((same - slopes).norm()) <= tolerance * float(slopes.norm())
+
+
+def row_count(landscape: Landscape) -> int:
+    """Rows of the data over all batches."""
+    return sum(batch.rows for batch in landscape.whole.taken())

@@ -8,7 +8,13 @@ from .choices import options_in_words as options_in_words
 from .combination import combined as combined
 from .combination import not_zero as not_zero
 from .combination import ratio as ratio
+from .learning_coefficient import CHAINS as CHAINS
 from .learning_coefficient import LOCALISATION as LOCALISATION
+from .learning_coefficient import SAMPLED as SAMPLED
+from .learning_coefficient import TEMPERATURE as TEMPERATURE
+from .learning_coefficient import chain_settings as chain_settings
+from .learning_coefficient import chain_work as chain_work
+from .learning_coefficient import chains_expected as chains_expected
 from .learning_coefficient import inverse_temperature as inverse_temperature
 from .learning_coefficient import local_coefficient as local_coefficient
 from .learning_coefficient import sampled_coefficient as sampled_coefficient

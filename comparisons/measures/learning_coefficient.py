@@ -11,6 +11,7 @@ from comparisons.evidence import Evidence, Extent, Tally, gauss_newton_density, 
 from comparisons.flatness import Measure, Reading, reading_of
 from comparisons.measures.route_agreement import disagreements
 from comparisons.options import Option
+from comparisons.words import SAMPLERS
 from spectra.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ CHAINS, DRAWS, BATCH_SIZE = 8, 500, 64
 LEAST_DRAWS = 50
 # Metropolis checks of a run without a budget, two gradients a chain each.
 CHECKS = 4
+# States of a chain at which each sample's cost is computed, a third of a gradient each: WAIC is from these chains too.
+SAMPLE_DRAWS = 16
 # Steps that the spectrum makes of the burn-in of the digits networks, 100 to 310: what is expected before it is known.
 LIKELY_BURN_IN = 200
 _PERMUTED = frozenset({"permutation"})
@@ -40,7 +43,20 @@ SAMPLED = (
     ),
     Option("burn-in", None, "steps thrown away", int, usual="five relaxation times, by the spectrum", least=0),
     Option("step-size", None, "step size", float, usual="a twentieth of the limit, by the spectrum", above=0.0),
-    Option("batch-size", BATCH_SIZE, "rows of a minibatch, at most all", least=1),
+    Option(
+        "batch-size",
+        None,
+        "rows of a minibatch, at most all",
+        int,
+        usual=f"{BATCH_SIZE}; all rows for mala",
+        least=1,
+    ),
+    Option(
+        "sampler",
+        SAMPLERS[0],
+        "of the chains: plain, preconditioned, or exact for small models",
+        words=SAMPLERS,
+    ),
 )
 
 
@@ -64,7 +80,8 @@ def chain_settings(evidence: Evidence, *, stream: str = "chain", **asked: Any) -
 
     given = {name: value for name, value in asked.items() if value is not None}
     rows, budget = row_count(evidence.landscape), evidence.settings.budget
-    chains, size = given.pop("chains", CHAINS), min(given.pop("batch_size", BATCH_SIZE), rows)
+    chains, size = given.pop("chains", CHAINS), batch_size(given, rows)
+    given.pop("batch_size", None)
     usual = ChainSettings(
         inverse_temperature=given.pop("inverse_temperature", None) or inverse_temperature(evidence),
         localisation=LOCALISATION,
@@ -74,17 +91,33 @@ def chain_settings(evidence: Evidence, *, stream: str = "chain", **asked: Any) -
         checks=CHECKS if budget is None else 0,
         seed=evidence.settings.seed,
         stream=stream,
+        sample_draws=SAMPLE_DRAWS if not evidence.missing("own-likelihood") else 0,
     )
     return replace(usual, **given)
 
 
+def batch_size(asked: Mapping[str, Any], rows: int) -> int:
+    """Rows of a minibatch, of all rows there are.
+
+    Raises:
+        UserError: if a number was given to a sampler that takes all rows.
+    """
+    given = asked.get("batch_size")
+    if asked.get("sampler") != "mala":
+        return min(given or BATCH_SIZE, rows)
+    if given is not None and given < rows:
+        raise UserError(f"batch-size must be left out with sampler mala, which takes all {rows} rows, got {given}")
+    return rows
+
+
 def chain_work(extent: Extent, asked: Mapping[str, Any]) -> float:
     """Gradients that chains of these options are expected to take."""
-    budget, size = extent.settings.budget, min(asked["batch_size"], extent.rows)
+    budget, size = extent.settings.budget, batch_size(asked, extent.rows)
     each = asked["chains"] * size / extent.rows
     draws = asked["draws"] or (DRAWS if budget is None else max(LEAST_DRAWS, budget / each))
     burn_in = LIKELY_BURN_IN if asked["burn_in"] is None else asked["burn_in"]
-    return float(each * (draws + burn_in)) + (2.0 * CHECKS * asked["chains"] if budget is None else 0.0)
+    checked = 2.0 * CHECKS if budget is None and asked["sampler"] != "mala" else 0.0
+    return float(each * (draws + burn_in)) + float(asked["chains"]) * (checked + SAMPLE_DRAWS / 3.0)
 
 
 def chains_expected(extent: Extent, asked: Mapping[str, Any]) -> dict[str, float]:
@@ -114,7 +147,7 @@ def sampled_coefficient(evidence: Evidence, *, stream: str = "chain", **asked: A
 
 
 def local_coefficient(evidence: Evidence, **asked: Any) -> Reading:
-    """The local learning coefficient by stochastic gradient Langevin dynamics, its diagnostics in the details."""
+    """The local learning coefficient by Langevin chains, their diagnostics in the details."""
     found = sampled_coefficient(evidence, **asked)
     if not math.isfinite(found.estimate.value):
         raise UserError("; ".join(found.cautions))
@@ -131,6 +164,8 @@ def local_coefficient(evidence: Evidence, **asked: Any) -> Reading:
         "localisation": chains.localisation,
         "gradient norm": found.stationarity.gradient_norm,
     }
+    if chains.factors is not None:
+        details["least factor"] = float(chains.factors.min())
     estimate = found.estimate
     if found.prediction is not None:
         details |= {"spectrum": found.prediction.value.value, "step limit": found.prediction.step_limit}

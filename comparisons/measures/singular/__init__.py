@@ -1,0 +1,5 @@
+"""Measures of singular learning theory beside the coefficient: fluctuation, WAIC, coefficients of parts."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
