@@ -26,7 +26,7 @@ from volume.quadratic import QuadraticEnsemble, spectral_product
 # Draws whose scores it is learned from, and numbers that these may take.
 MOST_SCORES, NUMBERS = 512, 2**24
 # No trajectory is longer than so many quarter turns.
-MOST_TURNS = 4.0
+MOST_TURNS = 8.0
 # An eigenvalue is kept if it is this many times the edge of the noise's.
 _ABOVE_NOISE = 1.2
 
@@ -78,8 +78,8 @@ class Metric:
 
     @property
     def turns(self) -> float:
-        """Length of a trajectory in quarter turns: half way, in octaves, from the complement to the model's."""
-        return float(min(self.correction.rest**0.25, MOST_TURNS))
+        """Length of a trajectory in quarter turns: so long that the model's own flat directions make one."""
+        return float(min(self.correction.rest**0.5, MOST_TURNS))
 
     def precision(self, rows: Tensor) -> Tensor:
         """``A x`` for rows x."""
