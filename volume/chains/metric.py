@@ -26,7 +26,7 @@ from volume.quadratic import QuadraticEnsemble, spectral_product
 # Draws whose scores it is learned from, and numbers that these may take.
 MOST_SCORES, NUMBERS = 512, 2**24
 # No trajectory is longer than so many quarter turns.
-MOST_TURNS = 4.0
+MOST_TURNS = 8.0
 # An eigenvalue is kept if it is this many times the edge of the noise's.
 _ABOVE_NOISE = 1.2
 
@@ -78,8 +78,8 @@ class Metric:
 
     @property
     def turns(self) -> float:
-        """Length of a trajectory in quarter turns: half way, in octaves, from the complement to the model's."""
-        return float(min(self.correction.rest**0.25, MOST_TURNS))
+        """Length of a trajectory in quarter turns: so long that the model's own flat directions make one."""
+        return float(min(self.correction.rest**0.5, MOST_TURNS))
 
     def precision(self, rows: Tensor) -> Tensor:
         """``A x`` for rows x."""
@@ -113,13 +113,14 @@ def learned_correction(points: Tensor, scores: Tensor, model: QuadraticEnsemble)
         The correction.
     """
     count, size = scores.shape
-    seen = model.power(scores, -0.5)
-    values, combinations = torch.linalg.eigh(seen.double() @ seen.double().T / count)
-    values, combinations = values.flip(0).clamp(min=0.0), combinations.flip(1)
-    kept, precisions = _above_noise(values, size)
-    # The rows are orthogonal to rounding; the kinetic energy needs them so to the last digit.
-    vectors = combinations[:, :kept].T.to(seen.dtype) @ seen
-    vectors = torch.linalg.qr(vectors.double().T)[0].T.to(seen.dtype).contiguous()
+    seen = model.power(scores, -0.5).double()
+    few = count < size
+    values, found = torch.linalg.eigh((seen @ seen.T if few else seen.T @ seen) / count)
+    values = values.flip(0).clamp(min=0.0)
+    kept, precisions = _above_noise(values, count, size)
+    leading = found.flip(1)[:, :kept]
+    # Rows are orthogonal to rounding; the kinetic energy needs them so to the last digit.
+    vectors = torch.linalg.qr(seen.T @ leading if few else leading)[0].T.to(scores.dtype).contiguous()
     rest = float(values.sum() - precisions.sum()) / max(size - kept, 1)
     # Nowhere softer than the model: then steps are no shorter than around that alone, however few draws there are.
     arrays = (part.cpu().numpy() for part in (precisions.clamp(min=1.0), vectors, points.mean(0)))
@@ -127,16 +128,14 @@ def learned_correction(points: Tensor, scores: Tensor, model: QuadraticEnsemble)
     return Correction(precisions_here, vectors_here, max(rest, 1.0), mean)
 
 
-def _above_noise(values: Tensor, size: int) -> tuple[int, Tensor]:
-    """How many eigenvalues (k,), descending, of a second moment of k draws stand out, and those less their noise."""
-    count = len(values)
+def _above_noise(values: Tensor, count: int, size: int) -> tuple[int, Tensor]:
+    """How many eigenvalues, descending, of a second moment of draws stand out, and those less their noise."""
     total = float(values.sum())
-    noise = (total - values.cumsum(0)) / (count - torch.arange(1, count + 1, device=values.device)).clamp(min=1)
+    noise = (total - values.cumsum(0)) / (count - torch.arange(1, len(values) + 1, device=values.device)).clamp(min=1)
     reduced = (values - noise).clamp(min=0.0)
-    for kept in range(min(count, size) - 1):
+    for kept in range(len(values) - 1):
         rest = max(total - float(reduced[:kept].sum()), 0.0) / (size - kept)
         edge = rest * (1.0 + math.sqrt((size - kept) / (count - kept))) ** 2
         if float(values[kept]) <= _ABOVE_NOISE * edge:
             return kept, reduced[:kept]
-    kept = max(min(count, size) - 1, 0)
-    return kept, reduced[:kept]
+    return len(values) - 1, reduced[:-1]
