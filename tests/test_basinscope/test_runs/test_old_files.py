@@ -205,7 +205,8 @@ def test_it_goes_on_to_the_numbers_of_an_unbroken_run(kind: str, tmp_path: Path,
     for name, values in expected.items():
         if Path(name).name in ("lowest", "highest", "freedom"):
             continue  # of an estimate, which files from before do not have
-        if kind == "comparison" and name == "gradients":
-            continue  # what a measure costs is what it cost then: chains count their looks at all rows since
+        if kind == "comparison" and name in before and before[name].shape == values[:1].shape:
+            # The first checkpoint is kept as it was measured then; its chains drew other numbers, and cost otherwise.
+            values = np.concatenate([before[name], values[1:]])
         # From float32, and by another strategy or on another machine than the part before.
         np.testing.assert_allclose(found[name], values, rtol=2e-3, atol=1e-5, err_msg=name)
