@@ -172,6 +172,8 @@ class _Bridge:
                 cost_evaluations=costs + spent.costs,
             )
         )
+        # What was seen is of use to the next rung, and to one that is sampled again: older ones let it go.
+        rungs[:-2] = [replace(one, seen=None) for one in rungs[:-2]]
         if self.on_rung is not None:
             self.on_rung(self._result(""))
 

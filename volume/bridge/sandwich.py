@@ -208,7 +208,7 @@ class _Run:
         kept: list[Tensor] = []
         moved, record = hamiltonian_chains(
             Potential(self.cost, at, 0.0),
-            self.sampler.metric(warmer, RungState(at, 0.0)),
+            self.sampler.metric(warmer, warmer.state, RungState(at, 0.0)),
             points,
             generator(self.settings.seed, f"sandwich {name}", device=points.device),
             warm_up=0,

@@ -132,12 +132,8 @@ def hamiltonian_chains(
     for number in range(warm_up + draws):
         warm = number < warm_up
         step = averaging.step if warm else record.step_size
-        turn = (
-            metric.turns
-            * QUARTER_TURN
-            * (0.7 + 0.6 * float(torch.rand(1, generator=generator, device=generator.device)))
-        )
-        leaps = max(1, round(turn / step))
+        length = 0.7 + 0.6 * float(torch.rand(1, generator=generator, device=generator.device))
+        leaps = max(1, round(metric.turns * QUARTER_TURN * length / step))
         states, chance, lost = _transition(potential, metric, states, share, generator, step, leaps)
         acceptance = float(share.joined(chance).mean())
         record.leaps += leaps

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +25,7 @@ from volume.chains.rung import Correction
 from volume.quadratic import QuadraticEnsemble, spectral_product
 
 # Draws whose scores it is learned from, and numbers that these may take.
-MOST_SCORES, NUMBERS = 512, 2**24
+MOST_SCORES, NUMBERS = 512, 2**23
 # No trajectory is longer than so many quarter turns.
 MOST_TURNS = 8.0
 # An eigenvalue is kept if it is this many times the edge of the noise's.
@@ -71,10 +72,8 @@ class Metric:
 
     @cached_property
     def _leading(self) -> tuple[Tensor, Tensor]:
-        device = self.model.mean.device
-        return torch.as_tensor(self.correction.precisions).to(device), torch.as_tensor(self.correction.vectors).to(
-            device
-        )
+        own, device = self.correction, self.model.mean.device
+        return torch.as_tensor(own.precisions).to(device), torch.as_tensor(own.vectors).to(device)
 
     @property
     def turns(self) -> float:
@@ -106,32 +105,35 @@ def learned_correction(points: Tensor, scores: Tensor, model: QuadraticEnsemble)
 
     Args:
         points: (k, n) draws.
-        scores: (k, n) gradients of U at them.
+        scores: (k, n) gradients of U at them; those that are not finite say nothing.
         model: the quadratic ensemble that is to be mended.
 
     Returns:
         The correction.
     """
-    count, size = scores.shape
-    seen = model.power(scores, -0.5).double()
+    seen = model.power(scores[scores.isfinite().all(1)], -0.5).double()
+    count, size = seen.shape
+    if count < 2:
+        return Correction(np.empty(0), scores[:0].cpu().numpy(), 1.0, points.mean(0).cpu().numpy())
     few = count < size
     values, found = torch.linalg.eigh((seen @ seen.T if few else seen.T @ seen) / count)
-    values = values.flip(0).clamp(min=0.0)
+    values = values.flip(0).clamp(min=0.0).cpu()
     kept, precisions = _above_noise(values, count, size)
     leading = found.flip(1)[:, :kept]
     # Rows are orthogonal to rounding; the kinetic energy needs them so to the last digit.
     vectors = torch.linalg.qr(seen.T @ leading if few else leading)[0].T.to(scores.dtype).contiguous()
     rest = float(values.sum() - precisions.sum()) / max(size - kept, 1)
     # Nowhere softer than the model: then steps are no shorter than around that alone, however few draws there are.
-    arrays = (part.cpu().numpy() for part in (precisions.clamp(min=1.0), vectors, points.mean(0)))
-    precisions_here, vectors_here, mean = arrays
-    return Correction(precisions_here, vectors_here, max(rest, 1.0), mean)
+    leading_precisions, rows, mean = (
+        part.cpu().numpy() for part in (precisions.clamp(min=1.0), vectors, points.mean(0))
+    )
+    return Correction(leading_precisions, rows, max(rest, 1.0), mean)
 
 
 def _above_noise(values: Tensor, count: int, size: int) -> tuple[int, Tensor]:
     """How many eigenvalues, descending, of a second moment of draws stand out, and those less their noise."""
     total = float(values.sum())
-    noise = (total - values.cumsum(0)) / (count - torch.arange(1, len(values) + 1, device=values.device)).clamp(min=1)
+    noise = (total - values.cumsum(0)) / (count - torch.arange(1, len(values) + 1)).clamp(min=1)
     reduced = (values - noise).clamp(min=0.0)
     for kept in range(len(values) - 1):
         rest = max(total - float(reduced[:kept].sum()), 0.0) / (size - kept)

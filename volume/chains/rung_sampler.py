@@ -210,13 +210,18 @@ class RungSampler:
             return self._model(passage.arrival), _FIRST_STEP
         if before.seen is None:  # a file from before it was kept
             return self._model(passage.arrival), before.step_size
-        return self.metric(before, passage.there), before.step_size
+        return self.metric(before, passage.departure, passage.arrival), before.step_size
 
-    def metric(self, rung: Rung, there: RungState) -> Gaussian:
-        """The Gaussian to split around at a state not far from a rung, by what was seen at that."""
+    def metric(self, rung: Rung, here: RungState, there: RungState) -> Gaussian:
+        """The Gaussian to split around not far from a rung, by what was seen at that.
+
+        Args:
+            rung: what was seen.
+            here: quadratic ensemble as wide as the rung.
+            there: the one to be mended, as wide as where chains go.
+        """
         if rung.seen is None:
             return self._model(there)
-        here = rung.state
         # What the model lacks is curvature of the cost, which counts b times beside g + 1.
         factor = (here.localisation + 1.0) / (there.localisation + 1.0)
         factor *= there.inverse_temperature / here.inverse_temperature if here.inverse_temperature else 1.0

@@ -79,12 +79,12 @@ def chains_on(landscape: Landscape, step: float, chains: int, draws: int, burn_i
 
 @pytest.mark.parametrize("name", list(PLANE))
 def test_chains_are_within_their_own_error_of_the_exact_value(landscape_of, name: str) -> None:
-    step = 0.01
+    # The valley bends, so that the square of the step counts for more there.
+    step, burn_in = (0.005, 800) if name == "(xy-1)2" else (0.01, 400)
     exact, with_step = expected(PLANE[name], step)
-    found = chains_on(landscape_of(PLANE[name], torch.zeros(2)), step, 300, 600, 400)
-    # Fails with probability 1e-4, but for the square of the step, which adds about the square of what the step does.
-    square = 0.005 * exact + (with_step - exact) ** 2 / exact
-    assert abs(found.estimate.value - with_step) < NORMAL * found.estimate.standard_error + square
+    found = chains_on(landscape_of(PLANE[name], torch.zeros(2)), step, 300, 600, burn_in)
+    # Fails with probability 1e-4, but for the square of the step: on x^2 and x^4 it is 0.3 %.
+    assert abs(found.estimate.value - with_step) < NORMAL * found.estimate.standard_error + 0.005 * exact
     # The error bar is worth something, and the step adds what small steps may.
     assert found.estimate.standard_error < 0.03 * exact
     assert abs(with_step - exact) < 0.2 * exact

@@ -70,11 +70,11 @@ def half_square(matrix: torch.Tensor) -> Cost:
     return lambda x: 0.5 * ((x @ matrix) * x).sum(-1)
 
 
-def check(result: BridgeResult, exact: float, most: float = 1.0, diverged: int = 0) -> None:
+def check(result: BridgeResult, exact: float, most: float = 1.0) -> None:
     volume = result.volumes[-1]
     assert abs(volume.log_volume - exact) <= SIGMAS * volume.standard_error
     assert volume.standard_error <= most
-    assert result.diverged <= diverged
+    assert result.diverged == 0
 
 
 @pytest.mark.parametrize("size, scale, seed", [(20, 0.0, 0), (20, 0.5, 1), (150, 0.3, 2)])
@@ -162,8 +162,7 @@ def test_a_quartic_cost_without_curvature_has_dirichlets_volume() -> None:
         BridgeSettings(cutoffs=(0.2,), draws=40, warm_up=20, work_spread=2.0, seed=4),
     )
     flat = -0.5 * size * math.log(2.0 * math.pi * deviation**2)
-    # Of 2,000 trajectories and more; the walls get steeper without end, and these are rejected.
-    check(result, log_power_ball(4.0, 0.2, np.ones(size)) + flat, diverged=20)
+    check(result, log_power_ball(4.0, 0.2, np.ones(size)) + flat)
 
 
 def well(x: torch.Tensor) -> torch.Tensor:
