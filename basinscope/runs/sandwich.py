@@ -78,6 +78,7 @@ def run_sandwich(
             request.settings,
             temperatures=request.temperatures,
             resume=earlier,
+            memory=request.machine.memory,
             on_stage=keep,
             progress=progress,
         )

@@ -30,9 +30,10 @@ class ManyGradients:
         vmapped: whether it is used; None as long as nobody asked.
     """
 
-    def __init__(self, landscape: Landscape) -> None:
-        """Takes the landscape whose cost is differentiated."""
+    def __init__(self, landscape: Landscape, *, memory: int = CHUNK_BYTES) -> None:
+        """Takes the landscape whose cost is differentiated, and the bytes that the graphs of one pass may take."""
         self.landscape = landscape
+        self._memory = min(memory, CHUNK_BYTES)
         self.vmapped: bool | None = None
         self._chunk = 1
 
@@ -79,7 +80,7 @@ class ManyGradients:
             return False
         batch = next(landscape.iterate())
         held = landscape.evaluation.saved_bytes(landscape.leaves(landscape.theta), batch.inputs)
-        self._chunk = max(1, min(LARGEST_CHUNK, CHUNK_BYTES // max(held, 1)))
+        self._chunk = max(1, min(LARGEST_CHUNK, self._memory // max(held, 1)))
         if self._chunk < SMALLEST_CHUNK or held < LEAST_HELD * landscape.size * landscape.dtype.itemsize:
             return False
         try:

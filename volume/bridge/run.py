@@ -67,7 +67,7 @@ def bridge_volume(
             ladder from the prior needs none.
         resume: an earlier result of the same settings; its rungs are kept, and its strategy is taken again.
         strategy: how products with the curvature are computed; empty times the candidates.
-        memory: bytes that the graphs of these products may take.
+        memory: bytes that the graphs of these products, or of gradients, may take.
         on_rung: called with the result so far after each rung, to store it.
         progress: called with the work done, all work and what is being done.
 
@@ -89,7 +89,7 @@ def bridge_volume(
     """
     settings = settings or BridgeSettings()
     window = window_of(settings.target)
-    make = partial(WindowCost, window=window) if window else SublevelCost
+    make = partial(WindowCost, window=window, memory=memory) if window else partial(SublevelCost, memory=memory)
     cost = shared_cost(make, landscape, prior, settings.chains)
     if settings.origin == "prior":
         curvature = no_curvature(cost.like)

@@ -22,6 +22,7 @@ from torch import Tensor
 from spectra.errors import UserError
 from spectra.landscape import Landscape
 from spectra.model import generator
+from spectra.spectrum import SpectrumSettings
 from volume.bridge.result import BridgeResult
 from volume.bridge.sandwich_result import Annealing, SandwichResult
 from volume.bridge.teacher import teacher_landscape
@@ -77,6 +78,7 @@ def sandwich_bounds(
     *,
     temperatures: int = TEMPERATURES,
     resume: SandwichResult | None = None,
+    memory: int = SpectrumSettings.memory,
     on_stage: OnStage | None = None,
     progress: Progress | None = None,
 ) -> SandwichResult:
@@ -88,6 +90,7 @@ def sandwich_bounds(
         settings: chains, draws, warm-up, work spread and seed, of a ladder from the prior; the rest is not used.
         temperatures: changes of temperature from one rung to the next; the gap falls as their inverse.
         resume: an earlier result of the same settings; one of other temperatures keeps its ladder.
+        memory: bytes that the graphs of gradients may take.
         on_stage: called with the result so far after each rung, and each part of the way between two, to store it.
         progress: called with the work done, all work and what is being done.
 
@@ -109,7 +112,7 @@ def sandwich_bounds(
         raise UserError(f"temperatures must be at least 1, got {temperatures}")
     settings = replace(settings, origin="prior", kept=settings.draws)
     made, inverse_temperature = teacher_landscape(landscape, prior, settings.seed)
-    run = _Run(SublevelCost(made, prior), settings, inverse_temperature, progress)
+    run = _Run(SublevelCost(made, prior, memory=memory), settings, inverse_temperature, progress)
     result = SandwichResult(inverse_temperature, temperatures, run.ladder(()))
     if resume is not None:
         same = resume.temperatures == temperatures

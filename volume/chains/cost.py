@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spectra.errors import UserError
-from spectra.landscape import Landscape, ManyGradients
+from spectra.landscape import CHUNK_BYTES, Landscape, ManyGradients
 from volume.chunks import at_once
 from volume.priors import GaussianPrior, Prior, SmoothPrior
 
@@ -91,8 +91,8 @@ class BridgeCost(Protocol):
 class SublevelCost:
     """The cost itself: the bridge gives the mass of ``{C < T}``, as far as chains from the anchor reach it."""
 
-    def __init__(self, landscape: Landscape, prior: Prior) -> None:
-        """Takes a landscape and a Gaussian or another smooth prior.
+    def __init__(self, landscape: Landscape, prior: Prior, *, memory: int = CHUNK_BYTES) -> None:
+        """Takes a landscape, a Gaussian or another smooth prior, and the bytes that graphs of gradients may take.
 
         Raises:
             UserError: if the prior is neither.
@@ -108,7 +108,7 @@ class SublevelCost:
         self.like = landscape.theta
         self.scale = scale.to(landscape.dtype)
         self.spent = Evaluations()
-        self._slopes = ManyGradients(landscape)
+        self._slopes = ManyGradients(landscape, memory=memory)
 
     def costs(self, points: Tensor) -> Tensor:
         """Costs (k,), float64, at rows of points (k, n)."""

@@ -16,7 +16,7 @@ import math
 import torch
 from torch import Tensor
 
-from spectra.landscape import Landscape
+from spectra.landscape import CHUNK_BYTES, Landscape
 from volume.chains.cost import SublevelCost
 from volume.chunks import at_once
 from volume.priors import Prior
@@ -28,6 +28,10 @@ POINTS, POWER = 16, 128.0
 SCANNED, REFINEMENTS = 24, 2
 # Points whose share of the gradient is smaller need none.
 _NO_SHARE = 1e-6
+# Within a trajectory every fourth point of a ray is looked at, and then what lies half way beside those that cost at
+# least this share of the highest, twice. Most rays cost most at their end, and take 6 evaluations of 16.
+_SPACING, _NEAR_HIGHEST = 4, 0.8
+_LEAST = torch.finfo(torch.float64).tiny
 
 
 class WindowCost(SublevelCost):
@@ -37,13 +41,13 @@ class WindowCost(SublevelCost):
         fractions: (m,) float64, places on the ray that the power mean is over, its end the last.
     """
 
-    def __init__(self, landscape: Landscape, prior: Prior, window: float = 1.0) -> None:
-        """Takes a landscape, a Gaussian or another smooth prior, and w in (0, 1].
+    def __init__(self, landscape: Landscape, prior: Prior, window: float = 1.0, *, memory: int = CHUNK_BYTES) -> None:
+        """Takes a landscape, a Gaussian or another smooth prior, w in (0, 1], and the bytes of gradients' graphs.
 
         Raises:
             UserError: if the prior is neither.
         """
-        super().__init__(landscape, prior)
+        super().__init__(landscape, prior, memory=memory)
         self.window = window
         grid = torch.linspace(1.0 - window, 1.0, POINTS + 1, dtype=torch.float64, device=landscape.device)
         self.fractions = grid[grid > 0.0]
@@ -54,9 +58,13 @@ class WindowCost(SublevelCost):
         """Smooth maxima (k,), float64, at rows of points (k, n); inf where the cost is not finite on the way."""
         return self._smooth(self._along(points, self.fractions.expand(len(points), -1)))
 
-    def forces(self, points: Tensor, *, with_costs: bool = True) -> tuple[Tensor | None, Tensor]:  # noqa: ARG002
-        """Gradients (k, n) of the smooth maxima, and these (k,)."""
-        values = self._along(points, self.fractions.expand(len(points), -1))
+    def forces(self, points: Tensor, *, with_costs: bool = True) -> tuple[Tensor | None, Tensor]:
+        """Gradients (k, n) of the smooth maxima, and these (k,) if wanted.
+
+        Those that come without are of the points near each ray's highest that were found. A trajectory is right by
+        any forces that its places alone decide, and its ends are judged by the whole power mean.
+        """
+        values = self._along(points, self.fractions.expand(len(points), -1)) if with_costs else self._high(points)
         smooth = self._smooth(values)
         shares = torch.softmax(POWER * values.log(), 1)
         rows, places = (shares > _NO_SHARE).nonzero(as_tuple=True)
@@ -68,7 +76,7 @@ class WindowCost(SublevelCost):
             _, found = super().forces(points[row] * where)
             weight = smooth[row] * shares[row, place] / values[row, place]
             slopes.index_add_(0, row, found * where * weight.to(points.dtype).unsqueeze(1))
-        return smooth, slopes
+        return smooth if with_costs else None, slopes
 
     def levels(self, points: Tensor, costs: Tensor) -> Tensor:  # noqa: ARG002
         """The highest cost (k,) on the window of each ray, by a scan and parabolas; never below the anchor's, zero."""
@@ -87,16 +95,36 @@ class WindowCost(SublevelCost):
         mean = torch.logsumexp(POWER * values.log(), 1) - math.log(values.shape[1])
         return (mean / POWER - self._log_quadratic).exp()
 
+    def _high(self, points: Tensor) -> Tensor:
+        """Costs (k, m) at those places of rays (k, n) that are near the highest; next to nothing at the others."""
+        values = torch.full((len(points), len(self.fractions)), _LEAST, dtype=torch.float64, device=points.device)
+        known = torch.zeros_like(values, dtype=torch.bool)
+        wanted, spacing = known.clone(), _SPACING
+        wanted[:, (len(self.fractions) - 1) % _SPACING :: _SPACING] = True
+        while spacing:
+            rows, places = (wanted & ~known).nonzero(as_tuple=True)
+            values[rows, places] = self._at(points, rows, self.fractions[places])
+            known |= wanted
+            high = known & (values >= _NEAR_HIGHEST * values.amax(1, keepdim=True))
+            spacing //= 2
+            wanted = torch.zeros_like(known)
+            wanted[:, spacing:] |= high[:, : high.shape[1] - spacing]
+            wanted[:, : high.shape[1] - spacing] |= high[:, spacing:]
+        return values
+
     def _along(self, points: Tensor, fractions: Tensor) -> Tensor:
-        """Costs at fractions (k, m) of rays (k, n), (k, m): positive, and infinite where they are nan."""
-        parts = []
-        block = at_once(points.shape[1] * fractions.shape[1], len(points))
-        for start in range(0, len(points), block):
-            near = points[start : start + block].unsqueeze(1)
-            rows = near * fractions[start : start + block].unsqueeze(2).to(points.dtype)
-            parts.append(super().costs(rows.flatten(0, 1)))
-        values = torch.cat(parts).view(fractions.shape)
-        return torch.where(values.isnan(), torch.inf, values).clamp(min=torch.finfo(torch.float64).tiny)
+        """Costs at fractions (k, m) of rays (k, n), (k, m)."""
+        rows = torch.arange(len(points), device=points.device).repeat_interleave(fractions.shape[1])
+        return self._at(points, rows, fractions.flatten()).view(fractions.shape)
+
+    def _at(self, points: Tensor, rows: Tensor, fractions: Tensor) -> Tensor:
+        """Costs at fractions (m,) of some rows (m,) of rays (k, n), (m,): positive, and infinite where they are nan."""
+        block = at_once(points.shape[1], len(rows) or 1)
+        parts = [points.new_empty(0, dtype=torch.float64)]
+        for some, where in zip(torch.split(rows, block), torch.split(fractions, block), strict=True):
+            parts.append(super().costs(points[some] * where.to(points.dtype).unsqueeze(1)))
+        values = torch.cat(parts)
+        return torch.where(values.isnan(), torch.inf, values).clamp(min=_LEAST)
 
 
 def _vertices(fractions: Tensor, values: Tensor) -> Tensor:

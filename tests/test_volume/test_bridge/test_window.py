@@ -116,6 +116,18 @@ def test_forces_are_the_gradient_of_the_costs(window: float) -> None:
     assert torch.allclose((slopes * along).sum(1), found, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("window", [0.3, 1.0])
+def test_forces_within_a_trajectory_are_the_same_for_fewer_evaluations(window: float) -> None:
+    cost = WindowCost(landscape(ridge, torch.zeros(SIZE, dtype=torch.float64)), GaussianPrior(0.7), window)
+    points = 2.0 * torch.randn(40, SIZE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    _, whole = cost.forces(points)
+    before = cost.spent.costs
+    costs, slopes = cost.forces(points, with_costs=False)
+    assert costs is None
+    assert torch.allclose(slopes, whole, rtol=1e-4, atol=1e-4 * float(whole.abs().max()))
+    assert cost.spent.costs - before < 0.75 * 40 * len(cost.fractions)
+
+
 def test_a_fence_on_the_way_is_no_way() -> None:
     """Beyond a wall where the cost is nan the end may cost little: it is in the sublevel set and not in the star."""
 
