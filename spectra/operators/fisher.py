@@ -149,6 +149,30 @@ class Fisher(JacobianSandwich):
             )
         return rows.unsqueeze(0)
 
+    def gradient_draws(self) -> Tensor:
+        """(draws, n) independent vectors whose second moment is the matrix: gradients at targets drawn from the model.
+
+        The landscape's L2 is left out.
+
+        Raises:
+            UserError: if the kind is not ``sampled``.
+        """
+        if self.kind != "sampled":
+            raise UserError(f"only the sampled Fisher draws targets, this is the {self.name}")
+        landscape, total = self.landscape, self.landscape.theta.new_zeros(self.draws, self.size)
+        for batch in landscape.iterate():
+            leaves = landscape.leaves(self.theta)
+            with torch.enable_grad():
+                total += landscape.evaluation.inside(leaves, partial(self._batch_draws, batch, list(leaves.values())))
+        return self.ranks.total(total)
+
+    def _batch_draws(self, batch: Batch, parts: list[Tensor]) -> Tensor:
+        outputs = self.landscape.evaluation.outputs(batch.inputs)
+        rows, held = self.output_rows(outputs, batch), mapped(outputs, Tensor.detach)
+        slopes = self.scores(held, batch) * self.output_weights(held, batch).sqrt()
+        drawn = (torch.autograd.grad(rows, parts, slope, retain_graph=True, allow_unused=True) for slope in slopes)
+        return torch.stack([self.landscape.parameters.concatenated(one, parts) for one in drawn])
+
     @staticmethod
     def _filled(outputs: Any, tensors: list[Tensor]) -> Any:
         """The nest of outputs with these tensors in the place of those of floating point."""

@@ -15,6 +15,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
+import torch
+
 from spectra.errors import UserError
 from spectra.landscape import Landscape
 from spectra.spectrum import SpectrumSettings
@@ -43,6 +46,8 @@ from volume.priors import Prior
 from volume.quadratic import LeadingCurvature, QuadraticEnsemble
 
 OnRung = Callable[[BridgeResult], None]
+# Energies of the same point, on another processor, differ by no more nats than this, or by this share.
+SAME_ENERGY, SAME_SHARE = 0.1, 1e-3
 
 
 def bridge_volume(
@@ -128,11 +133,25 @@ class _Bridge:
 
     def run(self, resume: BridgeResult | None) -> BridgeResult:
         self.passes = [list(rungs) for rungs in resume.passes] if resume is not None else []
+        if self.passes and len(self.passes[-1]) > 1 and len(self.passes[-1][-1].last):
+            self._refuse_another_cost(self.passes[-1][-1])
         while not (ended := self._ended()):
             if not self.passes or self.passes[-1][-1].passage is None:
                 self.passes.append([])
             self._climb(len(self.passes) - 1)
         return self._result(ended)
+
+    def _refuse_another_cost(self, rung: Rung) -> None:
+        """Rungs of two costs give a wrong number: the last draws must cost here what they cost there."""
+        points = torch.as_tensor(rung.last).to(self.cost.like)
+        here, there = self.cost.costs(points).cpu().numpy(), rung.costs[-1]
+        apart = float(np.abs(here - there).max()) * rung.state.inverse_temperature
+        if not apart <= max(SAME_ENERGY, SAME_SHARE * float(np.abs(there).max()) * rung.state.inverse_temperature):
+            raise UserError(
+                f"the earlier rungs' last points cost up to {here.max():.6g} here and {there.max():.6g} there, so "
+                "they are of other data, another model or an earlier version's smooth maximum: begin this bridge anew, "
+                "in another file"
+            )
 
     def _ended(self) -> str:
         complete = [rungs for rungs in self.passes if rungs and rungs[-1].passage is None]

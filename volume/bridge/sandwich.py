@@ -35,6 +35,8 @@ from volume.chains import (
     Carrier,
     Cloud,
     Evaluations,
+    Gaussian,
+    Passage,
     Potential,
     Progress,
     Rung,
@@ -188,30 +190,37 @@ class _Run:
         log_weights, diverged, changes = side.log_weights.copy(), side.diverged, len(temperatures) - 1
         if name == "backward" and side.done == 0:
             # Moves at the posterior itself: the chains part from one another, and each still is an exact draw of it.
-            first = (float(temperatures[0]), float(steps[0]), result.ladder.rungs[-1])
-            points, costs, lost = self._moved(points, *first, f"{name} start")
+            last = result.ladder.rungs[-1]
+            first = float(temperatures[0]), float(steps[0])
+            points, costs, lost = self._moved(points, *first, self._metric(last, last.state), f"{name} start")
             diverged += lost
         number = side.done // result.temperatures
         warmer = result.ladder.rungs[1:][number if name == "forward" else -2 - number]
+        assert warmer.passage is not None
+        metric = self._metric(warmer, between(warmer.state, warmer.passage.there, 0.5))
         for place in range(side.done, side.done + result.temperatures):
             log_weights += (temperatures[place] - temperatures[place + 1]) * _host(costs)
             if place + 1 < changes:
                 at, step = float(temperatures[place + 1]), float(steps[place + 1])
-                points, costs, lost = self._moved(points, at, step, warmer, f"{name} {place}", draws=1)
+                points, costs, lost = self._moved(points, at, step, metric, f"{name} {place}", draws=1)
                 diverged += lost
             if self.progress is not None:
                 self.progress(place + 1, changes, f"sandwich {name} (b {temperatures[place + 1]:.3g})")
         done, gradients = side.done + result.temperatures, side.gradients + self.cost.spent.gradients
         return Annealing(log_weights, points.cpu().numpy(), _host(costs), done, gradients, diverged)
 
+    def _metric(self, rung: Rung, there: RungState) -> Gaussian:
+        """What trajectories near a rung are split around, the same for all on the way from it to the next."""
+        return self.sampler.metric(rung, Passage(rung.state, there, rung.state, there))
+
     def _moved(
-        self, points: Tensor, at: float, step: float, warmer: Rung, name: str, draws: int | None = None
+        self, points: Tensor, at: float, step: float, metric: Gaussian, name: str, draws: int | None = None
     ) -> tuple[Tensor, Tensor, int]:
         """Trajectories that leave the ensemble at an inverse temperature as it is: the step does not adapt."""
         kept: list[Tensor] = []
         moved, record = hamiltonian_chains(
             Potential(self.cost, at, 0.0),
-            self.sampler.metric(warmer, warmer.state, RungState(at, 0.0)),
+            metric,
             points,
             generator(self.settings.seed, f"sandwich {name}", device=points.device),
             warm_up=0,

@@ -34,7 +34,7 @@ FREE_SETTINGS = ("standard_error", "budget", "passes")
 _SOURCE = Mapped("source_", str)
 _STATE = Attribute(lambda values: RungState(*map(float, values)), astuple)
 _STATES = dict.fromkeys(("here", "there", "departure", "arrival"), _STATE)
-_SEEN = dict.fromkeys(("precisions", "vectors", "mean"), Array((), "", ""))
+_SEEN = dict.fromkeys(("precisions", "vectors", "mean", "points"), Array((), "", ""))
 _CHAIN = Dimension("chain", "Markov chain")
 _DRAW, _KEPT = (Dimension("draw", "draw"), _CHAIN), (Dimension("kept", "kept"), _CHAIN)
 _ONWARD = (Dimension("onward_kept", "onward kept"), _CHAIN)
@@ -60,7 +60,7 @@ def bridge_record(unit: str) -> Record[BridgeResult]:
         "backward": Array(_BACKWARD, "work of carrying a draw to the rung before", "nat"),
         "diverged": Array((_CHAIN,), "diverged trajectories, all rejected", "1"),
         "last": Array((), "", ""),
-        "seen": Record(Correction, _SEEN, prefix="seen_", optional="seen_vectors"),
+        "seen": Record(Correction, _SEEN, prefix="seen_", later=("points",), optional="seen_vectors"),
         "levels": Array((Dimension("level_draw", "draw"), _CHAIN), "highest cost of the ray's window", unit),
     }
     passes = Numbered("pass_%03d", Numbered("rung_%03d", Record(Rung, rung, later=("levels",))))

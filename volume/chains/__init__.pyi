@@ -16,6 +16,7 @@ from .ladder import between as between
 from .ladder import next_passage as next_passage
 from .levels import LevelMass as LevelMass
 from .levels import level_mass as level_mass
+from .metric import Gaussian as Gaussian
 from .multistate import multistate_log_ratio as multistate_log_ratio
 from .rung import Array as Array
 from .rung import Correction as Correction

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from spectra.errors import UserError
 from spectra.landscape import CHUNK_BYTES, Landscape, ManyGradients
+from spectra.model import generator
+from spectra.operators import Fisher
 from volume.chunks import at_once
 from volume.priors import GaussianPrior, Prior, SmoothPrior
 
@@ -87,6 +89,16 @@ class BridgeCost(Protocol):
     def levels(self, points: Tensor, costs: Tensor) -> Tensor | None:
         """What decides (k,) whether points (k, n) are in the set, float64; None where their costs do."""
 
+    @property
+    def draws_curvature(self) -> bool:
+        """Whether there are curvature draws: of likelihoods only."""
+
+    def curvature_draws(self, points: Tensor, each: int, first: int = 0) -> Tensor:
+        """(k * each, n) random vectors whose second moment is the mean curvature of the cost at points (k, n).
+
+        Those of a point depend on its place among all points; that of the first one here is ``first``.
+        """
+
 
 class SublevelCost:
     """The cost itself: the bridge gives the mass of ``{C < T}``, as far as chains from the anchor reach it."""
@@ -124,6 +136,25 @@ class SublevelCost:
     def levels(self, points: Tensor, costs: Tensor) -> Tensor | None:  # noqa: ARG002
         """None: the costs decide."""
         return None
+
+    @property
+    def draws_curvature(self) -> bool:
+        """Whether the cost is a likelihood."""
+        return self.landscape.likelihood is not None
+
+    def curvature_draws(self, points: Tensor, each: int, first: int = 0) -> Tensor:
+        """(k * each, n) random vectors whose second moment is the mean Fisher matrix and the L2, a gradient each."""
+        self.spent.gradients += len(points) * each
+        drawn = []
+        for place, theta in enumerate(self._thetas(points), first):
+            fisher = Fisher(self.landscape, kind="sampled", draws=each, seed=place, theta=theta)
+            found = fisher.gradient_draws()
+            if self.landscape.l2:
+                source = generator(place, "bridge penalty", device=found.device)
+                noise = torch.randn(found.shape, generator=source, dtype=found.dtype, device=found.device)
+                found = found + self.landscape.l2**0.5 * noise
+            drawn.append(found * self.scale)
+        return torch.cat(drawn)
 
     def _thetas(self, points: Tensor) -> Tensor:
         return torch.addcmul(self.landscape.theta, points, self.scale)

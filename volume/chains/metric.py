@@ -1,8 +1,12 @@
-r"""The Gaussian that the integrator is split around: the quadratic model's, mended by what the chains have seen.
+r"""The Gaussian that the integrator is split around: one of the mean curvature where the chains have been.
 
-For an ensemble ``exp(-U)`` the scores ``s = grad U`` have ``E[s s^T] = E[hess U]``: gradients that the chains evaluate
-anyway give the mean curvature over the ensemble, where the quadratic model has that of the anchor, at which nobody is.
-The scores are seen in units of the model's precision B, so that what it knows already is not learned again. With fewer
+The quadratic model has the curvature of the anchor, at which nobody is. Where the cost is a likelihood and a matrix of
+all parameters is affordable, gradients at targets drawn from the model, at draws of the rung before, have the Fisher
+matrix as their second moment: some thousands of them give the mean curvature in all directions.
+
+Elsewhere the quadratic model is mended by what the chains have seen. For an ensemble ``exp(-U)`` the scores
+``s = grad U`` have ``E[s s^T] = E[hess U]``: gradients that the chains evaluate anyway give the mean curvature too.
+They are seen in units of the model's precision B, so that what it knows already is not learned again. With fewer
 draws than parameters only the eigenvalues above the noise are kept, and they are reduced by its share.
 
 Reference: Seyboldt, Carlson and Carpenter, Preconditioning Hamiltonian Monte Carlo by minimizing Fisher divergence,
@@ -21,9 +25,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from volume.chains.cost import BridgeCost
 from volume.chains.rung import Correction
 from volume.quadratic import QuadraticEnsemble, spectral_product
 
+# Up to this size there is a matrix of all parameters: n^2 numbers, and a decomposition of seconds for each rung.
+LARGEST_WHOLE = 6000
+# Draws of a rung at which the curvature is taken, and gradients in all, so many a parameter or the most.
+WHOLE_POINTS, WHOLE_GRADIENTS, MOST_GRADIENTS = 64, 4, 4096
+# Length of a trajectory around the mean curvature in quarter turns. One quarter leaves more of the slow directions,
+# which are no Gaussian's; in two the same gradients gave fewer independent distances.
+WHOLE_TURNS = 1.5
 # Draws whose scores it is learned from, and numbers that these may take.
 MOST_SCORES, NUMBERS = 512, 2**23
 # No trajectory is longer than so many quarter turns.
@@ -51,6 +63,70 @@ class Gaussian(Protocol):
 
     def deviations(self, generator: torch.Generator, count: int) -> Tensor:
         """Draws (count, n) of ``N(0, A^-1)``."""
+
+
+@dataclass(frozen=True, eq=False)
+class WholeMetric:
+    """The Gaussian of a precision that is given in full.
+
+    Attributes:
+        matrix: (n, n) A, positive definite.
+        mean: (n,).
+        turns: length of a trajectory in quarter turns.
+    """
+
+    matrix: Tensor
+    mean: Tensor
+    turns: float = WHOLE_TURNS
+
+    @cached_property
+    def _root(self) -> Tensor:
+        found: Tensor = torch.linalg.cholesky(self.matrix.double())
+        return found
+
+    @cached_property
+    def _inverse(self) -> Tensor:
+        found: Tensor = torch.cholesky_inverse(self._root)
+        return found.to(self.matrix)
+
+    def precision(self, rows: Tensor) -> Tensor:
+        """``A x`` for rows x."""
+        return rows @ self.matrix
+
+    def inverse(self, rows: Tensor) -> Tensor:
+        """``A^-1 x`` for rows x."""
+        return rows @ self._inverse
+
+    def deviations(self, generator: torch.Generator, count: int) -> Tensor:
+        """Draws (count, n) of ``N(0, A^-1)``."""
+        like = self.matrix
+        noise = torch.randn(count, len(like), generator=generator, dtype=like.dtype, device=like.device)
+        found: Tensor = torch.linalg.solve_triangular(self._root.T, noise.T.double(), upper=True)
+        return found.T.to(like)
+
+
+def curvature_metric(
+    cost: BridgeCost, seen: Correction, inverse_temperature: float, localisation: float
+) -> WholeMetric:
+    """The Gaussian of the mean curvature of an ensemble's energy.
+
+    Args:
+        cost: C, whose curvature is drawn.
+        seen: at which points (m, n) of an ensemble close by.
+        inverse_temperature: b.
+        localisation: g.
+
+    Returns:
+        The Gaussian; its precision is the mean Fisher times b, and ``g + 1`` of localisation and prior.
+    """
+    points = torch.as_tensor(seen.points).to(cost.like)
+    size = len(cost.like)
+    gradients = min(WHOLE_GRADIENTS * size, MOST_GRADIENTS)
+    draws = cost.curvature_draws(points, -(-gradients // len(points)))
+    draws = draws[draws.isfinite().all(1)]
+    matrix = torch.eye(size, dtype=draws.dtype, device=draws.device) * (localisation + 1.0)
+    matrix.addmm_(draws.T, draws, alpha=inverse_temperature / max(len(draws), 1))
+    return WholeMetric(matrix, torch.as_tensor(seen.mean).to(cost.like))
 
 
 @dataclass(frozen=True, eq=False)

@@ -60,12 +60,14 @@ class Correction:
         vectors: (k, n) these directions, orthonormal rows.
         rest: mean precision on their complement, at least one.
         mean: (n,) mean of the draws.
+        points: (m, n) draws whose curvature is taken where it is wanted; none where the above was learned instead.
     """
 
     precisions: Array
     vectors: NDArray[np.floating]
     rest: float
     mean: NDArray[np.floating]
+    points: NDArray[np.floating] = field(default_factory=lambda: np.empty((0, 0), dtype=np.float32))
 
     def stiffer(self, factor: float) -> Correction:
         """The same where what the model lacks is that many times as much."""

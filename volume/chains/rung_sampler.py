@@ -24,7 +24,16 @@ from volume.chains.ladder import (
     pending_cutoff,
     shortened,
 )
-from volume.chains.metric import MOST_SCORES, NUMBERS, Gaussian, Metric, learned_correction
+from volume.chains.metric import (
+    LARGEST_WHOLE,
+    MOST_SCORES,
+    NUMBERS,
+    WHOLE_POINTS,
+    Gaussian,
+    Metric,
+    curvature_metric,
+    learned_correction,
+)
 from volume.chains.rung import Array, Correction, Passage, Rung, RungState
 from volume.chains.settings import BridgeSettings
 from volume.chunks import at_once
@@ -210,18 +219,21 @@ class RungSampler:
             return self._model(passage.arrival), _FIRST_STEP
         if before.seen is None:  # a file from before it was kept
             return self._model(passage.arrival), before.step_size
-        return self.metric(before, passage.departure, passage.arrival), before.step_size
+        return self.metric(before, passage), before.step_size
 
-    def metric(self, rung: Rung, here: RungState, there: RungState) -> Gaussian:
+    def metric(self, rung: Rung, passage: Passage) -> Gaussian:
         """The Gaussian to split around not far from a rung, by what was seen at that.
 
         Args:
             rung: what was seen.
-            here: quadratic ensemble as wide as the rung.
-            there: the one to be mended, as wide as where chains go.
+            passage: way from the rung to where chains go.
         """
+        here, there = passage.departure, passage.arrival
         if rung.seen is None:
             return self._model(there)
+        if rung.seen.points.size:
+            state = passage.there
+            return curvature_metric(self.carrier.cost, rung.seen, state.inverse_temperature, state.localisation)
         # What the model lacks is curvature of the cost, which counts b times beside g + 1.
         factor = (here.localisation + 1.0) / (there.localisation + 1.0)
         factor *= there.inverse_temperature / here.inverse_temperature if here.inverse_temperature else 1.0
@@ -323,6 +335,10 @@ class _Watch:
     def seen(self, potential: Potential, model: QuadraticEnsemble) -> Correction:
         """What the next rung's quadratic model is mended by."""
         points, forces = map(torch.cat, zip(*self._early_draws, strict=True))
+        if self._cost.draws_curvature and points.shape[1] <= LARGEST_WHOLE:
+            some = points[:: -(-len(points) // WHOLE_POINTS)]
+            none = np.empty(0), points[:0].cpu().numpy()
+            return Correction(*none, 1.0, points.mean(0).cpu().numpy(), some.cpu().numpy())
         return learned_correction(points, potential.slope(forces, points), model)
 
     @cached_property

@@ -53,6 +53,17 @@ class SharedCost:
         mine = self.alone.levels(points[place.start : place.stop], costs[place.start : place.stop])
         return None if mine is None else self._joined(mine, len(points))
 
+    @property
+    def draws_curvature(self) -> bool:
+        """As one process has it."""
+        return self.alone.draws_curvature
+
+    def curvature_draws(self, points: Tensor, each: int, first: int = 0) -> Tensor:
+        """(k * each, n) random vectors whose second moment is the mean curvature of the cost at points (k, n)."""
+        start, mine = self.ranks.part(len(points)).start, self._rows(points)
+        found = self.alone.curvature_draws(mine, each, first + start) if len(mine) else mine
+        return self._joined(found.view(len(mine), each, points.shape[1]), len(points)).flatten(0, 1)
+
     def _rows(self, points: Tensor) -> Tensor:
         mine = self.ranks.part(len(points))
         return points[mine.start : mine.stop]
