@@ -44,6 +44,8 @@ ESTIMATORS = (
     ("quadratic mass", "sublevel", "quadratic-mass", "identity"),
     ("shifted determinant, k = 1", "sublevel", "shifted-determinant", "identity"),
 )
+# Lanczos steps of a spectrum: with fewer the quadrature's own error shows beside the bias of the quadratic model.
+STEPS = 512
 # Sizes of the paper's networks, for which no truth is known.
 LARGE = {"ConvNeXt Atto": 3.4e6, "Pythia 31M": 3.1e7}
 
@@ -187,7 +189,9 @@ def combined(truths: list[Truth]) -> dict[tuple[str, int, float], tuple[float, f
 def estimates(hidden: int, cutoff: float) -> Iterator[tuple[str, str, float, float]]:
     """Of each estimator its name, its set, the log mass and the standard error, nats."""
     for name, target, method, preconditioner in ESTIMATORS:
-        settings = VolumeSettings(methods=(method,), cutoff=cutoff, prior=PRIOR, preconditioner=preconditioner)
+        settings = VolumeSettings(
+            methods=(method,), cutoff=cutoff, prior=PRIOR, preconditioner=preconditioner, steps=STEPS
+        )
         request = VolumeRequest(
             checkpoint=checkpoint(hidden),
             settings=settings,
@@ -201,8 +205,14 @@ def estimates(hidden: int, cutoff: float) -> Iterator[tuple[str, str, float, flo
         yield name, target, found.log_volume, found.known.standard_error
 
 
-def power_law(sizes: np.ndarray, biases: np.ndarray) -> tuple[float, float]:
-    """Exponent and factor of ``-bias = factor n^exponent``, by least squares of the logarithms."""
+def power_law(rows: list[tuple[int, float, float]]) -> tuple[float, float] | None:
+    """Exponent and factor of ``-bias = factor n^exponent``, by least squares of the logarithms.
+
+    None where there are fewer than three sizes, or the estimate is not below the truth at all of them.
+    """
+    sizes, biases, _ = map(np.array, zip(*rows, strict=True))
+    if len(sizes) < 3 or (biases >= 0.0).any():
+        return None
     slope, start = np.polyfit(np.log(sizes), np.log(-biases), 1)
     return float(slope), float(np.exp(start))
 
@@ -224,10 +234,9 @@ def report(truths: list[Truth]) -> str:
             lines.append(f"| {' | '.join(cells)} | {bias:+,.1f} ± {1.96 * total:.1f} |")
     lines.append("")
     for (name, _, cutoff), rows in points.items():
-        n, bias, _ = map(np.array, zip(*rows, strict=True))
-        if len(n) < 3 or (bias >= 0.0).any():
+        if (law := power_law(rows)) is None:
             continue
-        exponent, factor = power_law(n, bias)
+        exponent, factor = law
         far = "; ".join(f"{-factor * size**exponent:,.0f} for {title}" for title, size in LARGE.items())
         lines.append(f"{name}, cutoff {cutoff:g}: bias about -{factor:.3g} n^{exponent:.2f}; extrapolated {far} (nat).")
     draw(points)
@@ -235,10 +244,10 @@ def report(truths: list[Truth]) -> str:
 
 
 def draw(points: dict[tuple[str, str, float], list[tuple[int, float, float]]]) -> None:
-    """A panel a set: bias against the number of parameters, a colour an estimator, a marker a cutoff."""
+    """A panel a set: distances from the truth by number of parameters, a colour an estimator, a marker a cutoff."""
     titles = {"star": "the star domain", "sublevel": "the whole sublevel set"}
     shown = [target for target in titles if any(key[1] == target for key in points)]
-    figure, axes = plt.subplots(1, len(shown), figsize=(5.2 * len(shown), 4.2), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(1, len(shown), figsize=(6.0 * len(shown), 5.0), squeeze=False, layout="constrained")
     colours = {name: f"C{place}" for place, (name, *_) in enumerate(ESTIMATORS)}
     markers = dict(zip(CUTOFFS, "osD", strict=True))
     for axis, target in zip(axes[0], shown, strict=True):
@@ -246,20 +255,30 @@ def draw(points: dict[tuple[str, str, float], list[tuple[int, float, float]]]) -
             if its_target != target:
                 continue
             n, bias, error = map(np.array, zip(*rows, strict=True))
-            style = {"color": colours[name], "marker": markers[cutoff], "linewidth": 1.0, "capsize": 2.0}
-            axis.errorbar(n, bias, 1.96 * error, **style)
-        axis.axhline(0.0, color="black", linewidth=0.8)
-        axis.set(
-            xscale="log", xlabel="parameters", ylabel="estimate less truth (nat)", title=f"against {titles[target]}"
-        )
-        axis.set_yscale("symlog", linthresh=1.0)
+            colour, marker = colours[name], markers[cutoff]
+            axis.errorbar(n, np.abs(bias), 1.96 * error, color=colour, linewidth=1.0, capsize=2.0)
+            faces = [colour if below else "white" for below in bias < 0.0]
+            axis.scatter(n, np.abs(bias), c=faces, edgecolors=colour, marker=marker, zorder=3)
+            if (law := power_law(rows)) is not None:
+                reach = np.array([n[-1], max(LARGE.values())])
+                axis.plot(reach, law[1] * reach ** law[0], color=colour, linestyle=":", linewidth=1.0)
+        for title, size in LARGE.items():
+            axis.axvline(size, color="grey", linewidth=0.8)
+            axis.annotate(title, (size, 0.02), xycoords=("data", "axes fraction"), rotation=90, ha="right", fontsize=7)
+        axis.set(xscale="log", yscale="log", xlabel="parameters", ylabel="distance from the truth (nat)")
+        axis.set_title(f"against {titles[target]}")
         used = {key[0] for key in points if key[1] == target}
         handles = [Line2D([], [], color=colours[name], label=name) for name, *_ in ESTIMATORS if name in used]
         handles += [
             Line2D([], [], color="grey", marker=markers[cutoff], linestyle="", label=f"cutoff {cutoff:g} nat")
             for cutoff in CUTOFFS
         ]
-        axis.legend(handles=handles, fontsize=7)
+        handles += [
+            Line2D([], [], color="grey", marker="o", linestyle="", label="estimate below the truth"),
+            Line2D([], [], color="grey", marker="o", markerfacecolor="white", linestyle="", label="above"),
+            Line2D([], [], color="grey", linestyle=":", label="extrapolated"),
+        ]
+        axis.legend(handles=handles, fontsize=7, loc="upper left")
     save_figure(figure, FIGURE)
 
 

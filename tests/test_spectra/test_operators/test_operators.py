@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 import warnings
@@ -365,6 +366,19 @@ class TestCosts:
         assert_close(
             Fisher(landscape, kind="sampled", draws=2000).to_dense(), dense_fisher(subject, landscape.theta), 0.1
         )
+
+    def test_gradients_at_drawn_targets_have_the_matrix_as_second_moment(self, make: Make) -> None:
+        subject = make("mlp")
+        landscape = landscape_of(subject)
+        drawn = Fisher(landscape, kind="sampled", draws=2000, seed=1).gradient_draws()
+        truth = dense_fisher(subject, landscape.theta)
+        apart = float((drawn.T @ drawn / len(drawn) - truth).norm())
+        # Root mean square of that for normal vectors; its square is a sum of hundreds of terms.
+        deviation = math.sqrt((float(truth.trace()) ** 2 + float(truth.square().sum())) / len(drawn))
+        assert apart <= 2.0 * deviation
+        assert 2.0 * deviation < 0.3 * float(truth.norm())
+        with pytest.raises(ValueError, match="only the sampled Fisher draws targets"):
+            Fisher(landscape).gradient_draws()
 
     @pytest.mark.parametrize("cost", [cross_entropy, mean_squared_error])
     def test_draws_depend_on_a_samples_place_alone(self, cost: Any) -> None:

@@ -17,6 +17,8 @@ from rich.console import Console
 from scipy import stats
 
 from basinscope.views import bridge_table
+from spectra.costs import mean_squared_error
+from spectra.errors import UserError
 from spectra.interval import with_ends
 from spectra.landscape import Landscape, ManyGradients
 from volume.bridge import (
@@ -350,6 +352,39 @@ def test_rungs_that_share_too_little_get_one_between_them(origin: str, tmp_path:
         again = bridge_volume(cost, GaussianPrior(deviation), settings, resume=read_bridge(file)[0])
         assert again.volumes[0].log_volume == pytest.approx(result.volumes[0].log_volume, rel=1e-12)
         assert again.volumes[0].standard_error == pytest.approx(result.volumes[0].standard_error, rel=1e-9)
+
+
+def regression(inputs: torch.Tensor) -> Landscape:
+    """A linear model under a mean squared error of zero at theta = 0, in float64."""
+    model = torch.nn.Linear(inputs.shape[1], 2, bias=False).double()
+    data = inputs, torch.zeros(len(inputs), 2, dtype=torch.float64)
+    return Landscape(model, mean_squared_error, data, theta=torch.zeros(2 * inputs.shape[1], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("target, origin", [("sublevel", "prior"), ("sublevel", "quadratic"), ("star", "quadratic")])
+def test_a_likelihood_is_climbed_around_its_mean_curvature(target: str, origin: str, tmp_path: Path) -> None:
+    """A sphere, so the mass is a chi-square's; killed half way, the curvature is drawn again to the same numbers."""
+    place = regression(torch.eye(5, dtype=torch.float64))
+    curvature = 2.0 * float(place.costs(torch.eye(10, dtype=torch.float64)[:1])[0])
+    settings = BridgeSettings(
+        cutoffs=(0.2, 0.02), target=target, origin=origin, chains=12, draws=40, warm_up=10, seed=4
+    )
+    files = []
+
+    def keep(result: BridgeResult) -> None:
+        files.append(tmp_path / f"after_{len(files)}.h5")
+        write_bridge(files[-1], result, {})
+
+    result = bridge_volume(place, GaussianPrior(1.5), settings, on_rung=keep)
+    check(result, float(stats.chi2(10).logcdf(2.0 * 0.02 / (curvature * 1.5**2))))
+    half, _ = read_bridge(files[-2])
+    seen = half.passes[0][-1].seen
+    assert seen is not None
+    assert seen.points.size > 0
+    again = bridge_volume(place, GaussianPrior(1.5), settings, resume=half)
+    assert again.volumes[0].log_volume == pytest.approx(result.volumes[0].log_volume, rel=1e-12)
+    with pytest.raises(UserError, match="begin this bridge anew, in another file"):
+        bridge_volume(regression(1.1 * torch.eye(5).double()), GaussianPrior(1.5), settings, resume=half)
 
 
 def test_the_figure_says_what_the_table_says() -> None:
