@@ -89,6 +89,7 @@ def refused(code: int, capsys: pytest.CaptureFixture[str]) -> str:
     return said.strip()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("prior", ["gaussian:0.5", "init"])
 def test_masses_agree_where_the_cost_is_quadratic(
     quadratic: Run, capsys: pytest.CaptureFixture[str], prior: str
@@ -356,6 +357,7 @@ def test_a_method_can_be_added_and_settings_cannot_change(
     assert "use --overwrite" in refused(tiny("--output", path), capsys)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", ["hesscale", "diagonal", "full"])
 def test_an_exponent_is_kept_and_cannot_change(
     tiny: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str

@@ -108,6 +108,7 @@ def test_where_nothing_works_it_is_an_error(volume: Run, tmp_path: Path, capsys:
     assert "--negative clip or abs" in said
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     "words",
     [

@@ -82,6 +82,7 @@ READ: dict[str, Callable[[ModuleType], Any]] = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.filterwarnings("ignore:Sparse:UserWarning")
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("name", READ)

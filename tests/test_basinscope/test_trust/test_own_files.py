@@ -271,6 +271,7 @@ def test_the_spectrum_of_an_audit_is_not_its_output(
     assert shipped.read_bytes() == before
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("length", [101, 200, 239, 250, 255])
 @pytest.mark.parametrize("letter", ["x", "ü"])
 def test_a_name_as_long_as_the_file_system_allows(desk: Path, length: int, letter: str) -> None:

@@ -149,6 +149,7 @@ def test_an_encoding_that_lacks_characters(table: Path, command: str, encoding: 
     assert re.findall(r"\d+\.\d+", out) == re.findall(r"\d+\.\d+", utf)
 
 
+@pytest.mark.sampled(17)
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
 @pytest.mark.parametrize("command", COMPUTING)

@@ -279,6 +279,7 @@ def test_a_spectrum_by_layers_is_complete_when_all_layers_are(tiny: ModuleType, 
     assert stops >= 3
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("blocks", [1, 2, 3, 4, 5])
 def test_a_run_killed_between_layers_goes_on(
     checkpoint: Path, tiny: ModuleType, tmp_path: Path, blocks: int, capsys: pytest.CaptureFixture[str]

@@ -96,6 +96,7 @@ DECLARED = [
 ]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("as_option", [False, True])
 @pytest.mark.parametrize("declared", DECLARED, ids=str)
 def test_configs_that_declare_far_more_than_the_weights_have(

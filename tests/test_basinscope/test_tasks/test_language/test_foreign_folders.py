@@ -80,6 +80,7 @@ MAPS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("kind", ["gpt_neox", "planted", "absent"])
 @pytest.mark.parametrize("name", MAPS)
 def test_code_in_a_folder_never_runs(
