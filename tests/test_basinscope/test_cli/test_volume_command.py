@@ -246,6 +246,7 @@ def test_a_cutoff_in_the_rounding_noise_is_said(tiny: Run, capsys: pytest.Captur
 
 
 # Not those that take 4,810 products: the tiny network has them.
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", [name for name in study.PRECONDITIONERS if name not in ("diagonal", "full")])
 def test_every_preconditioner_gives_a_lower_bound(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["volume", str(DIGITS), "--method", "star-domain", "--preconditioner", name, "--directions", "8", "--json"]

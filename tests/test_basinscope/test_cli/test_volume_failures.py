@@ -130,6 +130,7 @@ def test_every_option_that_is_advised_helps(
         assert answer(capsys)["failures"] == {}
 
 
+@pytest.mark.slow
 def test_what_is_advised_for_two_heads_helps(volume: Run, capsys: pytest.CaptureFixture[str]) -> None:
     options = advised(refusal(volume("--method", "quadratic-mass", task="two_heads"), capsys))
     assert {option for option, _ in options} == {"--negative", "--operator"}

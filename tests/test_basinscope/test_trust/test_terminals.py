@@ -229,6 +229,7 @@ def test_a_task_that_closes_stdout(table: Path) -> None:
     assert sentence(done.stderr) == words_said
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "kind, as_json", [("pipe", False), ("pipe", True), ("full", False), ("full", True), ("all closed", False)]
 )
@@ -363,7 +364,9 @@ def test_variables_of_ranks_that_are_none(
     assert value in sentence(err)
 
 
-@pytest.mark.parametrize("command, backend", [("spectrum", "module://no.such"), ("volume", "nonsense")])
+@pytest.mark.parametrize(
+    "command, backend", [("spectrum", "module://no.such"), pytest.param("volume", "nonsense", marks=pytest.mark.slow)]
+)
 def test_a_backend_of_matplotlib_is_none_of_ours(table: Path, tmp_path: Path, command: str, backend: str) -> None:
     words = [sys.executable, "-m", "basinscope", *commands(table)[command], "--plot", str(tmp_path / "plot.png")]
     done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "MPLBACKEND": backend})

@@ -216,6 +216,7 @@ def test_weights_of_a_folder_that_are_of_another_kind(
     assert f"has {name} as" in said
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("place", [0, 50, 101])
 @pytest.mark.parametrize("bit", [0, 7])
 def test_a_flipped_bit_in_weights_with_a_checksum(
