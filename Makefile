@@ -5,8 +5,9 @@ OMP_NUM_THREADS ?= 1
 export OMP_NUM_THREADS
 
 BIN := .venv/bin
-# Two processes, a file of tests to one: each builds its dense matrices once.
-WORKERS ?= -n 2 --dist loadfile
+# Two processes, a file of tests to one: each builds its dense matrices once. In the order of the folders, the short files
+# of doctests come last, so that no process waits for the other.
+WORKERS ?= -n 2 --dist loadfile --no-loadscope-reorder
 INSTALLED := .venv/.installed
 # The peers of the benchmarks have an environment of their own; benchmarks/requirements-no-deps.txt says why.
 BENCH_BIN := .bench-venv/bin

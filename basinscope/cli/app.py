@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -48,6 +49,12 @@ def _root(
         print(context.get_help())
 
 
+@functools.cache
+def _commands() -> Callable[..., Any]:
+    """Made once a process: all signatures are read for it, which takes as long as many a command."""
+    return typer.main.get_command(app)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -58,10 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit code, as ``exit_code_of`` has it.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
-    run = typer.main.get_command(app)
 
     def command() -> int | None:
-        code: int | None = run(args=words, prog_name="basinscope", standalone_mode=False)
+        code: int | None = _commands()(args=words, prog_name="basinscope", standalone_mode=False)
         return code
 
     def timed() -> int | None:

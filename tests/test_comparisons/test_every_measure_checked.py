@@ -88,7 +88,7 @@ CHECKED: dict[str, tuple[str, ...]] = {
     "learning-coefficient": (POSTERIOR, CHAINS + "test_chains_on_a_quadratic_find_the_prediction_with_its_bias"),
     "half-effective-dimension": (CHAINS + "test_rows_of_the_registry_read_the_chains_and_the_spectrum",),
     "wbic": (POSTERIOR, CHAINS + "test_the_criterion_is_n_times_the_mean_cost"),
-    "two-temperatures": (POSTERIOR, CHAINS + "test_two_temperatures_and_the_criterion_on_a_quadratic"),
+    "two-temperatures": (POSTERIOR,),
     "volume-slope": (POSTERIOR, ROUTES + "test_the_mean_slope_is_what_chains_sample"),
 }
 

@@ -56,10 +56,9 @@ def test_ten_million_parameters_stay_under_twelve_vectors_a_probe() -> None:
     assert 0.6 < share < 1.2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize(
-    ("memory", "reorthogonalise"), [pytest.param(2**32, "full", marks=pytest.mark.slow), (2 * 10**8, "none")]
-)
+@pytest.mark.parametrize(("memory", "reorthogonalise"), [(2**32, "full"), (2 * 10**8, "none")])
 def test_the_peak_is_what_is_foretold(memory: int, reorthogonalise: str) -> None:
     """Graphs of 120 MB; recording a product works with 390 MB more for a moment, and is not tried in 200 MB."""
     _, share = measured(1, 4, 1500, 2048, memory, reorthogonalise)

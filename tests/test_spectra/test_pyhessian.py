@@ -81,6 +81,7 @@ MASKED = torch.where(torch.arange(10) % 4 == 0, -100, CLASSES)
 REAL = torch.sin(torch.arange(30.0, dtype=torch.float64)).view(10, 3)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("options", "cost"),
     [

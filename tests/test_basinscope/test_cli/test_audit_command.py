@@ -114,15 +114,15 @@ def test_the_truth_of_a_bridge_file(tmp_path: Path, checkpoint: Path, capsys: py
     landscape = make_landscape(f"{TINY}:tiny", read_checkpoint(checkpoint)).with_cost(kl_from_anchor)
     prior = GaussianPrior(1.0)
     words = ["audit", str(checkpoint), "--task", f"{TINY}:tiny", *FEW, "--estimators", "star-domain/identity"]
-    words += ["--estimators", "quadratic-mass", "--json"]
+    words += ["--estimators", "quadratic-mass", "--cutoff", "0.3", "--json"]
     values = {}
-    found = bridge_volume(landscape, prior, BridgeSettings((0.01,), chains=4, draws=10, warm_up=10))
+    found = bridge_volume(landscape, prior, BridgeSettings((0.3,), chains=4, draws=10, warm_up=10))
     for target, shift in (("sublevel", 0.0), ("window:0.5", -3.0), ("star", -5.0)):
         settings = dataclasses.replace(found.settings, target=target)
         result = dataclasses.replace(found, settings=settings, log_start=found.log_start + shift)
         path = tmp_path / f"{target[:4]}.h5"
         write_bridge(path, result, {"prior": prior.name})
-        values[target] = (result.volume(0.01).log_volume, result.volume(0.01).standard_error)
+        values[target] = (result.volume(0.3).log_volume, result.volume(0.3).standard_error)
     files = [word for name in ("star", "subl") for word in ("--truth", str(tmp_path / f"{name}.h5"))]
     assert main([*words, *files, "--prior", "gaussian:1"]) == 0
     star, mass = json.loads(capsys.readouterr().out)["rows"][:2]

@@ -23,7 +23,7 @@ def bridge(checkpoint: Path, output: Path, *options: str, task: str = f"{TINY}:t
     return main(["bridge", str(checkpoint), "--task", task, "--output", str(output), *SMALL, *options])
 
 
-@pytest.mark.parametrize("origin", ["prior", "quadratic"])
+@pytest.mark.parametrize("origin", [pytest.param("prior", marks=pytest.mark.slow), "quadratic"])
 def test_the_mass_of_a_linear_models_basin_is_that_of_brute_force(
     origin: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,12 +105,13 @@ def test_stored_shown_drawn_compared_and_resumed(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one, two, figure = tmp_path / "one.h5", tmp_path / "two.h5", tmp_path / "one.png"
-    options = ("--prior", "gaussian:1", "--cutoff", "0.1")
+    options = ("--prior", "gaussian:1", "--cutoff", "0.3")
     assert bridge(checkpoint, one, *options, "--plot", str(figure)) == 0
     captured = capsys.readouterr()
     # 8 chains of 8 + 24 trajectories, each of one gradient at least.
     assert captured.err.startswith("plan: a rung takes at least 256 gradients, about ")
-    assert captured.err.endswith("how many rungs is not known before, --budget bounds it\n")
+    # On a busy machine lines of progress follow it.
+    assert captured.err.splitlines()[0].endswith("how many rungs is not known before, --budget bounds it")
     page = captured.out
     assert "Bridge of model.pt: sublevel from the prior" in page
     assert "50 parameters" in page
@@ -133,7 +134,7 @@ def test_stored_shown_drawn_compared_and_resumed(
     assert "both are of the same" in page
     assert shown["unlike"] == {}
     star = tmp_path / "star.h5"
-    assert bridge(checkpoint, star, "--prior", "gaussian:2", "--cutoff", "0.1", "--target", "star") == 0
+    assert bridge(checkpoint, star, "--prior", "gaussian:2", "--cutoff", "0.3", "--target", "star") == 0
     capsys.readouterr()
     assert main(["show", str(one), "--against", str(star)]) == 0
     page = " ".join(capsys.readouterr().out.split())

@@ -381,6 +381,7 @@ def test_a_difference_is_that_of_the_summaries(spectrum: Run, tmp_path: Path) ->
     assert found.value == pytest.approx(left.shifts[0].logdet.value - right.shifts[0].logdet.value)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("scale", ["symlog", "linear"])
 def test_plot_draws_a_stored_spectrum(
     spectrum: Run, tmp_path: Path, scale: str, capsys: pytest.CaptureFixture[str]

@@ -89,6 +89,7 @@ def refused(code: int, capsys: pytest.CaptureFixture[str]) -> str:
     return said.strip()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("prior", ["gaussian:0.5", "init"])
 def test_masses_agree_where_the_cost_is_quadratic(
     quadratic: Run, capsys: pytest.CaptureFixture[str], prior: str
@@ -245,6 +246,7 @@ def test_a_cutoff_in_the_rounding_noise_is_said(tiny: Run, capsys: pytest.Captur
 
 
 # Not those that take 4,810 products: the tiny network has them.
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", [name for name in study.PRECONDITIONERS if name not in ("diagonal", "full")])
 def test_every_preconditioner_gives_a_lower_bound(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["volume", str(DIGITS), "--method", "star-domain", "--preconditioner", name, "--directions", "8", "--json"]
@@ -356,6 +358,7 @@ def test_a_method_can_be_added_and_settings_cannot_change(
     assert "use --overwrite" in refused(tiny("--output", path), capsys)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", ["hesscale", "diagonal", "full"])
 def test_an_exponent_is_kept_and_cannot_change(
     tiny: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str

@@ -108,6 +108,7 @@ def test_where_nothing_works_it_is_an_error(volume: Run, tmp_path: Path, capsys:
     assert "--negative clip or abs" in said
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     "words",
     [
@@ -129,6 +130,7 @@ def test_every_option_that_is_advised_helps(
         assert answer(capsys)["failures"] == {}
 
 
+@pytest.mark.slow
 def test_what_is_advised_for_two_heads_helps(volume: Run, capsys: pytest.CaptureFixture[str]) -> None:
     options = advised(refusal(volume("--method", "quadratic-mass", task="two_heads"), capsys))
     assert {option for option, _ in options} == {"--negative", "--operator"}

@@ -66,6 +66,7 @@ def test_the_strategies_differ_in_the_last_digits(checkpoint: Path, tiny: Module
         pytest.skip("on this processor the two ways round alike, and the tests below hold in any case")
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("operator", ["hessian", "fisher"])
 def test_a_spectrum_of_layers_goes_on_as_it_began(
     operator: str, checkpoint: Path, tiny: ModuleType, favour: Favour, tmp_path: Path

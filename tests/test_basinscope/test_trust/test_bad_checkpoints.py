@@ -82,6 +82,7 @@ READ: dict[str, Callable[[ModuleType], Any]] = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.filterwarnings("ignore:Sparse:UserWarning")
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("name", READ)
@@ -193,6 +194,7 @@ def test_a_state_of_the_optimizer_that_is_broken(
     assert main(["spectrum", str(path), "--task", TASK, "--engine", "dense"]) == 0
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", STATES)
 def test_a_comparison_says_what_is_broken(
     tmp_path: Path, tiny: ModuleType, name: str, capsys: pytest.CaptureFixture[str]

@@ -281,6 +281,7 @@ def test_damaged_results_are_noticed_before_they_are_opened(
     assert str(odd) not in opened
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("place", RESULTS)
 def test_results_that_another_program_writes(desk: Path, place: str, capsys: pytest.CaptureFixture[str]) -> None:
     (name, words), odd = RESULTS[place], desk / "odd.h5"

@@ -304,6 +304,7 @@ def test_a_disk_that_fills_up_loses_nothing(
     assert read_spectrum(output).spectrum.density.runs.probes == 4
 
 
+@pytest.mark.slow
 def test_a_file_size_limit_in_a_process_of_its_own(checkpoint: Path, tmp_path: Path) -> None:
     output = tmp_path / "s.h5"
     words = [sys.executable, "-m", "basinscope", "spectrum", str(checkpoint), "--task", f"{TASK_FILE}:tiny"]
@@ -335,6 +336,7 @@ def test_an_unknown_command_and_no_command(capsys: pytest.CaptureFixture[str]) -
     assert "Usage: basinscope" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_json_is_alone_on_stdout(checkpoint: Path, tmp_path: Path) -> None:
     words = [sys.executable, "-m", "basinscope", "spectrum", str(checkpoint), "--task", f"{TASK_FILE}:tiny", "--json"]
     done = subprocess.run([*words, "--plot", str(tmp_path / "s.png")], capture_output=True, text=True, check=True)

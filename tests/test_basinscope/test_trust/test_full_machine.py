@@ -105,6 +105,7 @@ def test_a_limit_of_a_file(desk: Path, command: str, option: str, ending: str, s
     assert {path.name: path.read_bytes() for path in desk.iterdir()} == before
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("size", [2 * 10**8, 5 * 10**8, 14 * 10**8])
 @pytest.mark.parametrize("kind", [resource.RLIMIT_AS, resource.RLIMIT_DATA])
 @pytest.mark.parametrize("command", ["spectrum", "compare", "plot"])

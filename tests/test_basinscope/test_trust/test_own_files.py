@@ -181,6 +181,7 @@ def test_a_figure_or_a_page_does_not_replace_a_result(
     assert everything(desk) == before
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("name", ["spectrum", "volume", "bridge", "comparison", "audit"])
 @pytest.mark.parametrize("flag", ["", "--overwrite"])
 @pytest.mark.parametrize("ending", [".png", ".pdf", ".svg"])
@@ -196,6 +197,7 @@ def test_the_figure_of_a_result_that_is_named_like_a_figure(
     assert everything(desk) == before
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", ["spectrum", "volume", "bridge", "comparison", "audit", "cut", "damaged", "empty"])
 def test_results_are_replaced_by_results(desk: Path, kind: str) -> None:
     target = desk / "again.h5"
@@ -209,6 +211,7 @@ def test_results_are_replaced_by_results(desk: Path, kind: str) -> None:
     assert run("show", target) == 0
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("ending", [".png", ".pdf", ".svg"])
 def test_figures_are_replaced_by_figures(desk: Path, ending: str) -> None:
     target = desk / f"figure{ending}"
@@ -232,6 +235,7 @@ def test_an_image_that_a_run_reads_is_not_its_figure(desk: Path, capsys: pytest.
     assert "is the file of the task too" in said
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("kind", ["text", "HDF5 of the user's", "checkpoint"])
 @pytest.mark.parametrize("flag", ["", "--overwrite", "--resume"])
 def test_a_trajectory_leaves_what_no_command_wrote(desk: Path, kind: str, flag: str) -> None:
@@ -271,6 +275,7 @@ def test_the_spectrum_of_an_audit_is_not_its_output(
     assert shipped.read_bytes() == before
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("length", [101, 200, 239, 250, 255])
 @pytest.mark.parametrize("letter", ["x", "ü"])
 def test_a_name_as_long_as_the_file_system_allows(desk: Path, length: int, letter: str) -> None:

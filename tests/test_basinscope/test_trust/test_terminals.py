@@ -149,6 +149,7 @@ def test_an_encoding_that_lacks_characters(table: Path, command: str, encoding: 
     assert re.findall(r"\d+\.\d+", out) == re.findall(r"\d+\.\d+", utf)
 
 
+@pytest.mark.sampled(17)
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
 @pytest.mark.parametrize("command", COMPUTING)
@@ -228,6 +229,7 @@ def test_a_task_that_closes_stdout(table: Path) -> None:
     assert sentence(done.stderr) == words_said
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "kind, as_json", [("pipe", False), ("pipe", True), ("full", False), ("full", True), ("all closed", False)]
 )
@@ -362,7 +364,9 @@ def test_variables_of_ranks_that_are_none(
     assert value in sentence(err)
 
 
-@pytest.mark.parametrize("command, backend", [("spectrum", "module://no.such"), ("volume", "nonsense")])
+@pytest.mark.parametrize(
+    "command, backend", [("spectrum", "module://no.such"), pytest.param("volume", "nonsense", marks=pytest.mark.slow)]
+)
 def test_a_backend_of_matplotlib_is_none_of_ours(table: Path, tmp_path: Path, command: str, backend: str) -> None:
     words = [sys.executable, "-m", "basinscope", *commands(table)[command], "--plot", str(tmp_path / "plot.png")]
     done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "MPLBACKEND": backend})

@@ -152,7 +152,7 @@ def write_often(path: Path, letter: str, times: int, failures: Any) -> None:
             failures.put(repr(error))
 
 
-@pytest.mark.parametrize("name", ["s.h5", "x" * 255])
+@pytest.mark.parametrize("name", [pytest.param("s.h5", marks=pytest.mark.slow), "x" * 255])
 def test_many_writers_of_one_file_never_fail(tmp_path: Path, name: str) -> None:
     context = multiprocessing.get_context("forkserver")
     failures, path = context.Queue(), tmp_path / name
@@ -279,6 +279,7 @@ def test_a_spectrum_by_layers_is_complete_when_all_layers_are(tiny: ModuleType, 
     assert stops >= 3
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("blocks", [1, 2, 3, 4, 5])
 def test_a_run_killed_between_layers_goes_on(
     checkpoint: Path, tiny: ModuleType, tmp_path: Path, blocks: int, capsys: pytest.CaptureFixture[str]

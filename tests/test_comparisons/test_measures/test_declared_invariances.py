@@ -77,7 +77,12 @@ def of_family(family: str) -> tuple[Measure, ...]:
 
 @pytest.mark.parametrize(
     "family",
-    ["curvature", "sharpness", "norms", pytest.param("learning-coefficient", marks=pytest.mark.slow)],
+    [
+        "curvature",
+        pytest.param("sharpness", marks=pytest.mark.slow),
+        "norms",
+        pytest.param("learning-coefficient", marks=pytest.mark.slow),
+    ],
 )
 def test_declared_is_measured(family: str) -> None:
     settings = EvidenceSettings(probes=16, budget=1500 if family == "sharpness" else None)

@@ -49,6 +49,7 @@ TABLE = {
 }
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", list(SINGULAR))
 @pytest.mark.parametrize("place", [0, 1])
 def test_the_mean_slope_is_what_chains_sample(landscape_of, name, place) -> None:

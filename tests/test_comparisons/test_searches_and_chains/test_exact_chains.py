@@ -77,6 +77,7 @@ def chains_on(landscape: Landscape, step: float, chains: int, draws: int, burn_i
     return local_learning_coefficient(landscape, settings)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", list(PLANE))
 def test_chains_are_within_their_own_error_of_the_exact_value(landscape_of, name: str) -> None:
     # The valley bends, so that the square of the step counts for more there.

@@ -63,6 +63,7 @@ def test_chance_is_uniform_and_intervals_cover() -> None:
     assert covered >= 42
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("count", [4, 5, 8, 20])
 @pytest.mark.parametrize("tau", [0.0, 0.6, 0.9, 0.99])
 def test_intervals_of_few_and_of_nearly_perfect_orders_cover(count: int, tau: float) -> None:

@@ -233,7 +233,7 @@ def test_what_would_not_end_is_refused(make: Callable[[], bytes], words: str) ->
         followed(make())
 
 
-@pytest.mark.parametrize("depth", [400, 300_000])
+@pytest.mark.parametrize("depth", [400, 30_000, pytest.param(300_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "opening, closing", [(b"]", b"a"), (b"}K\x01", b"s"), (b"", b"\x85"), (b"cnet\nNet\n)\x81", b"b")]
 )

@@ -105,6 +105,7 @@ MODELS: list[tuple[str, Make, Any, Callable[[Tensor], Tensor], bool]] = [
 ]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("row", MODELS, ids=lambda row: row[0])
 def test_the_cost_is_the_models_own_loss(row: Any) -> None:
     _, build, cost, labels, shifts = row

@@ -62,6 +62,25 @@ def test_the_curve_of_one_ladder_is_the_chi_square_at_every_cutoff(ladder: Bridg
     assert np.median(slope_errors) < 0.5
 
 
+def test_the_normaliser_of_one_ladder_is_that_of_a_gaussian_three_ways(ladder: BridgeResult) -> None:
+    """By acceptance ratios of neighbours, thermodynamic integration and pymbar; beyond 6.5 errors with 1e-5."""
+    assert ladder.log_start == 0.0  # the prior is known without a curvature
+    assert len(ladder.rungs) > 4
+    check = ladder.integrated
+    assert check is not None
+    assert abs(check.log_normaliser - check.by_links) <= 6.5 * math.hypot(
+        check.standard_error, ladder.volumes[-1].standard_error
+    )
+    steep = 1.0 + ladder.rungs[-1].state.inverse_temperature * 1.5**2
+    exact = -0.5 * 10 * math.log(steep)
+    assert abs(check.log_normaliser - exact) <= 6.5 * check.standard_error + 0.02  # the trapezoids' own error
+    assert ladder.multistate is not None
+    by_pymbar, error = ladder.multistate
+    # Its error takes draws for independent; those of a chain are not quite.
+    assert abs(by_pymbar - exact) <= 6.5 * 2.0 * error
+    assert error < 0.3
+
+
 def test_a_ladder_killed_on_the_way_tells_of_what_it_came_to_and_of_no_infinite_slope(ladder: BridgeResult) -> None:
     for count in (4, len(ladder.rungs) - 1):
         killed = replace(ladder, passes=(ladder.passes[0][:count],)).so_far.curve(30)

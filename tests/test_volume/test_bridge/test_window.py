@@ -65,7 +65,9 @@ def assert_near(result: BridgeResult, exact: float, most: float = 0.4) -> None:
     assert volume.standard_error < most
 
 
-@pytest.mark.parametrize("target, window", [("sublevel", 0.0), ("window:0.1", 0.1), ("star", 1.0)])
+@pytest.mark.parametrize(
+    "target, window", [("sublevel", 0.0), ("window:0.1", 0.1), pytest.param("star", 1.0, marks=pytest.mark.slow)]
+)
 def test_a_ball_in_a_shell_has_three_masses(target: str, window: float) -> None:
     masses = [ridge_mass(w) for w in (0.0, 0.1, 1.0)]
     assert masses[0] - masses[1] > 0.25  # so that no target passes for its neighbour
@@ -74,6 +76,7 @@ def test_a_ball_in_a_shell_has_three_masses(target: str, window: float) -> None:
     assert_near(result, ridge_mass(window), 0.12)
 
 
+@pytest.mark.slow
 def test_the_star_domain_of_an_ellipsoid_off_the_origin_is_the_ellipsoid() -> None:
     values = torch.logspace(0, 2, 20, dtype=torch.float64)
     anchor = torch.full((20,), 0.3, dtype=torch.float64)

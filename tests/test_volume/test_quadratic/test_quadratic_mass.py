@@ -151,7 +151,7 @@ def test_rescaling_a_scalar_changes_nothing() -> None:
     assert by_number[0].derived_k == pytest.approx(by_scaling[0].derived_k, rel=1e-9)
 
 
-@pytest.mark.parametrize("steps", [20, 80])
+@pytest.mark.parametrize("steps", [pytest.param(20, marks=pytest.mark.slow), 80])
 def test_sampled_density_covers_the_exact_mass(steps: int) -> None:
     """30 seeds, intervals at 95 %: fewer than 22 covering has probability below 1e-5."""
     values = decaying(80)

@@ -62,6 +62,7 @@ def agrees(found: VolumeEstimate, expected: float, slack: float = 1e-4) -> bool:
     return abs(found.log_volume - expected) < 5 * found.standard_error + slack
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_balls(seed: int) -> None:
     """No variance under Lebesgue, nor under a Gaussian around the anchor; chi-square away from it."""
@@ -78,6 +79,7 @@ def test_balls(seed: int) -> None:
     assert agrees(away, float(noncentral.logcdf((radius / deviation) ** 2)))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("turned", [False, True], ids=["axes", "rotated"])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_ellipsoids_under_lebesgue(seed: int, turned: bool) -> None:
@@ -104,6 +106,7 @@ def inverted(values: np.ndarray, shifts: np.ndarray, cutoff: float) -> float:
     return math.log(0.5 - whole / math.pi)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("turned", [False, True], ids=["axes", "rotated"])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_ellipsoids_under_a_gaussian(seed: int, turned: bool) -> None:
@@ -147,6 +150,7 @@ def test_the_optimal_preconditioner_leaves_no_variance(seed: int) -> None:
         assert plain.log_terms.std() > 0.5
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("power", [1.0, 4.0])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_power_balls(power: float, seed: int) -> None:

@@ -128,6 +128,7 @@ def differences(landscape: Landscape, vector: Tensor, step: float = 1e-4) -> Ten
     return (ahead - behind) / (2.0 * step)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("strategy", ["double-backward", "recorded", "auto"])
 def test_the_hessian_of_neox_is_the_difference_of_gradients(folder: Folder, strategy: str) -> None:
     landscape = task(folder(), sequences=4)
@@ -137,6 +138,7 @@ def test_the_hessian_of_neox_is_the_difference_of_gradients(folder: Folder, stra
     torch.testing.assert_close(found, differences(landscape, vector), rtol=1e-5, atol=1e-6 * float(found.norm()))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("strategy", ["double-vjp", "recorded", "auto"])
 def test_gauss_newton_of_neox_is_the_difference_of_the_divergences_gradients(folder: Folder, strategy: str) -> None:
     """At its anchor the Hessian of the divergence is the Gauss-Newton matrix of the cross-entropy."""

@@ -80,6 +80,7 @@ MAPS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("kind", ["gpt_neox", "planted", "absent"])
 @pytest.mark.parametrize("name", MAPS)
 def test_code_in_a_folder_never_runs(
@@ -215,6 +216,7 @@ def test_weights_of_a_folder_that_are_of_another_kind(
     assert f"has {name} as" in said
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("place", [0, 50, 101])
 @pytest.mark.parametrize("bit", [0, 7])
 def test_a_flipped_bit_in_weights_with_a_checksum(

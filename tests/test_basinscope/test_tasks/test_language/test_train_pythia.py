@@ -93,6 +93,7 @@ def test_the_task_reads_checkpoints_texts_and_moments(tmp_path: Path, script: Mo
     assert moments.step == checkpoint.metadata["step"] == recipe.steps
 
 
+@pytest.mark.slow
 def test_folders_along_training_are_a_trajectory(
     tmp_path: Path, script: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -130,6 +130,7 @@ FAMILIES: dict[str, tuple[str, nn.Module, dict[str, Tensor], str, Loss]] = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_cost_and_hessian_are_those_of_torch(family: str, tmp_path: Path) -> None:
     factory, model, arrays, loss, oracle = FAMILIES[family]
