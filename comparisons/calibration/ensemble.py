@@ -120,7 +120,8 @@ class Ensemble:
             Rises (cells, members, count), cost above the checkpoint's before each step, nan from where a chain failed;
             and the acceptances (cells, members) at the steps that are checked. Nothing is copied to the host before.
         """
-        rises, acceptances = [], []
+        rises: list[Tensor] = []
+        acceptances: list[Tensor] = []
         for _ in range(count):
             found, accepted = ADVANCE[self._members.sampler](self, self.step in self._members.checked)
             rises.append(found.masked_fill(~self.alive, torch.nan))

@@ -189,7 +189,8 @@ class AcceptedOutlook(Outlook):
             stiffness, masses = self._stiffness(inverse_temperature, float(pull))
             bound = stiffness[0] > 0.0
             found[float(pull)] = largest_accepted_step(stiffness, masses, LEAST_ACCEPTED) if bound else math.inf
-        return np.minimum(usual, np.vectorize(lambda pull: found[float(pull)], otypes=[float])(localisation))
+        least = np.vectorize(lambda pull: found[float(pull)], otypes=[float])(localisation)
+        return np.asarray(np.minimum(usual, least))
 
     def burn_ins(self, inverse_temperature: float, localisation: Array, step_size: Array) -> Array:
         """Steps of burn-in, those that are rejected included, for localisations and step sizes of one shape."""
