@@ -99,10 +99,15 @@ def _fact_rows(found: Calibration, cell: Cell) -> Iterator[tuple[str, str]]:
     limit = ahead.prediction.step_limit
     yield "error", f"between {found.settings.calls} independent calls; one call alone would say ± {_half(cell)}"
     slope = f", the slope takes {-ahead.fall:.2g}" if -ahead.fall > 0.005 * ahead.plain else ""
-    yield "by the spectrum", f"{short(ahead.value)}: {short(ahead.plain)} and {ahead.bias:+.1%} by the step{slope}"
+    step = "no bias of the step" if chains.sampler == "mala" else f"{ahead.bias:+.1%} by the step"
+    yield "by the spectrum", f"{short(ahead.value)}: {short(ahead.plain)} and {step}{slope}"
     yield "step size", f"{chains.step_size / limit:.2g} of its limit {limit:.3g}"
+    if found.metric is not None:
+        least, mean = found.metric.factors_at(chains.inverse_temperature, chains.localisation)
+        yield "factors of a step", f"from {least:.2g} to 1, {mean:.2g} in the mean over parameters"
     yield "burn-in", f"{chains.burn_in:,} of {found.settings.steps:,} steps, {short(ahead.burn_in)} needed"
-    yield "acceptance", _shown(chains.mean_acceptance)
+    by_spectrum = f", {ahead.acceptance:.2f} by the spectrum" if math.isfinite(ahead.acceptance) else ""
+    yield "acceptance", _shown(chains.mean_acceptance) + by_spectrum
     yield "R-hat", f"{chains.scale_reduction:.3f}" if math.isfinite(chains.scale_reduction) else "unknown"
     yield "failed chains", f"{cell.failed_share:.0%}"
     for name, change in found.verdict.changes.items():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from basinscope.choices import one_of
 from basinscope.cli.options import (
     RESULT,
     DataOption,
@@ -21,8 +22,10 @@ from basinscope.cli.options import (
     OutputOption,
     OverwriteOption,
     PlotOption,
+    ResumeOption,
     StripPrefixOption,
     TableOption,
+    TaskOption,
     ThreadsOption,
     TrustPickleOption,
     command_line,
@@ -30,7 +33,10 @@ from basinscope.cli.options import (
     machine_of,
     reading_of,
 )
+from basinscope.tasks import CHECKPOINT_HELP
 from basinscope.tasks.own import chosen_task
+from comparisons.words import SAMPLERS
+from spectra.errors import UserError
 
 if TYPE_CHECKING:
     from basinscope.calibration import LlcRequest
@@ -41,7 +47,7 @@ _FORM = "A:B:N for N values from A to B, or values separated by commas."
 
 
 def llc(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, as of basinscope spectrum.", show_default=False)],
+    checkpoint: Annotated[Path, typer.Argument(help=CHECKPOINT_HELP, show_default=False)],
     step_sizes: Annotated[
         str | None,
         typer.Option(
@@ -77,9 +83,22 @@ def llc(
     steps: Annotated[
         int, typer.Option(help="Steps of each chain, at most half of them burn-in.", rich_help_panel=_CHAINS)
     ] = 1500,
+    sampler: Annotated[
+        str,
+        typer.Option(
+            help="How the chains move: sgld, plain; rmsprop, with shorter steps where gradients are large; mala, on "
+            "all rows with each step accepted or rejected, the reference for small models.",
+            rich_help_panel=_CHAINS,
+        ),
+    ] = SAMPLERS[0],
     batch_size: Annotated[
-        int, typer.Option(help="Rows of a minibatch; 0 takes all of them.", rich_help_panel=_CHAINS)
-    ] = 64,
+        int | None,
+        typer.Option(
+            help="Rows of a minibatch; 0 takes all of them.",
+            show_default="64; all for mala",
+            rich_help_panel=_CHAINS,
+        ),
+    ] = None,
     penalty: Annotated[
         str,
         typer.Option(
@@ -89,10 +108,7 @@ def llc(
         ),
     ] = "auto",
     seed: Annotated[int, typer.Option(help="The one seed of all randomness.", rich_help_panel=_CHAINS)] = 0,
-    task: Annotated[
-        str | None,
-        typer.Option(help="The task, as for basinscope spectrum.", show_default="the checkpoint's own"),
-    ] = None,
+    task: TaskOption = None,
     model: ModelOption = None,
     data: DataOption = None,
     loss: LossOption = None,
@@ -110,9 +126,7 @@ def llc(
         typer.Option(help="TOML file of the chosen settings to write, for compare --settings.", rich_help_panel=RESULT),
     ] = None,
     overwrite: OverwriteOption = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the output, where there is one.", rich_help_panel=RESULT)
-    ] = False,
+    resume: ResumeOption = False,
     table: TableOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -124,7 +138,10 @@ def llc(
     """  # noqa: DOC501  # the help has no place for it
     del debug  # read by main
     form, machine = form_of(table, as_json), machine_of(dtype, device, memory, threads)
-    from comparisons.calibration import SweepSettings, axis
+    one_of("--sampler", sampler, SAMPLERS)
+    if sampler == "mala" and batch_size:
+        raise UserError(f"--batch-size must be left out with --sampler mala, which takes all rows, got {batch_size}")
+    from comparisons.calibration import BATCH_SIZE, SweepSettings, axis
 
     def values(name: str, text: str | None) -> tuple[float, ...]:
         return () if text is None else axis(name, text)
@@ -136,7 +153,8 @@ def llc(
         calls=calls,
         chains=chains,
         steps=steps,
-        batch_size=batch_size or None,
+        sampler=sampler,
+        batch_size=BATCH_SIZE if batch_size is None else batch_size or None,
         penalty=penalty,
         tolerance=tolerance,
         seed=seed,

@@ -6,8 +6,10 @@ from .ensemble import Ensemble as Ensemble
 from .ensemble import Members as Members
 from .ground import Ground as Ground
 from .outlook import CellOutlook as CellOutlook
+from .outlook import Metric as Metric
 from .outlook import Outlook as Outlook
 from .outlook import Slope as Slope
+from .outlook import outlook_of as outlook_of
 from .outlook import with_penalty as with_penalty
 from .plateau import RULE as RULE
 from .plateau import Row as Row
@@ -15,11 +17,14 @@ from .plateau import Verdict as Verdict
 from .plateau import judge as judge
 from .plots import calibration_figure as calibration_figure
 from .plots import draw_calibration as draw_calibration
+from .preconditioner import factors_of as factors_of
+from .preconditioner import metric_of as metric_of
 from .run import SweepWork as SweepWork
 from .run import prepare as prepare
 from .run import run_chains as run_chains
 from .run import sweep_operator as sweep_operator
 from .run import sweep_work as sweep_work
+from .settings import BATCH_SIZE as BATCH_SIZE
 from .settings import SweepSettings as SweepSettings
 from .settings import axis as axis
 from .store import read_calibration as read_calibration

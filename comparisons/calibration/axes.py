@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from comparisons.calibration.outlook import Outlook
-from comparisons.calibration.settings import STEP_SHARES, USUAL_VALUES, SweepSettings
+from comparisons.calibration.settings import USUAL_VALUES, SweepSettings
 from comparisons.langevin import RELAXATIONS
 from spectra.errors import UserError
 
@@ -102,7 +102,7 @@ def localisations(settings: SweepSettings, warm: Array, outlook: Outlook, *, of_
 
 def axes_of(settings: SweepSettings, warm: Array, pull: Array, outlook: Outlook) -> Axes:
     """The grid of these temperatures and localisations."""
-    shares = np.empty(0) if settings.step_sizes else np.array(STEP_SHARES)
+    shares = np.empty(0) if settings.step_sizes else np.array(settings.step_shares)
     if settings.step_sizes:
         steps = np.broadcast_to(np.array(settings.step_sizes), (len(warm), len(pull), len(settings.step_sizes)))
     else:

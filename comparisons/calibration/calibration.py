@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from comparisons.calibration.axes import Axes, usual_temperature
 from comparisons.calibration.cell import Cell
 from comparisons.calibration.ground import Ground
-from comparisons.calibration.outlook import Outlook, Slope, with_penalty
+from comparisons.calibration.outlook import Metric, Outlook, Slope, outlook_of, with_penalty
 from comparisons.calibration.plateau import Verdict, judge
 from comparisons.calibration.settings import SweepSettings
 from comparisons.langevin import Chains
@@ -62,6 +62,7 @@ class Calibration(Result):
         gradients: gradients over all data that the chains took, minibatches counted as their share.
         seconds: wall time of the chains.
         underway: where the next cells stand; None where they are at their beginning.
+        metric: the spectrum in the metric of the preconditioner; None without one.
     """
 
     settings: SweepSettings
@@ -79,6 +80,7 @@ class Calibration(Result):
     gradients: float = 0.0
     seconds: float = 0.0
     underway: Underway | None = field(default=None)
+    metric: Metric | None = None
     _drawn_by: ClassVar[str] = "comparisons.calibration.plots:draw_calibration"
     _written_by: ClassVar[str] = "comparisons.calibration.store:write_calibration"
 
@@ -90,7 +92,8 @@ class Calibration(Result):
     @cached_property
     def outlook(self) -> Outlook:
         """What the spectrum predicts for the cost that is sampled."""
-        return Outlook(with_penalty(self.spectrum.density, self.ground.penalty - self.task_penalty), self.slope)
+        density = with_penalty(self.spectrum.density, self.ground.penalty - self.task_penalty)
+        return outlook_of(self.settings.sampler, density, self.slope, self.metric)
 
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
@@ -109,6 +112,7 @@ class Calibration(Result):
             localisation=pull,
             acceptance=self.acceptance[number],
             gradient_evaluations=self.gradients / max(self.done, 1),
+            sampler=self.settings.sampler,
         )
         return Cell(place, chains, self.settings.calls, ahead)
 
@@ -202,6 +206,7 @@ class Calibration(Result):
             "predicted_without_step": ahead.plain,
             "predicted_bias": ahead.bias,
             "predicted_slope": ahead.fall,
+            "predicted_acceptance": ahead.acceptance,
             "step_limit": ahead.prediction.step_limit,
             "burn_in_needed": ahead.burn_in,
             "sound": cell.sound,

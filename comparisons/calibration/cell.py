@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from comparisons.calibration.axes import LARGEST_FALL
 from comparisons.calibration.outlook import CellOutlook
-from comparisons.langevin import Chains
+from comparisons.langevin import LEAST_ACCEPTED, Chains
 from spectra.estimate import Estimate
 from spectra.interval import quantile
 
@@ -112,6 +112,8 @@ class Cell:
         moved = freedom >= 1 and error > 0.0 and abs(change) > LEAST_DRIFT * abs(chains.mean_rise)
         if moved and abs(change) / error > quantile(freedom, 1.0 - DRIFT_LEVEL):
             found["drift"] = f"the second half lies {change / chains.mean_rise:+.0%} off the first"
+        if chains.sampler == "mala" and chains.mean_acceptance < LEAST_ACCEPTED:
+            found["rejected"] = f"only {chains.mean_acceptance:.0%} of the steps are accepted"
         return found
 
     @property

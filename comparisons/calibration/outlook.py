@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from comparisons.langevin import RELAXATIONS, ChainPrediction, predict_chains
+from comparisons.langevin import (
+    LEAST_ACCEPTED,
+    RELAXATIONS,
+    ChainPrediction,
+    expected_acceptance,
+    largest_accepted_step,
+    predict_chains,
+)
 from spectra.density import SpectralDensity
+from spectra.estimate import Estimate, from_samples
 
 Array = NDArray[np.float64]
 
@@ -35,10 +44,12 @@ class CellOutlook:
     Attributes:
         prediction: what it predicts for the curvature alone: value, step limit, relaxation.
         fall: what the slope at the checkpoint adds to the value, zero or negative: chains drift below the checkpoint.
+        acceptance: share of steps that are accepted; nan of chains that take all of them.
     """
 
     prediction: ChainPrediction
     fall: float
+    acceptance: float = math.nan
 
     @property
     def value(self) -> float:
@@ -69,7 +80,7 @@ class CellOutlook:
 
 @dataclass(frozen=True, eq=False)
 class Outlook:
-    """The quadratic model around a checkpoint: its curvature and its slope.
+    """The quadratic model around a checkpoint, its curvature and its slope, and what plain chains make of it.
 
     Attributes:
         density: spectral density of the Hessian of the cost that is sampled.
@@ -127,11 +138,199 @@ class Outlook:
         curvature = inverse_temperature * nodes
         stiffness = curvature + localisation[..., None]
         slack = 1.0 - 0.25 * step_size[..., None] * stiffness
+        plain, falls = self._without_step(inverse_temperature, localisation)
         with np.errstate(divide="ignore", invalid="ignore"):
-            plain = 0.5 * (curvature / stiffness) @ masses
             biased = 0.5 * (curvature / (stiffness * np.where(slack > 0.0, slack, np.nan))) @ masses
-            falls = np.vectorize(lambda pull: self.fall(inverse_temperature, pull), otypes=[float])(localisation)
             return biased + falls, biased / plain - 1.0
+
+    def _without_step(self, inverse_temperature: float, localisation: Array) -> tuple[Array, Array]:
+        """Values as the step goes to zero, without the slope, and what that adds, for localisations of any shape."""
+        nodes, masses = self.density.measure()
+        curvature = inverse_temperature * nodes
+        with np.errstate(divide="ignore", invalid="ignore"):
+            plain = 0.5 * (curvature / (curvature + localisation[..., None])) @ masses
+        return plain, np.vectorize(lambda pull: self.fall(inverse_temperature, pull), otypes=[float])(localisation)
+
+
+class AcceptedOutlook(Outlook):
+    """The same of chains whose steps are accepted or rejected: the step adds nothing, it is only taken less often.
+
+    Their limit is the step of which a fifth is accepted, or ``4 / a_max`` where that is less.
+    """
+
+    def at(self, inverse_temperature: float, localisation: float, step_size: float | None = None) -> CellOutlook:
+        """What is predicted for one setting; without a step size only what does not depend on it."""
+        found = super().at(inverse_temperature, localisation)
+        plain = found.prediction.value_without_step
+        if step_size is None or not math.isfinite(plain.value):
+            return super().at(inverse_temperature, localisation, step_size)
+        pull, step = np.array(localisation), np.array(step_size)
+        needed = float(self.burn_ins(inverse_temperature, pull, step))
+        ahead = replace(
+            found.prediction,
+            value=plain,
+            step_size=step_size,
+            step_limit=float(self.limits(inverse_temperature, pull)),
+            relaxation=needed / RELAXATIONS,
+            cautions=plain.cautions,
+        )
+        return CellOutlook(ahead, found.fall, self.acceptance(inverse_temperature, localisation, step_size))
+
+    def acceptance(self, inverse_temperature: float, localisation: float, step_size: float) -> float:
+        """The share of steps that is accepted; nan where no distribution is bound."""
+        stiffness, masses = self._stiffness(inverse_temperature, localisation)
+        return expected_acceptance(stiffness, masses, step_size) if stiffness[0] > 0.0 else math.nan
+
+    def limits(self, inverse_temperature: float, localisation: Array) -> Array:
+        """The step size from which less than a fifth of steps is accepted, for localisations of any shape."""
+        usual = super().limits(inverse_temperature, localisation)
+        found = {}
+        for pull in np.unique(localisation):
+            stiffness, masses = self._stiffness(inverse_temperature, float(pull))
+            bound = stiffness[0] > 0.0
+            found[float(pull)] = largest_accepted_step(stiffness, masses, LEAST_ACCEPTED) if bound else math.inf
+        least = np.vectorize(lambda pull: found[float(pull)], otypes=[float])(localisation)
+        return np.asarray(np.minimum(usual, least))
+
+    def burn_ins(self, inverse_temperature: float, localisation: Array, step_size: Array) -> Array:
+        """Steps of burn-in, those that are rejected included, for localisations and step sizes of one shape."""
+        taken = np.vectorize(lambda g, e: self.acceptance(inverse_temperature, float(g), float(e)), otypes=[float])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found = super().burn_ins(inverse_temperature, localisation, step_size) / taken(localisation, step_size)
+        return np.asarray(np.nan_to_num(found, nan=np.inf, posinf=np.inf))
+
+    def values(self, inverse_temperature: float, localisation: Array, step_size: Array) -> tuple[Array, Array]:
+        """Predicted values, and the share that the step adds, which is zero."""
+        plain, falls = self._without_step(inverse_temperature, localisation)
+        return plain + falls, np.zeros(np.broadcast(localisation, step_size).shape)
+
+    def _stiffness(self, inverse_temperature: float, localisation: float) -> tuple[Array, Array]:
+        nodes, masses = self.density.measure()
+        return inverse_temperature * nodes + localisation, masses
+
+
+@dataclass(frozen=True, eq=False)
+class Metric:
+    """The spectrum of ``M = F^(1/2) (nb H + g) F^(1/2)`` at each temperature and localisation of a grid.
+
+    Attributes:
+        inverse_temperatures: (t,) nb, ascending.
+        localisations: (l,) g, ascending.
+        nodes: (t, l, probes, nodes) Ritz values of M, 1 / parameter².
+        masses: (t, l, probes, nodes) signed masses of ``tr(nb F^(1/2) H F^(1/2) f(M))``, 1 / parameter².
+        ends: (t, l, 2) ends of the spectrum of M: outer bounds, where these leave it positive.
+        factors: (t, l, 2) the least factor and their mean; the largest is one.
+        exact: whether the masses are free of the probes' error.
+    """
+
+    inverse_temperatures: Array
+    localisations: Array
+    nodes: Array
+    masses: Array
+    ends: Array
+    factors: Array
+    exact: bool
+
+    def factors_at(self, inverse_temperature: float, localisation: float) -> tuple[float, float]:
+        """The least factor and their mean at a temperature and a localisation of the grid."""
+        least, mean = self.factors[self._warm(inverse_temperature), self._pull(localisation)]
+        return float(least), float(mean)
+
+    def added(self, inverse_temperature: float, localisation: float, step_size: float) -> Estimate:
+        """``e/8 tr(nb F^(1/2) H F^(1/2) (1 - e M / 4)^-1)``, what a step below the limit adds to the value."""
+        place = self._warm(inverse_temperature), self._pull(localisation)
+        samples = _added(self.nodes[place], self.masses[place], np.array(step_size))
+        return Estimate(float(samples.mean())) if self.exact else from_samples(samples)
+
+    def between(self, inverse_temperature: float, localisation: Array, of: Callable[[int, int], Array]) -> Array:
+        """A quantity of a place of the grid at localisations of any shape, linear in their logarithm between places."""
+        logs, at = np.log(self.localisations), np.log(localisation)
+        warm, last = self._warm(inverse_temperature), len(logs) - 1
+        below = np.clip(np.searchsorted(logs, at, side="right") - 1, 0, max(last - 1, 0))
+        above = np.minimum(below + 1, last)
+        gap = np.where(above > below, logs[above] - logs[below], 1.0)
+        share = np.clip((at - logs[below]) / gap, 0.0, 1.0)
+        table = np.stack([np.broadcast_to(of(warm, pull), at.shape) for pull in range(last + 1)])
+        low, high = (np.take_along_axis(table, place[None], 0)[0] for place in (below, above))
+        # At a place itself its own number to the last digit, and no product of a share of zero with infinity.
+        return np.asarray(np.where(share <= 0.0, low, np.where(share >= 1.0, high, low + share * (high - low))))
+
+    def _warm(self, inverse_temperature: float) -> int:
+        return int(np.abs(np.log(self.inverse_temperatures / inverse_temperature)).argmin())
+
+    def _pull(self, localisation: float) -> int:
+        return int(np.abs(np.log(self.localisations / localisation)).argmin())
+
+
+def _added(nodes: Array, masses: Array, step_size: Array) -> Array:
+    """(probes, ...) what steps of any shape add by each probe; nan past a node's limit."""
+    steps = step_size[..., None, None]
+    slack = 1.0 - 0.25 * steps * nodes
+    found = 0.125 * steps * masses / np.where(slack > 0.0, slack, np.nan)
+    return np.moveaxis(found.sum(-1), -1, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class PreconditionedOutlook(Outlook):
+    """The quadratic model of chains ``dx = -(e/2) F (nb grad L + g x) + N(0, e F)``, for a grid of settings.
+
+    F changes nothing of the value as the step goes to zero; step limit, bias and burn-in are those of M.
+
+    Attributes:
+        metric: M at the temperatures and localisations of the grid.
+    """
+
+    metric: Metric
+
+    def at(self, inverse_temperature: float, localisation: float, step_size: float | None = None) -> CellOutlook:
+        """What is predicted for a setting of the grid; without a step size only what does not depend on it."""
+        found = super().at(inverse_temperature, localisation)
+        plain = found.prediction.value_without_step
+        if step_size is None or not math.isfinite(plain.value):
+            return super().at(inverse_temperature, localisation, step_size)
+        pull, step = np.array(localisation), np.array(step_size)
+        limit = float(self.limits(inverse_temperature, pull))
+        needed = float(self.burn_ins(inverse_temperature, pull, step))
+        value = Estimate(math.inf)
+        if step_size < limit:
+            more = self.metric.added(inverse_temperature, localisation, step_size)
+            error = math.hypot(plain.standard_error, more.standard_error)
+            value = Estimate(plain.value + more.value, error, plain.truncation_error, cautions=plain.cautions)
+        ahead = replace(
+            found.prediction, value=value, step_size=step_size, step_limit=limit, relaxation=needed / RELAXATIONS
+        )
+        return CellOutlook(replace(ahead, cautions=value.cautions), found.fall)
+
+    def limits(self, inverse_temperature: float, localisation: Array) -> Array:
+        """The step size from which chains diverge, ``4 / m_max``, for localisations of any shape."""
+        ends = self.metric.ends
+        return 4.0 / self.metric.between(inverse_temperature, localisation, lambda warm, pull: ends[warm, pull, 1])
+
+    def burn_ins(self, inverse_temperature: float, localisation: Array, step_size: Array) -> Array:
+        """Steps of burn-in for localisations and step sizes of one shape; inf where a direction is not bound."""
+        ends = self.metric.ends
+        found = self.metric.between(inverse_temperature, localisation, lambda warm, pull: ends[warm, pull, 0])
+        with np.errstate(divide="ignore"):
+            return np.asarray(RELAXATIONS * 2.0 / (step_size * np.maximum(found, 0.0)))
+
+    def values(self, inverse_temperature: float, localisation: Array, step_size: Array) -> tuple[Array, Array]:
+        """Predicted values, and the share that the step adds, for localisations and step sizes of one shape."""
+        plain, falls = self._without_step(inverse_temperature, localisation)
+        metric = self.metric
+
+        def added(*at: int) -> Array:
+            return np.asarray(_added(metric.nodes[at], metric.masses[at], step_size).mean(0))
+
+        more = metric.between(inverse_temperature, localisation, added)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return plain + more + falls, more / plain
+
+
+def outlook_of(sampler: str, density: SpectralDensity, slope: Slope, metric: Metric | None) -> Outlook:
+    """What the spectrum says of chains of a sampler; ``rmsprop`` needs its metric."""
+    if metric is not None:
+        return PreconditionedOutlook(density, slope, metric)
+    return (AcceptedOutlook if sampler == "mala" else Outlook)(density, slope)
 
 
 def with_penalty(density: SpectralDensity, l2: float) -> SpectralDensity:

@@ -207,6 +207,7 @@ _WAY_OUT = {
     "past the limit": "smaller --step-sizes",
     "biased": "smaller --step-sizes",
     "burn-in": "more --steps, or a larger --localisation",
+    "rejected": "smaller --step-sizes",
     "failed": "smaller --step-sizes, or a larger --localisation",
     "negative": "a larger --localisation, or --penalty, the l2 of its training",
     "R-hat": "more --steps, or a larger --localisation",

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from comparisons.calibration.calibration import Calibration
 from comparisons.calibration.cell import LARGEST_BIAS, Cell
+from comparisons.langevin import LEAST_ACCEPTED
 from spectra.errors import UserError
 from spectra.interval import short
 from spectra.plots import ORANGE, VERMILLION
@@ -133,6 +134,7 @@ def _rhat(cell: Cell) -> str:
 
 def _accepted(cell: Cell) -> str:
     share = f"{cell.chains.mean_acceptance:.2f}" if math.isfinite(cell.chains.mean_acceptance) else "–"
+    share += f"\n({cell.outlook.acceptance:.2f})" if math.isfinite(cell.outlook.acceptance) else ""
     return f"{share}\n{cell.failed_share:.0%} failed" if cell.failed_share else share
 
 
@@ -273,15 +275,17 @@ def _title(found: Calibration, width: int) -> str:
 
 
 def _legend(found: Calibration) -> list[Any]:
-    half = found.settings.longest_burn_in
+    half, accepted = found.settings.longest_burn_in, found.settings.sampler == "mala"
+    biased = Line2D([], [], color=ORANGE, ls="--", lw=1.8, label=f"the step adds {LARGEST_BIAS:.0%} by the spectrum")
     lines = [
         Line2D([], [], color="0.6", lw=0.9, label="contours, and in brackets: the spectrum's value"),
-        Line2D([], [], color=ORANGE, ls="--", lw=1.8, label=f"the step adds {LARGEST_BIAS:.0%} by the spectrum"),
+        *([] if accepted else [biased]),
         Line2D([], [], color="black", ls=":", lw=1.8, label=f"{half:,} steps of burn-in suffice right of it"),
         Patch(fill=False, hatch="////", edgecolor="0.6", label="not sound"),
     ]
-    if not len(found.axes.shares):
-        lines.append(Line2D([], [], color=VERMILLION, lw=1.8, label="step limit by the spectrum: chains diverge"))
+    if accepted or not len(found.axes.shares):
+        past = f"at most {LEAST_ACCEPTED:.0%} of steps accepted" if accepted else "chains diverge"
+        lines.append(Line2D([], [], color=VERMILLION, lw=1.8, label=f"step limit by the spectrum: {past}"))
     if found.verdict.cell is not None:
         lines.append(Patch(fill=False, edgecolor=VERMILLION, lw=2.5, label="chosen, in its plateau (thin)"))
     return lines

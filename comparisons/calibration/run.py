@@ -9,12 +9,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from comparisons.calibration.axes import axes_of, localisations, temperatures
 from comparisons.calibration.calibration import Calibration, Underway
 from comparisons.calibration.ensemble import Ensemble, Members
-from comparisons.calibration.outlook import Slope
+from comparisons.calibration.ground import Ground
+from comparisons.calibration.outlook import Outlook, Slope, outlook_of
+from comparisons.calibration.preconditioner import PILOTS, factors_of, metric_of, metric_products, pilot_steps
 from comparisons.calibration.settings import SweepSettings
 from comparisons.calibration.stationarity import find_ground
 from comparisons.langevin import row_count
@@ -28,8 +31,9 @@ from spectra.spectrum import SpectrumSettings
 from volume.quadratic import anchor_measure
 
 Progress = Callable[[int, int, str], None]
-# Vectors that a chain takes while it steps: displacement, place, leaf, gradient, and what the sum of two takes.
-_VECTORS = 6
+# Vectors that a chain takes while it steps: displacement, place, leaf, gradient, and what the sum of two takes; with
+# steps that are accepted or rejected the gradients and places of both ends.
+_VECTORS, _ACCEPTED_VECTORS = 6, 10
 # Graphs of a minibatch for one chain, against what is saved of it for the backward pass.
 _GRAPHS = 3
 # Inverse temperature times samples below which chains say nothing of the data.
@@ -46,7 +50,8 @@ class SweepWork:
 
     Attributes:
         cells: number of cells.
-        chain_gradients: gradients over all data of the chains, minibatches counted as their share.
+        chain_gradients: gradients over all data of the chains, and of those that make a preconditioner, minibatches
+            counted as their share.
         check_gradients: those of the acceptance checks.
         products: products with the Hessian.
         rows: rows of the data.
@@ -85,11 +90,17 @@ def sweep_work(
     size = rows if settings.batch_size is None else min(settings.batch_size, rows)
     cells = math.prod(settings.shape)
     chains = cells * settings.members
-    checks = min(settings.checks, settings.steps)
+    accepted = settings.sampler == "mala"
+    checks = 0 if accepted else min(settings.checks, settings.steps)
     products = plan_route(operator, _spectrum_settings(settings)).products + 2 * settings.lanczos_steps
-    each = _chain_bytes(operator, size, rows)
+    each = _chain_bytes(operator, size, rows, accepted)
     at_once = int(max(1, min(cells, memory / (settings.members * each))))
-    steps = chains * settings.steps * size / rows
+    steps = chains * (settings.steps + accepted) * size / rows
+    if settings.sampler == "rmsprop":
+        places = math.prod(settings.shape[:2])
+        products += places * metric_products(operator.size, settings)
+        # Once before the chains, for what the spectrum says of them, and once as they begin.
+        steps += 2.0 * places * PILOTS * pilot_steps() * size / rows
     return SweepWork(cells, steps, 2.0 * chains * checks, products, rows, size, at_once, each)
 
 
@@ -154,8 +165,14 @@ def prepare(
             "slope takes more than a tenth of every value; give a smaller --inverse-temperature, --penalty, the l2 of "
             "its training, or --localisation to run it all the same"
         )
-    axes = axes_of(settings, warm, pull, outlook)
     work = sweep_work(landscape, settings, operator, memory)
+    metric = None
+    if settings.sampler == "rmsprop":
+        chosen = _sampled(landscape, ground)
+        factors = factors_of(chosen, settings, warm, pull, outlook, work.at_once * settings.members)
+        more = ground.penalty - landscape.l2
+        metric = metric_of(operator, factors, warm, pull, settings, penalty=more, memory=memory, progress=progress)
+    axes = axes_of(settings, warm, pull, outlook_of(settings.sampler, outlook.density, outlook.slope, metric))
     shape = (work.cells, settings.members)
     return Calibration(
         settings=settings,
@@ -169,16 +186,22 @@ def prepare(
         at_once=work.at_once,
         rises=np.full((*shape, settings.steps), np.nan, dtype=np.float32),
         acceptance=np.full((*shape, len(_members(settings).checked)), np.nan),
+        metric=metric,
     )
 
 
-def _chain_bytes(operator: SymmetricOperator, size: int, rows: int) -> float:
+def _chain_bytes(operator: SymmetricOperator, size: int, rows: int, accepted: bool) -> float:
     """What a chain takes: its vectors, and the graph of its minibatch."""
-    vectors = _VECTORS * operator.size * operator.dtype.itemsize
+    vectors = (_ACCEPTED_VECTORS if accepted else _VECTORS) * operator.size * operator.dtype.itemsize
     if not isinstance(operator, Curvature):
         return float(vectors)
     graph = operator.graph_memory
     return vectors + _GRAPHS * graph.saved * size / max(rows / graph.batches, 1.0)
+
+
+def _sampled(landscape: Landscape, ground: Ground) -> Landscape:
+    same = ground.penalty == landscape.l2
+    return landscape if same else landscape.with_penalty(ground.penalty)
 
 
 def _members(settings: SweepSettings) -> Members:
@@ -216,8 +239,7 @@ class _Chains:
         on_save: Callable[[Calibration], None] | None,
         progress: Progress | None,
     ) -> None:
-        same = found.ground.penalty == landscape.l2
-        self.landscape = landscape if same else landscape.with_penalty(found.ground.penalty)
+        self.landscape = _sampled(landscape, found.ground)
         self.found, self.on_save, self.progress = found, on_save, progress
         settings = found.settings
         self.members = _members(settings)
@@ -230,15 +252,25 @@ class _Chains:
         self.begun = self.saved = self.told = time.monotonic()
 
     def _gradients(self, steps: int) -> float:
-        """Of one cell, with the checks that lie before a step."""
+        """Of one cell, with the checks that lie before a step, or the first place of steps that may be rejected."""
+        if self.members.sampler == "mala":
+            return self.members.count * (steps + 1.0)
         checks = sum(step < steps for step in self.members.checked)
         return self.members.count * (steps * self.share + 2.0 * checks)
 
     def run(self) -> Calibration:
-        found = self.found
+        found, factors = self.found, None
+        if found.settings.sampler == "rmsprop" and not found.complete:
+            plain, axes = Outlook(found.outlook.density, found.slope), found.axes
+            chains = found.at_once * self.members.count
+            warm, pull = axes.inverse_temperatures, axes.localisations
+            factors = factors_of(self.landscape, found.settings, warm, pull, plain, chains)
         while found.done < len(self.cells):
             last = min(found.done + found.at_once, len(self.cells))
-            ensemble = Ensemble(self.landscape, self.members, self.cells[found.done : last], self.size)
+            each = (
+                None if factors is None else factors[torch.arange(found.done, last) // found.axes.step_sizes.shape[2]]
+            )
+            ensemble = Ensemble(self.landscape, self.members, self.cells[found.done : last], self.size, each)
             if found.underway is not None:
                 ensemble.go_on_from(found.underway.moved, found.underway.alive, found.underway.step)
             self._block(found, ensemble, last)

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from comparisons.words import SAMPLERS
 from spectra.errors import UserError, require_counts
 
-# Ways in which a chain moves.
-SAMPLERS = ("sgld",)
-# Step sizes of cells where none are given, as shares of each cell's limit: from a slow burn-in to a visible bias.
-STEP_SHARES = (0.01, 0.02, 0.04, 0.08, 0.16)
+# Step sizes of cells where none are given, as shares of each cell's limit: from a slow burn-in to a visible bias, and
+# where steps are accepted or rejected, from nearly all accepted to a third.
+STEP_SHARES, ACCEPTED_SHARES = (0.01, 0.02, 0.04, 0.08, 0.16), (0.05, 0.1, 0.2, 0.4, 0.8)
+# Rows of a minibatch where no number is given.
+BATCH_SIZE = 64
 # Values of the two other axes where none are given.
 USUAL_VALUES = 3
 # What --penalty takes beside a number.
@@ -24,15 +26,17 @@ class SweepSettings:
     """Everything that decides the numbers of a calibration, apart from the landscape.
 
     Attributes:
-        step_sizes: e, ascending; empty for ``STEP_SHARES`` of the limit that the spectrum sets in each cell.
+        step_sizes: e, ascending; empty for shares of the limit that the spectrum sets in each cell.
         inverse_temperatures: nb, ascending; empty for half of, once and twice ``n / log n`` of n samples.
         localisations: g, ascending; empty for three values that the spectrum sets.
         calls: independent calls of each cell, whose spread is the error.
         chains: chains of each call.
         steps: steps of each chain, of which at most half are burn-in.
-        batch_size: rows of a minibatch; None for all rows, and so the exact gradient.
-        checks: steps at which the Metropolis acceptance probability is computed, two full gradients a chain each.
-        sampler: one of ``SAMPLERS``.
+        batch_size: rows of a minibatch; None for all rows, and so the exact gradient. ``mala`` takes all rows.
+        checks: steps at which the Metropolis acceptance probability is computed, two full gradients a chain each; not
+            of ``mala``, which has it at each step.
+        sampler: ``sgld``; ``rmsprop``, whose steps are shorter in directions of large gradients, by factors that short
+            plain chains fix beforehand; or ``mala``, which accepts or rejects each step.
         penalty: l2 of the cost that is sampled: a number as text, ``none`` for the task's own cost, ``auto`` to add a
             penalty where the checkpoint is a minimum with it alone.
         tolerance: share by which estimates of one plateau may differ.
@@ -47,7 +51,7 @@ class SweepSettings:
     calls: int = 4
     chains: int = 2
     steps: int = 1500
-    batch_size: int | None = 64
+    batch_size: int | None = BATCH_SIZE
     checks: int = 2
     sampler: str = "sgld"
     penalty: str = "auto"
@@ -65,10 +69,21 @@ class SweepSettings:
             _check_axis(name, getattr(self, name))
         if self.sampler not in SAMPLERS:
             raise UserError(f"sampler must be one of {', '.join(SAMPLERS)}; got {self.sampler!r}")
+        if self.sampler == "mala":
+            if self.batch_size not in (None, BATCH_SIZE):
+                raise UserError(
+                    f"batch_size must be left out with sampler mala, which takes all rows, got {self.batch_size}"
+                )
+            object.__setattr__(self, "batch_size", None)
         if not 0.0 < self.tolerance < 1.0:
             raise UserError(f"tolerance must lie between 0 and 1, got {self.tolerance:g}")
         if self.penalty not in PENALTIES:
             penalty_of(self.penalty)
+
+    @property
+    def step_shares(self) -> tuple[float, ...]:
+        """Step sizes where none are given, as shares of each cell's limit."""
+        return ACCEPTED_SHARES if self.sampler == "mala" else STEP_SHARES
 
     @property
     def members(self) -> int:
@@ -81,7 +96,7 @@ class SweepSettings:
         return (
             len(self.inverse_temperatures) or USUAL_VALUES,
             len(self.localisations) or USUAL_VALUES,
-            len(self.step_sizes) or len(STEP_SHARES),
+            len(self.step_sizes) or len(self.step_shares),
         )
 
     @property

@@ -11,7 +11,7 @@ import numpy as np
 from comparisons.calibration.axes import Axes
 from comparisons.calibration.calibration import Calibration, Underway
 from comparisons.calibration.ground import Ground
-from comparisons.calibration.outlook import Slope
+from comparisons.calibration.outlook import Metric, Slope
 from comparisons.calibration.settings import SweepSettings
 from spectra.files import PROVENANCE, Array, Attribute, Dimension, Part, Record, ResultFile, settings
 from spectra.spectrum import StoredSpectrum
@@ -22,6 +22,8 @@ _STEP, _CHECK = Dimension("step", "step of a chain"), Dimension("check", "step a
 _WARM, _PULL = Dimension("temperature", "number of the inverse temperature"), Dimension("pull", "number of it")
 _SIZE, _SHARE = Dimension("size", "number of the step size"), Dimension("share", "number of the share")
 _NODE = Dimension("slope_node", "node of the gradient's measure")
+_PROBE, _VALUE = Dimension("metric_probe", "probe in the metric"), Dimension("metric_node", "node in the metric")
+_END, _BOUND = Dimension("metric_end", "lower and upper end"), Dimension("metric_factor", "least factor and mean")
 _NUMBERS = Attribute(lambda values: tuple(map(float, np.atleast_1d(values))), lambda values: np.array(values, float))
 _SETTINGS = settings(
     SweepSettings,
@@ -61,6 +63,19 @@ _UNDERWAY = Record(
     prefix="underway_",
     optional="underway_step",
 )
+_METRIC = Record(
+    Metric,
+    {
+        "inverse_temperatures": Array((_WARM,), "samples times inverse temperature", "1 / cost"),
+        "localisations": Array((_PULL,), "pull to the checkpoint", "1 / parameter²"),
+        "nodes": Array((_WARM, _PULL, _PROBE, _VALUE), "Ritz value in the metric", "1 / parameter²"),
+        "masses": Array((_WARM, _PULL, _PROBE, _VALUE), "mass of the preconditioned Hessian there", "1 / parameter²"),
+        "ends": Array((_WARM, _PULL, _END), "end of the spectrum in the metric", "1 / parameter²"),
+        "factors": Array((_WARM, _PULL, _BOUND), "factor of a direction's step", "1"),
+    },
+    prefix="metric_",
+    optional="metric_nodes",
+)
 _CALIBRATION = Record(
     Calibration,
     {
@@ -71,6 +86,7 @@ _CALIBRATION = Record(
         "ground": _GROUND,
         **_RUNS,
         "underway": _UNDERWAY,
+        "metric": _METRIC,
         "spectrum": None,
     },
 )

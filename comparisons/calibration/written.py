@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from comparisons.calibration.calibration import Calibration
+from comparisons.calibration.preconditioner import pilot_steps
 from spectra.errors import UserError
 from spectra.files import replace_file
 
@@ -23,16 +25,21 @@ def settings_text(found: Calibration) -> str:
     if cell is None:
         raise UserError(f"there are no settings to write: {found.headline}")
     nb, pull, step = found.axes.at(cell.place)
-    settings = found.settings
-    names = {
+    settings, burn_in = found.settings, cell.chains.burn_in
+    if settings.sampler == "rmsprop":  # there each chain's own burn-in makes the factors
+        burn_in = max(burn_in, pilot_steps())
+    names: dict[str, float | int | str] = {
         "inverse-temperature": nb,
         "localisation": pull,
         "step-size": step,
-        "burn-in": cell.chains.burn_in,
+        "burn-in": burn_in,
         "chains": settings.members,
-        "draws": settings.steps - cell.chains.burn_in,
-        "batch-size": min(settings.batch_size or found.rows, found.rows),
+        "draws": max(settings.steps - burn_in, 1),
     }
+    if settings.sampler != "mala":
+        names["batch-size"] = min(settings.batch_size or found.rows, found.rows)
+    if settings.sampler != "sgld":
+        names["sampler"] = settings.sampler
     told = [
         f"{HEAD}.",
         f"# Of {found.provenance.name}: {found.headline}.",
@@ -40,7 +47,9 @@ def settings_text(found: Calibration) -> str:
         *(f"# Beware: {caution}." for caution in found.cautions),
     ]
     lines = [" ".join(line.split()) for line in told]
-    return "\n".join([*lines, "", f"[{MEASURE}]", *(f"{name} = {value!r}" for name, value in names.items()), ""])
+    return "\n".join(
+        [*lines, "", f"[{MEASURE}]", *(f"{name} = {json.dumps(value)}" for name, value in names.items()), ""]
+    )
 
 
 def write_settings(path: str | Path, found: Calibration) -> None:

@@ -1,7 +1,11 @@
+from .acceptance import LEAST_ACCEPTED as LEAST_ACCEPTED
+from .acceptance import expected_acceptance as expected_acceptance
+from .acceptance import largest_accepted_step as largest_accepted_step
 from .chains import Chains as Chains
 from .deep_linear import deep_linear_coefficient as deep_linear_coefficient
 from .information import SampleInformation as SampleInformation
 from .information import sample_information as sample_information
+from .local_coefficient import AVERAGED as AVERAGED
 from .local_coefficient import LocalLearningCoefficient as LocalLearningCoefficient
 from .local_coefficient import local_learning_coefficient as local_learning_coefficient
 from .local_coefficient import two_temperature_coefficient as two_temperature_coefficient
@@ -9,6 +13,7 @@ from .local_coefficient import widely_applicable_criterion as widely_applicable_
 from .minibatches import Minibatches as Minibatches
 from .minibatches import row_count as row_count
 from .prediction import RELAXATIONS as RELAXATIONS
+from .prediction import SHARE_OF_LIMIT as SHARE_OF_LIMIT
 from .prediction import ChainPrediction as ChainPrediction
 from .prediction import half_effective_dimension as half_effective_dimension
 from .prediction import predict_chains as predict_chains

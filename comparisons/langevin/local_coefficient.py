@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
+from comparisons.langevin.acceptance import LEAST_ACCEPTED
 from comparisons.langevin.chains import Chains
 from comparisons.langevin.prediction import SHARE_OF_LIMIT, ChainPrediction, predict_chains
 from comparisons.langevin.settings import ChainSettings
@@ -23,8 +24,6 @@ from volume.descent import Descent, descent
 LARGEST_SCALE_REDUCTION = 1.05
 # Below this acceptance the discretisation, and not the distribution, makes the value.
 LEAST_ACCEPTANCE = 0.5
-# The best rate of many directions is 57 % (Roberts and Rosenthal 1998); below this chains stand still most of the time.
-LEAST_ACCEPTED = 0.2
 # The automatic burn-in of a preconditioner is at least that many times what its averages remember.
 AVERAGED = 2
 # Of a two-sided test of drift, over chains.

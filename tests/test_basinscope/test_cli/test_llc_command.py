@@ -11,7 +11,7 @@ import torch
 
 import basinscope
 from basinscope.cli import main
-from comparisons.calibration import read_calibration
+from comparisons.calibration import Outlook, read_calibration
 
 TASK_FILE = Path(__file__).parents[1] / "tiny_task.py"
 QUICK = ("--steps", "20", "--calls", "2", "--chains", "1", "--inverse-temperature", "10", "--localisation", "20,40")
@@ -138,6 +138,8 @@ def test_settings_are_refused_without_a_plateau_and_the_numbers_stay(
         (("--penalty", "much"), "penalty must be auto or none, or a number"),
         (("--tolerance", "2"), "tolerance must lie between 0 and 1"),
         (("--steps", "1"), "steps must be at least 8"),
+        (("--sampler", "hmc"), "--sampler must be one of sgld, rmsprop, mala; got 'hmc'"),
+        (("--sampler", "mala", "--batch-size", "8"), "--batch-size must be left out with --sampler mala, which takes"),
     ],
 )
 def test_mistakes_are_told_in_a_sentence(
@@ -145,6 +147,42 @@ def test_mistakes_are_told_in_a_sentence(
 ) -> None:
     assert llc(*words) == 2
     assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_steps_that_are_accepted_or_rejected_are_counted_and_shown(
+    llc: Run, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    file = tmp_path / "llc.h5"
+    assert llc("--json", "--sampler", "mala", "--output", file, "--plot", tmp_path / "llc.png") == 0
+    out, err = capsys.readouterr()
+    # 10 cells of 2 chains, 20 steps on all rows and one gradient at the start.
+    assert err.startswith("cost: 420 gradients, about ")
+    found = json.loads(out)
+    assert found["gradients"] == pytest.approx(420.0)
+    assert {one["predicted_bias"] for one in found["cells"]} == {0.0}
+    assert all(0.0 < one["predicted_acceptance"] <= 1.0 for one in found["cells"])
+    assert main(["show", str(file)]) == 0
+    assert "20 steps (mala)" in capsys.readouterr().out
+
+
+def test_a_preconditioned_run_is_stored_with_its_spectrum(
+    llc: Run, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    file = tmp_path / "llc.h5"
+    assert llc("--output", file, "--sampler", "rmsprop", "--plot", tmp_path / "llc.png") == 0
+    out, err = capsys.readouterr()
+    # Beside 480 gradients of the chains two times 2 pilots of 200 steps at 2 places.
+    assert err.startswith("cost: 2,080 gradients, about ")
+    assert "20 steps (rmsprop)" in out
+    found = read_calibration(file)
+    assert found.metric is not None
+    least, mean = found.metric.factors_at(10.0, 20.0)
+    assert 0.0 < least < mean < 1.0
+    # Shorter steps can go further: the limit is that of the metric, and no less than without it.
+    plain = Outlook(found.outlook.density, found.slope)
+    for one in found.cells:
+        pull = np.array(one.chains.localisation)
+        assert one.outlook.prediction.step_limit > plain.limits(10.0, pull)
 
 
 def test_python_does_the_same(tiny: ModuleType, checkpoint: Path) -> None:

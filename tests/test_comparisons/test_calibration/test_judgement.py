@@ -27,8 +27,9 @@ from comparisons.calibration import (
     write_calibration,
 )
 from comparisons.calibration.axes import LARGEST_FALL, least_localisation
-from comparisons.langevin import Chains, predict_chains
+from comparisons.langevin import Chains, ChainSettings, predict_chains
 from comparisons.measures import chosen_options, options_in_file
+from comparisons.words import SAMPLERS
 from spectra.costs import cross_entropy
 from spectra.density import SpectralDensity
 from spectra.errors import UserError
@@ -253,12 +254,14 @@ def test_without_a_penalty_that_cures_it_the_localisation_is_raised(trained) -> 
 # Stored and written
 
 
-def test_a_stored_calibration_says_the_same_and_goes_on_to_the_same_numbers(trained, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_stored_calibration_says_the_same_and_goes_on_to_the_same_numbers(
+    trained, tmp_path: Path, sampler: str
+) -> None:
     model, (x, y) = trained(0.05)
     landscape = Landscape(model, cross_entropy, (x, y))
-    settings = SweepSettings(
-        **{**OPTIONS, "batch_size": 16, "localisations": (1.0, 4.0), "step_sizes": (1e-3, 2e-3), "steps": 28}
-    )
+    how = {"sampler": sampler, "batch_size": None if sampler == "mala" else 16}
+    settings = SweepSettings(**{**OPTIONS, **how, "localisations": (1.0, 4.0), "step_sizes": (1e-3, 2e-3), "steps": 28})
     begun = replace(prepare(landscape, settings, ORIGIN, metadata={"l2": 0.05}), at_once=2)
     whole = run_chains(landscape, begun)
     saved, stops = 0, [5, 9, 30, 51]
@@ -316,6 +319,22 @@ def test_chosen_settings_are_what_compare_reads(quadratic, tmp_path: Path) -> No
     }
     assert found.headline in settings_text(found)
     assert all(word in found.headline for word in ("inverse temperature 20", "localisation 20", "step size 0.003"))
+    assert "sampler" not in settings_text(found)  # the usual one
     refused = replace(found, settings=replace(found.settings, tolerance=1e-7))
     with pytest.raises(UserError, match="there are no settings to write: no value: no plateau"):
         settings_text(refused)
+
+
+@pytest.mark.parametrize("sampler", ["rmsprop", "mala"])
+def test_chosen_settings_name_their_sampler(quadratic, tmp_path: Path, sampler: str) -> None:
+    options = {"inverse_temperatures": (20.0,), "localisations": (20.0,), "step_sizes": (2e-3, 3e-3, 4e-3)}
+    settings = SweepSettings(**options, calls=8, chains=2, steps=1200, penalty="none", sampler=sampler)
+    begun = prepare(quadratic(np.array([5.0, 2.0, 1.0])), settings, ORIGIN)
+    rises = 0.05 + 1e-3 * np.random.default_rng(0).standard_normal((3, 16, 1200))
+    (tmp_path / "llc.toml").write_text(settings_text(replace(begun, rises=rises.astype(np.float32), done=3)))
+    chosen = chosen_options(options_in_file(tmp_path / "llc.toml"))["learning-coefficient"]
+    assert (chosen["sampler"], chosen["step-size"]) == (sampler, 3e-3)
+    # A minibatch is refused by mala; a burn-in that is shorter than its averages remember by rmsprop.
+    assert ("batch-size" in chosen) == (sampler == "rmsprop")
+    assert ChainSettings(sampler=sampler, burn_in=chosen["burn-in"], draws=chosen["draws"]).sampler == sampler
+    assert chosen["burn-in"] + chosen["draws"] == 1200
