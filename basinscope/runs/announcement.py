@@ -31,7 +31,7 @@ from spectra.plan import (
 )
 from spectra.ranks import ALONE, Ranks
 from spectra.spectrum import Spectrum, SpectrumSettings
-from spectra.timing import FORECAST, phase
+from spectra.timing import FORECAST, phase, synchronise
 
 # Less than this is nobody's worry, and is not announced.
 WORTH_SAYING = 256e6
@@ -67,12 +67,10 @@ def seconds_of(step: Callable[[], object], device: torch.device | str = "cpu", r
 
 
 def _timed(step: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronise(device)
     start = time.perf_counter()
     step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronise(device)
     return time.perf_counter() - start
 
 

@@ -31,6 +31,7 @@ from spectra.files import Provenance, writing_rights
 from spectra.landscape import Landscape
 from spectra.model import preserved_random_state
 from spectra.ranks import Ranks
+from spectra.timing import synchronise
 from spectra.words import dtype_title
 
 _OTHERS_ARE_TRAINED = (
@@ -244,8 +245,7 @@ class Tracker:
     def _turn(self, step: int, optimizer: Any) -> CurvatureReading:
         assert self._landscape is not None
         curves, device = self.curves, self._landscape.device
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)  # what training has queued is not measuring's
+        synchronise(device)  # what training has queued is not measuring's
         with self._budget.spending():
             found = measured(self._landscape, step, self._settings, optimizer, curves.standard_deviation)
         changed = () if _trained(self._source) == self._trained else (_OTHERS_ARE_TRAINED,)

@@ -192,7 +192,7 @@ class Ensemble:
     def _rows(self) -> Tensor:
         """Rows of each member's minibatch at the present step, the same in all cells: (cells * members, size)."""
         whole = self._batches.size == self._batches.rows
-        streams = [torch.Generator()] * self._members.count if whole else self._of_members("rows")
+        streams = [torch.Generator()] * self._members.count if whole else self._of_members("rows", self._anchor.device)
         return self._batches.draw(streams).repeat(len(self.moved), 1)
 
     def _noise(self) -> Tensor:

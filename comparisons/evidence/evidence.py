@@ -11,6 +11,7 @@ from comparisons.evidence.needs import NEEDS
 from comparisons.evidence.settings import EvidenceSettings
 from spectra.errors import UserError
 from spectra.spectrum import SpectrumSettings
+from spectra.timing import synchronise
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,7 +102,7 @@ class Evidence:
         return known
 
     def _build(self, name: str, build: Callable[[Tally], Any]) -> None:
-        opened, tally, start = _Opened(), Tally(), time.perf_counter()
+        opened, tally, start = _Opened(), Tally(), self._now()
         self._open.append(opened)
         try:
             self._items[name] = build(tally)
@@ -109,11 +110,16 @@ class Evidence:
             self._items[name] = error
         finally:
             self._open.pop()
-        seconds = time.perf_counter() - start
+        seconds = self._now() - start
         if self._open:
             self._open[-1].seconds += seconds
         self._work[name] = ComputeCost(tally.evaluations, tally.gradients, tally.products, seconds - opened.seconds)
         self._parts[name] = opened.parts
+
+    def _now(self) -> float:
+        """Seconds of the clock, once the device has done what was queued."""
+        synchronise(self.landscape.device)
+        return time.perf_counter()
 
     def watch(self, compute: Callable[[Evidence], Item]) -> tuple[Item | UserError, ComputeCost]:
         """Runs a measure and says what it would have cost alone: its own time and all items that it used.
@@ -124,7 +130,7 @@ class Evidence:
         Returns:
             What it returned, or the error it raised; and the work.
         """
-        opened, start = _Opened(), time.perf_counter()
+        opened, start = _Opened(), self._now()
         self._open.append(opened)
         found: Item | UserError
         try:
@@ -133,7 +139,7 @@ class Evidence:
             found = error
         finally:
             self._open.pop()
-        own = time.perf_counter() - start - opened.seconds
+        own = self._now() - start - opened.seconds
         work = ComputeCost(seconds=own)
         for name in sorted(opened.parts):
             work = work + self._work[name]

@@ -162,8 +162,9 @@ def box_worst_case(
 def _begin(scale: Tensor, radius: float, seed: int, start: int) -> Tensor:
     if start == 0:
         return torch.zeros_like(scale)
-    random = generator(seed, "box-worst-case", start)
-    return (radius * (2.0 * torch.rand(scale.shape, generator=random, dtype=torch.float64) - 1.0)).to(scale)
+    random = generator(seed, "box-worst-case", start, device=scale.device)
+    drawn = torch.rand(scale.shape, generator=random, dtype=torch.float64, device=scale.device)
+    return (radius * (2.0 * drawn - 1.0)).to(scale)
 
 
 def _climb(cost: CountedCost, scale: Tensor, z: Tensor, radius: float, steps: int) -> float:

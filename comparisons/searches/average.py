@@ -68,5 +68,6 @@ def average_case(
 
 
 def _draw(landscape: Landscape, seed: int, pair: int) -> torch.Tensor:
-    random = generator(seed, "average-case", pair)
-    return torch.randn(landscape.size, generator=random, dtype=torch.float64).to(landscape.theta)
+    theta = landscape.theta
+    random = generator(seed, "average-case", pair, device=theta.device)
+    return torch.randn(theta.shape, generator=random, dtype=torch.float64, device=theta.device).to(theta)

@@ -109,8 +109,9 @@ def _whole(landscape: Landscape, epsilon: float) -> _Box:
 
 def _subspace(landscape: Landscape, epsilon: float, dimension: int, seed: int) -> _Box:
     theta = landscape.theta
-    random = generator(seed, "keskar-subspace")
-    basis = torch.randn(dimension, landscape.size, generator=random, dtype=torch.float64).to(theta)
+    random = generator(seed, "keskar-subspace", device=theta.device)
+    shape = (dimension, landscape.size)
+    basis = torch.randn(shape, generator=random, dtype=torch.float64, device=theta.device).to(theta)
     gram = (basis @ basis.T).double()
     coordinates = torch.linalg.solve(gram, (basis @ theta).double()).to(theta)
     return _Box(epsilon * (coordinates.abs() + 1.0), lambda y: y @ basis, lambda slope: basis @ slope)
@@ -120,7 +121,9 @@ def _start(box: _Box, seed: int, number: int) -> Tensor:
     """Start number 0 is y = 0, as published; the others are random corners of a box a tenth as wide."""
     if number == 0:
         return torch.zeros_like(box.reach)
-    corner = torch.randint(2, box.reach.shape, generator=generator(seed, "keskar-start", number))
+    device = box.reach.device
+    random = generator(seed, "keskar-start", number, device=device)
+    corner = torch.randint(2, box.reach.shape, generator=random, device=device)
     return 0.1 * box.reach * (2.0 * corner.to(box.reach) - 1.0)
 
 

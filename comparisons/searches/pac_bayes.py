@@ -102,10 +102,10 @@ def _bisect(
     middle, evaluations = 0.0, 0
     for _ in range(depth):
         middle = 0.5 * (low + high)
-        random = generator(seed, "pac-bayes", repeat)
+        random = generator(seed, "pac-bayes", repeat, device=scale.device)
         total = 0.0
         for _ in range(draws):
-            noise = torch.randn(landscape.size, generator=random, dtype=torch.float64).to(scale)
+            noise = torch.randn(scale.shape, generator=random, dtype=torch.float64, device=scale.device).to(scale)
             total += count(landscape.theta + middle * scale * noise)
         evaluations += draws
         reached = total / draws

@@ -125,8 +125,8 @@ def _exact(weight: Tensor) -> Iterator[Tensor]:
 
 def _random(weight: Tensor, probes: int, seed: int) -> Iterator[Tensor]:
     for probe in range(probes):
-        random = generator(seed, "relative-flatness", probe)
-        signs = 2.0 * torch.randint(2, (2, weight.shape[1]), generator=random).to(weight) - 1.0
+        random = generator(seed, "relative-flatness", probe, device=weight.device)
+        signs = 2.0 * torch.randint(2, (2, weight.shape[1]), generator=random, device=weight.device).to(weight) - 1.0
         yield torch.outer(weight @ signs[0], signs[1])
 
 

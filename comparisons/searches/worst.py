@@ -70,7 +70,8 @@ def worst_case(
     first_order = radius * float(slope.double().norm())
     origin = torch.zeros_like(scale)
     begins = [_stepped(origin, slope, radius)]
-    begins += [_on_sphere(origin, radius, generator(seed, "worst-case", start)) for start in range(1, starts)]
+    streams = [generator(seed, "worst-case", start, device=origin.device) for start in range(1, starts)]
+    begins += [_on_sphere(origin, radius, random) for random in streams]
     taken = [steps - 1] + [steps] * (starts - 1)
     rises = np.array([_climb(cost, scale, z, radius, left) for z, left in zip(begins, taken, strict=True)])
     best = float(rises.max())
@@ -170,7 +171,7 @@ def _stepped(z: Tensor, slope: Tensor, radius: float) -> Tensor:
 
 
 def _on_sphere(like: Tensor, radius: float, random: torch.Generator) -> Tensor:
-    z = torch.randn(like.shape, generator=random, dtype=torch.float64)
+    z = torch.randn(like.shape, generator=random, dtype=torch.float64, device=like.device)
     return z.mul(radius / float(z.norm())).to(like)
 
 

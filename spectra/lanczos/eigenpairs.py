@@ -174,8 +174,9 @@ class _Space:
                 part = known @ product.T
                 product = product - part.T @ known
                 columns += part.double()
-            self.projected[: self.filled, begin : self.filled] = columns.cpu().numpy()
-            self.projected[begin : self.filled, : self.filled] = columns.T.cpu().numpy()
+            coefficients = columns.cpu().numpy()
+            self.projected[: self.filled, begin : self.filled] = coefficients
+            self.projected[begin : self.filled, : self.filled] = coefficients.T
             self._continue_with(product, known)
 
     def _continue_with(self, product: Tensor, known: Tensor) -> None:

@@ -127,7 +127,7 @@ class Fisher(JacobianSandwich):
             rows = likelihood.rows(outputs, batch.targets)
             places = range(batch.first, batch.first + len(rows))
             return likelihood.sample_scores(
-                rows, lambda count: uniforms(self.seed, places, (self.draws, count)).to(self.device), batch.targets
+                rows, lambda count: uniforms(self.seed, places, (self.draws, count), self.device), batch.targets
             )
         with torch.enable_grad():
             held = mapped(outputs, lambda one: one.detach().requires_grad_(one.is_floating_point()))
@@ -137,11 +137,12 @@ class Fisher(JacobianSandwich):
             plain = self._slopes(costs.sum(), leaves)
             if self.landscape.likelihood is not None:
                 return self.landscape.likelihood.rows(self._filled(held, plain), batch.targets).unsqueeze(0)
-            signs = torch.randn(len(costs), generator=generator(0, "signs")).sign().to(costs)
+            source = generator(0, "signs", device=costs.device)
+            signs = torch.randn(len(costs), generator=source, device=costs.device).sign().to(costs)
             signed = self._slopes(costs @ signs, leaves)
         rows = self._by_sample(plain, len(costs))
         apart = (self._by_sample(signed, len(costs)) - signs.unsqueeze(1) * rows).norm()
-        if not float(apart) <= 1e3 * torch.finfo(rows.dtype).eps * float(rows.norm()):
+        if not bool(apart.double() <= 1e3 * torch.finfo(rows.dtype).eps * rows.norm().double()):
             raise UserError(
                 f"the {self.name} needs the gradient of each sample, and under cost "
                 f"{cost_name(self.landscape.cost_function)} a sample's cost depends on other rows of the outputs than "
@@ -184,7 +185,7 @@ class Fisher(JacobianSandwich):
         return [torch.zeros_like(leaf) if one is None else one for one, leaf in zip(found, leaves, strict=True)]
 
 
-def uniforms(seed: int, places: range, each: tuple[int, int]) -> Tensor:
+def uniforms(seed: int, places: range, each: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
     """Numbers uniform in (0, 1) that depend on a sample's place in the data, however it is split into batches.
 
     They are drawn for aligned blocks of samples, and cut.
@@ -193,20 +194,21 @@ def uniforms(seed: int, places: range, each: tuple[int, int]) -> Tensor:
         seed: the user's seed.
         places: places of the samples within the data.
         each: (draws, count) numbers for each sample.
+        device: where they are drawn; the numbers of another kind of device are others.
 
     Returns:
-        (draws, samples, count), float64, on the CPU.
+        (draws, samples, count), float64.
 
     >>> parts = [uniforms(0, range(0, 8), (1, 2)), uniforms(0, range(8, 10), (1, 2))]
     >>> bool(torch.equal(torch.cat(parts, dim=1), uniforms(0, range(10), (1, 2))))
     True
     """
     block = max(1, min(BLOCK_SAMPLES, BLOCK_NUMBERS // max(math.prod(each), 1)))
-    found = [torch.empty(0, *each, dtype=torch.float64)]
+    found = [torch.empty(0, *each, dtype=torch.float64, device=device)]
     for index in range(places.start // block, -(-places.stop // block)):
-        stream = generator(seed, f"sampled-fisher/{block}", index)
+        stream = generator(seed, f"sampled-fisher/{block}", index, device=device)
         # Centres of 2^52 equal intervals: never 0 or 1, where a distribution's inverse is infinite.
-        drawn = (torch.randint(2**52, (block, *each), generator=stream).double() + 0.5) * 2.0**-52
+        drawn = (torch.randint(2**52, (block, *each), generator=stream, device=device).double() + 0.5) * 2.0**-52
         start = index * block
         found.append(drawn[max(places.start - start, 0) : places.stop - start])
     return torch.cat(found).transpose(0, 1)

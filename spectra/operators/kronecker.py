@@ -240,17 +240,17 @@ class KroneckerFactored(SymmetricOperator):
         assert likelihood is not None
         rows = likelihood.rows(outputs, batch.targets)
         roots = self._gauss_newton.output_weights(outputs, batch).sqrt()
-        source = generator(self.seed, "kronecker", batch.number)
+        source = generator(self.seed, "kronecker", batch.number, device=rows.device)
 
         def signed(slopes: Tensor) -> Tensor:
-            signs = 2.0 * torch.randint(0, 2, (len(slopes), 1), generator=source) - 1.0
+            signs = 2.0 * torch.randint(0, 2, (len(slopes), 1), generator=source, device=rows.device) - 1.0
             return slopes * roots * signs.to(slopes)
 
         if rows.shape[1] <= MOST_OUTPUTS:
             factor = likelihood.hessian_factor(rows, batch.targets)
             return [signed(factor[:, rank]) for rank in range(factor.shape[1])]
         places = range(batch.first, batch.first + len(rows))
-        drawn = lambda count: uniforms(self.seed, places, (DRAWS, count)).to(rows.device)  # noqa: E731
+        drawn = lambda count: uniforms(self.seed, places, (DRAWS, count), rows.device)  # noqa: E731
         return [signed(scores) for scores in likelihood.sample_scores(rows, drawn, batch.targets)]
 
     def values(self) -> Tensor:

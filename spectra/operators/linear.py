@@ -79,7 +79,7 @@ class SymmetricOperator(ABC):
         for start in range(0, self.size, chunk):
             stop = min(start + chunk, self.size)
             block = torch.zeros(stop - start, self.size, dtype=self.dtype, device=self.device)
-            block[torch.arange(stop - start), torch.arange(start, stop)] = 1.0
+            block.diagonal(start).fill_(1.0)
             rows.append(self.matmat(block))
         matrix = torch.cat(rows)
         return (matrix + matrix.T) / 2.0

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from spectra.timing import synchronise
+
 
 def tolerance(dtype: torch.dtype) -> float:
     """Relative difference up to which two ways count as equal: rounding, with room for cancellation."""
@@ -27,13 +29,8 @@ def difference(product: Callable[[Tensor], Tensor], vectors: Tensor, truth: Tens
 
 def timed(product: Callable[[Tensor], Tensor], vectors: Tensor) -> tuple[Tensor, float]:
     """A block's products, and what they take."""
-    _synchronise(vectors.device)
+    synchronise(vectors.device)
     start = time.perf_counter()
     found = product(vectors)
-    _synchronise(vectors.device)
+    synchronise(vectors.device)
     return found, time.perf_counter() - start
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -1,3 +1,4 @@
+from .device import synchronise as synchronise
 from .paced import Paced as Paced
 from .phases import CHECKS as CHECKS
 from .phases import COMPUTING as COMPUTING

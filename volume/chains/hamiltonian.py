@@ -127,7 +127,9 @@ def hamiltonian_chains(
     averaging, share = StepSize(step_size), ChainShare(potential.cost, len(points))
     potential = replace(potential, cost=share.cost)
     states = ChainStates.at(share.cost, share.own(points))
-    diverged = torch.zeros(len(states.points), dtype=torch.int64)
+    # Sums stay on the device: to read one makes the host wait, which a trajectory does once, for its length.
+    diverged = torch.zeros(len(states.points), dtype=torch.int64, device=states.points.device)
+    accepted = torch.zeros((), dtype=torch.float64, device=states.points.device)
     record = SamplerRecord(step_size, 0.0, diverged, 0)
     for number in range(warm_up + draws):
         warm = number < warm_up
@@ -135,17 +137,17 @@ def hamiltonian_chains(
         length = 0.7 + 0.6 * float(torch.rand(1, generator=generator, device=generator.device))
         leaps = max(1, round(metric.turns * QUARTER_TURN * length / step))
         states, chance, lost = _transition(potential, metric, states, share, generator, step, leaps)
-        acceptance = float(share.joined(chance).mean())
+        acceptance = share.joined(chance).mean()
         record.leaps += leaps
         if warm:
-            averaging.update(acceptance)
+            averaging.update(float(acceptance))
             record.step_size = averaging.averaged
             continue
-        record.acceptance += acceptance / draws
-        diverged += lost.cpu()
+        accepted += acceptance / draws
+        diverged += lost
         points = share.joined(states.points)
         on_draw(number - warm_up, ChainStates(points, share.joined(states.costs), share.joined(states.forces)))
-    record.diverged = share.joined(diverged)
+    record.acceptance, record.diverged = float(accepted), share.joined(diverged.cpu())
     share.settle()
     return points, record
 
