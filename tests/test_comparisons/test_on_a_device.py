@@ -34,6 +34,7 @@ CHAINS: dict[str, Any] = {
     "burn_in": 4,
     "batch_size": 3,
     "checks": 2,
+    "decay": 0.75,
 }
 
 
@@ -53,7 +54,11 @@ def evidence(device: str | torch.device) -> Evidence:
     return Evidence(there, held_out=held, initial=landscape(1).theta, settings=SETTINGS, strategies=strategies)
 
 
-@pytest.mark.parametrize("measure", REGISTRY, ids=lambda measure: measure.name)
+# Chains at two temperatures take as long as all others together.
+SLOW = {"two-temperatures": (pytest.mark.slow,)}
+
+
+@pytest.mark.parametrize("measure", [pytest.param(one, id=one.name, marks=SLOW.get(one.name, ())) for one in REGISTRY])
 def test_measures_are_those_of_the_cpu(measure: Measure) -> None:
     truth = outcome_of(evidence("cpu"), measure)
     with pretend_device() as device:
