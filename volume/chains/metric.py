@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -31,11 +31,10 @@ from volume.quadratic import QuadraticEnsemble, spectral_product
 
 # Up to this size there is a matrix of all parameters: n^2 numbers, and a decomposition of seconds for each rung.
 LARGEST_WHOLE = 6000
-# Draws of a rung at which the curvature is taken, and gradients in all, so many a parameter or the most.
+# Draws of a rung at which the curvature is taken, and gradients in all: so many a parameter, at most that number, and
+# no more than this share of what the rung itself took, or the least.
 WHOLE_POINTS, WHOLE_GRADIENTS, MOST_GRADIENTS = 64, 4, 4096
-# Length of a trajectory around the mean curvature in quarter turns. One quarter leaves more of the slow directions,
-# which are no Gaussian's; in two the same gradients gave fewer independent distances.
-WHOLE_TURNS = 1.5
+WHOLE_SHARE, LEAST_GRADIENTS = 0.25, 512
 # Draws whose scores it is learned from, and numbers that these may take.
 MOST_SCORES, NUMBERS = 512, 2**23
 # No trajectory is longer than so many quarter turns.
@@ -72,12 +71,13 @@ class WholeMetric:
     Attributes:
         matrix: (n, n) A, positive definite.
         mean: (n,).
-        turns: length of a trajectory in quarter turns.
     """
+
+    # Costs and distances are even about the mean: new after a quarter turn, and the old ones after a half.
+    turns: ClassVar[float] = 1.0
 
     matrix: Tensor
     mean: Tensor
-    turns: float = WHOLE_TURNS
 
     @cached_property
     def _root(self) -> Tensor:
@@ -106,7 +106,7 @@ class WholeMetric:
 
 
 def curvature_metric(
-    cost: BridgeCost, seen: Correction, inverse_temperature: float, localisation: float
+    cost: BridgeCost, seen: Correction, inverse_temperature: float, localisation: float, *, spent: int
 ) -> WholeMetric:
     """The Gaussian of the mean curvature of an ensemble's energy.
 
@@ -115,13 +115,14 @@ def curvature_metric(
         seen: at which points (m, n) of an ensemble close by.
         inverse_temperature: b.
         localisation: g.
+        spent: gradients that the rung took where this was seen.
 
     Returns:
         The Gaussian; its precision is the mean Fisher times b, and ``g + 1`` of localisation and prior.
     """
     points = torch.as_tensor(seen.points).to(cost.like)
     size = len(cost.like)
-    gradients = min(WHOLE_GRADIENTS * size, MOST_GRADIENTS)
+    gradients = min(WHOLE_GRADIENTS * size, MOST_GRADIENTS, max(int(WHOLE_SHARE * spent), LEAST_GRADIENTS))
     draws = cost.curvature_draws(points, -(-gradients // len(points)))
     draws = draws[draws.isfinite().all(1)]
     matrix = torch.eye(size, dtype=draws.dtype, device=draws.device) * (localisation + 1.0)

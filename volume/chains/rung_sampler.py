@@ -233,7 +233,13 @@ class RungSampler:
             return self._model(there)
         if rung.seen.points.size:
             state = passage.there
-            return curvature_metric(self.carrier.cost, rung.seen, state.inverse_temperature, state.localisation)
+            return curvature_metric(
+                self.carrier.cost,
+                rung.seen,
+                state.inverse_temperature,
+                state.localisation,
+                spent=rung.gradient_evaluations,
+            )
         # What the model lacks is curvature of the cost, which counts b times beside g + 1.
         factor = (here.localisation + 1.0) / (there.localisation + 1.0)
         factor *= there.inverse_temperature / here.inverse_temperature if here.inverse_temperature else 1.0
