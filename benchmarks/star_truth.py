@@ -243,17 +243,19 @@ def report(truths: list[Truth]) -> str:
         if (law := power_law(rows)) is None:
             continue
         exponent, factor = law
-        far = "; ".join(f"{-factor * size**exponent:,.0f} for {title}" for title, size in LARGE.items())
+        far = "; ".join(f"{-factor * size**exponent:,.2g} for {title}" for title, size in LARGE.items())
         lines.append(f"{name}, cutoff {cutoff:g}: bias about -{factor:.3g} n^{exponent:.2f}; extrapolated {far} (nat).")
     draw(points)
     return "\n".join(lines)
 
 
 def draw(points: dict[tuple[str, str, float], list[tuple[int, float, float]]]) -> None:
-    """A panel a set: distances from the truth by number of parameters, a colour an estimator, a marker a cutoff."""
+    """A panel a set of several sizes: distances from the truth, a colour an estimator, a marker a cutoff."""
     titles = {"star": "the star domain", "sublevel": "the whole sublevel set"}
-    shown = [target for target in titles if any(key[1] == target for key in points)]
-    figure, axes = plt.subplots(1, len(shown), figsize=(6.0 * len(shown), 5.0), squeeze=False, layout="constrained")
+    shown = [
+        one for one in titles if len({row[0] for key, rows in points.items() for row in rows if key[1] == one}) > 1
+    ]
+    figure, axes = plt.subplots(1, len(shown), figsize=(7.0 * len(shown), 5.0), squeeze=False, layout="constrained")
     colours = {name: f"C{place}" for place, (name, *_) in enumerate(ESTIMATORS)}
     markers = dict(zip(CUTOFFS, "osD", strict=True))
     for axis, target in zip(axes[0], shown, strict=True):

@@ -1,8 +1,8 @@
 r"""The Gaussian that the integrator is split around: one of the mean curvature where the chains have been.
 
-The quadratic model has the curvature of the anchor, at which nobody is. Where the cost is a likelihood and a matrix of
-all parameters is affordable, gradients at targets drawn from the model, at draws of the rung before, have the Fisher
-matrix as their second moment: some thousands of them give the mean curvature in all directions.
+The quadratic model has the curvature of the anchor, at which nobody is. Where rungs take long, the cost is a likelihood
+and a matrix of all parameters is affordable, gradients at targets drawn from the model, at draws of the rung before,
+have the Fisher matrix as their second moment: some thousands of them give the mean curvature in all directions.
 
 Elsewhere the quadratic model is mended by what the chains have seen. For an ensemble ``exp(-U)`` the scores
 ``s = grad U`` have ``E[s s^T] = E[hess U]``: gradients that the chains evaluate anyway give the mean curvature too.
@@ -31,10 +31,10 @@ from volume.quadratic import QuadraticEnsemble, spectral_product
 
 # Up to this size there is a matrix of all parameters: n^2 numbers, and a decomposition of seconds for each rung.
 LARGEST_WHOLE = 6000
-# Draws of a rung at which the curvature is taken, and gradients in all: so many a parameter, at most that number, and
-# no more than this share of what the rung itself took, or the least.
-WHOLE_POINTS, WHOLE_GRADIENTS, MOST_GRADIENTS = 64, 4, 4096
-WHOLE_SHARE, LEAST_GRADIENTS = 0.25, 512
+# It pays where a rung took so many gradients a parameter; before, what is learned from the chains' own is as good.
+WHOLE_FROM = 4.0
+# Draws of a rung at which the curvature is taken, and gradients in all: this share of the rung's own, or the most.
+WHOLE_POINTS, WHOLE_SHARE, MOST_GRADIENTS = 64, 0.25, 4096
 # Draws whose scores it is learned from, and numbers that these may take.
 MOST_SCORES, NUMBERS = 512, 2**23
 # No trajectory is longer than so many quarter turns.
@@ -122,8 +122,8 @@ def curvature_metric(
     """
     points = torch.as_tensor(seen.points).to(cost.like)
     size = len(cost.like)
-    gradients = min(WHOLE_GRADIENTS * size, MOST_GRADIENTS, max(int(WHOLE_SHARE * spent), LEAST_GRADIENTS))
-    draws = cost.curvature_draws(points, -(-gradients // len(points)))
+    gradients = min(int(WHOLE_SHARE * spent), MOST_GRADIENTS)
+    draws = cost.curvature_draws(points, max(-(-gradients // len(points)), 1))
     draws = draws[draws.isfinite().all(1)]
     matrix = torch.eye(size, dtype=draws.dtype, device=draws.device) * (localisation + 1.0)
     matrix.addmm_(draws.T, draws, alpha=inverse_temperature / max(len(draws), 1))

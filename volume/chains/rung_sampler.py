@@ -28,6 +28,7 @@ from volume.chains.metric import (
     LARGEST_WHOLE,
     MOST_SCORES,
     NUMBERS,
+    WHOLE_FROM,
     WHOLE_POINTS,
     Gaussian,
     Metric,
@@ -231,7 +232,7 @@ class RungSampler:
         here, there = passage.departure, passage.arrival
         if rung.seen is None:
             return self._model(there)
-        if rung.seen.points.size:
+        if rung.seen.points.size and rung.gradient_evaluations >= WHOLE_FROM * len(self.carrier.cost.like):
             state = passage.there
             return curvature_metric(
                 self.carrier.cost,
@@ -341,11 +342,10 @@ class _Watch:
     def seen(self, potential: Potential, model: QuadraticEnsemble) -> Correction:
         """What the next rung's quadratic model is mended by."""
         points, forces = map(torch.cat, zip(*self._early_draws, strict=True))
-        if self._cost.draws_curvature and points.shape[1] <= LARGEST_WHOLE:
-            some = points[:: -(-len(points) // WHOLE_POINTS)]
-            none = np.empty(0), points[:0].cpu().numpy()
-            return Correction(*none, 1.0, points.mean(0).cpu().numpy(), some.cpu().numpy())
-        return learned_correction(points, potential.slope(forces, points), model)
+        found = learned_correction(points, potential.slope(forces, points), model)
+        if not self._cost.draws_curvature or points.shape[1] > LARGEST_WHOLE:
+            return found
+        return replace(found, points=points[:: -(-len(points) // WHOLE_POINTS)].cpu().numpy())
 
     @cached_property
     def cloud(self) -> Cloud:

@@ -12,7 +12,7 @@ from spectra.landscape import Landscape
 from volume.bridge import bridge_volume
 from volume.chains import BridgeSettings, Correction
 from volume.chains.cost import SublevelCost
-from volume.chains.metric import WHOLE_GRADIENTS, Metric, curvature_metric, learned_correction
+from volume.chains.metric import Metric, curvature_metric, learned_correction
 from volume.priors import GaussianPrior
 from volume.quadratic import LeadingCurvature, QuadraticEnsemble
 
@@ -107,8 +107,8 @@ def test_the_mean_curvature_is_one_matrix_its_inverse_and_its_deviations() -> No
     cost = SublevelCost(place, GaussianPrior(2.0))
     points = torch.randn(16, 4, generator=generator, dtype=torch.float64)
     seen = Correction(np.empty(0), np.empty((0, 4)), 1.0, np.arange(4.0), points.numpy())
-    metric = curvature_metric(cost, seen, 50.0, 3.0, spent=0)
-    assert cost.spent.gradients == WHOLE_GRADIENTS * 4
+    metric = curvature_metric(cost, seen, 50.0, 3.0, spent=64)
+    assert cost.spent.gradients == 16
     curvature = 2.0**2 * (2.0 * inputs.T @ inputs / 30 + 0.3 * torch.eye(4))
     exact = 50.0 * curvature + 4.0 * torch.eye(4)
     many = SublevelCost(place, GaussianPrior(2.0)).curvature_draws(points, 1000)
