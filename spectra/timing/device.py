@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 def synchronise(device: torch.device) -> None:
@@ -12,4 +15,6 @@ def synchronise(device: torch.device) -> None:
         device: the device.
     """
     if device.type != "cpu":
+        import torch  # result files are shown without it
+
         torch.accelerator.synchronize(device)
