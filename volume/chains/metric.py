@@ -17,7 +17,7 @@ reduction via geometric representations, 2012.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar, Protocol
 
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from volume.chains.cost import BridgeCost
-from volume.chains.rung import Correction
+from volume.chains.rung import Correction, RungState
 from volume.quadratic import QuadraticEnsemble, spectral_product
 
 # Up to this size there is a matrix of all parameters: n^2 numbers, and a decomposition of seconds for each rung.
@@ -105,16 +105,25 @@ class WholeMetric:
         return found.T.to(like)
 
 
-def curvature_metric(
-    cost: BridgeCost, seen: Correction, inverse_temperature: float, localisation: float, *, spent: int
-) -> WholeMetric:
+def with_points(seen: Correction, points: Tensor, cost: BridgeCost) -> Correction:
+    """What was seen, and where (k, n), if there may be a matrix of that curvature."""
+    if not cost.draws_curvature or points.shape[1] > LARGEST_WHOLE:
+        return seen
+    return replace(seen, points=points[:: -(-len(points) // WHOLE_POINTS)].cpu().numpy())
+
+
+def curvature_pays(seen: Correction, spent: int) -> bool:
+    """Whether a rung after one that took so many gradients is worth a matrix of what was seen."""
+    return seen.points.size > 0 and spent >= WHOLE_FROM * seen.points.shape[1]
+
+
+def curvature_metric(cost: BridgeCost, seen: Correction, state: RungState, *, spent: int) -> WholeMetric:
     """The Gaussian of the mean curvature of an ensemble's energy.
 
     Args:
         cost: C, whose curvature is drawn.
         seen: at which points (m, n) of an ensemble close by.
-        inverse_temperature: b.
-        localisation: g.
+        state: the ensemble, b and g.
         spent: gradients that the rung took where this was seen.
 
     Returns:
@@ -125,8 +134,8 @@ def curvature_metric(
     gradients = min(int(WHOLE_SHARE * spent), MOST_GRADIENTS)
     draws = cost.curvature_draws(points, max(-(-gradients // len(points)), 1))
     draws = draws[draws.isfinite().all(1)]
-    matrix = torch.eye(size, dtype=draws.dtype, device=draws.device) * (localisation + 1.0)
-    matrix.addmm_(draws.T, draws, alpha=inverse_temperature / max(len(draws), 1))
+    matrix = torch.eye(size, dtype=draws.dtype, device=draws.device) * (state.localisation + 1.0)
+    matrix.addmm_(draws.T, draws, alpha=state.inverse_temperature / max(len(draws), 1))
     return WholeMetric(matrix, torch.as_tensor(seen.mean).to(cost.like))
 
 

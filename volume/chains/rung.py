@@ -60,7 +60,7 @@ class Correction:
         vectors: (k, n) these directions, orthonormal rows.
         rest: mean precision on their complement, at least one.
         mean: (n,) mean of the draws.
-        points: (m, n) draws whose curvature is taken where it is wanted; none where the above was learned instead.
+        points: (m, n) draws whose curvature may be taken, in place of all this; none where that is not affordable.
     """
 
     precisions: Array

@@ -25,15 +25,14 @@ from volume.chains.ladder import (
     shortened,
 )
 from volume.chains.metric import (
-    LARGEST_WHOLE,
     MOST_SCORES,
     NUMBERS,
-    WHOLE_FROM,
-    WHOLE_POINTS,
     Gaussian,
     Metric,
     curvature_metric,
+    curvature_pays,
     learned_correction,
+    with_points,
 )
 from volume.chains.rung import Array, Correction, Passage, Rung, RungState
 from volume.chains.settings import BridgeSettings
@@ -232,15 +231,8 @@ class RungSampler:
         here, there = passage.departure, passage.arrival
         if rung.seen is None:
             return self._model(there)
-        if rung.seen.points.size and rung.gradient_evaluations >= WHOLE_FROM * len(self.carrier.cost.like):
-            state = passage.there
-            return curvature_metric(
-                self.carrier.cost,
-                rung.seen,
-                state.inverse_temperature,
-                state.localisation,
-                spent=rung.gradient_evaluations,
-            )
+        if curvature_pays(rung.seen, spent := rung.gradient_evaluations):
+            return curvature_metric(self.carrier.cost, rung.seen, passage.there, spent=spent)
         # What the model lacks is curvature of the cost, which counts b times beside g + 1.
         factor = (here.localisation + 1.0) / (there.localisation + 1.0)
         factor *= there.inverse_temperature / here.inverse_temperature if here.inverse_temperature else 1.0
@@ -342,10 +334,7 @@ class _Watch:
     def seen(self, potential: Potential, model: QuadraticEnsemble) -> Correction:
         """What the next rung's quadratic model is mended by."""
         points, forces = map(torch.cat, zip(*self._early_draws, strict=True))
-        found = learned_correction(points, potential.slope(forces, points), model)
-        if not self._cost.draws_curvature or points.shape[1] > LARGEST_WHOLE:
-            return found
-        return replace(found, points=points[:: -(-len(points) // WHOLE_POINTS)].cpu().numpy())
+        return with_points(learned_correction(points, potential.slope(forces, points), model), points, self._cost)
 
     @cached_property
     def cloud(self) -> Cloud:

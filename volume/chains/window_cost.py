@@ -103,19 +103,20 @@ class WindowCost(SublevelCost):
     def _high(self, points: Tensor) -> Tensor:
         """Costs (k, m) at those places of rays (k, n) that are near the highest; next to nothing at the others."""
         values = torch.full((len(points), len(self.fractions)), _LEAST, dtype=torch.float64, device=points.device)
-        known = torch.zeros_like(values, dtype=torch.bool)
-        wanted, spacing = known.clone(), _SPACING
-        wanted[:, (len(self.fractions) - 1) % _SPACING :: _SPACING] = True
-        while spacing:
-            rows, places = (wanted & ~known).nonzero(as_tuple=True)
-            values[rows, places] = self._at(points, rows, self.fractions[places])
-            known |= wanted
-            high = known & (values >= _NEAR_HIGHEST * values.amax(1, keepdim=True))
-            spacing //= 2
-            wanted = torch.zeros_like(known)
-            wanted[:, spacing:] |= high[:, : high.shape[1] - spacing]
-            wanted[:, : high.shape[1] - spacing] |= high[:, spacing:]
+        coarse = torch.zeros_like(values, dtype=torch.bool)
+        coarse[:, (len(self.fractions) - 1) % _SPACING :: _SPACING] = True
+        self._look(values, points, coarse)
+        high = coarse & (values >= _NEAR_HIGHEST * values.amax(1, keepdim=True))
+        beside = torch.zeros_like(high)
+        beside[:, 1:] |= high[:, :-1]
+        beside[:, :-1] |= high[:, 1:]
+        self._look(values, points, beside & ~coarse)
         return values
+
+    def _look(self, values: Tensor, points: Tensor, wanted: Tensor) -> None:
+        """Writes the costs at the wanted places (k, m) of rays (k, n) into the values (k, m)."""
+        rows, places = wanted.nonzero(as_tuple=True)
+        values[rows, places] = self._at(points, rows, self.fractions[places])
 
     def _along(self, points: Tensor, fractions: Tensor) -> Tensor:
         """Costs at fractions (k, m) of rays (k, n), (k, m)."""

@@ -10,9 +10,9 @@ import volume.chains.rung_sampler as rung_sampler
 from spectra.costs import mean_squared_error
 from spectra.landscape import Landscape
 from volume.bridge import bridge_volume
-from volume.chains import BridgeSettings, Correction
+from volume.chains import BridgeSettings, Correction, RungState
 from volume.chains.cost import SublevelCost
-from volume.chains.metric import Metric, curvature_metric, learned_correction
+from volume.chains.metric import MOST_GRADIENTS, Metric, curvature_metric, learned_correction
 from volume.priors import GaussianPrior
 from volume.quadratic import LeadingCurvature, QuadraticEnsemble
 
@@ -107,18 +107,14 @@ def test_the_mean_curvature_is_one_matrix_its_inverse_and_its_deviations() -> No
     cost = SublevelCost(place, GaussianPrior(2.0))
     points = torch.randn(16, 4, generator=generator, dtype=torch.float64)
     seen = Correction(np.empty(0), np.empty((0, 4)), 1.0, np.arange(4.0), points.numpy())
-    metric = curvature_metric(cost, seen, 50.0, 3.0, spent=64)
-    assert cost.spent.gradients == 16
+    metric = curvature_metric(cost, seen, RungState(50.0, 3.0), spent=2**20)
+    assert cost.spent.gradients == MOST_GRADIENTS
     curvature = 2.0**2 * (2.0 * inputs.T @ inputs / 30 + 0.3 * torch.eye(4))
     exact = 50.0 * curvature + 4.0 * torch.eye(4)
-    many = SublevelCost(place, GaussianPrior(2.0)).curvature_draws(points, 1000)
-    # A second moment of 16,000 draws: relative deviation of each of ten numbers below 1.5 %, six of them.
-    assert torch.allclose(many.T @ many / len(many), curvature, atol=0.09 * float(curvature.norm()))
+    # The root mean square of the second moment's error is 3.5 % of the norm, and its largest entry is asked for.
+    assert torch.allclose(metric.matrix, exact, atol=0.15 * float(exact.norm()))
     identity = torch.eye(4, dtype=torch.float64)
     assert torch.allclose(metric.inverse(metric.precision(identity)), identity, atol=1e-10)
-    # Sixteen draws and the part that is known.
-    assert float(torch.linalg.eigvalsh(metric.matrix - 4.0 * identity).min()) >= 0.0
-    assert float(metric.matrix.norm()) == pytest.approx(float(exact.norm()), rel=2.0)
     sample = metric.deviations(torch.Generator().manual_seed(4), 20_000)
     squares = ((sample @ metric.matrix) * sample).sum(1)
     # A chi square of n degrees: its mean over 20,000 is within 5 standard errors but for 6e-7.
