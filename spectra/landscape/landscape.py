@@ -277,6 +277,10 @@ class Landscape(AverageCost):
             self._note_unused(total, unused)
         return total
 
+    def gradient_norm(self) -> float:
+        """The norm of the gradient at the anchor."""
+        return float(self.gradient().double().norm())
+
     def _note_unused(self, slope: Tensor, unused: set[str]) -> None:
         """Says which parameters no path leads from to the cost, on this rank or another."""
         parts = zip(self.parameters.names, torch.split(slope, self.parameters.sizes), strict=True)
