@@ -1,5 +1,6 @@
 from .average_cost import weighted_sums as weighted_sums
 from .finite_differences import check_curvature as check_curvature
+from .first_batch import refuse_options as refuse_options
 from .first_batch import refuse_parameters as refuse_parameters
 from .hidden_parameters import DerivativeError as DerivativeError
 from .landscape import Landscape as Landscape

@@ -8,8 +8,9 @@ computes in the parameters' own precision, whatever the hooks would cast to (``M
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
-from typing import Any
+from typing import Any, cast
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -85,14 +86,10 @@ class Twins:
 
     def kind(self, module: nn.Module) -> type[nn.Module]:
         """The class before ``fully_shard`` put its own in front."""
-        kind = type(module)
-        if not _distributed():
+        kind, theirs = type(module), _fsdp_module()
+        if theirs is None or not isinstance(module, theirs):
             return kind
-        from torch.distributed.fsdp import FSDPModule
-
-        if not isinstance(module, FSDPModule):
-            return kind
-        return next(base for base in kind.__mro__ if not issubclass(base, FSDPModule) and issubclass(base, nn.Module))
+        return next(base for base in kind.__mro__ if not issubclass(base, theirs) and issubclass(base, nn.Module))
 
     def parameter(self, parameter: nn.Parameter) -> nn.Parameter:
         """The twin of a parameter: a whole one."""
@@ -109,13 +106,16 @@ class Twins:
 
 def reshard(model: nn.Module) -> None:
     """Frees what FSDP2 has joined: the outermost module keeps its parameters joined after a forward pass."""
-    if not _distributed():
-        return
-    from torch.distributed.fsdp import FSDPModule
-
+    theirs = _fsdp_module()
     for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
+        if theirs is not None and isinstance(module, theirs):
+            cast(Any, module).reshard()
+
+
+def _fsdp_module() -> type | None:
+    """What ``fully_shard`` puts in front of a module's class; None where nobody has imported it."""
+    found = sys.modules.get("torch.distributed.fsdp")
+    return getattr(found, "FSDPModule", None)
 
 
 def _distributed() -> bool:

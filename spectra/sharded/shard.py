@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from spectra.costs import KLFromAnchor, PerSampleCost, recognised, with_decoder_inputs
 from spectra.errors import UserError
-from spectra.landscape import DerivativeError, Landscape, fingerprint, refuse_parameters, weighted_sums
+from spectra.landscape import DerivativeError, Landscape, fingerprint, refuse_options, refuse_parameters, weighted_sums
 from spectra.model import Batch, Batches, Evaluation, Patterns, preserved_random_state, select_parameters
 from spectra.nested import mapped, tensors_in
 from spectra.ranks import Joiner, Pieces, Ranks, is_dtensor, reshard
@@ -65,6 +65,7 @@ class Shard(Landscape):
         ranks: Ranks,
     ) -> None:
         """See ``ShardedLandscape``."""
+        refuse_options(mode, l2)
         with torch.inference_mode(False), torch.enable_grad():
             joiner = Joiner(model, ranks)
             self.evaluation = _Evaluation(joiner, mode)

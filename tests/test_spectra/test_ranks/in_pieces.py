@@ -19,7 +19,7 @@ from spectra.lanczos import hutchinson, starts_of
 from spectra.landscape import Landscape
 from spectra.operators import GaussNewton, Hessian
 from spectra.ranks import Pieces, Ranks
-from spectra.spectrum import SpectrumSettings
+from spectra.spectrum import Spectrum, SpectrumSettings
 
 Found = dict[str, NDArray[Any]]
 
@@ -116,11 +116,22 @@ def off(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
-def pieces(ranks: Ranks) -> Found:
-    """Cost, gradient, products and a spectrum of an FSDP2 model, against the matrix of the whole one."""
+def fully_sharded(ranks: Ranks) -> Found:
+    """The same of an FSDP2 model, which is left as it was, through the public call."""
     model = Tied().double()
     before = model(data()[0][0]).detach()
-    model = spread(model, ranks, model.norm)
+    spread(model, ranks, model.norm)
+    found = pieces(ranks, model)
+    assert all((type(one).__name__ == "DTensor") == (not ranks.alone) for one in model.parameters())
+    torch.testing.assert_close(model(data()[0][0]).detach(), before)
+    with pytest.raises(ValueError, match="only spectra are computed of a ShardedLandscape"):
+        basinscope.volume(ShardedLandscape(model, cross_entropy, data(), ranks=ranks))
+    return found
+
+
+def pieces(ranks: Ranks, model: nn.Module | None = None) -> Found:
+    """Cost, gradient, products and a spectrum in pieces, against the matrix of the whole model."""
+    sharded, model = model is not None, model or Tied().double()
     surface = ShardedLandscape(model, cross_entropy, data(), l2=0.3, ranks=ranks)
     whole = Landscape(Tied().double(), cross_entropy, data(), l2=0.3)
     np.testing.assert_allclose(surface.cost(), whole.cost(), rtol=1e-12)
@@ -136,12 +147,32 @@ def pieces(ranks: Ranks) -> Found:
         assert operator.coarseness < 1e-8
         assert off(product, vectors @ truths[name]) < (3.0 * operator.coarseness or 1e-12)
         found[strategy] = product.numpy()
-    found |= kept(surface, truths["hessian"])
     held_in_graphs(surface)
-    # The user's model is as it was.
-    assert all((type(one).__name__ == "DTensor") == (not ranks.alone) for one in model.parameters())
-    torch.testing.assert_close(model(data()[0][0]).detach(), before)
-    return found
+    return found | (kept if sharded else sampled)(surface, truths["hessian"])
+
+
+def sampled(surface: ShardedLandscape, truth: Tensor) -> Found:
+    """A spectrum, its probes against the matrix."""
+    spectrum = compute_spectrum(surface, SpectrumSettings(probes=1, steps=4, deflate=0, block=1))
+    check_probes(surface, spectrum, truth)
+    return {"nodes": spectrum.density.nodes}
+
+
+def check_probes(surface: ShardedLandscape, spectrum: Spectrum, truth: Tensor) -> None:
+    """Moments by quadrature, exact up to twice the steps, are those of the probes, drawn here again."""
+    operator, count = surface.curvature("hessian"), spectrum.density.runs.probes
+    starts = joined(operator.pieces, starts_of(operator, count, seed=0, stream="probes/spectrum"))
+    np.testing.assert_allclose(starts.square().sum(1), np.full(count, len(truth)))
+    images = starts
+    for power in range(1, 5):
+        images = images @ truth
+        expected = (starts * images).sum(1) / len(truth)
+        found = (spectrum.density.weights * spectrum.density.nodes**power).sum(1)
+        np.testing.assert_allclose(found, expected, rtol=1e-9)
+    assert spectrum.strategy == "double-backward"
+    words = f"the model stays in pieces on {surface.ranks.count} ranks, products by double-backward"
+    assert words in spectrum.notes
+    assert [shape for _, shape in spectrum.parameters][:2] == [(7, 4), (4, 4)]
 
 
 def kept(surface: ShardedLandscape, truth: Tensor) -> Found:
@@ -153,17 +184,7 @@ def kept(surface: ShardedLandscape, truth: Tensor) -> Found:
     ranks.wait()
     both = basinscope.spectrum(surface, settings, output=output, resume=True, probes=2).spectrum
     np.testing.assert_array_equal(both.density.nodes[:1], first.density.nodes)
-    operator = surface.curvature("hessian")
-    starts = joined(operator.pieces, starts_of(operator, 2, seed=0, stream="probes/spectrum"))
-    np.testing.assert_allclose(starts.square().sum(1), np.full(2, len(truth)))
-    images = starts
-    for power in range(1, 5):
-        images = images @ truth
-        expected = (starts * images).sum(1) / len(truth)
-        np.testing.assert_allclose((both.density.weights * both.density.nodes**power).sum(1), expected, rtol=1e-9)
-    assert both.strategy == "double-backward"
-    assert f"the model stays in pieces on {ranks.count} ranks, products by double-backward" in both.notes
-    assert [shape for _, shape in both.parameters][:2] == [(7, 4), (4, 4)]
+    check_probes(surface, both, truth)
     return {"nodes": both.density.nodes}
 
 
@@ -204,13 +225,11 @@ def differences(ranks: Ranks) -> Found:
 
 def refused_in_pieces(ranks: Ranks) -> Found:
     """What cannot be done in pieces is refused in a sentence, on all ranks alike."""
-    model = spread(Tied().double(), ranks)
-    surface = ShardedLandscape(model, cross_entropy, data(), ranks=ranks)
+    surface = ShardedLandscape(Tied().double(), cross_entropy, data(), ranks=ranks)
     cases = {
         "empirical-fisher is not computed on a sharded model": lambda: surface.curvature("empirical-fisher"),
         "takes no vectors of shape": lambda: hutchinson(surface.curvature("hessian"), 4),
         "has no theta: only spectra": lambda: surface.theta,
-        "only spectra are computed of a ShardedLandscape": lambda: basinscope.volume(surface),
         "engine must be auto or slq": lambda: compute_spectrum(surface, SpectrumSettings(engine="dense")),
         "per layer are not computed": lambda: compute_spectrum(surface, SpectrumSettings(per_layer=True)),
         "top eigenpairs are not computed": lambda: compute_spectrum(surface, SpectrumSettings(top=2)),
@@ -276,6 +295,7 @@ def columns_and_rows(ranks: Ranks) -> nn.Module:
 
 PARTS = {
     "pieces": pieces,
+    "fully sharded": fully_sharded,
     "differences": differences,
     "refused in pieces": refused_in_pieces,
     "laid out": laid_out,

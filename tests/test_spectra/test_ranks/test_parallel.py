@@ -73,7 +73,7 @@ def test_models_sharded_or_wrapped_by_torch_are_read_as_they_are(tmp_path: Path)
 
 @pytest.mark.slow
 def test_models_in_pieces_without_second_derivatives_and_in_other_layouts(tmp_path: Path) -> None:
-    check(2, tmp_path, "differences", "laid out")
+    check(2, tmp_path, "fully sharded", "differences", "laid out")
 
 
 @pytest.mark.slow
