@@ -65,7 +65,7 @@ class Plan:
 def make_operator(landscape: Landscape | ShardedLandscape, settings: SpectrumSettings) -> SymmetricOperator:
     """The curvature that the settings name."""
     if isinstance(landscape, ShardedLandscape):
-        return landscape.curvature(settings.operator, strategy=settings.strategy)
+        return landscape.curvature(settings.operator, strategy=settings.strategy, memory=settings.memory)
     row = member("spectra.operators", settings.operator, OperatorRow)
     seed = {"seed": settings.seed} if row.drawn else {}
     return row.make(landscape, strategy=settings.strategy, memory=settings.memory, **seed)

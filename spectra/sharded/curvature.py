@@ -16,6 +16,8 @@ from spectra.sharded.differences import Step, central, chosen_step
 from spectra.sharded.shard import Shard
 from spectra.timing import TRIALS, phase
 
+DEFAULT_MEMORY = 4 * 2**30
+
 DOUBLE_BACKWARD, DOUBLE_VJP, DIFFERENCES = "double-backward", "double-vjp", "finite-differences"
 # The ways to compute products of each curvature that is computed in pieces, the one that ``auto`` tries first before.
 STRATEGIES = {"hessian": (DOUBLE_BACKWARD, DIFFERENCES), "gauss-newton": (DOUBLE_VJP,)}
@@ -36,13 +38,15 @@ class ShardedCurvature(SymmetricOperator):
     against those of the cost, the product against those of the gradient (Hessian) or of the outputs (Gauss-Newton).
     """
 
-    def __init__(self, shard: Shard, name: str, strategy: str = "auto") -> None:
+    def __init__(self, shard: Shard, name: str, strategy: str = "auto", memory: int = DEFAULT_MEMORY) -> None:
         """Prepares nothing yet; the first product does.
 
         Args:
             shard: the landscape in pieces.
             name: ``hessian`` or ``gauss-newton``.
             strategy: one of ``STRATEGIES``, or ``auto``.
+            memory: bytes that double backward may hold where the strategy is ``auto``: slopes of all joined parameters
+                wait, whole, for their second part.
 
         Raises:
             UserError: for another curvature or strategy.
@@ -57,7 +61,7 @@ class ShardedCurvature(SymmetricOperator):
                 f"strategy of the {name} of a sharded model must be auto or {' or '.join(STRATEGIES[name])}, "
                 f"got {strategy!r}"
             )
-        self.shard, self.name, self.strategy = shard, name, strategy
+        self.shard, self.name, self.strategy, self._memory = shard, name, strategy, memory
         self.pieces, self.ranks = shard.pieces, shard.ranks
         self.size, self.dtype, self.device = shard.pieces.size, shard.dtype, shard.device
         self._core = Hessian(shard) if name == "hessian" else GaussNewton(shard)
@@ -165,6 +169,8 @@ class ShardedCurvature(SymmetricOperator):
     def _wrong(self, direction: Tensor) -> str:
         """Why double backward is not to be used; empty if it gives the gradient's derivative on the first batches."""
         shard, first, step = self.shard, next(self.shard.share()), self._first_step()
+        if self.strategy == "auto" and self.size * self.dtype.itemsize > self._memory:
+            return f"double backward would hold slopes of all parameters, {self.size * self.dtype.itemsize:.2g} bytes"
         try:
             found = self._product(first)(direction.unsqueeze(0))[0]
         except LostRankError:

@@ -13,7 +13,7 @@ from spectra.errors import UserError
 from spectra.landscape import Landscape
 from spectra.model import Batches, ParameterLayout, Patterns
 from spectra.ranks import Ranks
-from spectra.sharded.curvature import ShardedCurvature
+from spectra.sharded.curvature import DEFAULT_MEMORY, ShardedCurvature
 from spectra.sharded.shard import Shard
 
 
@@ -98,9 +98,9 @@ class ShardedLandscape:
         """The norm of the gradient at the anchor."""
         return self._shard.norm(self._shard.gradient())
 
-    def curvature(self, name: str, *, strategy: str = "auto") -> ShardedCurvature:
-        """The Hessian or the Gauss-Newton matrix, by name."""
-        return ShardedCurvature(self._shard, name, strategy)
+    def curvature(self, name: str, *, strategy: str = "auto", memory: int = DEFAULT_MEMORY) -> ShardedCurvature:
+        """The Hessian or the Gauss-Newton matrix, by name; see ``ShardedCurvature``."""
+        return ShardedCurvature(self._shard, name, strategy, memory)
 
     @property
     def sha256(self) -> str:

@@ -149,6 +149,7 @@ def pieces(ranks: Ranks, model: nn.Module | None = None) -> Found:
         assert off(product, vectors @ truths[name]) < (3.0 * operator.coarseness or 1e-12)
         found[strategy] = product.numpy()
     held_in_graphs(surface)
+    roomless(surface)
     return found | (kept if sharded else sampled)(surface, truths["hessian"])
 
 
@@ -187,6 +188,14 @@ def kept(surface: ShardedLandscape, truth: Tensor) -> Found:
     np.testing.assert_array_equal(both.density.nodes[:1], first.density.nodes)
     check_probes(surface, both, truth)
     return {"nodes": both.density.nodes}
+
+
+def roomless(surface: ShardedLandscape) -> None:
+    """Double backward is not chosen where the slopes that it holds whole have no room."""
+    operator = surface.curvature("hessian", memory=55 * 8)
+    operator.of_pieces(torch.ones(1, operator.width, dtype=torch.float64))
+    assert operator.strategy == "finite-differences"
+    assert any("would hold slopes of all parameters" in note for note in operator.notes)
 
 
 def held_in_graphs(surface: ShardedLandscape) -> None:
