@@ -26,6 +26,7 @@ from .nouns import Machine as Machine
 from .nouns import Measure as Measure
 from .nouns import Prior as Prior
 from .nouns import ReadingOptions as ReadingOptions
+from .nouns import ShardedLandscape as ShardedLandscape
 from .nouns import SpectralDensity as SpectralDensity
 from .nouns import Spectrum as Spectrum
 from .nouns import SpectrumSettings as SpectrumSettings

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from basinscope.given import Source, listed, path_of, shown, source_of, threads_kept, with_changes
 from basinscope.outputs import TASK, reserved
@@ -31,6 +31,7 @@ from comparisons.measures import chosen_options, measures_named
 from spectra.checkpoint import ReadingOptions
 from spectra.errors import UserError
 from spectra.landscape import Landscape
+from spectra.sharded import ShardedLandscape
 from spectra.spectrum import SpectrumSettings
 from volume.chains import BridgeSettings
 from volume.study import VolumeSettings
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
 
 def spectrum(
-    source: Source,
+    source: Source | ShardedLandscape,
     settings: SpectrumSettings | None = None,
     *,
     task: str | None = None,
@@ -64,7 +65,8 @@ def spectrum(
     """The eigenvalue spectrum of a Hessian, Gauss-Newton or Fisher matrix, as ``basinscope spectrum`` computes it.
 
     Args:
-        source: path of a checkpoint (or its name in the Hugging Face cache), or a landscape of your own.
+        source: path of a checkpoint (or its name in the Hugging Face cache), or a landscape of your own, which may be
+            sharded: then all ranks make this call, and rank 0 writes the output.
         settings: operator, probes, steps and the rest of what decides the numbers.
         task: name of the task that makes a landscape of the checkpoint; None for the checkpoint's own.
         model: in place of a task: a module, what makes one, or where that is, ``package.module:factory``.
@@ -98,7 +100,8 @@ def spectrum(
     """
     asked = with_changes(settings or SpectrumSettings(), changes)
     request = Request(
-        checkpoint=source_of(source),
+        # A sharded landscape has all that a spectrum needs of a landscape, and refuses the rest.
+        checkpoint=cast(Landscape, source) if isinstance(source, ShardedLandscape) else source_of(source),
         settings=asked,
         machine=machine or Machine(memory=asked.memory),
         reading=reading or ReadingOptions(),

@@ -15,6 +15,7 @@ from basinscope.runs import Report, in_notebook, progress_report
 from spectra.checkpoint import located
 from spectra.errors import UserTypeError
 from spectra.landscape import Landscape
+from spectra.sharded import ShardedLandscape
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -28,6 +29,8 @@ def source_of(source: Source) -> Path | Landscape:
     """The path of a checkpoint, found in the Hugging Face cache where it is a name there, or the landscape."""
     if isinstance(source, Landscape):
         return source
+    if isinstance(source, ShardedLandscape):
+        raise UserTypeError("only spectra are computed of a ShardedLandscape: give a Landscape, whose ranks join it")
     if not isinstance(source, str | Path):
         raise UserTypeError(f"a source must be the path of a checkpoint or a Landscape, got {type(source).__name__}")
     return located(Path(source))

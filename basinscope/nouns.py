@@ -18,6 +18,7 @@ from spectra.estimate import Estimate
 from spectra.lanczos import top_eigenpairs
 from spectra.landscape import Landscape
 from spectra.operators import Fisher, GaussNewton, Hessian
+from spectra.sharded import ShardedLandscape
 from spectra.spectrum import Spectrum, SpectrumSettings
 from spectra.store import StoredSpectrum
 from volume.audit import AuditReport
@@ -49,6 +50,7 @@ __all__ = [
     "Prior",
     "REGISTRY",
     "ReadingOptions",
+    "ShardedLandscape",
     "SpectralDensity",
     "Spectrum",
     "SpectrumSettings",

@@ -134,6 +134,26 @@ def held_bytes(job: Job) -> dict[str, int]:
     }
 
 
+def held_in_pieces(job: Job, largest: int) -> dict[str, int]:
+    """What a rank holds at the height of a Lanczos run of a model that stays sharded, activations left out.
+
+    Args:
+        job: the run.
+        largest: number of elements of the largest parameter, which is joined while a module uses it.
+
+    Returns:
+        Bytes, by what takes them.
+    """
+    sliced, joined = job.width * job.itemsize, largest * job.itemsize
+    return {
+        "shards of the model, and theta": 2 * sliced,
+        "the gradient twice, a product twice and its sum": 5 * job.block * sliced,
+        "the largest parameter, its gradient, and what is sent": 4 * joined,
+        "slices of the present and the last vectors": 3 * job.block * sliced,
+        "slices of the basis": job.block * job.steps * sliced if job.reorthogonalise else 0,
+    }
+
+
 def balanced_tokens(itemsize: int, *, operations: float, bandwidth: float) -> float:
     """Tokens a rank from which on a product takes longer than its vectors take to travel, whatever the model's size.
 

@@ -21,6 +21,7 @@ from .operators import Hessian as Hessian
 from .operators import MatrixOperator as MatrixOperator
 from .operators import SymmetricOperator as SymmetricOperator
 from .plots import spectrum_figure as spectrum_figure
+from .sharded import ShardedLandscape as ShardedLandscape
 from .slq import slq_density as slq_density
 from .spectrum import Spectrum as Spectrum
 from .spectrum import SpectrumSettings as SpectrumSettings

@@ -15,6 +15,7 @@ from spectra.lanczos import Array, KrylovSpace, end_eigenpairs, ends_bytes, from
 from spectra.landscape import Landscape
 from spectra.operators import Curvature, JacobianSandwich, SymmetricOperator
 from spectra.plan import Plan, in_bytes, make_operator, most_deflated, plan_route, with_block, with_stored_space
+from spectra.sharded import ShardedLandscape
 from spectra.slq import deflated_space, empty_density, next_probes
 from spectra.spectrum import Spectrum, SpectrumSettings, TopEigenpairs
 
@@ -25,7 +26,7 @@ CONVERGED = 1e-3
 
 
 def compute_spectrum(
-    landscape: Landscape,
+    landscape: Landscape | ShardedLandscape,
     settings: SpectrumSettings | None = None,
     *,
     operator: SymmetricOperator | None = None,
@@ -36,7 +37,7 @@ def compute_spectrum(
     """The spectrum of a curvature of the landscape at its anchor.
 
     Args:
-        landscape: model, data and cost.
+        landscape: model, data and cost; of a sharded model all ranks call this together.
         settings: what to compute; default the Hessian by 8 probes of 64 steps, deflated.
         operator: the curvature that the settings name, on this landscape; made if not given.
         resume: an earlier, partial result of the same landscape and settings (its probes may be fewer); what it
@@ -50,7 +51,8 @@ def compute_spectrum(
         The complete spectrum.
 
     Raises:
-        UserError: if the settings do not fit the landscape or the memory, or ``resume`` is not of this landscape.
+        UserError: if the settings do not fit the landscape or the memory, or ``resume`` is not of this landscape; for
+            other than the Hessian and the Gauss-Newton matrix of a sharded model, its layers one by one or top pairs.
 
     >>> import torch
     >>> from spectra.costs import mean_squared_error
@@ -65,6 +67,8 @@ def compute_spectrum(
     if resume is not None:
         settings = replace(settings, strategy=resume.strategy or settings.strategy)
         _check_same(landscape, resume)
+    if isinstance(landscape, ShardedLandscape) and settings.per_layer:
+        raise UserError("spectra per layer are not computed of a sharded model: name its parameters with layers")
     operator = make_operator(landscape, settings) if operator is None else operator
     settings = with_block(settings, operator, 0 if resume is None else resume.settings.block)
     run = _Run(landscape, settings, resume, on_block, progress)
@@ -74,7 +78,7 @@ def compute_spectrum(
     return spectrum
 
 
-def _check_same(landscape: Landscape, resume: Spectrum) -> None:
+def _check_same(landscape: Landscape | ShardedLandscape, resume: Spectrum) -> None:
     if resume.data_sha256 != landscape.batches.sha256:
         raise UserError("the result to resume is of other data: its digest differs from this landscape's")
     if tuple(name for name, _ in resume.parameters) != landscape.parameters.names:
@@ -85,7 +89,7 @@ def _check_same(landscape: Landscape, resume: Spectrum) -> None:
 class _Run:
     """One computation: where it stands, and whom to tell."""
 
-    landscape: Landscape
+    landscape: Landscape | ShardedLandscape
     settings: SpectrumSettings
     resume: Spectrum | None
     on_block: OnBlock | None
@@ -291,6 +295,7 @@ class _Run:
 
         if self.settings.operator != "hessian":
             raise UserError(f"PyHessian computes the Hessian only, not the {operator.name}")
+        assert isinstance(self.landscape, Landscape)
         steps = min(self.settings.steps, operator.size)
         nodes, weights = pyhessian_density(self.landscape, self.settings.probes, steps, seed=self.settings.seed)
         self._tell(self.settings.probes * steps, "PyHessian")
@@ -324,7 +329,7 @@ class _Run:
 
     def _facts(self) -> tuple[float, float]:
         if not hasattr(self, "_known_facts"):
-            norm = float(self.landscape.gradient().double().norm())
+            norm = self.landscape.gradient_norm()
             self._known_facts = (self.landscape.cost(), norm)
         return self._known_facts
 
@@ -340,6 +345,8 @@ def check_top(operator: SymmetricOperator, settings: SpectrumSettings) -> None:
     Raises:
         UserError: if one of these holds.
     """
+    if settings.top and operator.pieces is not None:
+        raise UserError("top eigenpairs are not computed of a sharded model: its spectrum has the largest eigenvalues")
     count, need = settings.top, ends_bytes(operator.size, settings.top, operator.dtype)
     if count > operator.size:
         raise UserError(f"--top must be at most the {operator.size:,} parameters, got {count:,}")

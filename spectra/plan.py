@@ -20,6 +20,7 @@ from spectra.operators import (
     OperatorRow,
     SymmetricOperator,
 )
+from spectra.sharded import ShardedLandscape
 from spectra.spectrum import SpectrumSettings
 
 KRYLOV_BLOCK = 2
@@ -61,8 +62,10 @@ class Plan:
     notes: tuple[str, ...]
 
 
-def make_operator(landscape: Landscape, settings: SpectrumSettings) -> SymmetricOperator:
+def make_operator(landscape: Landscape | ShardedLandscape, settings: SpectrumSettings) -> SymmetricOperator:
     """The curvature that the settings name."""
+    if isinstance(landscape, ShardedLandscape):
+        return landscape.curvature(settings.operator, strategy=settings.strategy, memory=settings.memory)
     row = member("spectra.operators", settings.operator, OperatorRow)
     seed = {"seed": settings.seed} if row.drawn else {}
     return row.make(landscape, strategy=settings.strategy, memory=settings.memory, **seed)
@@ -76,6 +79,10 @@ def with_block(settings: SpectrumSettings, operator: SymmetricOperator, stored: 
 
 def plan_route(operator: SymmetricOperator, settings: SpectrumSettings) -> Plan:
     """The route of a curvature of size n, with the reasons in words; what does not fit the memory is refused."""
+    if operator.pieces is not None:
+        if settings.engine not in ("auto", "slq"):
+            raise UserError(f"of a sharded model the engine must be auto or slq, got {settings.engine}")
+        return sampled_plan(operator, settings)
     if settings.engine == "pyhessian":
         steps = min(settings.steps, operator.size)
         return Plan("pyhessian", 0, "full", settings.probes * steps, ("computed through PyHessian's own Lanczos",))
@@ -147,14 +154,14 @@ def sampled_plan(operator: SymmetricOperator, settings: SpectrumSettings) -> Pla
     notes, settings = [], with_block(settings, operator)
     steps = min(settings.steps, operator.size)
     block = min(settings.block, settings.probes)
-    need = basis_bytes(operator.size, block, steps, operator.dtype)
+    need = basis_bytes(operator.width, block, steps, operator.dtype)
     full = settings.reorthogonalise == "full" or (settings.reorthogonalise == "auto" and need <= settings.memory)
     if settings.reorthogonalise == "full" and need > settings.memory:
         raise UserError(
             f"full reorthogonalisation of {block} probes and {steps} steps needs {in_bytes(need)}, past the memory "
             f"of {in_bytes(settings.memory)}; use none, a smaller block, or more memory"
         )
-    vectors = 4 * block * operator.size * operator.dtype.itemsize
+    vectors = 4 * block * operator.width * operator.dtype.itemsize
     if vectors > settings.memory:
         raise UserError(
             f"a block of {block} probes takes {in_bytes(vectors)} for its vectors alone, past the memory of "
@@ -210,7 +217,7 @@ def _deflated(captured: int) -> str:
 def most_deflated(operator: SymmetricOperator, settings: SpectrumSettings) -> int:
     """Largest dimension that can be deflated, by size and memory; 0 if there is no room."""
     # The basis, the two copies that projecting makes, and half of the space for the probes to sample.
-    fitting = min(settings.memory // 3 // (operator.size * operator.dtype.itemsize), operator.size // 2)
+    fitting = min(settings.memory // 3 // (operator.width * operator.dtype.itemsize), operator.size // 2)
     return max(0, fitting - KRYLOV_BLOCK * KRYLOV_EXTRA)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from spectra.density import SpectralDensity
-from spectra.lanczos import KrylovSpace, Tridiagonal, krylov_space, lanczos, no_runs, probes_of
+from spectra.lanczos import KrylovSpace, Tridiagonal, krylov_space, lanczos, no_runs, starts_of
 from spectra.operators import SymmetricOperator
 from spectra.plan import KRYLOV_BLOCK, KRYLOV_EXTRA, Plan, sampled_plan, with_block
 from spectra.spectrum import SpectrumSettings
@@ -73,7 +73,7 @@ def deflated_space(
     """The Krylov space that the plan deflates, None if it deflates nothing; deterministic in the seed."""
     if plan.depth == 0:
         return None
-    starts = probes_of(operator, KRYLOV_BLOCK, seed=settings.seed, stream=f"krylov/{stream}")
+    starts = starts_of(operator, KRYLOV_BLOCK, seed=settings.seed, stream=f"krylov/{stream}")
     return krylov_space(operator, starts, plan.depth, extra=KRYLOV_EXTRA, progress=tell, on_part=on_part)
 
 
@@ -90,7 +90,7 @@ def next_probes(
     count = min(settings.block - first % settings.block, settings.probes - first)
 
     def starts() -> Tensor:
-        probes = probes_of(operator, count, seed=settings.seed, first=first, stream=f"probes/{stream}")
+        probes = starts_of(operator, count, seed=settings.seed, first=first, stream=f"probes/{stream}")
         return probes if space is None else space.complement(probes)
 
     run = lanczos(operator, starts(), settings.steps, reorthogonalise=plan.reorthogonalise, progress=tell)

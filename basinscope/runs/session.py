@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -22,6 +23,7 @@ from spectra.errors import UserError, UserTypeError
 from spectra.files import Provenance
 from spectra.landscape import Landscape
 from spectra.ranks import LostRankError, Ranks
+from spectra.sharded import ShardedLandscape
 from spectra.spectrum import SpectrumSettings
 from spectra.timing import READING, phase
 from spectra.words import BASIN_COSTS, DTYPES, dtype_title
@@ -126,7 +128,7 @@ def reserved_for(
     Yields:
         Nothing.
     """
-    source = None if isinstance(request.checkpoint, Landscape) else request.checkpoint
+    source = None if isinstance(request.checkpoint, Landscape | ShardedLandscape) else request.checkpoint
     with reserved(
         results={"--output": request.output, **(results or {})},
         figures={"--plot": request.plot},
@@ -148,7 +150,7 @@ class Session:
 
     def __init__(
         self,
-        source: Path | Landscape,
+        source: Path | Landscape | ShardedLandscape,
         task: str | None,
         machine: Machine,
         reading: ReadingOptions = ReadingOptions(),  # noqa: B008  # frozen
@@ -157,12 +159,13 @@ class Session:
     ) -> None:
         """Read the checkpoint, or take a landscape (it needs no task) under a title, and set the threads asked for."""
         self.machine, self._landscape = machine, None
-        if isinstance(source, Landscape):
+        if isinstance(source, Landscape | ShardedLandscape):
             if task is not None:
                 raise UserTypeError(f"a landscape needs no task, got {task!r}: leave it out, or give a checkpoint")
             if reading != ReadingOptions():
                 raise UserTypeError("a landscape is read from no file: leave the reading out, or give a checkpoint")
-            self._landscape, self.checkpoint, self.task = source, _checkpoint_of(source, title), ""
+            # A run that takes no sharded landscape is given none; one that needs more of it than it has is refused.
+            self._landscape, self.checkpoint, self.task = cast(Landscape, source), _checkpoint_of(source, title), ""
         else:
             with phase(READING):
                 self.checkpoint = read_checkpoint(source, reading)
@@ -210,8 +213,10 @@ class Session:
         )
 
 
-def _checkpoint_of(landscape: Landscape, title: str) -> Checkpoint:
+def _checkpoint_of(landscape: Landscape | ShardedLandscape, title: str) -> Checkpoint:
     """A landscape's parameters in place of a checkpoint; their digest stands for the file's."""
+    if isinstance(landscape, ShardedLandscape):
+        return Checkpoint(Path(title), landscape.sha256, {}, None, {})
     theta = landscape.theta.detach().cpu().contiguous()
     digest = hashlib.sha256(theta.view(torch.uint8).numpy().tobytes()).hexdigest()
     return Checkpoint(Path(title), digest, {}, None, {})

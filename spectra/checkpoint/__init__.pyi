@@ -4,6 +4,7 @@ from .checkpoint import Checkpoint as Checkpoint
 from .checkpoint import adam_moments as adam_moments
 from .checkpoint import load_into as load_into
 from .checkpoint import read_checkpoint as read_checkpoint
+from .distributed import tensors_of_distributed as tensors_of_distributed
 from .file import read_tensors as read_tensors
 from .file import stored_kinds as stored_kinds
 from .folder import CONFIG as CONFIG

@@ -44,24 +44,42 @@ def read_distributed(folder: Path) -> tuple[Any, str]:
     Raises:
         UserError: if a file is missing, truncated, damaged or compressed, or a tensor lacks a piece.
     """
-    path = folder / METADATA
-    content = read_whole(path, _MOST_METADATA, "the metadata of a checkpoint")
-    with about(path):
-        found = _attributes(read_pickle(BytesIO(content), len(content), stand_ins=_STAND_INS), "Metadata")
-        try:
-            entries, pieces, paths = found["state_dict_metadata"], _pieces(found["storage_data"]), found["planner_data"]
-            shapes = {name: _shape(entry) for name, entry in entries.items()}
-        except UserError:
-            raise
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"is damaged, or of a version of torch that is not known ({error})") from error
     whole: dict[Any, Any] = {}
-    reader = _Reader(folder)
-    for name, shape in shapes.items():
-        value = reader.tensor(name, shape, pieces.get(name, [])) if shape is not None else reader.object(pieces[name])
-        _put(whole, (paths or {}).get(name, (name,)), value)
+    found, reader = _Contents(folder), _Reader(folder)
+    for name, shape in found.shapes.items():
+        pieces = found.pieces.get(name, [])
+        value = reader.tensor(name, shape, pieces) if shape is not None else reader.object(found.pieces[name])
+        _put(whole, found.paths.get(name, (name,)), value)
     checked = "the CRC-32 of every part was verified" if reader.checked else "its parts have no checksums"
     return _as_saved(whole), f"torch.distributed.checkpoint: {checked}"
+
+
+def tensors_of_distributed(folder: Path) -> tuple[tuple[str, ...], Callable[[str], Tensor]]:
+    """The names of a folder's tensors, as torch flattens them, and what reads one of them, whole, when it is called.
+
+    Raises:
+        UserError: as of ``read_distributed``.
+    """
+    found, reader = _Contents(folder), _Reader(folder)
+    held = {name: shape for name, shape in found.shapes.items() if shape is not None}
+    return tuple(held), lambda name: reader.tensor(name, held[name], found.pieces.get(name, []))
+
+
+class _Contents:
+    """What the metadata of a folder say: shapes (None for what is no tensor), pieces and paths, by name."""
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / METADATA
+        content = read_whole(path, _MOST_METADATA, "the metadata of a checkpoint")
+        with about(path):
+            found = _attributes(read_pickle(BytesIO(content), len(content), stand_ins=_STAND_INS), "Metadata")
+            try:
+                self.pieces, self.paths = _pieces(found["storage_data"]), found["planner_data"] or {}
+                self.shapes = {name: _shape(entry) for name, entry in found["state_dict_metadata"].items()}
+            except UserError:
+                raise
+            except (LookupError, TypeError, ValueError, AttributeError) as error:
+                raise UserError(f"is damaged, or of a version of torch that is not known ({error})") from error
 
 
 def distributed_parts(folder: Path) -> list[Path]:

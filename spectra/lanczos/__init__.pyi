@@ -11,6 +11,7 @@ from .krylov import KrylovSpace as KrylovSpace
 from .krylov import krylov_space as krylov_space
 from .probes import draw_probes as draw_probes
 from .probes import probes_of as probes_of
+from .probes import starts_of as starts_of
 from .quadrature import BREAKDOWN_ROUNDINGS as BREAKDOWN_ROUNDINGS
 from .quadrature import Array as Array
 from .quadrature import Tridiagonal as Tridiagonal

@@ -12,7 +12,7 @@ from torch import Tensor
 from spectra.errors import UserError
 from spectra.lanczos.integration import Deflation
 from spectra.lanczos.quadrature import Array
-from spectra.lanczos.shards import Shards
+from spectra.lanczos.shards import Shards, shards_of
 from spectra.operators import SymmetricOperator, not_finite
 
 _FIRST_PART = 16
@@ -111,7 +111,7 @@ def krylov_space(
             f"depth {depth} and extra {extra} in blocks of {block} must be at least 1 and 0, and stay within the size "
             f"{operator.size}"
         )
-    total, shards = depth + extra, Shards(operator.size, operator.ranks)
+    total, shards = depth + extra, shards_of(operator)
     basis = torch.zeros(block * total, shards.width, dtype=operator.dtype, device=operator.device)
     projected = np.zeros((block * total, block * total))
     current = shards.orthonormal(shards.part(starts.to(operator.device, operator.dtype)))

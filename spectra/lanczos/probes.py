@@ -70,7 +70,13 @@ def probes_of(
     kind: str = "sphere",
     stream: str = "probes",
 ) -> Tensor:
-    """``draw_probes`` of an operator's size, in its dtype and on its device, as (count, n)."""
+    """``draw_probes`` of an operator's size, in its dtype and on its device, as (count, n).
+
+    Raises:
+        UserError: if the operator's vectors live in pieces, where whole ones have no room.
+    """
+    if operator.pieces is not None:
+        operator.matmat(torch.empty(0))  # refuses, in the operator's own words
     return draw_probes(
         operator.size,
         count,
@@ -81,3 +87,23 @@ def probes_of(
         dtype=operator.dtype,
         device=operator.device,
     )
+
+
+def starts_of(operator: SymmetricOperator, count: int, *, seed: int, stream: str, first: int = 0) -> Tensor:
+    """Starts on the sphere for a Krylov method: ``probes_of``, or this rank's pieces (count, width) of such rows.
+
+    Pieces are of the same rows whatever the number of ranks; they are not the rows of a whole operator of that size.
+    """
+    pieces = operator.pieces
+    if pieces is None:
+        return probes_of(operator, count, seed=seed, stream=stream, first=first)
+    rows = torch.empty(count, pieces.width, dtype=operator.dtype, device=operator.device)
+    for row in range(count):
+
+        def draw(lot: int, length: int, probe: int = first + row) -> Tensor:
+            source = generator(seed, f"{stream}/{probe}", lot, device=operator.device)
+            return torch.randn(length, generator=source, device=operator.device)
+
+        rows[row] = pieces.drawn(draw, rows)
+    squares = pieces.ranks.total(rows.double().square().sum(1))
+    return rows * (operator.size / squares).sqrt().to(rows).unsqueeze(1)

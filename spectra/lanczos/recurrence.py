@@ -10,7 +10,7 @@ from torch import Tensor
 
 from spectra.errors import UserError
 from spectra.lanczos.quadrature import BREAKDOWN_ROUNDINGS, Tridiagonal
-from spectra.lanczos.shards import Shards
+from spectra.lanczos.shards import Shards, shards_of
 from spectra.operators import SymmetricOperator, not_finite
 from spectra.ranks import ALONE
 
@@ -82,8 +82,8 @@ def lanczos(
         raise UserError("keep_basis needs reorthogonalise='full'")
     steps = min(steps, operator.size)
     probes = len(starts)
-    # A basis that is returned is held whole.
-    shards = Shards(operator.size, ALONE if keep_basis else operator.ranks)
+    # A basis that is returned is held whole, unless all of the operator's vectors are in pieces.
+    shards = Shards(operator.size, ALONE) if keep_basis and operator.pieces is None else shards_of(operator)
     state = _State.begin(
         shards.part(starts.to(operator.device, operator.dtype)), steps, reorthogonalise == "full", shards
     )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spectra.operators import SymmetricOperator
-from spectra.ranks import ALONE, Ranks
+from spectra.ranks import ALONE, Pieces, Ranks
 
 
 class Shards:
@@ -69,6 +69,33 @@ class Shards:
         mixing, whole = torch.linalg.qr(self.ranks.gathered(factor).view(-1, factor.shape[1]))
         first = self.ranks.rank * len(factor)
         return (columns @ mixing[first : first + len(factor)]).T.contiguous(), whole
+
+
+class HeldShards(Shards):
+    """Rows that live as pieces, one on each rank, and are never joined: those of an operator of a sharded model."""
+
+    def __init__(self, operator: SymmetricOperator, pieces: Pieces) -> None:
+        super().__init__(operator.size, pieces.ranks)
+        self.width = pieces.width
+
+    def part(self, rows: Tensor) -> Tensor:
+        """The rows as given, which are pieces already."""
+        return rows
+
+    def joined(self, parts: Tensor) -> Tensor:
+        """The pieces as they are."""
+        return parts
+
+    def product(self, operator: SymmetricOperator, parts: Tensor) -> Tensor:
+        """The pieces of the products."""
+        return operator.of_pieces(parts)
+
+
+def shards_of(operator: SymmetricOperator) -> Shards:
+    """How the rows of Krylov methods on this operator are held."""
+    if operator.pieces is not None:
+        return HeldShards(operator, operator.pieces)
+    return Shards(operator.size, operator.ranks)
 
 
 def orthonormal_rows(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,11 @@
+from .average_cost import weighted_sums as weighted_sums
 from .finite_differences import check_curvature as check_curvature
+from .first_batch import refuse_options as refuse_options
+from .first_batch import refuse_parameters as refuse_parameters
+from .hidden_parameters import DerivativeError as DerivativeError
 from .landscape import Landscape as Landscape
 from .many_costs import CHUNK_BYTES as CHUNK_BYTES
 from .many_costs import ManyCosts as ManyCosts
 from .many_gradients import ManyGradients as ManyGradients
+from .shares import fingerprint as fingerprint
 from .shares import share_of_rows as share_of_rows

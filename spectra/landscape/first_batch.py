@@ -29,6 +29,14 @@ from spectra.nested import mapped, tensors_in
 _CHANGE = 1e-6
 
 
+def refuse_options(mode: str, l2: float) -> None:
+    """Refuses a mode or a penalty that there is none of."""
+    if mode not in ("eval", "train"):
+        raise UserError(f"mode must be eval or train, got {mode!r}")
+    if not (math.isfinite(l2) and l2 >= 0.0):
+        raise UserError(f"l2 must be finite and non-negative, got {l2}")
+
+
 def refuse_parameters(tensors: Mapping[str, Tensor]) -> None:
     """Refuses parameters that are not finite."""
     for name, tensor in tensors.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -27,6 +26,7 @@ from spectra.landscape.first_batch import (
     hold_padding,
     label_shift,
     refuse_batch,
+    refuse_options,
     refuse_parameters,
     writes_into_targets,
 )
@@ -118,12 +118,9 @@ class Landscape(AverageCost):
                 for the cost (missing, of the wrong shape, soft ones that do not sum to 1); if the data or the anchor is
                 not the same on all ranks, or there are fewer rows, or batches where those cannot be cut, than ranks.
         """
-        if mode not in ("eval", "train"):
-            raise UserError(f"mode must be eval or train, got {mode!r}")
+        refuse_options(mode, l2)
         if padding not in PADDINGS:
             raise UserError(f"padding must be one of {', '.join(PADDINGS)}; got {padding!r}")
-        if not (math.isfinite(l2) and l2 >= 0.0):
-            raise UserError(f"l2 must be finite and non-negative, got {l2}")
         # The caller may have switched gradients off, or be in inference mode.
         with torch.inference_mode(False), torch.enable_grad():
             model = whole_model(model)
@@ -276,6 +273,10 @@ class Landscape(AverageCost):
         if unused and not self.l2:
             self._note_unused(total, unused)
         return total
+
+    def gradient_norm(self) -> float:
+        """The norm of the gradient at the anchor."""
+        return float(self.gradient().double().norm())
 
     def _note_unused(self, slope: Tensor, unused: set[str]) -> None:
         """Says which parameters no path leads from to the cost, on this rank or another."""

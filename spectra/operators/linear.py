@@ -12,7 +12,7 @@ from torch import Tensor
 
 from spectra.errors import UserError, UserTypeError
 from spectra.model import Patterns
-from spectra.ranks import ALONE, Ranks
+from spectra.ranks import ALONE, Pieces, Ranks
 
 
 def not_finite(operator: str = "operator") -> str:
@@ -30,6 +30,7 @@ class SymmetricOperator(ABC):
         definite: whether H is known to have no negative eigenvalue.
         name: what it is, for messages.
         ranks: the processes over which products are summed; one alone for an operator that each process has whole.
+        pieces: how its vectors are cut where they live in pieces, one on each rank; None where they are whole.
     """
 
     size: int
@@ -38,6 +39,12 @@ class SymmetricOperator(ABC):
     definite: bool = False
     name: str = "operator"
     ranks: Ranks = ALONE
+    pieces: Pieces | None = None
+
+    @property
+    def width(self) -> int:
+        """Columns of the vectors that this process holds: n, or fewer where they live in pieces."""
+        return self.size if self.pieces is None else self.pieces.width
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -60,6 +67,10 @@ class SymmetricOperator(ABC):
     def addend(self, vectors: Tensor) -> Tensor:
         """This process's part of ``matmat``: the sum over the ranks is the product."""
         return self.matmat(vectors)
+
+    def of_pieces(self, parts: Tensor) -> Tensor:
+        """Products with rows in pieces (k, width), as pieces; of an operator whose vectors live so."""
+        raise UserTypeError(f"the vectors of the {self.name} are whole, got pieces of shape {tuple(parts.shape)}")
 
     def shifted(self, shift: float) -> SymmetricOperator:
         """``H + shift I``."""

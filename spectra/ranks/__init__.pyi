@@ -2,4 +2,8 @@ from .group import ALONE as ALONE
 from .group import TIMEOUT as TIMEOUT
 from .group import LostRankError as LostRankError
 from .group import Ranks as Ranks
+from .joining import Joiner as Joiner
+from .pieces import Pieces as Pieces
+from .sharded import is_dtensor as is_dtensor
+from .sharded import reshard as reshard
 from .sharded import whole_model as whole_model

@@ -8,8 +8,9 @@ computes in the parameters' own precision, whatever the hooks would cast to (``M
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
-from typing import Any
+from typing import Any, cast
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -41,18 +42,28 @@ def whole_model(model: nn.Module) -> nn.Module:
     >>> whole_model(plain) is plain
     True
     """
-    if not (dist.is_available() and dist.is_initialized()):
-        return model
+    refuse_flattened(model)
+    sharded = any(is_dtensor(tensor) for tensor in (*model.parameters(), *model.buffers()))
+    return Twins().module(model) if sharded else model
+
+
+def refuse_flattened(model: nn.Module) -> None:
+    """Refuses a model of which the first FullyShardedDataParallel holds a part."""
     if any(type(part).__name__ == _FIRST for part in model.modules()):
         raise UserError(f"parameters that {_FIRST} has flattened cannot be read: use fully_shard, or the whole model")
+
+
+def is_dtensor(tensor: Tensor) -> bool:
+    """Whether a tensor is a DTensor."""
+    if not _distributed():
+        return False
     # Imported where a process group is: it takes a second, and one process alone has no sharded parameters.
     from torch.distributed.tensor import DTensor
 
-    sharded = any(isinstance(tensor, DTensor) for tensor in (*model.parameters(), *model.buffers()))
-    return _Twins().module(model) if sharded else model
+    return isinstance(tensor, DTensor)
 
 
-class _Twins:
+class Twins:
     """Twins of modules and tensors, one each, so that what was tied stays tied."""
 
     def __init__(self) -> None:
@@ -60,9 +71,10 @@ class _Twins:
         self._tensors: dict[int, Tensor] = {}
 
     def module(self, module: nn.Module) -> nn.Module:
+        """The twin of a module, its submodules' among it."""
         if id(module) in self._modules:
             return self._modules[id(module)]
-        twin = object.__new__(_plain_class(module))
+        twin = object.__new__(self.kind(module))
         self._modules[id(module)] = twin
         state = {key: value for key, value in vars(module).items() if not key.startswith(_MARKS)}
         state |= {key: _foreign(value) for key, value in state.items() if key.endswith("_hooks")}
@@ -72,26 +84,48 @@ class _Twins:
         vars(twin).update(state)
         return twin
 
-    def _tensor(self, tensor: Tensor | None) -> Tensor | None:
-        from torch.distributed.tensor import DTensor
+    def kind(self, module: nn.Module) -> type[nn.Module]:
+        """The class before ``fully_shard`` put its own in front."""
+        kind, theirs = type(module), _fsdp_module()
+        if theirs is None or not isinstance(module, theirs):
+            return kind
+        return next(base for base in kind.__mro__ if not issubclass(base, theirs) and issubclass(base, nn.Module))
 
-        if not isinstance(tensor, DTensor):
-            return tensor
+    def parameter(self, parameter: nn.Parameter) -> nn.Parameter:
+        """The twin of a parameter: a whole one."""
+        return nn.Parameter(whole(parameter), parameter.requires_grad) if is_dtensor(parameter) else parameter
+
+    def _tensor(self, tensor: Tensor | None) -> Tensor | None:
+        if tensor is None:
+            return None
         if id(tensor) not in self._tensors:
-            whole: Tensor = tensor.detach().full_tensor()  # type: ignore[attr-defined]
-            wanted = isinstance(tensor, nn.Parameter)
-            self._tensors[id(tensor)] = nn.Parameter(whole, tensor.requires_grad) if wanted else whole
+            kept = self.parameter(tensor) if isinstance(tensor, nn.Parameter) else whole(tensor)
+            self._tensors[id(tensor)] = kept
         return self._tensors[id(tensor)]
 
 
-def _plain_class(module: nn.Module) -> type[nn.Module]:
-    """The class before ``fully_shard`` put its own in front."""
-    from torch.distributed.fsdp import FSDPModule
+def reshard(model: nn.Module) -> None:
+    """Frees what FSDP2 has joined: the outermost module keeps its parameters joined after a forward pass."""
+    theirs = _fsdp_module()
+    for module in model.modules():
+        if theirs is not None and isinstance(module, theirs):
+            cast(Any, module).reshard()
 
-    kind = type(module)
-    if not isinstance(module, FSDPModule):
-        return kind
-    return next(base for base in kind.__mro__ if not issubclass(base, FSDPModule) and issubclass(base, nn.Module))
+
+def _fsdp_module() -> type | None:
+    """What ``fully_shard`` puts in front of a module's class; None where nobody has imported it."""
+    found = sys.modules.get("torch.distributed.fsdp")
+    return getattr(found, "FSDPModule", None)
+
+
+def _distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A DTensor joined, without a graph; any other tensor itself."""
+    found: Tensor = tensor.detach().full_tensor() if is_dtensor(tensor) else tensor  # type: ignore[attr-defined]
+    return found
 
 
 def _foreign(hooks: OrderedDict[int, Any]) -> OrderedDict[int, Any]:

@@ -265,6 +265,7 @@ PARTS = {
     "bridges": bridges,
     "sharded": sharded,
     "wrapped": wrapped,
+    **runpy.run_path(str(Path(__file__).with_name("in_pieces.py")))["PARTS"],
 }
 
 

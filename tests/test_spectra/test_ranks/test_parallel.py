@@ -57,17 +57,23 @@ def check(count: int, folder: Path, *parts: str) -> None:
 
 
 def test_two_ranks_give_the_numbers_of_one_process(tmp_path: Path) -> None:
-    check(2, tmp_path, "refused", "traffic", "costs", "spectra", "rows", "directions", "chains", "bridges")
+    parts = ("refused", "traffic", "costs", "spectra", "rows", "directions", "chains", "bridges")
+    check(2, tmp_path, *parts, "pieces", "refused in pieces")
 
 
 @pytest.mark.slow
 def test_three_ranks_give_the_numbers_of_one_process(tmp_path: Path) -> None:
-    check(3, tmp_path, "traffic", "costs", "spectra", "rows", "directions", "chains", "bridges", "sharded")
+    check(3, tmp_path, "traffic", "costs", "spectra", "rows", "directions", "chains", "bridges", "sharded", "pieces")
 
 
 @pytest.mark.slow
 def test_models_sharded_or_wrapped_by_torch_are_read_as_they_are(tmp_path: Path) -> None:
     check(2, tmp_path, "sharded", "wrapped")
+
+
+@pytest.mark.slow
+def test_models_in_pieces_without_second_derivatives_and_in_other_layouts(tmp_path: Path) -> None:
+    check(2, tmp_path, "fully sharded", "differences", "laid out")
 
 
 @pytest.mark.slow
