@@ -18,8 +18,8 @@ from volume.result import VolumeEstimate
 
 TASKS = Path(__file__).parents[1] / "degenerate_task.py"
 FEW = ("--probes", "4", "--steps", "16", "--directions", "8", "--no-traces")
-# A network and a task; each leaves other denominators at zero. A short run takes every sixth: neither a cost nor a slope,
-# and one row. One eigenvalue, of the second, has a test of its own below.
+# A network and a task; each leaves other denominators at zero. A short run takes every sixth: neither a cost nor a
+# slope, and one row. One eigenvalue, of the second, has a test of its own below.
 CASES = (
     ("zero", "fitted"),
     ("dead", "squares"),
