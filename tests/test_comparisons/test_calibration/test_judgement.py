@@ -254,7 +254,10 @@ def test_without_a_penalty_that_cures_it_the_localisation_is_raised(trained) -> 
 # Stored and written
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+# What the plain sampler keeps the others keep too; test_llc_command goes on with that one.
+@pytest.mark.parametrize(
+    "sampler", [pytest.param(name, marks=pytest.mark.slow) if name == "sgld" else name for name in SAMPLERS]
+)
 def test_a_stored_calibration_says_the_same_and_goes_on_to_the_same_numbers(
     trained, tmp_path: Path, sampler: str
 ) -> None:

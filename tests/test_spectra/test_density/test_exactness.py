@@ -1,4 +1,4 @@
-"""A digits network of 2,410 parameters against its dense float64 eigenvalues: coverage over 200 seeds.
+"""Digits networks of 1,210 and 2,410 parameters against their dense float64 eigenvalues: coverage over 200 seeds.
 
 Sphere probes are rotation invariant, so runs on the diagonal matrix of eigenvalues are distributed as runs on the
 Hessian itself; that the real operator's runs are those of its dense matrix is a test of its own.
@@ -41,9 +41,15 @@ class Diagonal(SymmetricOperator):
         return vectors * self.values
 
 
+@pytest.fixture(scope="module", params=[16, pytest.param(32, marks=pytest.mark.slow)])
+def hidden(request: pytest.FixtureRequest) -> int:
+    """Hidden units; the dense matrices of twice as many take five times as long."""
+    return int(request.param)
+
+
 @pytest.fixture(scope="module")
-def landscape() -> Landscape:
-    name = "lr0.01_batch128_l2-0.001_hidden32_seed0_step00640.pt"
+def landscape(hidden: int) -> Landscape:
+    name = f"lr0.01_batch128_l2-0.001_hidden{hidden}_seed0_step00640.pt"
     return digits(read_checkpoint(data_folder() / "digits_grid" / name))
 
 
@@ -88,6 +94,7 @@ def test_runs_on_the_checkpoint_are_the_runs_on_the_dense_matrix(
     assert np.allclose(real.logdet(0.01).samples, ours.logdet(0.01).samples, rtol=2e-6)
 
 
+@pytest.mark.parametrize("hidden", [32], indirect=True)
 @pytest.mark.parametrize("name", ["hessian", "fisher"])
 @pytest.mark.slow
 @pytest.mark.parametrize("deflate", [0, -1], ids=["plain", "default"])
@@ -137,6 +144,7 @@ def test_few_steps_do_not_make_a_bad_shift_trusted(eigen: dict[str, np.ndarray],
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("hidden", [32], indirect=True)
 @pytest.mark.parametrize("share", [None, 1e-1, 1e-2], ids=["trace", "0.1", "0.01"])
 def test_a_split_budget_covers_the_exact_value(eigen: dict[str, np.ndarray], share: float | None) -> None:
     """At a coverage of 95 %, fewer than 51 of 60 are covered with probability 7e-4; wider intervals are not a fault."""
