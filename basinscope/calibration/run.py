@@ -134,7 +134,7 @@ def cost_lines(
     landscape: Landscape, settings: SweepSettings, work: SweepWork, operator: SymmetricOperator
 ) -> list[str]:
     """What a calibration will cost, by a pass of chains and a product that are timed, in lines."""
-    chains = work.at_once * settings.members
+    chains = work.chains_at_once
     batches = Minibatches(landscape, work.batch_size)
     thetas = landscape.theta.expand(chains, -1).clone()
     index = batches.draw([torch.Generator().manual_seed(0)] * chains)
