@@ -165,20 +165,7 @@ def prepare(
     spectrum = compute_spectrum(
         landscape, _spectrum_settings(settings, operator, memory), operator=operator, progress=progress
     )
-    steps = min(settings.lanczos_steps, landscape.size)
-
-    def measured(slope: Tensor) -> Slope:
-        done = 0
-
-        def tell(products: int) -> None:
-            nonlocal done
-            done += products
-            if progress is not None:
-                progress(done, steps, "spectrum of the gradient at the checkpoint")
-
-        found = anchor_measure(operator, slope.to(operator.dtype), steps, memory=memory, progress=tell)
-        return Slope(found.nodes, found.masses)
-
+    measured = _measured(operator, min(settings.lanczos_steps, landscape.size), memory, progress)
     ground, outlook = find_ground(landscape, spectrum.density, settings, measured, metadata=metadata or {})
     warm = temperatures(settings, landscape.samples)
     pull = localisations(settings, warm, outlook)
@@ -216,6 +203,26 @@ def prepare(
         metric=metric,
         members_at_once=work.members_at_once,
     )
+
+
+def _measured(
+    operator: SymmetricOperator, steps: int, memory: int, progress: Progress | None
+) -> Callable[[Tensor], Slope]:
+    """What makes a gradient a measure on the eigenvalues of the Hessian."""
+
+    def measured(slope: Tensor) -> Slope:
+        done = 0
+
+        def tell(products: int) -> None:
+            nonlocal done
+            done += products
+            if progress is not None:
+                progress(done, steps, "spectrum of the gradient at the checkpoint")
+
+        found = anchor_measure(operator, slope.to(operator.dtype), steps, memory=memory, progress=tell)
+        return Slope(found.nodes, found.masses)
+
+    return measured
 
 
 def _chain_bytes(operator: SymmetricOperator, size: int, rows: int, accepted: bool) -> float:
