@@ -1,7 +1,7 @@
 """Learning coefficients by chains against exact values, and how often the reported error covers 200 calls.
 
 ``python benchmarks/coefficient_exact.py --output out/coefficient_exact.md`` (minutes; ``--coverage 0`` leaves the
-second table out, ``--digits`` adds the digits network to it).
+second table out, ``--digits`` adds the digits network to it, ``--only digits --digits`` runs that alone).
 
 The exact value is ``E[nb (L - L*)]`` of the distribution that chains sample, at their temperature and localisation: in
 closed form, by quadrature in the plane, or, of ``|B A - T|^2``, with B integrated out in closed form, and A by
@@ -263,6 +263,7 @@ def coverage_table(found: list[Case], count: int, draws: int, digits: bool) -> s
 def main() -> None:
     """Runs what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", default=[""], help="only the cases whose names contain one of these")
     parser.add_argument("--draws", type=int, default=2000, help="draws of each of 64 chains in the first table")
     parser.add_argument("--coverage", type=int, default=CALLS, help="calls of the second table")
     parser.add_argument("--coverage-draws", type=int, default=300, help="draws of each of their chains")
@@ -271,9 +272,10 @@ def main() -> None:
     options = parser.parse_args()
     np.seterr(all="raise", under="ignore")
     found = cases()
+    some = [found[1], found[2], found[8], found[9], found[11]]
+    found, some = ([one for one in part if any(word in one.name for word in options.only)] for part in (found, some))
     text = exact_table(found, options.draws)
     if options.coverage:
-        some = [found[1], found[2], found[8], found[9], found[11]]
         text += "\n" + coverage_table(some, options.coverage, options.coverage_draws, options.digits)
     if options.output is not None:
         options.output.parent.mkdir(parents=True, exist_ok=True)

@@ -41,6 +41,8 @@ from spectra.landscape import Landscape
 from spectra.operators import SymmetricOperator
 
 Announce = Callable[[str], None]
+# Parameters from which the first gradient and the first product take so long that it is said that they are made.
+_LARGE = 10**7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +113,8 @@ def run_llc(request: LlcRequest, progress: Report, announce: Announce | None = N
             operator = sweep_operator(landscape, request.settings, request.machine.memory)
             work = sweep_work(landscape, request.settings, operator, request.machine.memory)
             if announce is not None:
+                if landscape.size >= _LARGE:
+                    tell("a gradient and a product are checked against differences of the cost, and timed, first")
                 for line in cost_lines(landscape, request.settings, work, operator):
                     tell(line)
             found = prepare(
@@ -134,7 +138,7 @@ def cost_lines(
     landscape: Landscape, settings: SweepSettings, work: SweepWork, operator: SymmetricOperator
 ) -> list[str]:
     """What a calibration will cost, by a pass of chains and a product that are timed, in lines."""
-    chains = work.at_once * settings.members
+    chains = work.chains_at_once
     batches = Minibatches(landscape, work.batch_size)
     thetas = landscape.theta.expand(chains, -1).clone()
     index = batches.draw([torch.Generator().manual_seed(0)] * chains)

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from basinscope.calibration import LlcRequest
     from comparisons.calibration import Calibration
 
-_GRID, _CHAINS = "Grid", "Chains"
+_GRID, _CHAINS, _SPECTRUM = "Grid", "Chains", "Spectrum"
 _FORM = "A:B:N for N values from A to B, or values separated by commas."
 
 
@@ -108,6 +108,15 @@ def llc(
         ),
     ] = "auto",
     seed: Annotated[int, typer.Option(help="The one seed of all randomness.", rich_help_panel=_CHAINS)] = 0,
+    probes: Annotated[
+        int, typer.Option(help="Random vectors of the spectrum that predicts.", rich_help_panel=_SPECTRUM)
+    ] = 6,
+    lanczos_steps: Annotated[
+        int,
+        typer.Option(
+            help="Products with the Hessian for each of them, and for the gradient.", rich_help_panel=_SPECTRUM
+        ),
+    ] = 48,
     task: TaskOption = None,
     model: ModelOption = None,
     data: DataOption = None,
@@ -157,6 +166,8 @@ def llc(
         batch_size=BATCH_SIZE if batch_size is None else batch_size or None,
         penalty=penalty,
         tolerance=tolerance,
+        probes=probes,
+        lanczos_steps=lanczos_steps,
         seed=seed,
     )
     from basinscope.calibration import LlcRequest, reserved_for_llc

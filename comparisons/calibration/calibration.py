@@ -31,14 +31,17 @@ class Underway:
     Attributes:
         first: number of its first cell.
         step: steps that are done.
-        moved: (cells, members, n) displacements from the checkpoint.
+        moved: (cells, members, n) displacements from the checkpoint of the members that are run together; no member
+            where they are at their beginning.
         alive: (cells, members) which have not failed.
+        member: number of the first of these members; those before it are done.
     """
 
     first: int
     step: int
     moved: NDArray[Any]
     alive: NDArray[np.bool_]
+    member: int = 0
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -55,6 +58,7 @@ class Calibration(Result):
         axes: the grid.
         rows: rows of the data.
         at_once: cells whose chains are run together.
+        members_at_once: chains of a cell that are run together, of one cell where they are not all; 0 for all.
         rises: (cells, members, steps) cost above the checkpoint's at each step; nan where a chain failed, and where it
             has not been yet.
         acceptance: (cells, members, checks) Metropolis acceptance probabilities.
@@ -81,6 +85,7 @@ class Calibration(Result):
     seconds: float = 0.0
     underway: Underway | None = field(default=None)
     metric: Metric | None = None
+    members_at_once: int = 0
     _drawn_by: ClassVar[str] = "comparisons.calibration.plots:draw_calibration"
     _written_by: ClassVar[str] = "comparisons.calibration.store:write_calibration"
 

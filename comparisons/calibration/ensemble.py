@@ -13,6 +13,7 @@ from torch import Tensor
 from comparisons.langevin import LARGEST_RISE, Minibatches
 from spectra.landscape import Landscape
 from spectra.model import generator
+from volume.chunks import pieces, squared_lengths
 
 Array = NDArray[np.float64]
 # Rises (cells, members), energies (cells, members) and their gradients (cells, members, n) where chains stand.
@@ -31,13 +32,14 @@ class Members:
     Draws are numbered by member and by blocks of steps, so that a chain can be gone on with from its place alone.
 
     Attributes:
-        count: number of chains of a cell.
+        count: number of these chains.
         steps: steps of each.
         seed: the seed.
         sampler: how they move.
         checks: steps at which the acceptance probability is computed, after half of the steps; ``mala`` has it at all
             of those.
         stream: first word of the names of their random numbers.
+        first: number of the first of them: all chains of a cell may be too many for the memory.
     """
 
     count: int
@@ -46,6 +48,11 @@ class Members:
     sampler: str
     checks: int
     stream: str = "llc"
+    first: int = 0
+
+    def names(self, kind: str) -> list[str]:
+        """Names of their random numbers of a kind."""
+        return [f"{self.stream}-{kind}-{member}" for member in range(self.first, self.first + self.count)]
 
     @property
     def checked(self) -> Sequence[int]:
@@ -144,10 +151,8 @@ class Ensemble:
 
     def langevin(self, checked: bool) -> _Step:
         """``x -= e/2 F (nb grad L + g x)``, ``x += N(0, e F)``, with gradients of minibatches."""
+        accepted = self._acceptance() if checked else None
         rises, slopes = self._slopes()
-        accepted = None
-        if checked:
-            slopes, accepted = slopes.clone(), self._acceptance()
         self._move(slopes)
         return rises, accepted
 
@@ -184,8 +189,7 @@ class Ensemble:
         """The members' random numbers of a kind at the present step; each step of a block draws once from them."""
         block = self.step // STREAM_STEPS
         if self._streams.get(kind, (-1, []))[0] != block:
-            names = [f"{self._members.stream}-{kind}-{member}" for member in range(self._members.count)]
-            made = [generator(self._members.seed, name, block, device=device) for name in names]
+            made = [generator(self._members.seed, name, block, device=device) for name in self._members.names(kind)]
             self._streams[kind] = block, made
         return self._streams[kind][1]
 
@@ -220,12 +224,13 @@ class Ensemble:
 
     def _acceptance(self) -> Tensor:
         """Probability of accepting one full-gradient proposal from each chain's place, which is not changed."""
-        names = [f"{self._members.stream}-check-{member}" for member in range(self._members.count)]
-        device = self._anchor.device
-        noise = self._drawn([generator(self._members.seed, name, self.step, device=device) for name in names])
+        seed, device = self._members.seed, self._anchor.device
+        names = self._members.names("check")
+        noise = self._drawn([generator(seed, name, self.step, device=device) for name in names])
         whole = Minibatches(self._landscape, None)
         _, energy, slope = self._energy(self.moved, whole)
         proposal = self._proposal(slope, noise)
+        del noise  # a vector of the model's size
         _, after, back = self._energy(proposal, whole)
         return self._probability(proposal, energy - after, slope, back)
 
@@ -240,24 +245,32 @@ class Ensemble:
         With d the move, s and b the energy's gradients at its ends, the densities of the move back and forth differ by
         ``d (s + b) / 2 + e/8 (s F s - b F b)``: no lengths of order n are subtracted from one another.
         """
-        along = ((proposal - self.moved) * (slope + back)).sum(2, dtype=torch.float64)
-        squares = ((slope - back) * (slope + back) * self._drift).sum(2, dtype=torch.float64)
+        along, squares = (torch.zeros_like(lost, dtype=torch.float64) for _ in range(2))
+        drift = self._drift.expand(-1, -1, self.moved.shape[2])
+        for part in pieces(self.moved.shape[2]):
+            here, there = slope[..., part], back[..., part]
+            along += ((proposal[..., part] - self.moved[..., part]) * (here + there)).sum(2, dtype=torch.float64)
+            squares += ((here - there) * (here + there) * drift[..., part]).sum(2, dtype=torch.float64)
         return (lost + 0.5 * along + 0.125 * squares).clamp_max(0.0).exp().nan_to_num(0.0)
 
     def _energy(self, moved: Tensor, whole: Minibatches) -> _State:
         """Rises on all data (cells, members), ``nb (L - L*) + g/2 |x|^2`` there, and its gradient; some at a time."""
         thetas = self._flat(self._anchor + moved)
         at_once = max(1, len(thetas) * self._batches.size // whole.rows)
-        rises, slopes = [], torch.empty_like(thetas)
+        rises, slopes = [], torch.empty_like(thetas) if len(thetas) > at_once else None
         for first in range(0, len(thetas), at_once):
             some = thetas[first : first + at_once]
             # A block that is filled up keeps its shape, and so its recording.
             filled = torch.cat([some, some[:1].expand(at_once - len(some), -1)]) if len(some) < at_once else some
             costs, found = whole.slopes(filled, whole.draw([torch.Generator()] * len(filled)))
             rises.append(costs[: len(some)])
-            slopes[first : first + at_once] = found[: len(some)]
+            if slopes is None:
+                slopes = found
+            else:
+                slopes[first : first + at_once] = found[: len(some)]
+        assert slopes is not None
         costs = torch.cat(rises).view(moved.shape[:2])
-        squares = moved.double().square().sum(2)
+        squares = squared_lengths(self._flat(moved)).view(moved.shape[:2])
         energy = self._scale * costs + 0.5 * self._pull.double().squeeze(2) * squares
         return costs, energy, slopes.view(moved.shape).mul_(self._nb).addcmul_(moved, self._pull)
 

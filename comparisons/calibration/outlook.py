@@ -97,6 +97,26 @@ class Outlook:
         )
         return CellOutlook(found, self.fall(inverse_temperature, localisation))
 
+    def _of_another_sampler(
+        self,
+        place: tuple[float, float],
+        step_size: float | None,
+        value_of: Callable[[Estimate, float, float], Estimate],
+    ) -> CellOutlook:
+        """With this class's own limit and burn-in at a temperature and a localisation.
+
+        ``value_of`` makes the value of that without a step, the step size and the limit.
+        """
+        found = Outlook.at(self, *place)
+        plain = found.prediction.value_without_step
+        if step_size is None or not math.isfinite(plain.value):
+            return Outlook.at(self, *place, step_size)
+        nb, pull, step = place[0], np.array(place[1]), np.array(step_size)
+        limit, needed = float(self.limits(nb, pull)), float(self.burn_ins(nb, pull, step))
+        value = value_of(plain, step_size, limit)
+        own = {"value": value, "step_size": step_size, "step_limit": limit, "relaxation": needed / RELAXATIONS}
+        return CellOutlook(replace(found.prediction, **own, cautions=value.cautions), found.fall)  # type: ignore[arg-type]
+
     def fall(self, inverse_temperature: float, localisation: float) -> float:
         r"""``-nb^2/2 sum_i b_i^2 (nb h_i + 2 g) / (nb h_i + g)^2``, b the gradient: what the slope adds to the value.
 
@@ -160,21 +180,10 @@ class AcceptedOutlook(Outlook):
 
     def at(self, inverse_temperature: float, localisation: float, step_size: float | None = None) -> CellOutlook:
         """What is predicted for one setting; without a step size only what does not depend on it."""
-        found = super().at(inverse_temperature, localisation)
-        plain = found.prediction.value_without_step
-        if step_size is None or not math.isfinite(plain.value):
-            return super().at(inverse_temperature, localisation, step_size)
-        pull, step = np.array(localisation), np.array(step_size)
-        needed = float(self.burn_ins(inverse_temperature, pull, step))
-        ahead = replace(
-            found.prediction,
-            value=plain,
-            step_size=step_size,
-            step_limit=float(self.limits(inverse_temperature, pull)),
-            relaxation=needed / RELAXATIONS,
-            cautions=plain.cautions,
-        )
-        return CellOutlook(ahead, found.fall, self.acceptance(inverse_temperature, localisation, step_size))
+        found = self._of_another_sampler((inverse_temperature, localisation), step_size, lambda plain, *_: plain)
+        if step_size is None:
+            return found
+        return replace(found, acceptance=self.acceptance(inverse_temperature, localisation, step_size))
 
     def acceptance(self, inverse_temperature: float, localisation: float, step_size: float) -> float:
         """The share of steps that is accepted; nan where no distribution is bound."""
@@ -284,22 +293,15 @@ class PreconditionedOutlook(Outlook):
 
     def at(self, inverse_temperature: float, localisation: float, step_size: float | None = None) -> CellOutlook:
         """What is predicted for a setting of the grid; without a step size only what does not depend on it."""
-        found = super().at(inverse_temperature, localisation)
-        plain = found.prediction.value_without_step
-        if step_size is None or not math.isfinite(plain.value):
-            return super().at(inverse_temperature, localisation, step_size)
-        pull, step = np.array(localisation), np.array(step_size)
-        limit = float(self.limits(inverse_temperature, pull))
-        needed = float(self.burn_ins(inverse_temperature, pull, step))
-        value = Estimate(math.inf)
-        if step_size < limit:
-            more = self.metric.added(inverse_temperature, localisation, step_size)
+
+        def value(plain: Estimate, step: float, limit: float) -> Estimate:
+            if step >= limit:
+                return Estimate(math.inf)
+            more = self.metric.added(inverse_temperature, localisation, step)
             error = math.hypot(plain.standard_error, more.standard_error)
-            value = Estimate(plain.value + more.value, error, plain.truncation_error, cautions=plain.cautions)
-        ahead = replace(
-            found.prediction, value=value, step_size=step_size, step_limit=limit, relaxation=needed / RELAXATIONS
-        )
-        return CellOutlook(replace(ahead, cautions=value.cautions), found.fall)
+            return Estimate(plain.value + more.value, error, plain.truncation_error, cautions=plain.cautions)
+
+        return self._of_another_sampler((inverse_temperature, localisation), step_size, value)
 
     def limits(self, inverse_temperature: float, localisation: Array) -> Array:
         """The step size from which chains diverge, ``4 / m_max``, for localisations of any shape."""

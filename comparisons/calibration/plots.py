@@ -22,11 +22,14 @@ from comparisons.calibration.calibration import Calibration
 from comparisons.calibration.cell import LARGEST_BIAS, Cell
 from comparisons.langevin import LEAST_ACCEPTED
 from spectra.errors import UserError
+from spectra.files import counted
 from spectra.interval import short
 from spectra.plots import ORANGE, VERMILLION
 
 Array = NDArray[np.float64]
 WIDTH, HEIGHT = 3.6, 2.5
+# Letters of the title that an inch has room for, and inches that a column of the legend takes.
+_LETTERS, _LEGEND_WIDTH = 11.5, 3.7
 # Points of the prediction along each axis.
 _FINE = 60
 # Values a panel names by text: of more the colour has to do.
@@ -55,7 +58,7 @@ def calibration_figure(found: Calibration) -> Figure:
     size = (1.6 + WIDTH * len(temperatures), 1.9 + HEIGHT * len(panels))
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(_title(found, round(14 * size[0])), fontsize=10)
+    figure.suptitle(_title(found, round(_LETTERS * size[0])), fontsize=10)
     lines = [_prediction(found, column) for column in range(len(temperatures))]
     grid = figure.subplots(len(panels), len(temperatures), squeeze=False, sharex=len(found.axes.shares) != 0)
     for line, (name, value, text, norm, colours) in enumerate(panels):
@@ -70,8 +73,9 @@ def calibration_figure(found: Calibration) -> Figure:
         grid[line, 0].set_ylabel("localisation (1 / parameter²)", fontsize=8)
         bar = figure.colorbar(drawn, ax=list(grid[line]), pad=0.01, aspect=18)
         bar.set_label(name, fontsize=8)
-        bar.ax.tick_params(labelsize=7)
-    figure.legend(handles=_legend(found), loc="outside lower center", ncols=3, fontsize=7.5, frameon=False)
+        bar.ax.tick_params(labelsize=7, which="both")
+    columns = max(1, int(size[0] / _LEGEND_WIDTH))
+    figure.legend(handles=_legend(found), loc="outside lower center", ncols=columns, fontsize=7.5, frameon=False)
     return figure
 
 
@@ -267,7 +271,8 @@ def _title(found: Calibration, width: int) -> str:
     penalty = f" with the penalty l2 = {found.ground.penalty:.3g}" if found.ground.penalty else ""
     made = (
         f"n = {spectrum.density.size:,} parameters, {found.provenance.cost}{penalty} on {spectrum.samples:,.0f} "
-        f"samples; {settings.calls} calls of {settings.chains} chains and {settings.steps:,} steps a cell "
+        f"samples; {counted(settings.calls, 'call')} of {counted(settings.chains, 'chain')} and "
+        f"{settings.steps:,} steps a cell "
         f"({settings.sampler})"
     )
     lines = [f"Local learning coefficient of {found.provenance.name}", made, found.headline]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from spectra.errors import UserError
 from spectra.files import Provenance
 from spectra.landscape import Landscape
 from spectra.operators import Curvature, SymmetricOperator
-from spectra.plan import make_operator, plan_route
+from spectra.plan import PROBE_VECTORS, PROBES_AT_ONCE, PRODUCT_VECTORS, make_operator, plan_route
 from spectra.spectrum import SpectrumSettings
 from volume.quadratic import anchor_measure
 
@@ -38,8 +38,9 @@ _VECTORS, _ACCEPTED_VECTORS = 6, 10
 _GRAPHS = 3
 # Inverse temperature times samples below which chains say nothing of the data.
 _WARMEST = 1.0
-# Seconds between two savings of chains that are underway, and bytes of them from which only whole blocks are saved.
-SAVE_EVERY, MOST_SAVED = 15.0, 2**30
+# Seconds between two savings of chains that are underway, for each 64 MiB of them begun, and bytes of them from which
+# only whole blocks are saved.
+SAVE_EVERY, SAVED_AT_ONCE, MOST_SAVED = 15.0, 2**26, 2**30
 # Seconds that a report of progress is apart from the next at the least.
 _REPORT_EVERY = 0.5
 
@@ -57,6 +58,7 @@ class SweepWork:
         rows: rows of the data.
         batch_size: rows of a minibatch.
         at_once: cells whose chains are run together.
+        members_at_once: chains of a cell that are run together; all, unless those of one cell pass the memory.
         chain_bytes: what a chain takes in memory.
     """
 
@@ -67,7 +69,13 @@ class SweepWork:
     rows: int
     batch_size: int
     at_once: int
+    members_at_once: int
     chain_bytes: float
+
+    @property
+    def chains_at_once(self) -> int:
+        """Chains that are run together."""
+        return self.at_once * self.members_at_once
 
     @property
     def gradients(self) -> float:
@@ -84,7 +92,7 @@ def sweep_work(
         landscape: the task's cost, on data kept in memory.
         settings: settings of the sweep.
         operator: its Hessian, as ``sweep_operator`` makes it.
-        memory: bytes that the chains may take; those of one cell are run together whatever they take.
+        memory: bytes that the chains may take; one is run whatever it takes.
     """
     rows = row_count(landscape)
     size = rows if settings.batch_size is None else min(settings.batch_size, rows)
@@ -92,25 +100,36 @@ def sweep_work(
     chains = cells * settings.members
     accepted = settings.sampler == "mala"
     checks = 0 if accepted else min(settings.checks, settings.steps)
-    products = plan_route(operator, _spectrum_settings(settings)).products + 2 * settings.lanczos_steps
+    products = plan_route(operator, _spectrum_settings(settings, operator, memory)).products
+    products += 2 * min(settings.lanczos_steps, operator.size)
     each = _chain_bytes(operator, size, rows, accepted)
     at_once = int(max(1, min(cells, memory / (settings.members * each))))
+    together = int(max(1, min(settings.members, memory / each)))
     steps = chains * (settings.steps + accepted) * size / rows
     if settings.sampler == "rmsprop":
         places = math.prod(settings.shape[:2])
         products += places * metric_products(operator.size, settings)
         # Once before the chains, for what the spectrum says of them, and once as they begin.
         steps += 2.0 * places * PILOTS * pilot_steps() * size / rows
-    return SweepWork(cells, steps, 2.0 * chains * checks, products, rows, size, at_once, each)
+    return SweepWork(cells, steps, 2.0 * chains * checks, products, rows, size, at_once, together, each)
 
 
 def sweep_operator(landscape: Landscape, settings: SweepSettings, memory: int) -> SymmetricOperator:
     """The Hessian of the task's cost."""
-    return make_operator(landscape, replace(_spectrum_settings(settings), memory=memory))
+    made = SpectrumSettings(probes=settings.probes, steps=settings.lanczos_steps, seed=settings.seed, memory=memory)
+    return make_operator(landscape, made)
 
 
-def _spectrum_settings(settings: SweepSettings) -> SpectrumSettings:
-    return SpectrumSettings(probes=settings.probes, steps=settings.lanczos_steps, seed=settings.seed)
+def _spectrum_settings(settings: SweepSettings, operator: SymmetricOperator, memory: int) -> SpectrumSettings:
+    """Settings of the spectrum; probes go one at a time where the vectors of more would pass the memory."""
+    several = (PRODUCT_VECTORS + PROBES_AT_ONCE * PROBE_VECTORS) * operator.size * operator.dtype.itemsize
+    return SpectrumSettings(
+        probes=settings.probes,
+        steps=settings.lanczos_steps,
+        seed=settings.seed,
+        memory=memory,
+        block=1 if several > memory else 0,
+    )
 
 
 def prepare(
@@ -144,14 +163,9 @@ def prepare(
         raise UserError("a calibration runs in one process")
     operator = operator or sweep_operator(landscape, settings, memory)
     spectrum = compute_spectrum(
-        landscape, replace(_spectrum_settings(settings), memory=memory), operator=operator, progress=progress
+        landscape, _spectrum_settings(settings, operator, memory), operator=operator, progress=progress
     )
-    steps = min(settings.lanczos_steps, landscape.size)
-
-    def measured(slope: Tensor) -> Slope:
-        found = anchor_measure(operator, slope.to(operator.dtype), steps, memory=memory)
-        return Slope(found.nodes, found.masses)
-
+    measured = _measured(operator, min(settings.lanczos_steps, landscape.size), memory, progress)
     ground, outlook = find_ground(landscape, spectrum.density, settings, measured, metadata=metadata or {})
     warm = temperatures(settings, landscape.samples)
     pull = localisations(settings, warm, outlook)
@@ -169,7 +183,7 @@ def prepare(
     metric = None
     if settings.sampler == "rmsprop":
         chosen = _sampled(landscape, ground)
-        factors = factors_of(chosen, settings, warm, pull, outlook, work.at_once * settings.members)
+        factors = factors_of(chosen, settings, warm, pull, outlook, work.chains_at_once)
         more = ground.penalty - landscape.l2
         metric = metric_of(operator, factors, warm, pull, settings, penalty=more, memory=memory, progress=progress)
     axes = axes_of(settings, warm, pull, outlook_of(settings.sampler, outlook.density, outlook.slope, metric))
@@ -187,7 +201,28 @@ def prepare(
         rises=np.full((*shape, settings.steps), np.nan, dtype=np.float32),
         acceptance=np.full((*shape, len(_members(settings).checked)), np.nan),
         metric=metric,
+        members_at_once=work.members_at_once,
     )
+
+
+def _measured(
+    operator: SymmetricOperator, steps: int, memory: int, progress: Progress | None
+) -> Callable[[Tensor], Slope]:
+    """What makes a gradient a measure on the eigenvalues of the Hessian."""
+
+    def measured(slope: Tensor) -> Slope:
+        done = 0
+
+        def tell(products: int) -> None:
+            nonlocal done
+            done += products
+            if progress is not None:
+                progress(done, steps, "spectrum of the gradient at the checkpoint")
+
+        found = anchor_measure(operator, slope.to(operator.dtype), steps, memory=memory, progress=tell)
+        return Slope(found.nodes, found.masses)
+
+    return measured
 
 
 def _chain_bytes(operator: SymmetricOperator, size: int, rows: int, accepted: bool) -> float:
@@ -248,21 +283,20 @@ class _Chains:
         self.share = (self.size or found.rows) / found.rows
         self.cells = [found.axes.at(place) for place in found.axes.places]
         self.rises, self.acceptance = found.rises.copy(), found.acceptance.copy()
-        self.total = len(self.cells) * self._gradients(self.members.steps)
         self.begun = self.saved = self.told = time.monotonic()
 
     def _gradients(self, steps: int) -> float:
-        """Of one cell, with the checks that lie before a step, or the first place of steps that may be rejected."""
+        """Of one chain, with the checks that lie before a step, or the first place of steps that may be rejected."""
         if self.members.sampler == "mala":
-            return self.members.count * (steps + 1.0)
+            return steps + 1.0
         checks = sum(step < steps for step in self.members.checked)
-        return self.members.count * (steps * self.share + 2.0 * checks)
+        return steps * self.share + 2.0 * checks
 
     def run(self) -> Calibration:
         found, factors = self.found, None
         if found.settings.sampler == "rmsprop" and not found.complete:
             plain, axes = Outlook(found.outlook.density, found.slope), found.axes
-            chains = found.at_once * self.members.count
+            chains = found.at_once * (found.members_at_once or self.members.count)
             warm, pull = axes.inverse_temperatures, axes.localisations
             factors = factors_of(self.landscape, found.settings, warm, pull, plain, chains)
         while found.done < len(self.cells):
@@ -270,27 +304,44 @@ class _Chains:
             each = (
                 None if factors is None else factors[torch.arange(found.done, last) // found.axes.step_sizes.shape[2]]
             )
-            ensemble = Ensemble(self.landscape, self.members, self.cells[found.done : last], self.size, each)
-            if found.underway is not None:
-                ensemble.go_on_from(found.underway.moved, found.underway.alive, found.underway.step)
-            self._block(found, ensemble, last)
-            found = self._state(found, last, None)
-            self._save(found)
+            for part in self._parts(found):
+                ensemble = Ensemble(self.landscape, part, self.cells[found.done : last], self.size, each)
+                if found.underway is not None and found.underway.moved.size:
+                    ensemble.go_on_from(found.underway.moved, found.underway.alive, found.underway.step)
+                self._block(found, ensemble, part, last)
+                after = part.first + part.count
+                none = ensemble.moved[:, :0].cpu().numpy(), ensemble.alive[:, :0].cpu().numpy()
+                whole = after == self.members.count
+                found = (
+                    self._state(found, last, None)
+                    if whole
+                    else self._state(found, found.done, Underway(found.done, 0, *none, after))
+                )
+                self._save(found)
         return found
 
-    def _block(self, found: Calibration, ensemble: Ensemble, last: int) -> None:
+    def _parts(self, found: Calibration) -> Iterator[Members]:
+        """The members that are run together, one such block after the other, from where the calibration stands."""
+        start = 0 if found.underway is None else found.underway.member
+        width = found.members_at_once or self.members.count
+        for first in range(start, self.members.count, width):
+            yield replace(self.members, first=first, count=min(width, self.members.count - first))
+
+    def _block(self, found: Calibration, ensemble: Ensemble, part: Members, last: int) -> None:
         """Steps to the end of a block, in parts long enough to be worth a report; the numbers do not depend on them."""
         first, checked, count = found.done, self.members.checked, 1
-        small = ensemble.moved.numel() * ensemble.moved.element_size() <= MOST_SAVED
+        chains = slice(part.first, part.first + part.count)
+        size = ensemble.moved.numel() * ensemble.moved.element_size()
+        every = SAVE_EVERY * max(1.0, size / SAVED_AT_ONCE)
         while ensemble.step < self.members.steps:
             start = ensemble.step
             count = min(count, self.members.steps - start)
             rises, acceptances = ensemble.advance(count)
-            self.rises[first:last, :, start : start + count] = rises
+            self.rises[first:last, chains, start : start + count] = rises
             for number, one in zip(
                 [n for n, at in enumerate(checked) if start <= at < start + count], acceptances, strict=True
             ):
-                self.acceptance[first:last, :, number] = one
+                self.acceptance[first:last, chains, number] = one
             now = time.monotonic()
             if now - self.told < _REPORT_EVERY:
                 count *= 2
@@ -298,16 +349,18 @@ class _Chains:
                 count //= 2
             self.told = now
             if self.progress is not None:
-                done = first * self._gradients(self.members.steps) + (last - first) * self._gradients(ensemble.step)
-                self.progress(
-                    round(done), round(self.total), f"chains of cells {first + 1} to {last} of {len(self.cells)}"
-                )
-            if small and now - self.saved > SAVE_EVERY and ensemble.step < self.members.steps:
+                whole, here = self._gradients(self.members.steps), self._gradients(ensemble.step)
+                ended = first * self.members.count + (last - first) * part.first
+                done = ended * whole + (last - first) * part.count * here
+                total = len(self.cells) * self.members.count * whole
+                what = f"chains of cells {first + 1} to {last} of {len(self.cells)}"
+                self.progress(round(done), round(total), what)
+            if size <= MOST_SAVED and now - self.saved > every and ensemble.step < self.members.steps:
                 moved, alive = ensemble.moved.cpu().numpy(), ensemble.alive.cpu().numpy()
-                self._save(self._state(found, first, Underway(first, ensemble.step, moved, alive)))
+                self._save(self._state(found, first, Underway(first, ensemble.step, moved, alive, part.first)))
 
     def _state(self, found: Calibration, done: int, underway: Underway | None) -> Calibration:
-        gradients = done * self._gradients(self.members.steps)
+        gradients = done * self.members.count * self._gradients(self.members.steps)
         return replace(
             found,
             rises=self.rises,

@@ -15,6 +15,7 @@ from comparisons.calibration.outlook import Outlook, Slope, with_penalty
 from comparisons.calibration.settings import PENALTIES, SweepSettings, penalty_of
 from spectra.density import SpectralDensity
 from spectra.landscape import Landscape
+from volume.chunks import pieces, squared_lengths
 
 # Entries of a checkpoint's metadata that say the coefficient of ``l2 / 2 |theta|^2``.
 ENTRIES = ("l2", "weight_decay")
@@ -45,18 +46,18 @@ def find_ground(
     Returns:
         The ground, and what is predicted on it.
     """
-    theta, slope = landscape.theta.double(), landscape.gradient().double()
+    theta, slope = landscape.theta, landscape.gradient()
     warm = temperatures(settings, landscape.samples)
 
     def outlook(l2: float) -> tuple[Outlook, float, float]:
         """The outlook under a penalty, the norm of the gradient, and the most that it takes away on the grid."""
         more = l2 - landscape.l2
-        moved = slope + more * theta
-        found = measured(moved.to(landscape.theta))
+        moved = torch.add(slope, theta, alpha=more) if more else slope
+        found = measured(moved)
         here = Outlook(with_penalty(density, more), Slope(found.nodes + more, found.masses))
         pull = localisations(settings, warm, here, of_a_minimum=True)
         lowered = max(here.at(float(nb), float(g)).lowered for nb in warm for g in pull)
-        return here, float(torch.linalg.vector_norm(moved)), lowered
+        return here, math.sqrt(float(squared_lengths(moved.unsqueeze(0)))), lowered
 
     plain, norm, lowered = outlook(landscape.l2)
     own = Ground(landscape.l2, "task", norm, norm, lowered, lowered)
@@ -75,12 +76,17 @@ def find_ground(
 
 def _candidates(theta: Tensor, slope: Tensor, metadata: Mapping[str, Any]) -> list[tuple[str, float]]:
     """Penalties that take most of the gradient away, each with where it is from."""
-    square = float(theta @ theta)
+    square, along, steep = _inner(theta, theta), _inner(slope, theta), _inner(slope, slope)
     if square == 0.0:
         return []
     named = [metadata.get(entry) for entry in ENTRIES]
     known = [float(one) for one in named if isinstance(one, int | float) and not isinstance(one, bool)]
     found = [("metadata", one) for one in known if math.isfinite(one)]
-    found.append(("fitted", -float(slope @ theta) / square))
-    least = (1.0 - _EXPLAINED) * float(slope @ slope)
-    return [(source, l2) for source, l2 in found if l2 > 0.0 and float((slope + l2 * theta).square().sum()) <= least]
+    found.append(("fitted", -along / square))
+    left = (1.0 - _EXPLAINED) * steep
+    return [(source, l2) for source, l2 in found if l2 > 0.0 and steep + 2.0 * l2 * along + l2**2 * square <= left]
+
+
+def _inner(one: Tensor, other: Tensor) -> float:
+    """The inner product of two vectors, summed in float64 without a copy of them."""
+    return float(sum((one[part].double() @ other[part].double() for part in pieces(len(one))), start=torch.zeros(())))

@@ -60,6 +60,7 @@ _UNDERWAY = Record(
         "moved": Array((), "", ""),
         "alive": Array((), "", "", kind=bool),
     },
+    later=("member",),
     prefix="underway_",
     optional="underway_step",
 )
@@ -89,6 +90,7 @@ _CALIBRATION = Record(
         "metric": _METRIC,
         "spectrum": None,
     },
+    later=("members_at_once",),
 )
 
 

@@ -151,7 +151,8 @@ class Minibatches:
             value, found = landscape.evaluation.inside(leaves, slope)
             costs.append(value.double())
             slopes.append(landscape.parameters.concatenated(found, parts))
-        return torch.stack(costs), torch.stack(slopes)
+        # The one gradient of a large model is not copied.
+        return torch.stack(costs), torch.stack(slopes) if len(slopes) > 1 else slopes[0].unsqueeze(0)
 
     def _decide(self, thetas: Tensor, index: Tensor) -> bool:
         """Whether chains may share their passes: only where that gives what one pass a chain gives."""

@@ -9,6 +9,7 @@ a part of the data, without copying the model.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import combinations
 from typing import TypeVar
 
@@ -70,7 +71,7 @@ def check_curvature(cost: Cost, name: str, theta: Tensor, differentiated: Differ
         direction /= direction.norm()
         known, function = differentiated(part, at, direction)
         verdict = _Verdict(part, known, function, at, direction)
-        return verdict.notes_or_refusal(f"the {name}", "products", "second derivative", "", part)
+        return verdict.notes_or_refusal(f"the {name}", "products", "second derivative", lambda: "", part)
 
     return _on_a_part(cost, f"the {name}", compare)
 
@@ -102,7 +103,7 @@ def check_gradient(cost: AverageCost) -> tuple[float, tuple[str, ...]]:
             known = (slope.double() @ direction.double()).reshape(1).cpu()
             function = lambda at: torch.tensor([part.cost(at)], dtype=torch.float64)  # noqa: E731
             verdict = _Verdict(part, known, function, theta, direction)
-            where = "" if verdict.agrees else _culprit(part, theta, slope)
+            where = partial(_culprit, part, theta, slope)
             notes += verdict.notes_or_refusal("the gradient", "values", "derivative", where, part)
         return tuple(dict.fromkeys(notes))
 
@@ -159,8 +160,10 @@ class _Verdict:
     def agrees(self) -> bool:
         return self.errors[-1] <= self.tolerance
 
-    def notes_or_refusal(self, what: str, its: str, kind: str, where: str, part: AverageCost) -> tuple[str, ...]:
-        """Nothing, a sentence of caution, or the refusal."""
+    def notes_or_refusal(
+        self, what: str, its: str, kind: str, where: Callable[[], str], part: AverageCost
+    ) -> tuple[str, ...]:
+        """Nothing, a sentence of caution, or the refusal; ``where`` is asked for that alone, as it takes many costs."""
         if self.agrees:
             return ()
         least = min(self.errors)
@@ -169,7 +172,7 @@ class _Verdict:
         if reproduced and least > max(REPRODUCED, 2.0 * self.tolerance):
             raise DerivativeError(
                 f"{what} cannot be trusted: its {its} differ from finite differences by {least:.2g} of their norm"
-                f"{where}, so a {kind} of the model is wrong{_suspects(part)}"
+                f"{where()}, so a {kind} of the model is wrong{_suspects(part)}"
             )
         return (f"finite differences confirm {what} only to {least:.2g}: the model is not smooth there",)
 

@@ -43,8 +43,20 @@ def causal_lm(
         load_into(checkpoint, network)
     _check_fits(network, rows, home)
     return Landscape(
-        network, cross_entropy, rows.batches(batch), anchor_storage=anchors, notes=_notes(rows, text, sequences)
+        network,
+        cross_entropy,
+        rows.batches(batch),
+        anchor_storage=anchors,
+        padding=_padding(network),
+        notes=_notes(rows, text, sequences),
     )
+
+
+def _padding(network: Any) -> str:
+    """What training does with the row of the padding token: where it is a row of the head too, it moves."""
+    head = network.get_output_embeddings()
+    tied = head is not None and head.weight is network.get_input_embeddings().weight
+    return "variable" if tied else "constant"
 
 
 def _folder(path: Path) -> Path:

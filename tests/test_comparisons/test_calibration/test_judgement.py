@@ -18,6 +18,7 @@ from comparisons.calibration import (
     Slope,
     SweepSettings,
     axis,
+    calibration_figure,
     judge,
     prepare,
     read_calibration,
@@ -341,3 +342,14 @@ def test_chosen_settings_name_their_sampler(quadratic, tmp_path: Path, sampler: 
     assert ("batch-size" in chosen) == (sampler == "rmsprop")
     assert ChainSettings(sampler=sampler, burn_in=chosen["burn-in"], draws=chosen["draws"]).sampler == sampler
     assert chosen["burn-in"] + chosen["draws"] == 1200
+
+
+@pytest.mark.parametrize("temperatures", [(20.0,), (20.0, 40.0, 80.0)])
+def test_the_title_and_the_legend_of_a_figure_lie_within_it(quadratic, calibrated, temperatures) -> None:
+    options = {"localisations": (10.0,), "calls": 2, "chains": 2, "steps": 20}
+    found = calibrated(quadratic(np.array([1.0, 2.0])), inverse_temperatures=temperatures, **options)
+    figure = calibration_figure(found)
+    figure.canvas.draw()
+    for words in (figure._suptitle, *figure.legends):
+        box = words.get_window_extent()
+        assert 0.0 <= box.x0 < box.x1 <= figure.bbox.width

@@ -1,13 +1,16 @@
 """Sweeps against values known in closed form or by quadrature, cell by cell, and the spread of their calls."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
+from comparisons.calibration import Calibration, SweepSettings, prepare, run_chains, sweep_operator, sweep_work
 from comparisons.langevin import ChainSettings, sample_chains
+from spectra.files import Provenance
 
 VALUES = np.array([5.0, 2.0, 1.0, 0.5, 0.1])
 # Two-sided 1e-5 of Student's t with 15 degrees of freedom, and of a normal variable: the failure probability of a cell.
@@ -163,6 +166,38 @@ def test_members_share_their_noise_over_cells_and_differ_from_one_another(quadra
     assert np.allclose(two.rises[2:], one.rises, rtol=1e-5)
     everything = np.concatenate([one.rises[0, :, 1], other.rises[0, :, 1]])
     assert len(np.unique(everything)) == len(everything)
+
+
+def test_members_that_do_not_fit_the_memory_together_have_the_same_numbers_one_after_the_other(quadratic) -> None:
+    landscape = quadratic(VALUES)
+    settings = SweepSettings(
+        inverse_temperatures=(20.0,),
+        localisations=(10.0,),
+        step_sizes=(1e-3, 2e-3),
+        calls=3,
+        chains=1,
+        steps=30,
+        batch_size=None,
+    )
+    # A chain takes 6 vectors of 5 float64 at the least, so there is room for two of the three of a cell.
+    operator = sweep_operator(landscape, settings, 2**20)
+    each = sweep_work(landscape, settings, operator, 2**20).chain_bytes
+    work = sweep_work(landscape, settings, operator, int(2.5 * each))
+    assert (work.at_once, work.members_at_once, work.chains_at_once) == (1, 2, 2)
+    assert sweep_work(landscape, settings, operator, int(0.8 * each)).chains_at_once == 1
+    begun = prepare(landscape, settings, Provenance("here", "ab", dtype="float64"))
+    parts = replace(begun, at_once=1, members_at_once=2)
+    states: list[Calibration] = []
+    together, apart = run_chains(landscape, begun), run_chains(landscape, parts, on_save=states.append)
+    assert np.allclose(together.rises, apart.rises, rtol=1e-5, atol=1e-9)
+    assert np.allclose(together.acceptance, apart.acceptance, rtol=1e-5)
+    assert together.gradients == apart.gradients
+    # A run that ends after two members of the second cell goes on with the third.
+    left = replace(states[2], rises=states[2].rises.copy(), acceptance=states[2].acceptance.copy())
+    left.rises[1, 2], left.acceptance[1, 2] = np.nan, np.nan
+    assert left.underway is not None
+    assert (left.done, left.underway.member) == (1, 2)
+    assert np.array_equal(run_chains(landscape, left).rises, apart.rises)
 
 
 def test_a_failed_chain_is_left_out_and_counted(quadratic, calibrated) -> None:

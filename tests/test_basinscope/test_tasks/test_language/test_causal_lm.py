@@ -161,6 +161,25 @@ def test_the_hessian_of_tied_weights_and_grouped_queries(folder: Folder, small: 
     assert float(error) < 1e-2
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_row_of_the_padding_token_moves_where_it_is_one_of_the_head(
+    folder: Folder, small: ModuleType, tied: bool
+) -> None:
+    # A byte of the text, so that the row is looked up too: SmolLM2 pads with the sign that ends a message.
+    model = small.llama(tie_word_embeddings=tied, pad_token_id=69)
+    with torch.no_grad():  # it is made of zeros, where the norm after it has no smooth derivative
+        model.model.embed_tokens.weight[69] = model.model.embed_tokens.weight[70]
+    landscape = task(folder(model))
+    parts = landscape.parameters.unflatten(torch.zeros_like(landscape.theta))
+    parts["model.embed_tokens.weight"][69, 0] = 1.0
+    vector = landscape.parameters.flatten(parts)
+    above, below = (landscape.cost(landscape.theta + step * vector) for step in (1e-2, -1e-2))
+    slope = (above - below) / 2e-2
+    assert float(landscape.gradient() @ vector) == pytest.approx(slope, rel=1e-2, abs=1e-9)
+    assert (slope != 0.0) is tied
+    assert any("held constant, as in training" in note for note in landscape.notes) is not tied
+
+
 def test_half_precision_weights_have_single_precision_vectors_and_double_sums(folder: Folder) -> None:
     path = folder(loaded_as_half(folder(name="first")), name="half")
     half = task(path, dtype="auto")
