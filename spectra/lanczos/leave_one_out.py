@@ -77,7 +77,7 @@ class LeaveOneOut:
     def captured(self) -> int:
         """Dimensions that are deflated for each probe."""
         end, left = self._left
-        return end - left.shape[2]
+        return end - int(left.shape[2])
 
     def integrate(self, function: Function) -> Estimate:
         """``tr f(H)``; its samples are the probes', exchangeable but not independent.
