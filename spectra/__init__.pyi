@@ -12,6 +12,7 @@ from .estimate import Estimate as Estimate
 from .lanczos import draw_probes as draw_probes
 from .lanczos import hutch_plus_plus as hutch_plus_plus
 from .lanczos import hutchinson as hutchinson
+from .lanczos import leave_one_out as leave_one_out
 from .lanczos import top_eigenpairs as top_eigenpairs
 from .lanczos import xtrace as xtrace
 from .landscape import Landscape as Landscape

@@ -9,6 +9,8 @@ from .integration import moved_by as moved_by
 from .integration import probe_means as probe_means
 from .krylov import KrylovSpace as KrylovSpace
 from .krylov import krylov_space as krylov_space
+from .leave_one_out import LeaveOneOut as LeaveOneOut
+from .leave_one_out import leave_one_out as leave_one_out
 from .probes import draw_probes as draw_probes
 from .probes import probes_of as probes_of
 from .probes import starts_of as starts_of

@@ -28,6 +28,7 @@ class KrylovSpace:
         block: columns of one block step.
         remainder: (block, block) float64 coupling to the next, unbuilt block, for residuals.
         shards: how the basis is held.
+        ends: dimension of the whole space after each block step.
     """
 
     basis: Tensor
@@ -35,6 +36,7 @@ class KrylovSpace:
     block: int
     remainder: Array
     shards: Shards
+    ends: tuple[int, ...]
 
     @property
     def captured(self) -> int:
@@ -79,7 +81,7 @@ def krylov_space(
     *,
     extra: int = 0,
     progress: Callable[[int], None] | None = None,
-    on_part: Callable[[KrylovSpace], None] | None = None,
+    on_part: Callable[[KrylovSpace], bool | None] | None = None,
 ) -> KrylovSpace:
     """Block Lanczos with full reorthogonalisation.
 
@@ -89,7 +91,8 @@ def krylov_space(
         depth: block steps whose vectors make up the deflated basis.
         extra: further block steps, kept only as coefficients, that make functions on the basis accurate.
         progress: called after each block step with the number of products.
-        on_part: called with the space so far after 16 block steps, and whenever they have doubled.
+        on_part: called with the space so far after 16 block steps, and whenever they have doubled; the space ends there
+            if it answers True.
 
     Returns:
         The space; smaller than asked for where an invariant subspace was found, and then exact.
@@ -115,7 +118,7 @@ def krylov_space(
     basis = torch.zeros(block * total, shards.width, dtype=operator.dtype, device=operator.device)
     projected = np.zeros((block * total, block * total))
     current = shards.orthonormal(shards.part(starts.to(operator.device, operator.dtype)))
-    remainder, filled, scale = np.zeros((block, block)), 0, 0.0
+    remainder, ends, filled, scale = np.zeros((block, block)), [], 0, 0.0
     for step in range(1, total + 1):
         width = len(current)
         basis[filled : filled + width] = current
@@ -133,17 +136,20 @@ def krylov_space(
         projected[: filled + width, filled : filled + width] = coefficients
         projected[filled : filled + width, : filled + width] = coefficients.T
         filled += width
+        ends.append(filled)
         scale = max(scale, float(np.linalg.norm(coefficients, 2)))
         current, remainder = _next_block(product, known, scale, shards)
         if len(current) == 0:
             break
         if on_part is not None and extra < step < total and step >= _FIRST_PART and step.bit_count() == 1:
-            on_part(_space(basis[: filled - block * extra], projected[:filled, :filled], remainder, shards))
-    return _space(basis[: min(filled, block * depth)], projected[:filled, :filled], remainder, shards)
+            part = _space(basis[: filled - block * extra], projected[:filled, :filled], remainder, shards, ends)
+            if on_part(part):
+                return part
+    return _space(basis[: min(filled, block * depth)], projected[:filled, :filled], remainder, shards, ends)
 
 
-def _space(basis: Tensor, core: Array, remainder: Array, shards: Shards) -> KrylovSpace:
-    return KrylovSpace(basis, (core + core.T) / 2.0, max(1, remainder.shape[1]), remainder, shards)
+def _space(basis: Tensor, core: Array, remainder: Array, shards: Shards, ends: list[int]) -> KrylovSpace:
+    return KrylovSpace(basis, (core + core.T) / 2.0, max(1, remainder.shape[1]), remainder, shards, tuple(ends))
 
 
 def _next_block(product: Tensor, known: Tensor, scale: float, shards: Shards) -> tuple[Tensor, Array]:

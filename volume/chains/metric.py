@@ -43,8 +43,8 @@ _BLOCK = 2048
 MOST_SCORES, NUMBERS = 512, 2**23
 # No trajectory is longer than so many quarter turns.
 MOST_TURNS = 8.0
-# An eigenvalue is kept if it is this many times the edge of the noise's.
-_ABOVE_NOISE = 1.2
+# An eigenvalue is kept if it is this many times the edge of the noise's; all are where there are so many draws of each.
+_ABOVE_NOISE, _ALL_FROM = 1.2, 8
 
 
 class Gaussian(Protocol):
@@ -212,7 +212,7 @@ def learned_correction(points: Tensor, scores: Tensor, model: QuadraticEnsemble)
     few = count < size
     values, found = torch.linalg.eigh((seen @ seen.T if few else seen.T @ seen) / count)
     values = values.flip(0).clamp(min=0.0).cpu()
-    kept, precisions = _above_noise(values, count, size)
+    kept, precisions = (size, values) if count >= _ALL_FROM * size else _above_noise(values, count, size)
     leading = found.flip(1)[:, :kept]
     # Rows are orthogonal to rounding; the kinetic energy needs them so to the last digit.
     vectors = torch.linalg.qr(seen.T @ leading if few else leading)[0].T.to(scores.dtype).contiguous()
