@@ -9,8 +9,6 @@ from .integration import moved_by as moved_by
 from .integration import probe_means as probe_means
 from .krylov import KrylovSpace as KrylovSpace
 from .krylov import krylov_space as krylov_space
-from .leave_one_out import LeaveOneOut as LeaveOneOut
-from .leave_one_out import leave_one_out as leave_one_out
 from .probes import draw_probes as draw_probes
 from .probes import probes_of as probes_of
 from .probes import starts_of as starts_of
@@ -26,6 +24,8 @@ from .recurrence import dots as dots
 from .recurrence import lanczos as lanczos
 from .shards import Shards as Shards
 from .shards import orthonormal_rows as orthonormal_rows
+from .spectral_sums import LeaveOneOut as LeaveOneOut
+from .spectral_sums import leave_one_out as leave_one_out
 from .traces import deflated_trace as deflated_trace
 from .traces import hutch_plus_plus as hutch_plus_plus
 from .traces import hutchinson as hutchinson

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from spectra.errors import UserError
+from spectra.errors import UserError, UserTypeError
 from spectra.ranks.group import Ranks
 from spectra.ranks.sharded import Twins, refuse_flattened, whole
 
@@ -67,7 +67,10 @@ class Joiner:
 
         Raises:
             UserError: if the first FullyShardedDataParallel, or a recurrent module of torch, holds a part of it.
+            UserTypeError: if it is no module.
         """
+        if not isinstance(model, nn.Module):
+            raise UserTypeError(f"the model must be a torch.nn.Module, got {type(model).__name__}")
         refuse_flattened(model)
         flat = next((type(part).__name__ for part in model.modules() if isinstance(part, nn.RNNBase)), None)
         if flat is not None:

@@ -42,6 +42,8 @@ def whole_model(model: nn.Module) -> nn.Module:
     >>> whole_model(plain) is plain
     True
     """
+    if not _distributed():
+        return model
     refuse_flattened(model)
     sharded = any(is_dtensor(tensor) for tensor in (*model.parameters(), *model.buffers()))
     return Twins().module(model) if sharded else model

@@ -102,7 +102,7 @@ class LeaveOneOut:
 
         >>> from spectra.operators import MatrixOperator
         >>> found = leave_one_out(MatrixOperator(torch.eye(64)), 64, block=4).integrate(np.log1p)
-        >>> round(found.value, 4) == round(64 * np.log(2.0), 4)
+        >>> bool(abs(found.value - 64 * np.log(2.0)) < 1e-3)
         True
         """
         gauss, anti = (probe_means(rule, function) for rule in self._rules.samples)
