@@ -85,7 +85,6 @@ def test_the_star_domain_of_an_ellipsoid_off_the_origin_is_the_ellipsoid() -> No
     assert_near(result, float(log_distribution(form, np.array([1.0])).log_probability[0]))
 
 
-@pytest.mark.slow  # long trajectories, as those of the quartic's sublevel set
 def test_the_star_domain_of_a_power_ball_is_the_ball() -> None:
     size, deviation = 8, 30.0
     flat = -0.5 * size * math.log(2.0 * math.pi * deviation**2)
